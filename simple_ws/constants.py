@@ -1,0 +1,115 @@
+"""The words of the protocol: opcodes, close codes, states, limits with their units.
+
+Only names and numbers live here; rules that use them live in `protocol` and
+`handshake`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["CloseCause", "CloseCode", "Opcode", "SendStatus", "State"]
+
+#: Appended to the key before hashing (RFC 6455 §1.3).
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+#: The one version of the protocol there is (RFC 6455 §4.1).
+VERSION = "13"
+
+
+class Opcode(enum.IntEnum):
+    """What a frame carries (RFC 6455 §5.2)."""
+
+    CONTINUATION = 0x0
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
+
+
+class CloseCode(enum.IntEnum):
+    """Why a connection ends (RFC 6455 §7.4.1 and the IANA registry)."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS = 1005  # never on the wire: the close frame carried no code
+    ABNORMAL = 1006  # never on the wire: there was no close frame
+    INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    MANDATORY_EXTENSION = 1010
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    BAD_GATEWAY = 1014
+    TLS_HANDSHAKE = 1015  # never on the wire
+
+
+#: Codes below 3000 that may travel in a close frame (RFC 6455 §7.4.1, §7.4.2).
+WIRE_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+#: Registered by libraries (3000-3999) and private to applications (4000-4999).
+APPLICATION_CLOSE_CODES = range(3000, 5000)
+
+
+def may_travel(code: int) -> bool:
+    """Say whether a close code may stand in a close frame (RFC 6455 §7.4)."""
+    return code in WIRE_CLOSE_CODES or code in APPLICATION_CLOSE_CODES
+
+
+class SendStatus(enum.IntEnum):
+    """What became of a message handed to `Client.write_message`."""
+
+    #: Not accepted (false): not open, or refused by the slow-consumer policy.
+    DROPPED = 0
+    #: Accepted.
+    SENT = 1
+    #: Accepted; earlier output is still waiting for the peer to read.
+    BACKPRESSURE = 2
+
+
+class State(enum.IntEnum):
+    """Where a connection stands, after its opening handshake (RFC 6455 §7.1)."""
+
+    OPEN = 1
+    #: Our close frame is out; only the peer's answer is waited for.
+    CLOSING = 2
+    #: The closing handshake is complete, the connection failed, or it was cut.
+    CLOSED = 3
+
+
+class CloseCause(enum.StrEnum):
+    """Who or what ended a connection (`Client.close_cause`)."""
+
+    PEER = "peer"
+    LOCAL = "local"
+    EOF = "eof"
+    RESET = "reset"
+    PING_TIMEOUT = "ping_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    SLOW_CONSUMER = "slow_consumer"
+    TOO_BIG = "too_big"
+    PROTOCOL_ERROR = "protocol_error"
+    BAD_DATA = "bad_data"
+    HANDLER_ERROR = "handler_error"
+    RATE = "rate"
+    AUTH_TIMEOUT = "auth_timeout"
+    SHUTDOWN = "shutdown"
+
+
+#: RFC 6455 §5.5: "All control frames MUST have a payload length of 125 bytes or less".
+MAX_CONTROL_PAYLOAD = 125
+#: What is left of that for a close reason after the two bytes of the code.
+MAX_CLOSE_REASON = MAX_CONTROL_PAYLOAD - 2
+
+#: Bytes of a request head; nginx takes 8 KiB a line and 32 KiB in all, h11 16 KiB.
+MAX_HEAD_SIZE = 16 * 1024
+#: Header lines of a request; Apache and aiohttp use 100 and more, browsers send 15.
+MAX_HEADER_COUNT = 100
+#: RFC 7692 §7.2.1: every message's last four bytes, removed before sending.
+DEFLATE_TAIL = b"\x00\x00\xff\xff"
+#: Streams ended by the peer (BFINAL) in one message; ordinary peers end none. Each
+#: takes two bytes and costs us a new stream, so they are no gift to be left unbounded.
+MAX_DEFLATE_STREAMS = 100

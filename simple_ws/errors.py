@@ -1,0 +1,78 @@
+"""Every exception of the package.
+
+    WebSocketError
+    ├── ProtocolError              the peer broke RFC 6455 or RFC 7692     1002
+    │   ├── InvalidData            text that is not UTF-8, broken deflate  1007
+    │   └── MessageTooBig          beyond `max_size`                       1009
+    ├── HandshakeError             the opening handshake failed        HTTP status
+    └── InvalidState               we were called when it cannot be
+
+A fault of the peer is raised in codecs and caught in one place, which fails that
+connection; a fault of the caller is raised at once to the caller, as `InvalidState`,
+`ValueError` or `TypeError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .constants import CloseCause, CloseCode
+
+__all__ = [
+    "HandshakeError",
+    "InvalidData",
+    "InvalidState",
+    "MessageTooBig",
+    "ProtocolError",
+    "WebSocketError",
+]
+
+
+class WebSocketError(Exception):
+    """Root of all exceptions of this package."""
+
+
+class ProtocolError(WebSocketError):
+    """The peer broke a rule of RFC 6455 or RFC 7692.
+
+    Attributes:
+        code: close code the connection is failed with (RFC 6455 §7.4.1).
+        cause: the connection's `close_cause`.
+    """
+
+    code = CloseCode.PROTOCOL_ERROR
+    cause = CloseCause.PROTOCOL_ERROR
+
+
+class InvalidData(ProtocolError):
+    """A payload is not what its type promises (RFC 6455 §8.1, RFC 7692 §6.2)."""
+
+    code = CloseCode.INVALID_DATA
+    cause = CloseCause.BAD_DATA
+
+
+class MessageTooBig(ProtocolError):
+    """A message exceeds `max_size`."""
+
+    code = CloseCode.MESSAGE_TOO_BIG
+    cause = CloseCause.TOO_BIG
+
+
+class HandshakeError(WebSocketError):
+    """The opening handshake cannot succeed (RFC 6455 §4).
+
+    Attributes:
+        status: HTTP status of the refusal.
+        headers: more header fields for it, as (name, value) pairs.
+    """
+
+    def __init__(
+        self, status: int, reason: str, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.headers = tuple(headers)
+
+
+class InvalidState(WebSocketError):
+    """A method was called when it cannot be, such as `run` on a running server."""
