@@ -1,0 +1,74 @@
+"""The extension; everything else stands in pyproject.toml.
+
+SIMPLE_WS_EXTENSION decides as it does at import: `1` the extension must be built, `0`
+it is not built, unset: it is built if possible, and a failed build leaves a working
+installation in pure Python. SIMPLE_WS_DEBUG=1 turns on the checks that a release does
+without.
+"""
+
+import os
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("SIMPLE_WS_DEBUG") == "1"
+
+
+def _wanted() -> str:
+    """What SIMPLE_WS_EXTENSION says: "1", "0" or "" for: if possible."""
+    value = os.environ.get("SIMPLE_WS_EXTENSION", "")
+    if value not in {"", "0", "1"}:
+        sys.exit(f"SIMPLE_WS_EXTENSION must be 1, 0 or unset, not {value!r}")
+    if value == "" and sys.implementation.name != "cpython":
+        return "0"  # elsewhere the fallback is the faster one
+    return value
+
+
+class BuildExtension(build_ext):
+    """Builds with our flags, and says so when nothing came of it."""
+
+    def build_extension(self, ext: Extension) -> None:  # noqa: D102
+        if self.compiler.compiler_type != "msvc":
+            # Not in CFLAGS: those replace the interpreter's own flags when they are
+            # set. -O3 rather than -O2: gcc 12 vectorises no masking loop below it.
+            ext.extra_compile_args += ["-O3", "-fvisibility=hidden"]
+            if DEBUG:
+                ext.extra_compile_args += ["-g", "-O1"]
+        super().build_extension(ext)
+
+    def run(self) -> None:  # noqa: D102
+        super().run()
+        paths = [self.get_ext_fullpath(extension.name) for extension in self.extensions]
+        if not all(map(os.path.exists, paths)):
+            bar = "*" * 72
+            note = "* simple_ws: the C extension was NOT built; pure Python will serve"
+            print(bar, note, bar, sep="\n", file=sys.stderr)
+
+
+def _extensions(optional: bool) -> list[Extension]:
+    from Cython.Build import cythonize  # only where something is built
+
+    speedups = Extension(
+        "simple_ws._speedups", ["simple_ws/_speedups.pyx"], libraries=["z"]
+    )
+    directives = {
+        "boundscheck": DEBUG,
+        "initializedcheck": DEBUG,
+        "overflowcheck": DEBUG,
+        "wraparound": False,
+        "cdivision": True,
+    }
+    modules = cythonize([speedups], compiler_directives=directives)
+    for module in modules:
+        module.optional = optional  # cythonize() forgets optional=… of Extension()
+    return modules
+
+
+if _wanted() == "0":
+    setup()
+else:
+    setup(
+        ext_modules=_extensions(optional=_wanted() == ""),
+        cmdclass={"build_ext": BuildExtension},
+    )
