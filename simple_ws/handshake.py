@@ -1,0 +1,173 @@
+"""The opening handshake (RFC 6455 §4): is this request a good upgrade, and our answer.
+
+Sans-I/O: requests in, bytes out. Which handler a path belongs to and whether the user
+wants the client is left to the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Sequence
+
+from .constants import GUID, VERSION
+from .errors import HandshakeError
+from .http11 import Headers, Request, Response
+
+__all__ = [
+    "accept_key",
+    "check_origin",
+    "check_upgrade",
+    "offered_subprotocols",
+    "refusal",
+    "upgrade_response",
+]
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
+
+#: What `origins` may hold: exact origins in lower case, "same" for the request's own
+#: host, compiled patterns, and None for requests without an Origin.
+OriginRule = str | re.Pattern[str] | None
+
+
+def accept_key(key: str) -> str:
+    """`Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 §4.2.2, 5.4)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
+
+
+def check_upgrade(request: Request) -> str:
+    """Check the client's opening handshake (RFC 6455 §4.2.1).
+
+    Returns:
+        Its `Sec-WebSocket-Key`.
+
+    Raises:
+        HandshakeError: 400, 405 or 426, with a sentence that says what was wrong.
+    """
+    if request.method != "GET":
+        raise HandshakeError(
+            405,
+            f"A WebSocket handshake must be a GET request, not {request.method}.",
+            [("Allow", "GET")],
+        )
+    if request.version < (1, 1):
+        raise HandshakeError(400, "A WebSocket handshake needs HTTP/1.1 or higher.")
+    headers = request.headers
+    if "Upgrade" not in headers and "Sec-WebSocket-Key" not in headers:
+        raise HandshakeError(
+            426, "This address speaks WebSocket, not plain HTTP.", _UPGRADE
+        )
+    _check_fields(headers)
+    return _check_key(headers)
+
+
+def _check_fields(headers: Headers) -> None:
+    if len(headers.get_all("Host")) != 1:
+        raise HandshakeError(400, "The request needs exactly one Host header.")
+    if "websocket" not in headers.tokens("Upgrade"):
+        raise HandshakeError(400, "The Upgrade header must name websocket.")
+    if "upgrade" not in headers.tokens("Connection"):
+        raise HandshakeError(400, "The Connection header must name Upgrade.")
+    # A body would be taken for frames.
+    if "Transfer-Encoding" in headers or headers.get("Content-Length", "0") != "0":
+        raise HandshakeError(400, "A WebSocket handshake must not have a body.")
+    versions = headers.get_all("Sec-WebSocket-Version")
+    if not versions:
+        raise HandshakeError(400, "The Sec-WebSocket-Version header is missing.")
+    if versions != [VERSION]:
+        # RFC 6455 §4.4: answer with the versions one is capable of.
+        raise HandshakeError(
+            426,
+            f"Only version {VERSION} of the WebSocket protocol is spoken here, "
+            f"not {', '.join(versions)[:40]}.",
+            [("Sec-WebSocket-Version", VERSION), *_UPGRADE],
+        )
+
+
+def _check_key(headers: Headers) -> str:
+    keys = headers.get_all("Sec-WebSocket-Key")
+    if len(keys) != 1:
+        raise HandshakeError(
+            400, "The request needs exactly one Sec-WebSocket-Key header."
+        )
+    try:
+        nonce = base64.b64decode(keys[0], validate=True)
+    except (binascii.Error, ValueError):
+        nonce = b""
+    if len(nonce) != 16:
+        raise HandshakeError(
+            400, "Sec-WebSocket-Key must be 16 bytes encoded as base64."
+        )
+    return keys[0]
+
+
+def check_origin(request: Request, allowed: Sequence[OriginRule] | None) -> None:
+    """Refuse a page that may not connect (RFC 6455 §10.2).
+
+    Args:
+        request: the handshake.
+        allowed: None lets everybody in.
+
+    Raises:
+        HandshakeError: 403.
+    """
+    if allowed is None:
+        return
+    origin = request.origin
+    if not any(_origin_matches(origin, rule, request) for rule in allowed):
+        if origin is None:
+            raise HandshakeError(403, "The Origin header is missing.")
+        raise HandshakeError(403, "Pages of this Origin may not connect here.")
+
+
+def _origin_matches(origin: str | None, rule: OriginRule, request: Request) -> bool:
+    if origin is None or rule is None:
+        return origin is rule
+    if isinstance(rule, re.Pattern):
+        return rule.fullmatch(origin) is not None
+    origin = origin.lower()
+    if rule == "same":
+        host = request.headers.get("Host", "").lower()
+        return origin.partition("://")[2] == host != ""
+    return origin == rule
+
+
+def offered_subprotocols(headers: Headers) -> list[str]:
+    """What the client offers, by its preference (RFC 6455 §4.1, 10).
+
+    Raises:
+        HandshakeError: 400, an element is not a token.
+    """
+    lines = headers.get_all("Sec-WebSocket-Protocol")
+    if not lines:
+        return []
+    offered = [name.strip() for name in ",".join(lines).split(",")]
+    for name in offered:
+        if not _TOKEN.fullmatch(name):
+            raise HandshakeError(400, "The Sec-WebSocket-Protocol header is malformed.")
+    return offered
+
+
+def upgrade_response(
+    key: str, subprotocol: str | None = None, extensions: str | None = None
+) -> bytes:
+    """The server's opening handshake (RFC 6455 §4.2.2)."""
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accept_key(key)}",
+    ]
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    if extensions is not None:
+        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+
+
+def refusal(error: HandshakeError) -> Response:
+    """The HTTP answer to a handshake that failed; its body says why."""
+    return Response(error.status, f"{error}\n", error.headers)

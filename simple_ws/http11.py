@@ -1,0 +1,300 @@
+"""HTTP/1.1 heads: reading a request, writing a response (RFC 9112).
+
+`RequestReader` collects the bytes of one request head within its limits; `Request` and
+`Response` are what users get and give. Whether a request is a good WebSocket upgrade
+is left to `handshake`, sockets and time-outs to the server.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from .constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
+from .errors import HandshakeError
+
+__all__ = ["Fields", "Headers", "Request", "RequestReader", "Response"]
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+#: RFC 9112 §2.1 and §5: no space before the colon, no line folding, no bare CR or LF.
+_HEAD = re.compile(
+    rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n"
+    rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
+)
+_FIELD = re.compile(rb"([^:\r\n]+):[ \t]*([^\r\n]*?)[ \t]*\r\n")
+_FIELD_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
+_REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
+_METHOD_START = re.compile(_TOKEN)
+_ABSOLUTE = re.compile(r"(?:https?|wss?)://[^/?#]*", re.IGNORECASE)
+
+
+class Fields(Mapping[str, str]):
+    """Names with one value or several, in the order they came.
+
+    Indexing gives the first value; `get_all` gives each.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._pairs = [(self._fold(name), value) for name, value in pairs]
+
+    @staticmethod
+    def _fold(name: str) -> str:
+        return name
+
+    def __getitem__(self, name: str) -> str:
+        folded = self._fold(name)
+        for key, value in self._pairs:
+            if key == folded:
+                return value
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._pairs))
+
+    def __len__(self) -> int:
+        return len(dict(self._pairs))
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value of a name, an empty list when there is none."""
+        folded = self._fold(name)
+        return [value for key, value in self._pairs if key == folded]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._pairs!r})"
+
+
+class Headers(Fields):
+    """Header fields; names are case-insensitive (RFC 9110 §5.1)."""
+
+    @staticmethod
+    def _fold(name: str) -> str:
+        return name.lower()
+
+    def tokens(self, name: str) -> list[str]:
+        """The elements of a comma-separated field, over all its lines, lower-case."""
+        joined = ",".join(self.get_all(name))
+        return [token for part in joined.split(",") if (token := part.strip().lower())]
+
+
+class Request:
+    """An HTTP request, as `on_request` sees it.
+
+    Attributes:
+        method: such as "GET".
+        target: what stood in the request line.
+        version: (1, 1) for HTTP/1.1.
+        address: (host, port) of the peer; a string for a Unix socket.
+        params: parts of the path, named by the route.
+    """
+
+    def __init__(
+        self, method: str, target: str, version: tuple[int, int], fields: bytes
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.address: Any = None
+        self.params: dict[str, Any] = {}
+        self._fields = fields
+
+    @cached_property
+    def headers(self) -> Headers:
+        """The header fields, parsed when first asked for."""
+        return Headers(
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in _FIELD.findall(self._fields)
+        )
+
+    @cached_property
+    def _parts(self) -> tuple[str, str]:
+        # RFC 9112 §3.2.2: "a server MUST accept the absolute-form in requests".
+        target = _ABSOLUTE.sub("", self.target, count=1)
+        path, _, query = target.partition("?")
+        return path or "/", query
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded, without the query."""
+        return unquote(self._parts[0])
+
+    @cached_property
+    def query(self) -> Fields:
+        """The query's names and values, decoded."""
+        return Fields(parse_qsl(self._parts[1], keep_blank_values=True))
+
+    @cached_property
+    def cookies(self) -> dict[str, str]:
+        """Cookies by name; of two with one name the first counts (RFC 6265 §5.4)."""
+        found: dict[str, str] = {}
+        for line in self.headers.get_all("Cookie"):
+            for pair in line.split(";"):
+                name, equals, value = pair.strip().partition("=")
+                if equals and name:
+                    found.setdefault(name, value.strip('"'))
+        return found
+
+    @property
+    def origin(self) -> str | None:
+        """The page a browser's script came from (RFC 6454), or None."""
+        return self.headers.get("Origin")
+
+    @property
+    def authorization(self) -> str | None:
+        """The Authorization field, or None."""
+        return self.headers.get("Authorization")
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.target}>"
+
+
+class RequestReader:
+    """Collects one request head, at any byte boundary.
+
+    Args:
+        max_size: bytes of the whole head.
+        max_count: header lines.
+
+    `rest` holds what came after the head.
+    """
+
+    def __init__(
+        self, max_size: int = MAX_HEAD_SIZE, max_count: int = MAX_HEADER_COUNT
+    ) -> None:
+        self.rest = b""
+        self._max_size = max_size
+        self._max_count = max_count
+        self._buffer = bytearray()
+        self._seen = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has come yet."""
+        return not self._buffer
+
+    def feed(self, data: bytes) -> Request | None:
+        """Take bytes; return the request when its head is complete.
+
+        Raises:
+            HandshakeError: 400 malformed, 431 beyond a limit.
+        """
+        buffer = self._buffer
+        if not buffer:
+            # RFC 9112 §2.2: a server "SHOULD ignore at least one empty line (CRLF)".
+            data = data.lstrip(b"\r\n")
+        buffer += data
+        end = self._find_end()
+        if (len(buffer) if end < 0 else end) > self._max_size:
+            raise HandshakeError(
+                431, f"The request head exceeds {self._max_size:,} bytes."
+            )
+        if end < 0:
+            return None
+        self.rest = bytes(buffer[end:])
+        return self._parse(bytes(buffer[:end]))
+
+    def _find_end(self) -> int:
+        """Where the head ends, or -1; refuses early what cannot be HTTP."""
+        buffer = self._buffer
+        if buffer and not _METHOD_START.match(buffer):
+            raise HandshakeError(400, "This is not an HTTP request.")
+        end = buffer.find(b"\r\n\r\n", max(0, self._seen - 3))
+        line = buffer.find(b"\n", self._seen)
+        while line >= 0 and (end < 0 or line < end):
+            if buffer[line - 1] != 13:
+                raise HandshakeError(400, "A line of the request ends without CR LF.")
+            line = buffer.find(b"\n", line + 1)
+        self._seen = len(buffer)
+        return end + 4 if end >= 0 else -1
+
+    def _parse(self, head: bytes) -> Request:
+        match = _HEAD.fullmatch(head)
+        if match is None:
+            raise HandshakeError(400, _what_is_wrong(head))
+        method, target, major, minor, fields = match.groups()
+        if fields.count(b"\r\n") > self._max_count:
+            raise HandshakeError(
+                431, f"The request has more than {self._max_count} header lines."
+            )
+        version = int(major), int(minor)
+        return Request(method.decode(), target.decode(), version, fields)
+
+
+def _what_is_wrong(head: bytes) -> str:
+    """One sentence for a head that is not well formed."""
+    lines = head.split(b"\r\n")
+    if not _REQUEST_LINE.fullmatch(lines[0]):
+        return "The request line is malformed."
+    for number, line in enumerate(lines[1:-2], 1):
+        if line.startswith((b" ", b"\t")):
+            return f"Header line {number} is folded (RFC 9112 §5.2)."
+        if not _FIELD_LINE.fullmatch(line):
+            return f"Header line {number} is malformed."
+    return "The request head is malformed."
+
+
+class Response:
+    """An HTTP answer.
+
+    Args:
+        status: 100 to 599.
+        body: str (sent as UTF-8 text), bytes, or dict or list (sent as JSON).
+        headers: more header fields; they win over the ones set here.
+
+    Raises:
+        ValueError: The status is out of range, or a header holds a line break.
+        TypeError: The body is of another type.
+    """
+
+    def __init__(
+        self,
+        status: int = 200,
+        body: str | bytes | dict[str, Any] | list[Any] = b"",
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    ) -> None:
+        if not isinstance(status, int) or not 100 <= status <= 599:
+            raise ValueError(f"status must be from 100 to 599, not {status!r}")
+        self.status = status
+        self.body, content_type = _encode_body(body)
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        self.headers = [(str(name), str(value)) for name, value in pairs]
+        for name, value in self.headers:
+            if re.search(r"[\r\n\0]", name + value):
+                raise ValueError(f"header {name!r} holds a line break: {value!r}")
+        if self.body and not self.has("Content-Type"):
+            self.headers.append(("Content-Type", content_type))
+
+    def has(self, name: str) -> bool:
+        """Say whether a header field was set."""
+        return any(key.lower() == name.lower() for key, _ in self.headers)
+
+    def encode(self, *, head_only: bool = False) -> bytes:
+        """The bytes on the wire; `head_only` leaves the body out (HEAD)."""
+        try:
+            phrase = HTTPStatus(self.status).phrase
+        except ValueError:
+            phrase = "Unknown"
+        lines = [f"HTTP/1.1 {self.status} {phrase}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        has_body = self.status >= 200 and self.status not in (204, 304)
+        if has_body and not self.has("Content-Length"):
+            lines.append(f"Content-Length: {len(self.body)}")
+        head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
+        return head if head_only else head + self.body
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"
+
+
+def _encode_body(body: Any) -> tuple[bytes, str]:
+    if isinstance(body, str):
+        return body.encode(), "text/plain; charset=utf-8"
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body), "application/octet-stream"
+    if isinstance(body, dict | list):
+        return json.dumps(body).encode(), "application/json"
+    raise TypeError(f"body must be str, bytes, dict or list, not {type(body).__name__}")
