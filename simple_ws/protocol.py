@@ -1,0 +1,490 @@
+"""One connection after its opening handshake, sans-I/O (RFC 6455 §5-§7, RFC 7692).
+
+Bytes go in by `receive`, which gives at most one event a call, so that whoever drives
+it can look again at the connection between two events. Bytes to send come out in
+`output`, or are returned by the `send_*` methods. There is no socket, clock or thread
+here; masking, UTF-8 and deflate are done by `speedups`.
+
+The states and what moves them:
+
+    OPEN     we send Close -> CLOSING; the peer's Close, a fault or the end -> CLOSED
+    CLOSING  the peer's Close, a fault or the end -> CLOSED
+    CLOSED   nothing
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from .constants import (
+    MAX_CLOSE_REASON,
+    MAX_CONTROL_PAYLOAD,
+    CloseCause,
+    CloseCode,
+    Opcode,
+    State,
+    may_travel,
+)
+from .deflate import Agreement
+from .errors import InvalidData, MessageTooBig, ProtocolError
+from .speedups import (
+    Deflater,
+    Inflater,
+    Utf8Validator,
+    apply_mask,
+    build_frame,
+    parse_header,
+)
+
+__all__ = ["Event", "Protocol"]
+
+Buffer = bytes | bytearray | memoryview
+
+#: (opcode, payload): TEXT with a str, BINARY, PING and PONG with bytes. (CLOSE, None)
+#: says that the state has become CLOSED; the reasons stand on the protocol.
+Event = tuple[int, Any]
+
+_FIN = 0x80
+_RSV1 = 0x40
+_RSV = 0x70
+_CONTROL = 0x08
+
+_TEXT = int(Opcode.TEXT)
+_BINARY = int(Opcode.BINARY)
+_CONTINUATION = int(Opcode.CONTINUATION)
+_CLOSE = int(Opcode.CLOSE)
+_PING = int(Opcode.PING)
+_PONG = int(Opcode.PONG)
+_OPCODES = frozenset(int(opcode) for opcode in Opcode)
+
+_STEPS = {
+    State.OPEN: (State.CLOSING, State.CLOSED),
+    State.CLOSING: (State.CLOSED,),
+    State.CLOSED: (),
+}
+
+_NO_LIMIT = 2**62
+
+# Stand-ins while no message is read; an idle connection owns no buffers.
+_NOTHING = bytearray()
+_IDLE_VALIDATOR = Utf8Validator()
+
+
+class Protocol:
+    """The rules of one connection.
+
+    Args:
+        server: we are the server; peers of servers mask (§5.1).
+        max_size: bytes of the largest message taken, after inflation; None takes any.
+        max_frame_size: bytes of the largest frame payload sent; None never splits.
+        agreement: what was negotiated about compression, or None.
+
+    Attributes:
+        state: see the head of the module.
+        event: what the last `receive` found, to be taken by the caller.
+        output: frames that answer the peer, to be sent in this order.
+        close_code, close_reason, close_cause: how it ended, valid once CLOSED; the
+            first reason stays.
+    """
+
+    __slots__ = (
+        "_compressed",
+        "_control",
+        "_deflater",
+        "_first",
+        "_head",
+        "_inflater",
+        "_key",
+        "_message",
+        "_opcode",
+        "_remaining",
+        "_taken",
+        "_validator",
+        "_wire_size",
+        "agreement",
+        "between_messages",
+        "close_cause",
+        "close_code",
+        "close_reason",
+        "event",
+        "max_frame_size",
+        "max_size",
+        "output",
+        "server",
+        "state",
+    )
+
+    def __init__(
+        self,
+        *,
+        server: bool = True,
+        max_size: int | None = 2**20,
+        max_frame_size: int | None = None,
+        agreement: Agreement | None = None,
+    ) -> None:
+        self.server = server
+        self.max_size = _NO_LIMIT if max_size is None else max_size
+        self.max_frame_size = max_frame_size or _NO_LIMIT
+        self.agreement = agreement
+        self.state = State.OPEN
+        self.event: Event | None = None
+        self.output: list[bytes] = []
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.close_cause: CloseCause | None = None
+        #: True at a frame boundary with no fragments waiting, while OPEN: whoever sees
+        #: this may read the next frame without us.
+        self.between_messages = True
+        # The frame being read: its header in pieces, or its payload.
+        self._head: bytearray | None = None
+        self._key: bytes | None = None
+        self._first = 0
+        self._remaining = -1  # bytes of payload to come; -1: a header is next
+        self._taken = 0  # bytes of payload already seen, for the masking key
+        self._control = b""  # payload of a control frame, as far as it has come
+        # The message being read: 0, TEXT or BINARY.
+        self._opcode = 0
+        self._compressed = False
+        self._message = _NOTHING
+        self._wire_size = 0
+        self._validator = _IDLE_VALIDATOR
+        # Made when first used: a window is tens of kilobytes (RFC 7692 §7.1).
+        self._deflater: Deflater | None = None
+        self._inflater: Inflater | None = None
+
+    # Receiving
+
+    def receive(self, data: Buffer, start: int, end: int) -> int:
+        """Take bytes of the peer, up to and with the first one that makes an event.
+
+        Args:
+            data: no reference to it is kept.
+            start: where the new bytes begin.
+            end: where they end.
+
+        Returns:
+            Where it stopped; less than `end` only after an event, which then stands in
+            `event`. Never raises for what a peer sent: a fault fails the connection
+            (RFC 6455 §7.1.7).
+        """
+        try:
+            pos = self._receive(data, start, end)
+        except ProtocolError as error:
+            self._fail(error)
+            pos = end
+        self.between_messages = (
+            self._remaining < 0
+            and self._head is None
+            and self._opcode == 0
+            and self.state is State.OPEN
+        )
+        return pos
+
+    def take_event(self) -> Event | None:
+        """Return the event of the last `receive` and forget it."""
+        event, self.event = self.event, None
+        return event
+
+    def receive_eof(self) -> None:
+        """The peer's end of the connection without a close frame (§7.1.4)."""
+        self.conclude(CloseCode.ABNORMAL, "", CloseCause.EOF)
+
+    def conclude(self, code: int, reason: str, cause: CloseCause) -> None:
+        """End the connection without another word; an earlier reason stays."""
+        if self.state is not State.CLOSED:
+            self._note_end(code, reason, cause)
+            self._move(State.CLOSED)
+
+    def _receive(self, data: Buffer, pos: int, end: int) -> int:
+        while pos < end and self.event is None:
+            if self.state is State.CLOSED:
+                # §1.4: "After receiving a control frame indicating the connection
+                # should be closed, a peer discards any further data received".
+                return end
+            if self._remaining < 0:
+                pos = self._receive_header(data, pos, end)
+            else:
+                pos = self._receive_payload(data, pos, end)
+        return pos
+
+    def _receive_header(self, data: Buffer, pos: int, end: int) -> int:
+        if self._head is None:
+            header = parse_header(data, pos, end)
+            if header is not None:
+                self._begin_frame(header[1], data[pos + 1], *header[2:])
+                return pos + header[0]
+            self._head = bytearray()
+        head = self._head
+        while pos < end:
+            head.append(data[pos])
+            pos += 1
+            if len(head) == 2:
+                self._check_start(head[0], head[1])
+            header = parse_header(head, 0, len(head))
+            if header is not None:
+                self._head = None
+                self._begin_frame(header[1], head[1], *header[2:])
+                break
+        return pos
+
+    def _check_start(self, first: int, second: int) -> None:
+        """What the first two bytes of a frame must obey (§5.2, §5.4, §5.5)."""
+        opcode = first & 0x0F
+        if first & _RSV:
+            self._check_reserved(first, opcode)
+        if opcode not in _OPCODES:
+            raise ProtocolError(f"unknown opcode 0x{opcode:X}")
+        if opcode & _CONTROL:
+            if not first & _FIN:
+                raise ProtocolError("fragmented control frame")
+            if second & 0x7F > MAX_CONTROL_PAYLOAD:
+                raise ProtocolError("control frame of more than 125 bytes")
+        elif opcode == _CONTINUATION and not self._opcode:
+            raise ProtocolError("continuation frame without a message to continue")
+        elif opcode != _CONTINUATION and self._opcode:
+            raise ProtocolError("new message inside a fragmented one")
+        # §5.1: "a server MUST close the connection upon receiving a frame that is not
+        # masked"; "a client MUST close a connection if it detects a masked frame".
+        if bool(second & 0x80) is not self.server:
+            raise ProtocolError("unmasked frame" if self.server else "masked frame")
+
+    def _check_reserved(self, first: int, opcode: int) -> None:
+        # RFC 7692 §6: RSV1 marks the first frame of a compressed message, and no other.
+        if first & _RSV != _RSV1 or self.agreement is None:
+            raise ProtocolError("reserved bits are set")
+        if opcode not in (_TEXT, _BINARY):
+            raise ProtocolError("RSV1 is set on a frame that begins no message")
+
+    def _begin_frame(
+        self, first: int, second: int, length: int, key: bytes | None
+    ) -> None:
+        self._check_start(first, second)
+        self._first = first
+        self._key = key
+        self._taken = 0
+        self._remaining = length
+        if first & _CONTROL:
+            self._control = b""
+        else:
+            if first & 0x0F != _CONTINUATION:
+                self._begin_message(first & 0x0F, bool(first & _RSV1))
+            self._check_size(length)
+        if length == 0:
+            self._end_frame()
+
+    def _begin_message(self, opcode: int, compressed: bool) -> None:
+        self._opcode = opcode
+        self._compressed = compressed
+        self._message = bytearray()
+        self._wire_size = 0
+        if opcode == _TEXT:
+            self._validator = Utf8Validator()
+
+    def _check_size(self, length: int) -> None:
+        """Refuse a message as soon as a header says that it will be too big."""
+        if self.state is not State.OPEN:
+            return  # our close frame is out: what comes now is only skipped
+        self._wire_size += length
+        if self._compressed:
+            # Deflate may grow what it cannot shrink, by 5 bytes a block. Beyond that
+            # it would be an endless chain of empty blocks.
+            if self._wire_size > self.max_size + (self.max_size >> 6) + 1024:
+                self._too_big(f"{self._wire_size:,} compressed bytes")
+        elif self._wire_size > self.max_size:
+            self._too_big(f"{self._wire_size:,} bytes")
+
+    def _too_big(self, size: str) -> None:
+        raise MessageTooBig(f"message of {size} exceeds max_size {self.max_size:,}")
+
+    def _receive_payload(self, data: Buffer, pos: int, end: int) -> int:
+        stop = min(end, pos + self._remaining)
+        piece: Buffer = data[pos:stop]
+        if self._key is not None:
+            piece = apply_mask(piece, self._key, self._taken)
+        self._taken += stop - pos
+        self._remaining -= stop - pos
+        if self._first & _CONTROL:
+            self._control += piece
+        elif self.state is State.OPEN:
+            self._append(piece)
+        if self._remaining == 0:
+            self._end_frame()
+        return stop
+
+    def _append(self, piece: Buffer) -> None:
+        """Add a piece to the message, and fail at the first byte that is wrong."""
+        if self._compressed:
+            piece = self._inflate(piece, end=False)
+        if self._opcode == _TEXT and not self._validator.feed(piece):
+            raise InvalidData("text is not valid UTF-8")
+        self._message += piece
+
+    def _inflate(self, piece: Buffer, *, end: bool) -> bytes:
+        if self._inflater is None:
+            assert self.agreement is not None
+            self._inflater = Inflater(
+                self.agreement.receive_window_bits, self.agreement.receive_takeover
+            )
+        room = self.max_size - len(self._message)
+        plain = self._inflater.feed(piece, room)
+        if end and len(plain) <= room:
+            plain += self._inflater.finish(room - len(plain))
+        if len(plain) > room:
+            raise MessageTooBig(f"message exceeds max_size {self.max_size:,} inflated")
+        return plain
+
+    def _end_frame(self) -> None:
+        self._remaining = -1
+        first = self._first
+        if first & _CONTROL:
+            _ON_CONTROL[first & 0x0F](self, self._control)
+        elif first & _FIN:
+            if self.state is State.OPEN:
+                self._end_message()
+            self._opcode = 0
+
+    def _end_message(self) -> None:
+        if self._compressed:
+            self._compressed = False
+            self._append(self._inflate(b"", end=True))
+        message, self._message = self._message, _NOTHING
+        if self._opcode == _BINARY:
+            self.event = (_BINARY, bytes(message))
+        elif not self._validator.finish():
+            raise InvalidData("text ends inside a UTF-8 sequence")
+        else:
+            self.event = (_TEXT, str(message, "utf-8"))
+
+    # Control frames
+
+    def _on_ping(self, payload: bytes) -> None:
+        # §5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in
+        # response, unless it already received a Close frame."
+        if self.state is State.OPEN:
+            self.output.append(self._frame(_FIN | _PONG, payload))
+            self.event = (_PING, payload)
+
+    def _on_pong(self, payload: bytes) -> None:
+        if self.state is State.OPEN:
+            self.event = (_PONG, payload)
+
+    def _on_close(self, payload: bytes) -> None:
+        code, reason = _parse_close(payload)
+        if self.state is State.OPEN:
+            # §5.5.1: "the endpoint typically echos the status code it received".
+            self.output.append(self._frame(_FIN | _CLOSE, payload[:2]))
+        self._note_end(code, reason, CloseCause.PEER)
+        self._move(State.CLOSED)
+        self.event = (_CLOSE, None)
+
+    def _fail(self, error: ProtocolError) -> None:
+        """Fail the connection (RFC 6455 §7.1.7)."""
+        reason = str(error)
+        if self.state is State.OPEN:
+            self.output.append(self._close_frame(error.code, reason))
+        self._note_end(error.code, reason, error.cause)
+        self._move(State.CLOSED)
+        self.event = (_CLOSE, None)
+
+    def _note_end(self, code: int, reason: str, cause: CloseCause) -> None:
+        if self.close_cause is None:
+            self.close_code = int(code)
+            self.close_reason = reason
+            self.close_cause = cause
+
+    def _move(self, state: State) -> None:
+        if state not in _STEPS[self.state]:
+            raise AssertionError(f"no step from {self.state!r} to {state!r}")
+        self.state = state
+        self.between_messages = False
+        if state is State.CLOSED:
+            # Nothing is read or written any more: give the memory back.
+            self._message = _NOTHING
+            self._deflater = self._inflater = None
+
+    # Sending
+
+    def send_message(self, opcode: int, payload: Buffer) -> bytes:
+        """Frame one message, compressed and split as agreed (§5.4, RFC 7692 §7.2.1).
+
+        Args:
+            opcode: TEXT or BINARY.
+            payload: UTF-8 for TEXT.
+        """
+        first = opcode
+        agreement = self.agreement
+        if agreement is not None and len(payload) >= agreement.threshold:
+            payload = self._compress(agreement, payload)
+            first |= _RSV1
+        limit = self.max_frame_size
+        if len(payload) <= limit:
+            return self._frame(_FIN | first, payload)
+        return self._fragments(first, memoryview(payload), limit)
+
+    def _fragments(self, first: int, payload: memoryview, limit: int) -> bytes:
+        frames = []
+        last = (len(payload) - 1) // limit * limit
+        for start in range(0, last, limit):
+            frames.append(self._frame(first, payload[start : start + limit]))
+            first = _CONTINUATION
+        frames.append(self._frame(_FIN | first, payload[last:]))
+        return b"".join(frames)
+
+    def _compress(self, agreement: Agreement, payload: Buffer) -> bytes:
+        if self._deflater is None:
+            self._deflater = Deflater(
+                agreement.level,
+                agreement.mem_level,
+                agreement.send_window_bits,
+                agreement.send_takeover,
+            )
+        return self._deflater.compress(payload)
+
+    def send_ping(self, payload: bytes) -> bytes:
+        """A ping frame; `payload` has at most 125 bytes (§5.5.2)."""
+        return self._frame(_FIN | _PING, payload)
+
+    def send_close(
+        self, code: int, reason: str, cause: CloseCause = CloseCause.LOCAL
+    ) -> bytes:
+        """Start the closing handshake (§7.1.2); the state becomes CLOSING."""
+        self._note_end(code, reason, cause)
+        self._move(State.CLOSING)
+        return self._close_frame(code, reason)
+
+    def _close_frame(self, code: int, reason: str) -> bytes:
+        payload = code.to_bytes(2, "big") + truncate(reason).encode()
+        return self._frame(_FIN | _CLOSE, payload)
+
+    def _frame(self, first: int, payload: Buffer) -> bytes:
+        # §5.3: "The masking key needs to be unpredictable".
+        return build_frame(first, payload, None if self.server else os.urandom(4))
+
+
+_ON_CONTROL: dict[int, Callable[[Protocol, bytes], None]] = {
+    _CLOSE: Protocol._on_close,
+    _PING: Protocol._on_ping,
+    _PONG: Protocol._on_pong,
+}
+
+
+def _parse_close(payload: bytes) -> tuple[int, str]:
+    """Code and reason of a close frame (RFC 6455 §5.5.1, §7.4)."""
+    if not payload:
+        return CloseCode.NO_STATUS, ""
+    if len(payload) == 1:
+        raise ProtocolError("close frame with a payload of one byte")
+    code = int.from_bytes(payload[:2], "big")
+    if not may_travel(code):
+        raise ProtocolError(f"close code {code} may not be sent")
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError as error:
+        raise InvalidData("close reason is not valid UTF-8") from error
+
+
+def truncate(reason: str) -> str:
+    """As much of a reason as a close frame holds, cut between two characters."""
+    return reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore")
