@@ -1,0 +1,172 @@
+"""The event loop: readiness, timers, calls from other threads, one flush a turn.
+
+It has never heard of WebSocket. A turn (`run_once`) waits for readiness, calls what is
+ready, then the timers that are due, then what other threads queued, and at the end
+writes every outbox that was filled meanwhile, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from .timers import Timer, Timers, Wheel
+
+__all__ = ["Flushable", "Reactor"]
+
+logger = logging.getLogger("simple_ws")
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+
+
+class Flushable(Protocol):
+    """Somebody with output."""
+
+    def flush(self) -> object:
+        """Write it; called at the end of the turn."""
+
+
+class Reactor:
+    """A `selectors` loop for one thread.
+
+    Args:
+        grain: seconds, of the coarse wheel (`timers.Wheel`).
+        clock: seconds that never run backwards.
+        selector: any `selectors.BaseSelector`; the best of the platform by default.
+
+    Attributes:
+        now: what the clock said when this turn began.
+        dirty: who wants to be flushed at the end of the turn; append to it.
+        owner: ident of the thread that runs the loop, or made it.
+
+    Only `call_threadsafe` and `wake` may be called from other threads.
+    """
+
+    def __init__(
+        self,
+        grain: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        selector: selectors.BaseSelector | None = None,
+    ) -> None:
+        self._clock = clock
+        self._selector = selector or selectors.DefaultSelector()
+        self.timers = Timers()
+        self.wheel = Wheel(grain)
+        self.now = clock()
+        self.dirty: list[Flushable] = []
+        self.owner = threading.get_ident()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._waker, self._wakee = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wakee.setblocking(False)
+        self._woken = False
+        self._selector.register(self._wakee, READ, self._on_woken)
+
+    def register(
+        self, sock: Any, events: int, callback: Callable[[int], object]
+    ) -> None:
+        """Have `callback(ready events)` called whenever `sock` is ready."""
+        self._selector.register(sock, events, callback)
+
+    def modify(self, sock: Any, events: int, callback: Callable[[int], object]) -> None:
+        """Ask for other events of a registered socket."""
+        self._selector.modify(sock, events, callback)
+
+    def unregister(self, sock: Any) -> None:
+        """Forget a socket; before it is closed."""
+        self._selector.unregister(sock)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        """Have `callback()` called in `delay` seconds."""
+        return self.timers.call_at(self._clock() + delay, callback)
+
+    def time(self) -> float:
+        """What the clock says at this moment (seconds)."""
+        return self._clock()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Have `callback()` called at the top of the loop, in this turn or the next."""
+        self._calls.append(callback)
+
+    def call_threadsafe(self, callback: Callable[[], object]) -> None:
+        """Have `callback()` called in the loop's thread; from any thread, in order."""
+        self._calls.append(callback)
+        self.wake()
+
+    def wake(self) -> None:
+        """End the wait of the loop; from any thread and from signal handlers."""
+        if not self._woken:
+            self._woken = True
+            with suppress(OSError):  # closed meanwhile: nobody sleeps any more
+                self._waker.send(b"\0")
+
+    def run_once(self, timeout: float | None = None) -> None:
+        """One turn: wait at most `timeout` seconds (None: as long as it takes)."""
+        self.owner = threading.get_ident()
+        ready = self._selector.select(self._patience(timeout))
+        self.now = self._clock()
+        for key, events in ready:
+            key.data(events)
+        self.timers.run_due(self.now)
+        self.wheel.run_due(self.now)
+        self._run_calls()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; callbacks of a flush may fill other outboxes again."""
+        while self.dirty:
+            dirty, self.dirty = self.dirty, []
+            for owner in dirty:
+                owner.flush()
+
+    def finish_calls(self) -> None:
+        """Run what is queued, also what that queues, and flush; before `close`."""
+        while self._calls or self.dirty:
+            self._run_calls()
+            self.flush()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when a turn has work, where there is one.
+
+        Raises:
+            AttributeError: This platform's selector has none.
+        """
+        return self._selector.fileno()  # type: ignore[attr-defined, no-any-return]
+
+    def close(self) -> None:
+        """Give the descriptors back; the reactor is of no use afterwards."""
+        self._selector.close()
+        self._waker.close()
+        self._wakee.close()
+
+    def _patience(self, timeout: float | None) -> float | None:
+        """How long this turn may sleep."""
+        if self._calls or self.dirty:
+            return 0
+        for deadline in (self.timers.next_deadline(), self.wheel.next_deadline):
+            if deadline is not None:
+                rest = max(0.0, deadline - self._clock())
+                timeout = rest if timeout is None else min(timeout, rest)
+        return timeout
+
+    def _on_woken(self, events: int) -> None:
+        with suppress(BlockingIOError, InterruptedError):
+            self._wakee.recv(4096)
+        # Before the calls are looked at: one queued from here on wakes again.
+        self._woken = False
+
+    def _run_calls(self) -> None:
+        # Only as many as there are now: callbacks that queue more get the next turn.
+        for _ in range(len(self._calls)):
+            try:
+                self._calls.popleft()()
+            except Exception:
+                logger.exception("a call queued from another thread failed")
