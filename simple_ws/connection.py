@@ -1,0 +1,642 @@
+"""`Client`: one open connection, as users see it.
+
+It drives `protocol` for whatever `ConnectionCore` does not carry by itself, keeps the
+heartbeat, ends exactly once, and tells the handler. Whom a message goes to is left to
+`topics`, everything before the upgrade to `incoming`.
+
+How it ends: the protocol becomes CLOSED (closing handshake, fault, loss or cut); the
+server forgets the client; `on_close` is called; what is in the outbox is written; our
+side of the connection is shut; the socket is closed when the peer has closed too, or
+after `close_timeout`. RFC 6455 §7.1.1: the server closes first, and a socket closed
+with unread input would be reset, and our last frames lost with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from threading import get_ident
+from typing import Any, Protocol
+
+from .constants import (
+    MAX_CLOSE_REASON,
+    MAX_CONTROL_PAYLOAD,
+    CloseCause,
+    CloseCode,
+    Opcode,
+    SendStatus,
+    State,
+    may_travel,
+)
+from .core import ConnectionCore, encode_message
+from .deflate import Agreement
+from .http11 import Fields, Headers, Request
+from .options import Options
+from .protocol import Protocol as WebSocketProtocol
+from .reactor import READ, Reactor
+from .timers import Timer
+from .topics import Group
+
+__all__ = ["Client", "Handler", "Home"]
+
+logger = logging.getLogger("simple_ws")
+
+_ids = itertools.count(1)
+
+_PONG = 0x80 | Opcode.PONG
+_CONTROL = 0x08
+#: Pings whose answer is waited for; more than a handful only a user sends.
+_MAX_PINGS = 64
+
+
+class Handler(Protocol):
+    """The callbacks of a connection (`websocket.WebSocket` has them)."""
+
+    clients: Group[Client]
+
+    def on_open(self, client: Any) -> object:
+        """After the handshake."""
+
+    def on_message(self, msg: Any, client: Any) -> object:
+        """A message came; what is returned is the answer."""
+
+    def on_close(self, client: Any) -> object:
+        """Once for each `on_open`."""
+
+    def on_ping(self, client: Any) -> object:
+        """A ping was sent, or came."""
+
+    def on_pong(self, client: Any) -> object:
+        """A pong came."""
+
+    def on_drain(self, client: Any) -> object:
+        """The outbox is empty again."""
+
+    def on_error(self, error: Exception, client: Any) -> object:
+        """A callback raised."""
+
+
+class Home(Protocol):
+    """What a connection needs of its server."""
+
+    reactor: Reactor
+
+    def welcome(self, client: Client) -> None:
+        """The connection is open: it counts and receives from now on."""
+
+    def forget(self, client: Client) -> None:
+        """The connection has ended: it counts and receives no more."""
+
+    def release(self, client: Client) -> None:
+        """Its socket is closed."""
+
+    def subscribe(self, topic: str, client: Client, priority: int) -> None:
+        """Add a subscription."""
+
+    def unsubscribe(self, topic: str, client: Client) -> None:
+        """End a subscription."""
+
+    def publish(self, topic: str, msg: object, exclude: Any = ()) -> int:
+        """Send to all subscribers but those excluded."""
+
+    def bind(self, client: Client, client_id: Any) -> None:
+        """Give the connection an identity."""
+
+
+class Client(ConnectionCore):
+    """One open connection. The server makes it; users write to it and close it.
+
+    Every method may be called from any thread: on the loop's own it acts directly,
+    from another it is queued and wakes the loop, in the order of the calls.
+
+    Attributes:
+        id: unique in the process.
+        client_id: the identity given by `bind`, or None.
+        session: what `on_request` returned, otherwise an empty dict.
+        topics: names of the topics subscribed to.
+        subprotocol: what was agreed (RFC 6455 §1.9), or None.
+        compressed: whether permessage-deflate was agreed.
+        latency: seconds from the last answered ping to its pong, or None.
+        ping_payload, pong_payload: bytes of the last ping and pong.
+        opened_at: seconds since the epoch.
+        buffered_amount: bytes of output that the system has not taken yet.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        home: Home,
+        handler: Handler,
+        request: Request,
+        options: Options,
+        agreement: Agreement | None,
+        subprotocol: str | None,
+    ) -> None:
+        protocol = WebSocketProtocol(
+            max_size=options.max_size,
+            max_frame_size=options.max_frame_size,
+            agreement=agreement,
+        )
+        reactor = home.reactor
+        super().__init__(
+            sock, reactor, protocol, options.buffer_size, options.write_limit
+        )
+        self.id = next(_ids)
+        self.client_id: Any = None
+        self.session: Any = {}
+        self.topics: set[str] = set()
+        self.subprotocol = subprotocol
+        self.compressed = agreement is not None
+        self.latency: float | None = None
+        self.ping_payload = b""
+        self.pong_payload = b""
+        self.opened_at = time.time()
+        #: Where the wheel keeps this connection (`timers.Sweepable`).
+        self.tick: int | None = None
+        self._home = home
+        self._handler = handler
+        self._request = request
+        self._options = options
+        self._reactor = reactor
+        self._registered = False
+        self._ended = False
+        self._timer: Timer | None = None
+        self._pings: dict[bytes, float] = {}
+        self._pinged_at: float | None = None
+
+    # What a user may ask
+
+    @property
+    def address(self) -> Any:
+        """(host, port) of the peer."""
+        return self._request.address
+
+    @property
+    def path(self) -> str:
+        """The path of the request, percent-decoded, without the query."""
+        return self._request.path
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parts of the path, named by the route."""
+        return self._request.params
+
+    @property
+    def query(self) -> Fields:
+        """Names and values behind the question mark."""
+        return self._request.query
+
+    @property
+    def headers(self) -> Headers:
+        """Header fields of the opening handshake."""
+        return self._request.headers
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Cookies of the opening handshake, by name."""
+        return self._request.cookies
+
+    @property
+    def origin(self) -> str | None:
+        """The page a browser's script came from, or None."""
+        return self._request.origin
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code that ended it, from whichever side began; None while open.
+
+        1005: the peer's close frame had no code; 1006: there was no close frame
+        (RFC 6455 §7.1.5).
+        """
+        return self._protocol.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that went with the close code."""
+        return self._protocol.close_reason
+
+    @property
+    def close_cause(self) -> CloseCause | None:
+        """Who or what ended it, see `CloseCause`; None while open."""
+        return self._protocol.close_cause
+
+    def is_open(self) -> bool:
+        """Whether messages can be written: the handshake is done, no close began."""
+        return self._protocol.state is State.OPEN
+
+    def __repr__(self) -> str:
+        state = self._protocol.state.name.lower()
+        return f"<{type(self).__name__} {self.id} {self.path} {state}>"
+
+    # What a user may do
+
+    def close(
+        self, code: int = 1000, reason: str = "", *, status: int | None = None
+    ) -> bool:
+        """Start the closing handshake (RFC 6455 §7.1.2).
+
+        Args:
+            code: close code to send; one that may travel on the wire (§7.4).
+            reason: text for people, at most 123 bytes of UTF-8.
+            status: another name for `code`.
+
+        Returns:
+            False when the connection is already closing or closed.
+
+        Raises:
+            TypeError: `code` is not an int, or `reason` not a str.
+            ValueError: The code may not travel, or the reason is too long.
+        """
+        code = _check_close(code if status is None else status, reason)
+        if self._elsewhere():
+            self._reactor.call_threadsafe(partial(self._close, code, reason))
+            return self.is_open()
+        return self._close(code, reason)
+
+    def terminate(self) -> None:
+        """Cut the connection now, without a closing handshake."""
+        if self._elsewhere():
+            self._reactor.call_threadsafe(self.terminate)
+        elif not self._ended:
+            self._cut("terminated", CloseCause.LOCAL)
+
+    def ping(self, payload: bytes | str = b"") -> bool:
+        """Send a ping (RFC 6455 §5.5.2); `on_pong` tells of the answer.
+
+        Args:
+            payload: at most 125 bytes; they come back in the pong.
+
+        Returns:
+            False when the connection is not open.
+
+        Raises:
+            TypeError: The payload is neither bytes nor str.
+            ValueError: It is too long.
+        """
+        payload = _check_ping(payload)
+        if self._elsewhere():
+            self._reactor.call_threadsafe(partial(self._ping, payload))
+            return self.is_open()
+        return self._ping(payload)
+
+    def subscribe(self, topic: str, priority: int = 0) -> None:
+        """Receive what is published to a topic, until the connection ends.
+
+        Args:
+            topic: any name.
+            priority: who of several is chosen by `Server.deliver`; the highest.
+        """
+        self._home.subscribe(topic, self, priority)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Receive no more of a topic."""
+        self._home.unsubscribe(topic, self)
+
+    def publish(self, topic: str, msg: object) -> int:
+        """Send a message to everyone subscribed to a topic but this client.
+
+        Returns:
+            How many took it; 0 from a thread that is not the loop's.
+        """
+        return self._home.publish(topic, msg, exclude=(self,))
+
+    def bind(self, client_id: Any) -> None:
+        """Give this connection an identity; one identity may have several."""
+        self._home.bind(self, client_id)
+
+    # Beginning
+
+    def _start(self, response: bytes, rest: bytes) -> None:
+        """Answer the handshake, open, and read what came behind the request."""
+        self._registered = True
+        self._watch(READ)
+        self._enqueue(response)
+        self._on_message = self._handler.on_message
+        self._home.welcome(self)
+        if self._options.ping or self._options.idle_timeout is not None:
+            self._reactor.wheel.put(self, self._next_deadline())
+        self._call(self._handler.on_open, self)
+        if rest:
+            self._feed(rest)
+
+    # Receiving
+
+    def _receive_odd(self, data: bytes, start: int, end: int) -> int:
+        protocol = self._protocol
+        pos = protocol.receive(data, start, end)
+        if protocol.output:
+            for frame in protocol.output:
+                self._answer(frame)
+            protocol.output.clear()
+        event = protocol.take_event()
+        if event is not None:
+            opcode, payload = event
+            if opcode == Opcode.PING:
+                self._on_ping(payload)
+            elif opcode == Opcode.PONG:
+                self._on_pong(payload)
+            elif opcode == Opcode.CLOSE:
+                self._end()
+            else:
+                self._deliver(payload)
+        return pos
+
+    def _answer(self, frame: bytes) -> None:
+        # RFC 6455 §5.5.3: an endpoint that has not sent the pongs of earlier pings yet
+        # "MAY elect to send a Pong frame for only the most recently processed Ping".
+        outbox = self._outbox
+        superseded = len(outbox) > 1 and outbox[-1][0] == _PONG == frame[0]
+        if self._blocked and superseded:
+            self.buffered_amount -= len(outbox.pop())
+        self._enqueue(frame)
+
+    def _on_ping(self, payload: bytes) -> None:
+        self.ping_payload = payload
+        self._call(self._handler.on_ping, self)
+
+    def _on_pong(self, payload: bytes) -> None:
+        self.pong_payload = payload
+        sent_at = self._pings.get(payload)
+        if sent_at is not None:
+            self.latency = self._reactor.time() - sent_at
+            # A pong answers the pings before it as well (§5.5.3).
+            for earlier in list(self._pings):
+                del self._pings[earlier]
+                if earlier == payload:
+                    break
+        self._call(self._handler.on_pong, self)
+
+    # Sending
+
+    def _ping(self, payload: bytes) -> bool:
+        if not self.is_open():
+            return False
+        self._pings.pop(payload, None)
+        if len(self._pings) == _MAX_PINGS:
+            del self._pings[next(iter(self._pings))]
+        self._pings[payload] = self._reactor.time()
+        self._enqueue(self._protocol.send_ping(payload))
+        return True
+
+    def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
+        opcode, payload = encode_message(msg, binary)
+        if not self.is_open():
+            return SendStatus.DROPPED
+        self._reactor.call_threadsafe(partial(self._send, opcode, payload))
+        return SendStatus.BACKPRESSURE if self._blocked else SendStatus.SENT
+
+    def _make_room(self, size: int) -> bool:
+        if not self._blocked:
+            self.flush()  # it may only be that this turn has not been flushed yet
+        if not self.is_open():
+            return False
+        policy = self._options.slow_consumer
+        if self._has_room(size):
+            return True
+        if policy == "drop_old":
+            self._drop_unsent(size)
+            return self._has_room(size)
+        if policy == "close":
+            self._drop_unsent(None)
+            reason = f"unsent output exceeds write_limit {self._write_limit:,}"
+            self._close(CloseCode.TRY_AGAIN_LATER, reason, CloseCause.SLOW_CONSUMER)
+        return False
+
+    def _has_room(self, size: int) -> bool:
+        waiting = self.buffered_amount
+        return not waiting or waiting + size <= self._write_limit
+
+    def _drop_unsent(self, size: int | None) -> None:
+        """Drop messages, the oldest first, until `size` more fit; None drops all.
+
+        What has been sent in part must be finished, and control frames stay.
+        """
+        outbox = list(self._outbox)
+        self._outbox.clear()
+        for frame in outbox:
+            whole = isinstance(frame, bytes) and not frame[0] & _CONTROL
+            if whole and (size is None or not self._has_room(size)):
+                self.buffered_amount -= len(frame)
+            else:
+                self._outbox.append(frame)
+
+    # Heartbeat
+
+    def sweep(self, now: float) -> float | None:
+        """Ping a silent peer, give up a dead or idle one (`timers.Sweepable`)."""
+        if not self.is_open():
+            return None
+        options = self._options
+        if options.idle_timeout and now - self._last_message >= options.idle_timeout:
+            reason = f"no message for {options.idle_timeout:g} s"
+            self._close(CloseCode.GOING_AWAY, reason, CloseCause.IDLE_TIMEOUT)
+            return None
+        if options.ping and not self._keep_alive(now):
+            return None
+        return self._next_deadline()
+
+    def _keep_alive(self, now: float) -> bool:
+        options, pinged_at = self._options, self._pinged_at
+        if pinged_at is not None and self._last_received >= pinged_at:
+            pinged_at = self._pinged_at = None  # any byte is a sign of life
+        if pinged_at is None:
+            if now - self._last_received >= options.ping_interval:
+                self._pinged_at = now
+                self._heartbeat()
+        elif now - pinged_at >= options.ping_timeout:
+            reason = f"no answer to a ping for {options.ping_timeout:g} s"
+            self._close(CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT)
+            return False
+        return True
+
+    def _heartbeat(self) -> None:
+        payload = b"%x" % next(_beats)
+        self._ping(payload)
+        self.ping_payload = payload
+        self._call(self._handler.on_ping, self)
+
+    def _next_deadline(self) -> float:
+        options, deadlines = self._options, []
+        if options.ping:
+            if self._pinged_at is not None:
+                deadlines.append(self._pinged_at + options.ping_timeout)
+            deadlines.append(
+                max(self._last_received, self._pinged_at or 0) + options.ping_interval
+            )
+        if options.idle_timeout is not None:
+            deadlines.append(self._last_message + options.idle_timeout)
+        return min(deadlines)
+
+    # Callbacks
+
+    def _call(self, callback: Callable[..., object], *args: object) -> None:
+        try:
+            callback(*args)
+        except Exception as error:
+            self._on_callback_error(error)
+
+    def _on_callback_error(self, error: Exception) -> None:
+        """The one place where exceptions of user code arrive."""
+        try:
+            self._handler.on_error(error, self)
+        except Exception:
+            logger.exception("on_error failed for %r", self)
+            self._fail_handler()
+
+    def _fail_handler(self) -> None:
+        """Close because a callback raised; what the default `on_error` does."""
+        reason = "the handler failed"
+        self._close(CloseCode.INTERNAL_ERROR, reason, CloseCause.HANDLER_ERROR)
+
+    def _on_drained(self) -> None:
+        if self._protocol.state is State.CLOSED:
+            self._half_close()
+        else:
+            self._call(self._handler.on_drain, self)
+
+    def _elsewhere(self) -> bool:
+        return get_ident() != self._reactor.owner
+
+    # Ending
+
+    def _close(
+        self,
+        code: int,
+        reason: str,
+        cause: CloseCause = CloseCause.LOCAL,
+        patience: float | None = None,
+    ) -> bool:
+        if not self.is_open():
+            return False
+        self._enqueue(self._protocol.send_close(code, reason, cause))
+        self._arm(self._on_close_timeout, patience)
+        return True
+
+    def _on_close_timeout(self) -> None:
+        self._cut("no answer to our close frame", CloseCause.LOCAL)
+
+    def _on_lost(self, error: OSError | None) -> None:
+        if not self._registered:
+            return  # an event of this turn, for a socket that a callback closed
+        if error is None and self.buffered_amount and not self._blocked:
+            # The peer ceased to send, perhaps not to read: give it what is there.
+            with suppress(OSError):
+                self._sock.sendall(b"".join(self._outbox))
+        if error is None:
+            self._cut("connection closed without a close frame", CloseCause.EOF)
+        else:
+            self._cut(error.strerror or str(error), CloseCause.RESET)
+
+    def _cut(self, reason: str, cause: CloseCause) -> None:
+        """Close the socket now, whatever the protocol had in mind."""
+        self._protocol.conclude(CloseCode.ABNORMAL, reason, cause)
+        self._release()
+        if not self._ended:
+            # Not from here: this may run inside a callback of the user's.
+            self._reactor.call_soon(self._end)
+
+    def _end(self) -> None:
+        """The protocol has come to its end: tell everybody, once."""
+        if self._ended:
+            return
+        self._ended = True
+        self._reactor.wheel.discard(self)
+        self._home.forget(self)
+        logger.log(
+            logging.INFO if self.close_cause in _FAULTS else logging.DEBUG,
+            "client %d of %s ended by %s: %s %s",
+            self.id,
+            self.address,
+            self.close_cause,
+            self.close_code,
+            self.close_reason,
+        )
+        self._call(self._handler.on_close, self)
+        if self._registered:
+            self._arm(self._release)
+            if self._outbox:
+                self._await_drain = True
+            else:
+                self._half_close()
+
+    def _arm(
+        self, callback: Callable[[], object], patience: float | None = None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = self._options.close_timeout if patience is None else patience
+        self._timer = self._reactor.call_later(delay, callback)
+
+    def _half_close(self) -> None:
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def _watch(self, events: int) -> None:
+        if self._registered:
+            self._reactor.modify(self._sock, events, self._on_ready)
+
+    def _release(self) -> None:
+        """Give the socket back."""
+        if not self._registered:
+            return
+        self._registered = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._discard_output()
+        self._reactor.unregister(self._sock)
+        self._sock.close()
+        self._home.release(self)
+
+
+_beats = itertools.count(1)
+
+#: Ends that are the peer's fault and worth a line.
+_FAULTS = frozenset(
+    {
+        CloseCause.PROTOCOL_ERROR,
+        CloseCause.BAD_DATA,
+        CloseCause.TOO_BIG,
+        CloseCause.SLOW_CONSUMER,
+        CloseCause.PING_TIMEOUT,
+    }
+)
+
+
+def _check_close(code: int, reason: str) -> int:
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"close code must be an int, not {code!r}")
+    if not may_travel(code):
+        raise ValueError(
+            "close code must be 1000-1003, 1007-1014 or 3000-4999, "
+            f"not {int(code)} (RFC 6455 §7.4)"
+        )
+    if not isinstance(reason, str):
+        raise TypeError(f"close reason must be a str, not {reason!r}")
+    size = len(reason.encode())
+    if size > MAX_CLOSE_REASON:
+        raise ValueError(
+            f"close reason must have at most {MAX_CLOSE_REASON} bytes of UTF-8, "
+            f"not {size}"
+        )
+    return int(code)
+
+
+def _check_ping(payload: bytes | str) -> bytes:
+    if isinstance(payload, str):
+        payload = payload.encode()
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"ping payload must be bytes or str, not {type(payload).__name__}"
+        )
+    payload = bytes(payload)
+    if len(payload) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(
+            f"ping payload must have at most {MAX_CONTROL_PAYLOAD} bytes, "
+            f"not {len(payload)}"
+        )
+    return payload

@@ -1,0 +1,351 @@
+"""The byte path of a connection: socket, frames, callback, outbox, socket.
+
+`ConnectionCore` carries the ordinary case by itself: a whole data message in one frame
+is unmasked, handed to the callback, and what is written in return waits in the outbox
+until the loop flushes it, once a turn. All else (control frames, fragments,
+compression, faults, closing) goes to `protocol` through `_receive_odd`. What a
+connection is besides (identity, topics, heartbeat, its end) is added by `connection`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from threading import get_ident
+from typing import Any, Protocol
+
+from .constants import Opcode, SendStatus, State
+from .protocol import Protocol as WebSocketProtocol
+from .speedups import apply_mask
+
+__all__ = ["ConnectionCore", "Loop", "encode_message"]
+
+_READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
+_TEXT = int(Opcode.TEXT)
+_BINARY = int(Opcode.BINARY)
+_FINAL_TEXT = 0x80 | _TEXT
+_FINAL_BINARY = 0x80 | _BINARY
+
+#: Reads grow up to here while they come back full; a socket's default receive buffer.
+MAX_READ = 256 * 1024
+#: Up to here waiting frames are joined and sent at once; beyond, copying costs more
+#: than a scatter/gather call.
+_JOIN_LIMIT = 64 * 1024
+#: Buffers of one scatter/gather call; systems take 1,024 (IOV_MAX), few need them.
+_MAX_BUFFERS = 64
+
+
+class Loop(Protocol):
+    """What a connection needs of its loop (`reactor.Reactor` has it)."""
+
+    now: float
+    owner: int
+    dirty: list[Any]
+
+
+def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
+    """Find out how a message travels: its opcode and its bytes.
+
+    Args:
+        msg: str, bytes, bytearray, memoryview, or dict or list (sent as JSON text).
+        binary: None lets the type decide; True and False force the frame's type.
+
+    Raises:
+        TypeError: Another type.
+        ValueError: Text that is not valid Unicode, or bytes sent as text that are not
+            valid UTF-8.
+    """
+    if binary is not None and not isinstance(binary, bool):
+        raise TypeError(f"binary must be None, True or False, not {binary!r}")
+    if isinstance(msg, dict | list):
+        msg = json.dumps(msg, separators=(",", ":"), ensure_ascii=False)
+    if isinstance(msg, str):
+        return (_BINARY if binary else _TEXT), msg.encode()
+    if not isinstance(msg, bytes | bytearray | memoryview):
+        raise TypeError(
+            "a message must be str, bytes, bytearray, memoryview, dict or list, "
+            f"not {type(msg).__name__}"
+        )
+    payload = bytes(msg)
+    if binary is not False:
+        return _BINARY, payload
+    payload.decode()
+    return _TEXT, payload
+
+
+class ConnectionCore:
+    """Carries messages between a socket and a callback.
+
+    Args:
+        sock: connected and non-blocking.
+        loop: see `Loop`.
+        protocol: the rules of this connection.
+        buffer_size: bytes of the first read.
+        write_limit: bytes of unsent output beyond which `_make_room` is asked.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: Loop,
+        protocol: WebSocketProtocol,
+        buffer_size: int,
+        write_limit: int,
+    ) -> None:
+        self._sock = sock
+        self._loop = loop
+        self._protocol = protocol
+        self._buffer_size = buffer_size
+        self._read_size = buffer_size
+        self._write_limit = write_limit
+        self._on_message: Callable[[Any, Any], object] = _ignore
+        # One entry a message or control frame; only the first may be partly sent, and
+        # is a memoryview then.
+        self._outbox: deque[bytes | memoryview] = deque()
+        self._dirty = False
+        self._blocked = False  # the socket takes no more; write interest is registered
+        self._await_drain = False  # `_on_drained` is to be called
+        self._last_received = loop.now
+        self._last_message = loop.now
+        #: Bytes of output that the system has not taken yet.
+        self.buffered_amount = 0
+
+    # What the owner of the other cases provides
+
+    def _receive_odd(self, data: bytes, start: int, end: int) -> int:
+        """Have `protocol` read from data[start:end]; return where it stopped."""
+        raise AssertionError("to be provided")
+
+    def _on_lost(self, error: OSError | None) -> None:
+        """The connection is gone: by an error, or by the peer's end (None)."""
+        raise AssertionError("to be provided")
+
+    def _on_callback_error(self, error: Exception) -> None:
+        """The message callback raised."""
+        raise AssertionError("to be provided")
+
+    def _make_room(self, size: int) -> bool:
+        """The outbox is over its limit; say whether a message may still enter it."""
+        raise AssertionError("to be provided")
+
+    def _watch(self, events: int) -> None:
+        """Be called for these events from now on."""
+        raise AssertionError("to be provided")
+
+    def _on_drained(self) -> None:
+        """All output has left."""
+        raise AssertionError("to be provided")
+
+    def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
+        """`write_message` was called from a thread that is not the loop's."""
+        raise AssertionError("to be provided")
+
+    # Receiving
+
+    def _on_ready(self, events: int) -> None:
+        """Called by the selector."""
+        if events & _READ:
+            self._on_readable()
+        if events & _WRITE and self._blocked:
+            self.flush()
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._sock.recv(self._read_size)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._on_lost(error)
+            return
+        if not data:
+            self._on_lost(None)
+            return
+        self._adapt_reads(len(data))
+        self._last_received = self._loop.now
+        self._feed(data)
+
+    def _adapt_reads(self, size: int) -> None:
+        """Read more at once while reads come back full, less when they do not."""
+        if size == self._read_size:
+            self._read_size = min(size * 2, max(MAX_READ, self._buffer_size))
+        elif size < self._read_size >> 2 and self._read_size > self._buffer_size:
+            self._read_size >>= 1
+
+    def _feed(self, data: bytes) -> None:
+        """Handle what was received, one message or event after the other."""
+        protocol = self._protocol
+        pos, end = 0, len(data)
+        while pos < end:
+            # Every callback may have closed this connection: look again.
+            if protocol.between_messages:
+                pos = self._receive_whole(data, pos, end)
+                if pos == end:
+                    return
+            pos = self._receive_odd(data, pos, end)
+
+    def _receive_whole(self, data: bytes, pos: int, end: int) -> int:
+        """Deliver the ordinary messages at the front: whole, one frame, plain.
+
+        Stops before anything else, faults included: `protocol` judges those.
+        """
+        protocol = self._protocol
+        while end - pos >= 6:
+            first, second = data[pos], data[pos + 1]
+            if 0x80 <= second < 0xFE:
+                length = second & 0x7F
+                start = pos + 6
+            elif second == 0xFE and end - pos >= 8:
+                length = data[pos + 2] << 8 | data[pos + 3]
+                start = pos + 8
+                if length < 126:
+                    return pos
+            else:
+                return pos
+            if start + length > end or length > protocol.max_size:
+                return pos
+            payload = apply_mask(data[start : start + length], data[start - 4 : start])
+            msg: str | bytes = payload
+            if first == _FINAL_TEXT:
+                try:
+                    msg = payload.decode()
+                except UnicodeDecodeError:
+                    return pos
+            elif first != _FINAL_BINARY:
+                return pos
+            pos = start + length
+            self._deliver(msg)
+            if not protocol.between_messages:
+                return pos
+        return pos
+
+    def _deliver(self, msg: str | bytes) -> None:
+        """Call back with a message; what is returned is the answer."""
+        self._last_message = self._loop.now
+        try:
+            answer = self._on_message(msg, self)
+            if answer is not None:
+                self.write_message(answer)
+        except Exception as error:
+            self._on_callback_error(error)
+
+    # Sending
+
+    def write_message(self, msg: object, binary: bool | None = None) -> SendStatus:
+        """Send a message (RFC 6455 §6.1); from any thread.
+
+        Args:
+            msg: str is sent as text; bytes, bytearray and memoryview as binary, so
+                that what `on_message` got can be passed on; dict and list as JSON text.
+            binary: True sends either as binary, False either as text.
+
+        Returns:
+            `SendStatus.SENT`, `BACKPRESSURE` (accepted, earlier output still waits
+            for the peer) or `DROPPED` (false: not open, or the slow-consumer policy).
+            Never raises for a peer that has gone.
+
+        Raises:
+            TypeError: A message of another type.
+            ValueError: Bytes sent as text that are not valid UTF-8.
+        """
+        if get_ident() != self._loop.owner:
+            return self._write_elsewhere(msg, binary)
+        if binary is None and type(msg) is str:
+            return self._send(_TEXT, msg.encode())
+        return self._send(*encode_message(msg, binary))
+
+    def send(self, msg: object, binary: bool | None = None) -> SendStatus:
+        """The same as `write_message`."""
+        return self.write_message(msg, binary)
+
+    def _send(self, opcode: int, payload: bytes) -> SendStatus:
+        protocol = self._protocol
+        if protocol.state is not State.OPEN:
+            return SendStatus.DROPPED
+        waiting = self.buffered_amount
+        # Before compressing: a message that enters the context must be sent.
+        if (
+            waiting
+            and waiting + len(payload) > self._write_limit
+            and not self._make_room(len(payload))
+        ):
+            return SendStatus.DROPPED
+        self._enqueue(protocol.send_message(opcode, payload))
+        if self._blocked:
+            self._await_drain = True
+            return SendStatus.BACKPRESSURE
+        return SendStatus.SENT
+
+    def _enqueue(self, frame: bytes) -> None:
+        """Put a message or control frame into the outbox."""
+        self._outbox.append(frame)
+        self.buffered_amount += len(frame)
+        if not self._dirty and not self._blocked:
+            self._dirty = True
+            self._loop.dirty.append(self)
+
+    def flush(self) -> None:
+        """Write what waits, as much as the system takes."""
+        self._dirty = False
+        while self._outbox:
+            offer = self._next_offer()
+            try:
+                if isinstance(offer, list):
+                    sent = self._sock.sendmsg(offer)
+                    whole = sent == sum(map(len, offer))
+                else:
+                    sent = self._sock.send(offer)
+                    whole = sent == len(offer)
+            except (BlockingIOError, InterruptedError):
+                sent, whole = 0, False
+            except OSError as error:
+                self._on_lost(error)
+                return
+            self._consume(sent)
+            if not whole:
+                self._block()
+                return
+        if self._blocked:
+            self._blocked = False
+            self._watch(_READ)
+        if self._await_drain:
+            self._await_drain = False
+            self._on_drained()
+
+    def _next_offer(self) -> bytes | memoryview | list[bytes | memoryview]:
+        """What to hand to the system at once: one buffer, or several to gather."""
+        outbox = self._outbox
+        if len(outbox) == 1:
+            return outbox[0]
+        if self.buffered_amount <= _JOIN_LIMIT:
+            return b"".join(outbox)
+        if hasattr(self._sock, "sendmsg"):
+            return list(islice(outbox, _MAX_BUFFERS))
+        return outbox[0]
+
+    def _consume(self, sent: int) -> None:
+        """Take what was sent off the outbox."""
+        outbox = self._outbox
+        self.buffered_amount -= sent
+        while sent:
+            size = len(outbox[0])
+            if sent < size:
+                outbox[0] = memoryview(outbox[0])[sent:]
+                return
+            outbox.popleft()
+            sent -= size
+
+    def _block(self) -> None:
+        if not self._blocked:
+            self._blocked = True
+            self._watch(_READ | _WRITE)
+
+    def _discard_output(self) -> None:
+        self._outbox.clear()
+        self.buffered_amount = 0
+
+
+def _ignore(msg: object, client: object) -> None:
+    """Stands in until the connection has a callback."""

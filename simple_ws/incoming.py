@@ -1,0 +1,179 @@
+"""A connection before its upgrade: reads the request, refuses it or opens a `Client`.
+
+The rules of the handshake are in `handshake`; this module asks them in order, asks the
+server and the handler, and owns the socket until a `Client` takes it over.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from .connection import Client, Handler, Home
+from .deflate import negotiate, parse_extensions
+from .errors import HandshakeError
+from .handshake import (
+    check_origin,
+    check_upgrade,
+    offered_subprotocols,
+    refusal,
+    upgrade_response,
+)
+from .http11 import Request, RequestReader, Response
+from .options import Options
+from .reactor import READ
+
+__all__ = ["Door", "Incoming", "Mount"]
+
+logger = logging.getLogger("simple_ws")
+
+#: Bytes of one read; a browser's request takes 500 to 1,500.
+_READ_SIZE = 4096
+#: Reads that are thrown away after a refusal before the socket is closed regardless.
+_MAX_LINGER_READS = 64
+
+
+class Mount(Handler, Protocol):
+    """What a handshake needs of a handler (`websocket.WebSocket` has it)."""
+
+    options: Options
+    client_class: type[Client]
+
+    def on_request(self, request: Request) -> object:
+        """Decide about a client: None, a `Response`, or its session."""
+
+    def select_subprotocol(self, offered: list[str]) -> str | None:
+        """Choose among the subprotocols that a client offers."""
+
+
+class Door(Home, Protocol):
+    """What a handshake needs of its server."""
+
+    options: Options
+
+    def find(self, request: Request) -> Mount:
+        """The handler of a path; sets `request.params`; HandshakeError 404, 503."""
+
+    def left(self, incoming: Incoming) -> None:
+        """The handshake is over, whatever became of it."""
+
+
+class Incoming:
+    """One accepted connection until it is upgraded or refused."""
+
+    def __init__(self, sock: socket.socket, address: Any, door: Door) -> None:
+        self._sock = sock
+        self._address = address
+        self._door = door
+        self._reader = RequestReader()
+        self._refused = False
+        self._head_only = False
+        self._reads_left = _MAX_LINGER_READS
+        self.tick: int | None = None
+        reactor = door.reactor
+        reactor.register(sock, READ, self._on_ready)
+        reactor.wheel.put(self, reactor.now + door.options.open_timeout)
+
+    def sweep(self, now: float) -> float | None:
+        """The time for the handshake, or for the peer to close, is over."""
+        if self._refused or self._reader.empty:
+            self.close()
+            return None
+        self._refuse(HandshakeError(408, "The opening handshake took too long."))
+        return now + self._door.options.close_timeout if self._refused else None
+
+    def close(self) -> None:
+        """Close the socket; nothing more will happen."""
+        self._leave()
+        self._door.reactor.unregister(self._sock)
+        self._sock.close()
+
+    def _leave(self) -> None:
+        self._door.reactor.wheel.discard(self)
+        self._door.left(self)
+
+    def _on_ready(self, events: int) -> None:
+        if self._sock.fileno() < 0:
+            return  # an event of this turn, for a socket that a callback closed
+        try:
+            data = self._sock.recv(_READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+        elif self._refused:
+            self._linger()
+        else:
+            self._receive(data)
+
+    def _linger(self) -> None:
+        self._reads_left -= 1
+        if not self._reads_left:
+            self.close()
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            request = self._reader.feed(data)
+            if request is not None:
+                request.address = self._address
+                self._answer(request)
+        except HandshakeError as error:
+            self._refuse(error)
+
+    def _answer(self, request: Request) -> None:
+        self._head_only = request.method == "HEAD"
+        mount = self._door.find(request)
+        options = mount.options
+        key = check_upgrade(request)
+        check_origin(request, options.origins)
+        offered = offered_subprotocols(request.headers)
+        session = self._ask(mount.on_request, request)
+        if isinstance(session, Response):
+            self._respond(session, f"on_request answered {session.status}")
+            return
+        subprotocol = self._ask(mount.select_subprotocol, offered) if offered else None
+        if subprotocol is not None and subprotocol not in offered:
+            logger.error("select_subprotocol chose %r, not offered", subprotocol)
+            raise HandshakeError(500, "The server failed.")
+        agreed = options.compression and negotiate(
+            parse_extensions(request.headers.get_all("Sec-WebSocket-Extensions")),
+            options.compression,
+        )
+        extension, agreement = agreed or (None, None)
+        create = partial(mount.client_class, self._sock, self._door, mount)
+        client = self._ask(create, request, options, agreement, subprotocol)
+        if session is not None:
+            client.session = session
+        self._leave()
+        client._start(upgrade_response(key, subprotocol, extension), self._reader.rest)
+
+    def _ask(self, question: Callable[..., Any], *args: object) -> Any:
+        """Call the user's code; what it raises is our fault, not the peer's."""
+        try:
+            return question(*args)
+        except Exception:
+            logger.exception("the handshake of %s failed", self._address)
+            raise HandshakeError(500, "The server failed.") from None
+
+    def _refuse(self, error: HandshakeError) -> None:
+        self._respond(refusal(error), str(error))
+
+    def _respond(self, response: Response, why: str) -> None:
+        """Send an HTTP answer that ends the connection, and let the peer read it."""
+        logger.info("handshake of %s refused: %s", self._address, why)
+        self._refused = True
+        response.headers.append(("Connection", "close"))
+        try:
+            # Small, and the first that is sent: the system takes it at once.
+            self._sock.send(response.encode(head_only=self._head_only))
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        reactor = self._door.reactor
+        reactor.wheel.put(self, reactor.now + self._door.options.close_timeout)

@@ -1,0 +1,217 @@
+"""Every option of a handler and a server: its default, what it may be, what it means.
+
+A wrong value is refused when it is given, with the option's name, the value and what is
+allowed. Options given to a handler win over those of its server.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+from .deflate import Deflate
+from .handshake import OriginRule
+
+__all__ = ["Options", "check_options"]
+
+
+_DEFAULT_DEFLATE = Deflate()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options with their defaults; times in seconds, sizes in bytes.
+
+    Attributes:
+        ping: send heartbeat pings.
+        ping_interval: a client silent for so long is pinged.
+        ping_timeout: no sign of life so long after a ping: cut, `ping_timeout`.
+        compression: what is agreed to when a client offers permessage-deflate, or None.
+        max_frame_size: largest payload of one outgoing frame; None never splits.
+        buffer_size: first read size; it grows while reads come back full.
+        max_size: largest incoming message, after inflation; None takes any.
+        write_limit: largest unsent output of one client.
+        slow_consumer: beyond it: "close" (1013), "drop_new" or "drop_old".
+        max_connections: beyond: HTTP 503; None for no limit.
+        open_timeout: for the opening handshake.
+        close_timeout: for the peer's answer to our close frame.
+        idle_timeout: no message for so long: closed, `idle_timeout`; None never.
+        origins: who may connect from a browser; None lets everybody.
+        subprotocols: what is spoken, by preference.
+        backlog: connections the system keeps waiting for us.
+        reuse_port: several processes may listen on the port (SO_REUSEPORT).
+    """
+
+    ping: bool = True
+    ping_interval: float = 5.0
+    ping_timeout: float = 20.0
+    compression: Deflate | None = _DEFAULT_DEFLATE
+    max_frame_size: int | None = 8192
+    buffer_size: int = 4096
+    max_size: int | None = 2**20
+    write_limit: int = 2**20
+    slow_consumer: str = "close"
+    max_connections: int | None = None
+    open_timeout: float = 10.0
+    close_timeout: float = 1.0
+    idle_timeout: float | None = None
+    origins: tuple[OriginRule, ...] | None = None
+    subprotocols: tuple[str, ...] = ()
+    backlog: int = 1024
+    reuse_port: bool = False
+
+    def merged(self, given: Mapping[str, Any]) -> Options:
+        """These options, with checked ones (`check_options`) in their place."""
+        return replace(self, **given)
+
+
+def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options as a user gave them; return them as `Options` holds them.
+
+    Raises:
+        TypeError: An unknown option, or a value of a wrong type.
+        ValueError: A value out of range.
+    """
+    checked = {}
+    for name, value in given.items():
+        # The spelling of simple_ws 0.3, which its users have in their programs.
+        name = "ping_interval" if name == "ping_intervall" else name
+        if name not in _CHECKS:
+            raise TypeError(
+                f"unknown option {name!r}; options are {', '.join(sorted(_CHECKS))}"
+            )
+        if name in checked:
+            raise TypeError("ping_interval and ping_intervall are the same option")
+        checked[name] = _CHECKS[name](name, value)
+    return checked
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+    return float(value)
+
+
+def _whole(least: int, unit: str) -> Callable[[str, Any], int]:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be a whole number of {unit}, not {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least:,} {unit}, not {value!r}")
+        return value
+
+    return check
+
+
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    def or_none(name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            return check(name, value)
+        except (TypeError, ValueError) as error:
+            text = str(error).replace(", not ", " or None, not ", 1)
+            raise type(error)(text) from None
+
+    return or_none
+
+
+def _one_of(*allowed: str) -> Callable[[str, Any], str]:
+    def check(name: str, value: Any) -> str:
+        if value not in allowed:
+            choice = ", ".join(map(repr, allowed))
+            raise ValueError(f"{name} must be one of {choice}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+def _compression(name: str, value: Any) -> Deflate | None:
+    if value is None or value is False:
+        return None
+    if value is True:
+        return Deflate()
+    if not isinstance(value, Deflate):
+        raise TypeError(f"{name} must be True, False or a Deflate(...), not {value!r}")
+    return value
+
+
+def _several(name: str, value: Any, what: str) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of {what}, not {value!r}")
+    return tuple(value)
+
+
+def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
+    names = _several(name, value, "names")
+    for item in names:
+        if not isinstance(item, str):
+            raise TypeError(f"{name} must hold strings, not {item!r}")
+        if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", item):
+            raise ValueError(f"{name} must hold tokens of RFC 6455 §4.1, not {item!r}")
+    return names
+
+
+def _origins(name: str, value: Any) -> tuple[OriginRule, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str | re.Pattern):
+        value = (value,)
+    return tuple(
+        _origin(name, item) for item in _several(name, value, "origins or patterns")
+    )
+
+
+def _origin(name: str, item: Any) -> OriginRule:
+    """Strings with `*` become patterns; a `*` stands for anything but a slash."""
+    if item is None:
+        return None
+    if isinstance(item, re.Pattern):
+        if not isinstance(item.pattern, str):
+            raise TypeError(f"{name} must hold patterns of str, not {item!r}")
+        return cast("re.Pattern[str]", item)
+    if not isinstance(item, str):
+        raise TypeError(f"{name} must hold strings, patterns or None, not {item!r}")
+    item = item.lower()
+    if item not in ("same", "null", "*") and "://" not in item:
+        raise ValueError(
+            f"{name} must hold origins such as 'https://example.com' or 'same', "
+            f"not {item!r}"
+        )
+    if "*" in item:
+        pattern = ".*" if item == "*" else re.escape(item).replace(r"\*", "[^/]*")
+        return re.compile(pattern, re.IGNORECASE)
+    return item
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "ping": _flag,
+    "ping_interval": _seconds,
+    "ping_timeout": _seconds,
+    "compression": _compression,
+    "max_frame_size": _optional(_whole(1, "bytes")),
+    "buffer_size": _whole(1, "bytes"),
+    "max_size": _optional(_whole(0, "bytes")),
+    "write_limit": _whole(0, "bytes"),
+    "slow_consumer": _one_of("close", "drop_new", "drop_old"),
+    "max_connections": _optional(_whole(0, "connections")),
+    "open_timeout": _seconds,
+    "close_timeout": _seconds,
+    "idle_timeout": _optional(_seconds),
+    "origins": _origins,
+    "subprotocols": _subprotocols,
+    "backlog": _whole(1, "connections"),
+    "reuse_port": _flag,
+}
+assert set(_CHECKS) == {field.name for field in fields(Options)}
