@@ -103,7 +103,9 @@ cdef inline void mask_tail(
         to[pos] = data[pos] ^ lanes[pos & 7]
 
 
-cdef inline void mask_in_place(uint8_t* data, size_t size, uint64_t wide) noexcept nogil:
+cdef inline void mask_in_place(
+    uint8_t* data, size_t size, uint64_t wide
+) noexcept nogil:
     """Mask or unmask where the bytes stand.
 
     Not the next function with both pointers alike: a compiler that cannot know whether
@@ -295,7 +297,9 @@ def parse_header(
     """Read a frame header (RFC 6455 §5.2).
 
     Args:
-        data: what was received; only data[start:end] is looked at.
+        data: what was received.
+        start: where the frame begins.
+        end: nothing is looked at from here on.
 
     Returns:
         (bytes the header takes, first byte with FIN, RSV and opcode, payload length

@@ -33,12 +33,13 @@ from .constants import (
     State,
     may_travel,
 )
-from .core import ConnectionCore, encode_message
 from .deflate import Agreement
 from .http11 import Fields, Headers, Request
+from .messages import encode_message
 from .options import Options
 from .protocol import Protocol as WebSocketProtocol
 from .reactor import READ, Reactor
+from .speedups import ConnectionCore
 from .timers import Timer
 from .topics import Group
 
@@ -126,6 +127,8 @@ class Client(ConnectionCore):
         opened_at: seconds since the epoch.
         buffered_amount: bytes of output that the system has not taken yet.
     """
+
+    _protocol: WebSocketProtocol
 
     def __init__(
         self,
@@ -227,7 +230,7 @@ class Client(ConnectionCore):
 
     def is_open(self) -> bool:
         """Whether messages can be written: the handshake is done, no close began."""
-        return self._protocol.state is State.OPEN
+        return self._open
 
     def __repr__(self) -> str:
         state = self._protocol.state.name.lower()
@@ -329,6 +332,7 @@ class Client(ConnectionCore):
     def _receive_odd(self, data: bytes, start: int, end: int) -> int:
         protocol = self._protocol
         pos = protocol.receive(data, start, end)
+        self._sync()
         if protocol.output:
             for frame in protocol.output:
                 self._answer(frame)
@@ -514,6 +518,7 @@ class Client(ConnectionCore):
         if not self.is_open():
             return False
         self._enqueue(self._protocol.send_close(code, reason, cause))
+        self._sync()
         self._arm(self._on_close_timeout, patience)
         return True
 
@@ -535,6 +540,7 @@ class Client(ConnectionCore):
     def _cut(self, reason: str, cause: CloseCause) -> None:
         """Close the socket now, whatever the protocol had in mind."""
         self._protocol.conclude(CloseCode.ABNORMAL, reason, cause)
+        self._sync()
         self._release()
         if not self._ended:
             # Not from here: this may run inside a callback of the user's.
@@ -578,7 +584,7 @@ class Client(ConnectionCore):
 
     def _watch(self, events: int) -> None:
         if self._registered:
-            self._reactor.modify(self._sock, events, self._on_ready)
+            self._reactor.modify(self._sock, events, self)
 
     def _release(self) -> None:
         """Give the socket back."""

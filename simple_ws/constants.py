@@ -108,6 +108,8 @@ MAX_CLOSE_REASON = MAX_CONTROL_PAYLOAD - 2
 MAX_HEAD_SIZE = 16 * 1024
 #: Header lines of a request; Apache and aiohttp use 100 and more, browsers send 15.
 MAX_HEADER_COUNT = 100
+#: Bytes of one read at most, grown to while reads come back full.
+MAX_READ = 256 * 1024
 #: RFC 7692 §7.2.1: every message's last four bytes, removed before sending.
 DEFLATE_TAIL = b"\x00\x00\xff\xff"
 #: Streams ended by the peer (BFINAL) in one message; ordinary peers end none. Each

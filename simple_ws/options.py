@@ -183,16 +183,16 @@ def _origin(name: str, item: Any) -> OriginRule:
         return cast("re.Pattern[str]", item)
     if not isinstance(item, str):
         raise TypeError(f"{name} must hold strings, patterns or None, not {item!r}")
-    item = item.lower()
-    if item not in ("same", "null", "*") and "://" not in item:
+    origin: str = item.lower()
+    if origin not in ("same", "null", "*") and "://" not in origin:
         raise ValueError(
             f"{name} must hold origins such as 'https://example.com' or 'same', "
             f"not {item!r}"
         )
-    if "*" in item:
-        pattern = ".*" if item == "*" else re.escape(item).replace(r"\*", "[^/]*")
+    if "*" in origin:
+        pattern = ".*" if origin == "*" else re.escape(origin).replace(r"\*", "[^/]*")
         return re.compile(pattern, re.IGNORECASE)
-    return item
+    return origin
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {

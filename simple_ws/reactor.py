@@ -15,11 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
+from .speedups import LoopState
 from .timers import Timer, Timers, Wheel
 
-__all__ = ["Flushable", "Reactor"]
+__all__ = ["Reactor"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -27,14 +28,7 @@ READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
 
-class Flushable(Protocol):
-    """Somebody with output."""
-
-    def flush(self) -> object:
-        """Write it; called at the end of the turn."""
-
-
-class Reactor:
+class Reactor(LoopState):
     """A `selectors` loop for one thread.
 
     Args:
@@ -43,9 +37,7 @@ class Reactor:
         selector: any `selectors.BaseSelector`; the best of the platform by default.
 
     Attributes:
-        now: what the clock said when this turn began.
-        dirty: who wants to be flushed at the end of the turn; append to it.
-        owner: ident of the thread that runs the loop, or made it.
+        timers, wheel: exact deadlines, and coarse ones for very many.
 
     Only `call_threadsafe` and `wake` may be called from other threads.
     """
@@ -56,13 +48,12 @@ class Reactor:
         clock: Callable[[], float] = time.monotonic,
         selector: selectors.BaseSelector | None = None,
     ) -> None:
+        super().__init__()
         self._clock = clock
         self._selector = selector or selectors.DefaultSelector()
         self.timers = Timers()
         self.wheel = Wheel(grain)
         self.now = clock()
-        self.dirty: list[Flushable] = []
-        self.owner = threading.get_ident()
         self._calls: deque[Callable[[], object]] = deque()
         self._waker, self._wakee = socket.socketpair()
         self._waker.setblocking(False)
@@ -119,13 +110,6 @@ class Reactor:
         self.wheel.run_due(self.now)
         self._run_calls()
         self.flush()
-
-    def flush(self) -> None:
-        """Write what waits; callbacks of a flush may fill other outboxes again."""
-        while self.dirty:
-            dirty, self.dirty = self.dirty, []
-            for owner in dirty:
-                owner.flush()
 
     def finish_calls(self) -> None:
         """Run what is queued, also what that queues, and flush; before `close`."""

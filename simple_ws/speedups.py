@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ._fallback_core import ConnectionCore, LoopState
+
 __all__ = [
     "BACKEND",
+    "ConnectionCore",
     "Deflater",
     "Inflater",
+    "LoopState",
     "Utf8Validator",
     "apply_mask",
     "build_frame",

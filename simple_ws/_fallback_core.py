@@ -1,36 +1,34 @@
-"""The byte path of a connection: socket, frames, callback, outbox, socket.
+"""The byte path of a connection in pure Python: socket, frames, callback, outbox.
 
-`ConnectionCore` carries the ordinary case by itself: a whole data message in one frame
-is unmasked, handed to the callback, and what is written in return waits in the outbox
-until the loop flushes it, once a turn. All else (control frames, fragments,
-compression, faults, closing) goes to `protocol` through `_receive_odd`. What a
-connection is besides (identity, topics, heartbeat, its end) is added by `connection`.
+The twin of what `_speedups.pyx` does under the same names. `ConnectionCore` carries the
+ordinary case by itself: a whole data message in one frame is unmasked and handed to the
+callback, and what is written in return waits in the outbox until the loop flushes it,
+once a turn. All else (control frames, fragments, compression, faults, closing) goes to
+`protocol` through `_receive_odd`. What a connection is besides (identity, topics,
+heartbeat, its end) is added by `connection`.
 """
 
 from __future__ import annotations
 
-import json
 import socket
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any
 
-from .constants import Opcode, SendStatus, State
-from .protocol import Protocol as WebSocketProtocol
-from .speedups import apply_mask
+from ._fallback import apply_mask
+from .constants import MAX_READ, Opcode, SendStatus, State
+from .messages import encode_message
 
-__all__ = ["ConnectionCore", "Loop", "encode_message"]
+__all__ = ["ConnectionCore", "LoopState"]
 
 _READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
 _TEXT = int(Opcode.TEXT)
-_BINARY = int(Opcode.BINARY)
+_OPEN = int(State.OPEN)
 _FINAL_TEXT = 0x80 | _TEXT
-_FINAL_BINARY = 0x80 | _BINARY
+_FINAL_BINARY = 0x80 | int(Opcode.BINARY)
 
-#: Reads grow up to here while they come back full; a socket's default receive buffer.
-MAX_READ = 256 * 1024
 #: Up to here waiting frames are joined and sent at once; beyond, copying costs more
 #: than a scatter/gather call.
 _JOIN_LIMIT = 64 * 1024
@@ -38,42 +36,26 @@ _JOIN_LIMIT = 64 * 1024
 _MAX_BUFFERS = 64
 
 
-class Loop(Protocol):
-    """What a connection needs of its loop (`reactor.Reactor` has it)."""
+class LoopState:
+    """What connections share with the loop that drives them.
 
-    now: float
-    owner: int
-    dirty: list[Any]
-
-
-def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
-    """Find out how a message travels: its opcode and its bytes.
-
-    Args:
-        msg: str, bytes, bytearray, memoryview, or dict or list (sent as JSON text).
-        binary: None lets the type decide; True and False force the frame's type.
-
-    Raises:
-        TypeError: Another type.
-        ValueError: Text that is not valid Unicode, or bytes sent as text that are not
-            valid UTF-8.
+    Attributes:
+        now: what the clock said when this turn began, in seconds.
+        owner: ident of the thread that runs the loop.
+        dirty: connections to be flushed at the end of the turn.
     """
-    if binary is not None and not isinstance(binary, bool):
-        raise TypeError(f"binary must be None, True or False, not {binary!r}")
-    if isinstance(msg, dict | list):
-        msg = json.dumps(msg, separators=(",", ":"), ensure_ascii=False)
-    if isinstance(msg, str):
-        return (_BINARY if binary else _TEXT), msg.encode()
-    if not isinstance(msg, bytes | bytearray | memoryview):
-        raise TypeError(
-            "a message must be str, bytes, bytearray, memoryview, dict or list, "
-            f"not {type(msg).__name__}"
-        )
-    payload = bytes(msg)
-    if binary is not False:
-        return _BINARY, payload
-    payload.decode()
-    return _TEXT, payload
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.owner = get_ident()
+        self.dirty: list[Any] = []
+
+    def flush(self) -> None:
+        """Write what waits, once a connection; callbacks may fill outboxes again."""
+        while self.dirty:
+            dirty, self.dirty = self.dirty, []
+            for connection in dirty:
+                connection.flush()
 
 
 class ConnectionCore:
@@ -81,8 +63,8 @@ class ConnectionCore:
 
     Args:
         sock: connected and non-blocking.
-        loop: see `Loop`.
-        protocol: the rules of this connection.
+        loop: of the thread that drives it.
+        protocol: the rules of this connection (`protocol.Protocol`).
         buffer_size: bytes of the first read.
         write_limit: bytes of unsent output beyond which `_make_room` is asked.
     """
@@ -90,8 +72,8 @@ class ConnectionCore:
     def __init__(
         self,
         sock: socket.socket,
-        loop: Loop,
-        protocol: WebSocketProtocol,
+        loop: LoopState,
+        protocol: Any,
         buffer_size: int,
         write_limit: int,
     ) -> None:
@@ -101,6 +83,10 @@ class ConnectionCore:
         self._buffer_size = buffer_size
         self._read_size = buffer_size
         self._write_limit = write_limit
+        #: Messages may be written: the protocol is OPEN. Set by `_sync`.
+        self._open = True
+        #: A frame begins here and no message is under way: we may read it. Likewise.
+        self._ordinary = True
         self._on_message: Callable[[Any, Any], object] = _ignore
         # One entry a message or control frame; only the first may be partly sent, and
         # is a memoryview then.
@@ -143,9 +129,15 @@ class ConnectionCore:
         """`write_message` was called from a thread that is not the loop's."""
         raise AssertionError("to be provided")
 
+    def _sync(self) -> None:
+        """Learn what the protocol has come to; after whatever may have changed it."""
+        protocol = self._protocol
+        self._open = protocol.state == _OPEN
+        self._ordinary = protocol.between_messages
+
     # Receiving
 
-    def _on_ready(self, events: int) -> None:
+    def __call__(self, events: int) -> None:
         """Called by the selector."""
         if events & _READ:
             self._on_readable()
@@ -176,11 +168,10 @@ class ConnectionCore:
 
     def _feed(self, data: bytes) -> None:
         """Handle what was received, one message or event after the other."""
-        protocol = self._protocol
         pos, end = 0, len(data)
         while pos < end:
             # Every callback may have closed this connection: look again.
-            if protocol.between_messages:
+            if self._ordinary:
                 pos = self._receive_whole(data, pos, end)
                 if pos == end:
                     return
@@ -191,7 +182,7 @@ class ConnectionCore:
 
         Stops before anything else, faults included: `protocol` judges those.
         """
-        protocol = self._protocol
+        max_size = self._protocol.max_size
         while end - pos >= 6:
             first, second = data[pos], data[pos + 1]
             if 0x80 <= second < 0xFE:
@@ -204,7 +195,7 @@ class ConnectionCore:
                     return pos
             else:
                 return pos
-            if start + length > end or length > protocol.max_size:
+            if start + length > end or length > max_size:
                 return pos
             payload = apply_mask(data[start : start + length], data[start - 4 : start])
             msg: str | bytes = payload
@@ -217,7 +208,7 @@ class ConnectionCore:
                 return pos
             pos = start + length
             self._deliver(msg)
-            if not protocol.between_messages:
+            if not self._ordinary:
                 return pos
         return pos
 
@@ -261,8 +252,7 @@ class ConnectionCore:
         return self.write_message(msg, binary)
 
     def _send(self, opcode: int, payload: bytes) -> SendStatus:
-        protocol = self._protocol
-        if protocol.state is not State.OPEN:
+        if not self._open:
             return SendStatus.DROPPED
         waiting = self.buffered_amount
         # Before compressing: a message that enters the context must be sent.
@@ -272,7 +262,7 @@ class ConnectionCore:
             and not self._make_room(len(payload))
         ):
             return SendStatus.DROPPED
-        self._enqueue(protocol.send_message(opcode, payload))
+        self._enqueue(self._protocol.send_message(opcode, payload))
         if self._blocked:
             self._await_drain = True
             return SendStatus.BACKPRESSURE
