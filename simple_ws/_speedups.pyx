@@ -23,17 +23,32 @@ from cpython.bytes cimport (
     _PyBytes_Resize,
 )
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_XDECREF
-from libc.stdint cimport uint8_t, uint64_t
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-from .constants import DEFLATE_TAIL, MAX_DEFLATE_STREAMS
-from .errors import InvalidData, ProtocolError
+import os
+import socket
+import time
+
+from .constants import (
+    DEFLATE_TAIL,
+    MAX_DEFLATE_STREAMS,
+    MAX_READ,
+    SendStatus,
+    State,
+)
+from .errors import InvalidData, MessageTooBig, ProtocolError
+from .messages import encode_message
 
 __all__ = [
     "BACKEND",
+    "ConnectionCore",
     "Deflater",
     "Inflater",
+    "LoopState",
+    "Poller",
     "Utf8Validator",
     "apply_mask",
     "build_frame",
@@ -856,3 +871,13 @@ cdef object fault(int result):
     if result == Z_MEM_ERROR:
         return MemoryError("Can't allocate memory while decompressing data")
     return InvalidData("invalid deflate data")
+
+
+# --- The byte path of a connection ---------------------------------------------------
+
+include "_connection.pxi"
+
+
+# --- Readiness -----------------------------------------------------------------------
+
+include "_selector.pxi"

@@ -34,6 +34,7 @@ from .constants import (
     may_travel,
 )
 from .deflate import Agreement
+from .errors import ProtocolError
 from .http11 import Fields, Headers, Request
 from .messages import encode_message
 from .options import Options
@@ -234,7 +235,8 @@ class Client(ConnectionCore):
 
     def __repr__(self) -> str:
         state = self._protocol.state.name.lower()
-        return f"<{type(self).__name__} {self.id} {self.path} {state}>"
+        # With quotes: a path may hold line breaks, and this goes to logs.
+        return f"<{type(self).__name__} {self.id} {self.path!r} {state}>"
 
     # What a user may do
 
@@ -319,8 +321,9 @@ class Client(ConnectionCore):
         self._registered = True
         self._watch(READ)
         self._enqueue(response)
-        self._on_message = self._handler.on_message
         self._home.welcome(self)
+        # After that: from now on the handler tells us when it is replaced.
+        self._on_message = self._handler.on_message
         if self._options.ping or self._options.idle_timeout is not None:
             self._reactor.wheel.put(self, self._next_deadline())
         self._call(self._handler.on_open, self)
@@ -330,34 +333,36 @@ class Client(ConnectionCore):
     # Receiving
 
     def _receive_odd(self, data: bytes, start: int, end: int) -> int:
-        protocol = self._protocol
-        pos = protocol.receive(data, start, end)
-        self._sync()
-        if protocol.output:
-            for frame in protocol.output:
-                self._answer(frame)
-            protocol.output.clear()
-        event = protocol.take_event()
-        if event is not None:
-            opcode, payload = event
-            if opcode == Opcode.PING:
-                self._on_ping(payload)
-            elif opcode == Opcode.PONG:
-                self._on_pong(payload)
-            elif opcode == Opcode.CLOSE:
-                self._end()
-            else:
-                self._deliver(payload)
+        pos = self._protocol.receive(data, start, end)
+        self._follow()
         return pos
 
-    def _answer(self, frame: bytes) -> None:
-        # RFC 6455 §5.5.3: an endpoint that has not sent the pongs of earlier pings yet
-        # "MAY elect to send a Pong frame for only the most recently processed Ping".
-        outbox = self._outbox
-        superseded = len(outbox) > 1 and outbox[-1][0] == _PONG == frame[0]
-        if self._blocked and superseded:
-            self.buffered_amount -= len(outbox.pop())
-        self._enqueue(frame)
+    def _on_fault(self, error: ProtocolError) -> None:
+        self._protocol.fail(error)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Do what the protocol has come to: send its answers, tell of its event."""
+        protocol = self._protocol
+        self._sync()
+        for frame in protocol.output:
+            if frame[0] == _PONG:
+                self._enqueue_pong(frame)
+            else:
+                self._enqueue(frame)
+        protocol.output.clear()
+        event = protocol.take_event()
+        if event is None:
+            return
+        opcode, payload = event
+        if opcode == Opcode.PING:
+            self._on_ping(payload)
+        elif opcode == Opcode.PONG:
+            self._on_pong(payload)
+        elif opcode == Opcode.CLOSE:
+            self._end()
+        else:
+            self._deliver(payload)
 
     def _on_ping(self, payload: bytes) -> None:
         self.ping_payload = payload
@@ -420,14 +425,14 @@ class Client(ConnectionCore):
 
         What has been sent in part must be finished, and control frames stay.
         """
-        outbox = list(self._outbox)
-        self._outbox.clear()
-        for frame in outbox:
+        items = self._take_outbox()
+        total = sum(map(len, items))
+        for frame in items:
             whole = isinstance(frame, bytes) and not frame[0] & _CONTROL
-            if whole and (size is None or not self._has_room(size)):
-                self.buffered_amount -= len(frame)
+            if whole and (size is None or total + size > self._write_limit):
+                total -= len(frame)
             else:
-                self._outbox.append(frame)
+                self._enqueue(frame)
 
     # Heartbeat
 
@@ -531,7 +536,7 @@ class Client(ConnectionCore):
         if error is None and self.buffered_amount and not self._blocked:
             # The peer ceased to send, perhaps not to read: give it what is there.
             with suppress(OSError):
-                self._sock.sendall(b"".join(self._outbox))
+                self._sock.sendall(b"".join(self._take_outbox()))
         if error is None:
             self._cut("connection closed without a close frame", CloseCause.EOF)
         else:
@@ -555,7 +560,7 @@ class Client(ConnectionCore):
         self._home.forget(self)
         logger.log(
             logging.INFO if self.close_cause in _FAULTS else logging.DEBUG,
-            "client %d of %s ended by %s: %s %s",
+            "client %d of %s ended by %s: %s %r",
             self.id,
             self.address,
             self.close_cause,
@@ -565,7 +570,7 @@ class Client(ConnectionCore):
         self._call(self._handler.on_close, self)
         if self._registered:
             self._arm(self._release)
-            if self._outbox:
+            if self.buffered_amount:
                 self._await_drain = True
             else:
                 self._half_close()

@@ -110,6 +110,8 @@ MAX_HEAD_SIZE = 16 * 1024
 MAX_HEADER_COUNT = 100
 #: Bytes of one read at most, grown to while reads come back full.
 MAX_READ = 256 * 1024
+#: Events that one look at the selector brings at most; the rest comes with the next.
+MAX_READY = 256
 #: RFC 7692 §7.2.1: every message's last four bytes, removed before sending.
 DEFLATE_TAIL = b"\x00\x00\xff\xff"
 #: Streams ended by the peer (BFINAL) in one message; ordinary peers end none. Each

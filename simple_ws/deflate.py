@@ -7,8 +7,10 @@ The compression itself is done by the codecs, message by message, in `protocol`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from .errors import HandshakeError
 
 __all__ = ["Agreement", "Deflate", "negotiate", "parse_extensions"]
 
@@ -16,11 +18,10 @@ EXTENSION = "permessage-deflate"
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
+#: A name, with or without a value, and what ends it: `;` when another one follows.
 _PART = re.compile(
-    rf"[ \t]*({_TOKEN})[ \t]*(?:=[ \t]*({_TOKEN}|{_QUOTED})[ \t]*)?(?:;|$)"
+    rf"[ \t]*({_TOKEN})[ \t]*(?:=[ \t]*({_TOKEN}|{_QUOTED})[ \t]*)?(;|,[ \t,]*|\Z)"
 )
-#: Splits at commas that are not inside a quoted string.
-_ELEMENT = re.compile(rf"(?:{_QUOTED}|[^,])+")
 #: RFC 7692 §7.1.2.1: "a decimal integer value without leading zeroes between 8 and 15".
 _WINDOW_BITS = re.compile(r"[89]|1[0-5]")
 
@@ -98,33 +99,52 @@ class Agreement:
     threshold: int
 
 
-def parse_extensions(lines: Iterable[str]) -> Iterator[tuple[str, Parameters]]:
-    """Read `Sec-WebSocket-Extensions` (RFC 6455 §9.1), one element after the other.
+def parse_extensions(lines: Sequence[str]) -> list[tuple[str, Parameters]]:
+    """Read `Sec-WebSocket-Extensions` (RFC 6455 §9.1).
 
-    An element that does not follow the grammar is left out: its offer is declined.
+    Returns:
+        The extensions of all lines: the name in lower case, and the parameters.
+
+    Raises:
+        HandshakeError: 400. §9.1: "If a value is received [...] that does not conform
+            to the ABNF below, the recipient of such malformed data MUST immediately
+            _Fail the WebSocket Connection_."
     """
-    for line in lines:
-        for element in _ELEMENT.findall(line):
-            parts = _parse_element(element)
-            if parts:
-                yield parts[0][0].lower(), parts[1:]
-
-
-def _parse_element(element: str) -> Parameters:
-    parts: Parameters = []
+    text = ",".join(lines).lstrip(" \t,")
+    found = []
     pos = 0
-    while pos < len(element):
-        match = _PART.match(element, pos)
+    while pos < len(text):
+        parts, pos = _parse_element(text, pos)
+        found.append((parts[0][0].lower(), parts[1:]))
+    if lines and not found:
+        raise _malformed()
+    return found
+
+
+def _parse_element(text: str, pos: int) -> tuple[Parameters, int]:
+    """The parts of the element that begins at `pos`, and where the next one does."""
+    parts: Parameters = []
+    ended_by = ";"
+    while ended_by == ";":
+        match = _PART.match(text, pos)
         if match is None:
-            return []
-        name, value = match.groups()
+            raise _malformed()
+        name, value, ended_by = match.groups()
         if value is not None and value.startswith('"'):
             value = re.sub(r"\\(.)", r"\1", value[1:-1])
+            # §9.1: "the value after quoted-string unescaping MUST conform to the
+            # 'token' ABNF".
+            if not re.fullmatch(_TOKEN, value):
+                raise _malformed()
         parts.append((name, value))
         pos = match.end()
-    if not parts or parts[0][1] is not None or element.rstrip().endswith(";"):
-        return []
-    return parts
+    if parts[0][1] is not None:
+        raise _malformed()
+    return parts, pos
+
+
+def _malformed() -> HandshakeError:
+    return HandshakeError(400, "The Sec-WebSocket-Extensions header is malformed.")
 
 
 def negotiate(

@@ -28,6 +28,10 @@ __all__ = [
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 
+#: Characters of the longest Origin that patterns are tried on: a name has at most 253.
+#: Two stars in a pattern take quadratic time.
+_MAX_ORIGIN = 512
+
 #: What `origins` may hold: exact origins in lower case, "same" for the request's own
 #: host, compiled patterns, and None for requests without an Origin.
 OriginRule = str | re.Pattern[str] | None
@@ -72,7 +76,8 @@ def _check_fields(headers: Headers) -> None:
     if "upgrade" not in headers.tokens("Connection"):
         raise HandshakeError(400, "The Connection header must name Upgrade.")
     # A body would be taken for frames.
-    if "Transfer-Encoding" in headers or headers.get("Content-Length", "0") != "0":
+    lengths = set(headers.get_all("Content-Length"))
+    if "Transfer-Encoding" in headers or not lengths <= {"0"}:
         raise HandshakeError(400, "A WebSocket handshake must not have a body.")
     versions = headers.get_all("Sec-WebSocket-Version")
     if not versions:
@@ -127,7 +132,7 @@ def _origin_matches(origin: str | None, rule: OriginRule, request: Request) -> b
     if origin is None or rule is None:
         return origin is rule
     if isinstance(rule, re.Pattern):
-        return rule.fullmatch(origin) is not None
+        return len(origin) <= _MAX_ORIGIN and rule.fullmatch(origin) is not None
     origin = origin.lower()
     if rule == "same":
         host = request.headers.get("Host", "").lower()
@@ -144,10 +149,12 @@ def offered_subprotocols(headers: Headers) -> list[str]:
     lines = headers.get_all("Sec-WebSocket-Protocol")
     if not lines:
         return []
-    offered = [name.strip() for name in ",".join(lines).split(",")]
-    for name in offered:
-        if not _TOKEN.fullmatch(name):
-            raise HandshakeError(400, "The Sec-WebSocket-Protocol header is malformed.")
+    elements = [name.strip(" \t") for name in ",".join(lines).split(",")]
+    # RFC 9110 §5.6.1.2: "A recipient MUST parse and ignore a reasonable number of
+    # empty list elements".
+    offered = [name for name in elements if name]
+    if not offered or not all(map(_TOKEN.fullmatch, offered)):
+        raise HandshakeError(400, "The Sec-WebSocket-Protocol header is malformed.")
     return offered
 
 

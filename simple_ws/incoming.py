@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from .connection import Client, Handler, Home
-from .deflate import negotiate, parse_extensions
+from .deflate import Agreement, negotiate, parse_extensions
 from .errors import HandshakeError
 from .handshake import (
     check_origin,
@@ -24,7 +26,7 @@ from .handshake import (
 )
 from .http11 import Request, RequestReader, Response
 from .options import Options
-from .reactor import READ
+from .reactor import READ, WRITE
 
 __all__ = ["Door", "Incoming", "Mount"]
 
@@ -69,8 +71,10 @@ class Incoming:
         self._address = address
         self._door = door
         self._reader = RequestReader()
+        self._over = False  # closed, or handed over to a client
         self._refused = False
         self._head_only = False
+        self._unsent = memoryview(b"")  # of the refusal
         self._reads_left = _MAX_LINGER_READS
         self.tick: int | None = None
         reactor = door.reactor
@@ -83,21 +87,28 @@ class Incoming:
             self.close()
             return None
         self._refuse(HandshakeError(408, "The opening handshake took too long."))
-        return now + self._door.options.close_timeout if self._refused else None
+        return None if self._over else now + self._door.options.close_timeout
 
     def close(self) -> None:
         """Close the socket; nothing more will happen."""
-        self._leave()
-        self._door.reactor.unregister(self._sock)
-        self._sock.close()
+        if not self._over:
+            self._leave()
+            self._door.reactor.unregister(self._sock)
+            self._sock.close()
 
     def _leave(self) -> None:
+        self._over = True
         self._door.reactor.wheel.discard(self)
         self._door.left(self)
 
     def _on_ready(self, events: int) -> None:
-        if self._sock.fileno() < 0:
-            return  # an event of this turn, for a socket that a callback closed
+        if events & WRITE and not self._over:
+            self._write()
+        # Not for a socket that a callback of this turn closed.
+        if events & READ and not self._over:
+            self._read()
+
+    def _read(self) -> None:
         try:
             data = self._sock.recv(_READ_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -105,11 +116,18 @@ class Incoming:
         except OSError:
             data = b""
         if not data:
-            self.close()
+            self._on_end()
         elif self._refused:
             self._linger()
         else:
             self._receive(data)
+
+    def _on_end(self) -> None:
+        if self._unsent:
+            # The peer ceased to send, not to read: finish the answer.
+            self._door.reactor.modify(self._sock, WRITE, self._on_ready)
+        else:
+            self.close()
 
     def _linger(self) -> None:
         self._reads_left -= 1
@@ -132,6 +150,7 @@ class Incoming:
         key = check_upgrade(request)
         check_origin(request, options.origins)
         offered = offered_subprotocols(request.headers)
+        extension, agreement = _negotiate(request, options)
         session = self._ask(mount.on_request, request)
         if isinstance(session, Response):
             self._respond(session, f"on_request answered {session.status}")
@@ -140,15 +159,12 @@ class Incoming:
         if subprotocol is not None and subprotocol not in offered:
             logger.error("select_subprotocol chose %r, not offered", subprotocol)
             raise HandshakeError(500, "The server failed.")
-        agreed = options.compression and negotiate(
-            parse_extensions(request.headers.get_all("Sec-WebSocket-Extensions")),
-            options.compression,
-        )
-        extension, agreement = agreed or (None, None)
         create = partial(mount.client_class, self._sock, self._door, mount)
         client = self._ask(create, request, options, agreement, subprotocol)
         if session is not None:
             client.session = session
+        if self._over:
+            return  # one of the user's functions stopped the server
         self._leave()
         client._start(upgrade_response(key, subprotocol, extension), self._reader.rest)
 
@@ -165,15 +181,41 @@ class Incoming:
 
     def _respond(self, response: Response, why: str) -> None:
         """Send an HTTP answer that ends the connection, and let the peer read it."""
+        if self._over:
+            return
         logger.info("handshake of %s refused: %s", self._address, why)
         self._refused = True
-        response.headers.append(("Connection", "close"))
+        response = copy(response)  # the user may give the same one every time
+        response.headers = [*response.headers, ("Connection", "close")]
+        self._unsent = memoryview(response.encode(head_only=self._head_only))
+        self._write()
+
+    def _write(self) -> None:
+        """Send what is left of the answer; then the peer has `close_timeout`."""
+        reactor = self._door.reactor
         try:
-            # Small, and the first that is sent: the system takes it at once.
-            self._sock.send(response.encode(head_only=self._head_only))
+            while self._unsent:
+                self._unsent = self._unsent[self._sock.send(self._unsent) :]
             self._sock.shutdown(socket.SHUT_WR)
+            events = READ
+        except (BlockingIOError, InterruptedError):
+            events = READ | WRITE
         except OSError:
             self.close()
             return
-        reactor = self._door.reactor
+        reactor.modify(self._sock, events, self._on_ready)
         reactor.wheel.put(self, reactor.now + self._door.options.close_timeout)
+
+
+def _negotiate(
+    request: Request, options: Options
+) -> tuple[str, Agreement] | tuple[None, None]:
+    """Agree on compression: the element of the response, and what it means."""
+    config = options.compression
+    if config is None:
+        return None, None
+    if options.slow_consumer == "drop_old":
+        # A message that is dropped after compression must not be missed by later ones.
+        config = replace(config, server_no_context_takeover=True)
+    lines = request.headers.get_all("Sec-WebSocket-Extensions")
+    return negotiate(parse_extensions(lines), config) or (None, None)

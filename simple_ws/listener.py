@@ -22,6 +22,8 @@ logger = logging.getLogger("simple_ws")
 _BATCH = 64
 #: Seconds before accepting is tried again when descriptors or memory ran out.
 _PAUSE = 0.25
+#: Free ports to try where a host has several addresses.
+_ATTEMPTS = 10
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -37,12 +39,31 @@ def bind(host: str, port: int, backlog: int, reuse_port: bool) -> list[socket.so
     Raises:
         OSError: An address is not to be had; the message names it.
     """
+    addresses = list(_addresses(host, port))
+    attempts = _ATTEMPTS if port == 0 else 1
+    while True:
+        attempts -= 1
+        try:
+            return _open_all(addresses, port, backlog, reuse_port, both=not host)
+        except OSError as error:
+            # What is free on one address may be taken on the next: ask for another.
+            if error.errno != errno.EADDRINUSE or not attempts:
+                raise
+
+
+def _open_all(
+    addresses: list[tuple[int, Any]],
+    port: int,
+    backlog: int,
+    reuse_port: bool,
+    both: bool,
+) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
-        for family, address in _addresses(host, port):
+        for family, address in addresses:
             if port == 0 and sockets:
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])
-            sockets.append(_open(family, address, backlog, reuse_port, both=not host))
+            sockets.append(_open(family, address, backlog, reuse_port, both))
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -65,6 +86,10 @@ def _addresses(host: str, port: int) -> Iterator[tuple[int, Any]]:
     except socket.gaierror as error:
         raise OSError(
             error.errno, f"cannot listen on {host!r}: {error.strerror}"
+        ) from None
+    except UnicodeError:  # an empty label, or one of more than 63 characters
+        raise OSError(
+            errno.EINVAL, f"cannot listen on {host!r}: not a host name"
         ) from None
     seen = dict.fromkeys((family, address) for family, _, _, _, address in found)
     for family, address in seen:

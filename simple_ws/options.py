@@ -184,7 +184,9 @@ def _origin(name: str, item: Any) -> OriginRule:
     if not isinstance(item, str):
         raise TypeError(f"{name} must hold strings, patterns or None, not {item!r}")
     origin: str = item.lower()
-    if origin not in ("same", "null", "*") and "://" not in origin:
+    # An origin has no path, not even a slash at its end (RFC 6454 §6.1).
+    named = origin in ("same", "null", "*")
+    if not named and not re.fullmatch(r".+://[^/]+", origin):
         raise ValueError(
             f"{name} must hold origins such as 'https://example.com' or 'same', "
             f"not {item!r}"

@@ -172,7 +172,7 @@ class Protocol:
         try:
             pos = self._receive(data, start, end)
         except ProtocolError as error:
-            self._fail(error)
+            self.fail(error)
             pos = end
         self.between_messages = (
             self._remaining < 0
@@ -211,10 +211,14 @@ class Protocol:
 
     def _receive_header(self, data: Buffer, pos: int, end: int) -> int:
         if self._head is None:
-            header = parse_header(data, pos, end)
-            if header is not None:
-                self._begin_frame(header[1], data[pos + 1], *header[2:])
-                return pos + header[0]
+            if end - pos >= 2:
+                # Before the length, as below: what is wrong with a frame must not
+                # depend on how it was cut.
+                self._check_start(data[pos], data[pos + 1])
+                header = parse_header(data, pos, end)
+                if header is not None:
+                    self._begin_frame(*header[1:])
+                    return pos + header[0]
             self._head = bytearray()
         head = self._head
         while pos < end:
@@ -225,7 +229,7 @@ class Protocol:
             header = parse_header(head, 0, len(head))
             if header is not None:
                 self._head = None
-                self._begin_frame(header[1], head[1], *header[2:])
+                self._begin_frame(*header[1:])
                 break
         return pos
 
@@ -257,10 +261,7 @@ class Protocol:
         if opcode not in (_TEXT, _BINARY):
             raise ProtocolError("RSV1 is set on a frame that begins no message")
 
-    def _begin_frame(
-        self, first: int, second: int, length: int, key: bytes | None
-    ) -> None:
-        self._check_start(first, second)
+    def _begin_frame(self, first: int, length: int, key: bytes | None) -> None:
         self._first = first
         self._key = key
         self._taken = 0
@@ -288,9 +289,10 @@ class Protocol:
             return  # our close frame is out: what comes now is only skipped
         self._wire_size += length
         if self._compressed:
-            # Deflate may grow what it cannot shrink, by 5 bytes a block. Beyond that
-            # it would be an endless chain of empty blocks.
-            if self._wire_size > self.max_size + (self.max_size >> 6) + 1024:
+            # Deflate may grow what it cannot shrink: by 4 % in zlib's smallest blocks
+            # (5 bytes to each 127, memory level 1), by 12 % with fixed codes. Beyond
+            # a quarter it would be an endless chain of empty blocks.
+            if self._wire_size > self.max_size + (self.max_size >> 2) + 1024:
                 self._too_big(f"{self._wire_size:,} compressed bytes")
         elif self._wire_size > self.max_size:
             self._too_big(f"{self._wire_size:,} bytes")
@@ -317,23 +319,32 @@ class Protocol:
         """Add a piece to the message, and fail at the first byte that is wrong."""
         if self._compressed:
             piece = self._inflate(piece, end=False)
-        if self._opcode == _TEXT and not self._validator.feed(piece):
+        room = self.max_size - len(self._message)
+        # What has room is judged first: whether a text is wrong or too long must not
+        # depend on how the stream was cut.
+        if self._opcode == _TEXT and not self._validator.feed(piece[:room]):
             raise InvalidData("text is not valid UTF-8")
+        if len(piece) > room:
+            raise MessageTooBig(f"message exceeds max_size {self.max_size:,} inflated")
         self._message += piece
 
     def _inflate(self, piece: Buffer, *, end: bool) -> bytes:
+        """Inflate a piece; a byte more than there is room for means too big."""
+        inflater = self.inflater()
+        room = self.max_size - len(self._message)
+        plain = inflater.feed(piece, room)
+        if end and len(plain) <= room:
+            plain += inflater.finish(room - len(plain))
+        return plain
+
+    def inflater(self) -> Inflater:
+        """The context of what the peer compresses, made when first asked for."""
         if self._inflater is None:
             assert self.agreement is not None
             self._inflater = Inflater(
                 self.agreement.receive_window_bits, self.agreement.receive_takeover
             )
-        room = self.max_size - len(self._message)
-        plain = self._inflater.feed(piece, room)
-        if end and len(plain) <= room:
-            plain += self._inflater.finish(room - len(plain))
-        if len(plain) > room:
-            raise MessageTooBig(f"message exceeds max_size {self.max_size:,} inflated")
-        return plain
+        return self._inflater
 
     def _end_frame(self) -> None:
         self._remaining = -1
@@ -379,7 +390,7 @@ class Protocol:
         self._move(State.CLOSED)
         self.event = (_CLOSE, None)
 
-    def _fail(self, error: ProtocolError) -> None:
+    def fail(self, error: ProtocolError) -> None:
         """Fail the connection (RFC 6455 §7.1.7)."""
         reason = str(error)
         if self.state is State.OPEN:
@@ -416,7 +427,7 @@ class Protocol:
         first = opcode
         agreement = self.agreement
         if agreement is not None and len(payload) >= agreement.threshold:
-            payload = self._compress(agreement, payload)
+            payload = self.deflater().compress(payload)
             first |= _RSV1
         limit = self.max_frame_size
         if len(payload) <= limit:
@@ -432,15 +443,18 @@ class Protocol:
         frames.append(self._frame(_FIN | first, payload[last:]))
         return b"".join(frames)
 
-    def _compress(self, agreement: Agreement, payload: Buffer) -> bytes:
+    def deflater(self) -> Deflater:
+        """The context of what we compress, made when first asked for."""
         if self._deflater is None:
+            agreement = self.agreement
+            assert agreement is not None
             self._deflater = Deflater(
                 agreement.level,
                 agreement.mem_level,
                 agreement.send_window_bits,
                 agreement.send_takeover,
             )
-        return self._deflater.compress(payload)
+        return self._deflater
 
     def send_ping(self, payload: bytes) -> bytes:
         """A ping frame; `payload` has at most 125 bytes (§5.5.2)."""

@@ -17,6 +17,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from .constants import MAX_READY
+from .errors import InvalidState
+from .selector import EpollSelector, best_selector
 from .speedups import LoopState
 from .timers import Timer, Timers, Wheel
 
@@ -30,6 +33,8 @@ WRITE = selectors.EVENT_WRITE
 
 class Reactor(LoopState):
     """A `selectors` loop for one thread.
+
+    It owns no descriptor before `open`, nor after `close`.
 
     Args:
         grain: seconds, of the coarse wheel (`timers.Wheel`).
@@ -48,17 +53,22 @@ class Reactor(LoopState):
         clock: Callable[[], float] = time.monotonic,
         selector: selectors.BaseSelector | None = None,
     ) -> None:
-        super().__init__()
-        self._clock = clock
-        self._selector = selector or selectors.DefaultSelector()
+        super().__init__(clock)
+        self._given_selector = selector
+        self._selector: selectors.BaseSelector
         self.timers = Timers()
         self.wheel = Wheel(grain)
-        self.now = clock()
         self._calls: deque[Callable[[], object]] = deque()
+        self._waker: socket.socket | None = None
+        self._woken = False
+        self._turning = False
+
+    def open(self) -> None:
+        """Take the descriptors that turning needs; before the first turn."""
+        self._selector = self._given_selector or best_selector()
         self._waker, self._wakee = socket.socketpair()
         self._waker.setblocking(False)
         self._wakee.setblocking(False)
-        self._woken = False
         self._selector.register(self._wakee, READ, self._on_woken)
 
     def register(
@@ -77,11 +87,11 @@ class Reactor(LoopState):
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         """Have `callback()` called in `delay` seconds."""
-        return self.timers.call_at(self._clock() + delay, callback)
+        return self.timers.call_at(self.clock() + delay, callback)
 
     def time(self) -> float:
         """What the clock says at this moment (seconds)."""
-        return self._clock()
+        return self.clock()
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Have `callback()` called at the top of the loop, in this turn or the next."""
@@ -94,22 +104,43 @@ class Reactor(LoopState):
 
     def wake(self) -> None:
         """End the wait of the loop; from any thread and from signal handlers."""
-        if not self._woken:
+        waker = self._waker
+        if waker is not None and not self._woken:
             self._woken = True
             with suppress(OSError):  # closed meanwhile: nobody sleeps any more
-                self._waker.send(b"\0")
+                waker.send(b"\0")
 
     def run_once(self, timeout: float | None = None) -> None:
         """One turn: wait at most `timeout` seconds (None: as long as it takes)."""
+        if self._turning:
+            raise InvalidState("the loop is running already: called from a callback")
+        self._turning = True
         self.owner = threading.get_ident()
-        ready = self._selector.select(self._patience(timeout))
-        self.now = self._clock()
-        for key, events in ready:
-            key.data(events)
-        self.timers.run_due(self.now)
-        self.wheel.run_due(self.now)
-        self._run_calls()
-        self.flush()
+        try:
+            self._dispatch(self._patience(timeout))
+            self.timers.run_due(self.now)
+            self.wheel.run_due(self.now)
+            self._run_calls()
+            self.flush()
+        finally:
+            self._turning = False
+
+    def _dispatch(self, timeout: float | None) -> None:
+        """Wait, look at the clock, and call what is ready."""
+        selector = self._selector
+        if not isinstance(selector, EpollSelector):
+            ready = selector.select(timeout)
+            self.tick()
+            for key, events in ready:
+                key.data(events)
+            return
+        more = selector.dispatch(self, timeout)
+        # Before anybody is judged by when it was last heard: hear everybody, also after
+        # a pause of our own. A descriptor is ready once at most in each round.
+        rounds = len(selector) // MAX_READY
+        while more and rounds and self.wheel.is_due(self.now):
+            more = selector.dispatch(self, 0)
+            rounds -= 1
 
     def finish_calls(self) -> None:
         """Run what is queued, also what that queues, and flush; before `close`."""
@@ -127,9 +158,10 @@ class Reactor(LoopState):
 
     def close(self) -> None:
         """Give the descriptors back; the reactor is of no use afterwards."""
-        self._selector.close()
-        self._waker.close()
-        self._wakee.close()
+        if self._waker is not None:
+            self._selector.close()
+            self._waker.close()
+            self._wakee.close()
 
     def _patience(self, timeout: float | None) -> float | None:
         """How long this turn may sleep."""
@@ -137,7 +169,7 @@ class Reactor(LoopState):
             return 0
         for deadline in (self.timers.next_deadline(), self.wheel.next_deadline):
             if deadline is not None:
-                rest = max(0.0, deadline - self._clock())
+                rest = max(0.0, deadline - self.clock())
                 timeout = rest if timeout is None else min(timeout, rest)
         return timeout
 

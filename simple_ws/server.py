@@ -7,20 +7,23 @@ is left to `incoming` and `connection`.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from .connection import Client
-from .constants import CloseCause, CloseCode
+from .constants import CloseCause, CloseCode, Opcode
 from .errors import HandshakeError, InvalidState
 from .http11 import Request
 from .incoming import Incoming, Mount
 from .listener import Listener, bind
+from .messages import encode_message
 from .options import Options, check_options
 from .reactor import Reactor
 from .routing import Router
@@ -54,6 +57,9 @@ class Server:
         clients: open connections of all handlers, the earliest first.
     """
 
+    #: Seconds that never run backwards; tests have a clock of their own.
+    _clock: Callable[[], float] = staticmethod(time.monotonic)
+
     def __init__(self, host: str = "", port: int = 0, **options: Any) -> None:
         if not isinstance(host, str):
             raise TypeError(f"host must be a str, not {host!r}")
@@ -65,11 +71,12 @@ class Server:
         self.port = port
         self.options = Options().merged(check_options(options))
         self.clients: Group[Client] = Group()
-        self.reactor = self._make_reactor()
+        self.reactor = Reactor(clock=self._clock)
         self._router: Router[Mount] = Router()
         self._topics: Topics[Client] = Topics()
         self._identities: Identities[Client] = Identities()
         self._asked_port = port
+        self._signals_seen = 0
         self._listeners: list[Listener] = []
         self._incoming: set[Incoming] = set()
         self._open_sockets: set[Client] = set()
@@ -95,8 +102,8 @@ class Server:
             raise TypeError(
                 f"handler must be an instance of WebSocket, not {handler!r}"
             )
-        self._router.add(path, handler)
         adopt(self)
+        self._router.add(path, handler)
         return handler
 
     # Running
@@ -113,6 +120,7 @@ class Server:
         options = self.options
         sockets = bind(self.host, self._asked_port, options.backlog, options.reuse_port)
         self.port = sockets[0].getsockname()[1]
+        self._prepare()
         self._listeners = [
             Listener(self.reactor, sock, self._on_accept) for sock in sockets
         ]
@@ -124,7 +132,7 @@ class Server:
         """Serve until `stop`; Ctrl-C and SIGTERM stop it too, in the main thread.
 
         Everybody is sent close code 1001, what was accepted is written, then it
-        returns. A second signal ends at once.
+        returns. A second signal ends at once, a third even a callback that hangs.
 
         Raises:
             InvalidState: It runs already.
@@ -156,20 +164,25 @@ class Server:
         Args:
             drain: seconds for the clients to take what was written to them and to
                 answer; the option `close_timeout` by default. Then they are cut.
+
+        Raises:
+            TypeError, ValueError: `drain` is not a number of seconds.
         """
+        if drain is None:
+            drain = self.options.close_timeout
+        _check_drain(drain)
+        # Before the question whether it runs: a later one has nothing to stop.
+        reactor, thread = self.reactor, self._thread
         if not self._running:
             if self._listeners:
                 self._tear_down()
-            return
-        if drain is None:
-            drain = self.options.close_timeout
-        if self._elsewhere():
-            self.reactor.call_threadsafe(partial(self._begin_stop, drain))
-            self._finished.wait()
-            if self._thread is not None:
-                self._thread.join()
-        else:
+        elif threading.get_ident() == reactor.owner:
             self._begin_stop(drain)
+        else:
+            reactor.call_threadsafe(partial(self._begin_stop, drain))
+            self._finished.wait()
+            if thread is not None:
+                thread.join()
 
     def _begin(self) -> None:
         if self._running:
@@ -177,13 +190,15 @@ class Server:
         if not self._listeners:
             self.listen()
         self._stopping = self._deadline_passed = False
+        self._signals_seen = 0
         self._started.clear()
         self._finished.clear()
-
-    def _serve(self) -> None:
         # Before anybody may ask whose thread the loop's is.
         self.reactor.owner = threading.get_ident()
         self._running = True
+
+    def _serve(self) -> None:
+        self.reactor.owner = threading.get_ident()
         self._started.set()
         try:
             while not self._done():
@@ -223,21 +238,27 @@ class Server:
         self.reactor.finish_calls()
         self.reactor.close()
         self._listeners = []
-        self.reactor = self._make_reactor()
         self._running = False
+        self._thread = None
+        self.reactor = Reactor(clock=self._clock)
         self._finished.set()
 
-    def _make_reactor(self) -> Reactor:
-        options = self.options
+    def _prepare(self) -> None:
+        """Get the loop ready, once it is known what is mounted."""
+        everybody = [self.options, *(mount.options for mount in self._router.targets())]
         shortest = min(
-            options.ping_interval,
-            options.ping_timeout,
-            options.open_timeout,
-            options.close_timeout,
-            options.idle_timeout or 60,
+            min(
+                options.ping_interval,
+                options.ping_timeout,
+                options.open_timeout,
+                options.close_timeout,
+                options.idle_timeout or 60,
+            )
+            for options in everybody
         )
         # A quarter of the shortest deadline, and never finer than is worth a wake-up.
-        return Reactor(grain=max(0.01, min(1.0, shortest / 4)))
+        self.reactor.wheel.grain = max(0.01, min(1.0, shortest / 4))
+        self.reactor.open()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -257,8 +278,11 @@ class Server:
 
     def _on_signal(self, number: int, frame: object) -> None:
         # Runs between two instructions of whatever the loop is doing: only leave word.
-        if self._stopping:
+        self._signals_seen += 1
+        if self._signals_seen == 2:
             self._deadline_passed = True
+        elif self._signals_seen > 2:
+            raise KeyboardInterrupt
         drain = self.options.close_timeout
         self.reactor.call_threadsafe(partial(self._begin_stop, drain))
 
@@ -287,8 +311,9 @@ class Server:
         exclude: Collection[Client],
     ) -> int:
         if self._elsewhere():
-            if isinstance(msg, bytearray | memoryview):
-                msg = bytes(msg)
+            # Now: the caller may change it before its turn comes, or have to be told.
+            opcode, payload = encode_message(msg, None)
+            msg = payload.decode() if opcode == Opcode.TEXT else payload
             self.reactor.call_threadsafe(
                 lambda: self._send_to(find, msg, exclude) and None
             )
@@ -400,7 +425,15 @@ class Server:
             function(*args)
 
     def _elsewhere(self) -> bool:
-        return threading.get_ident() != self.reactor.owner
+        """Whether a call must be queued; while nobody listens, nothing waits for it."""
+        return bool(self._listeners) and threading.get_ident() != self.reactor.owner
+
+
+def _check_drain(drain: object) -> None:
+    if isinstance(drain, bool) or not isinstance(drain, int | float):
+        raise TypeError(f"drain must be a number of seconds, not {drain!r}")
+    if not 0 <= drain < math.inf:
+        raise ValueError(f"drain must be 0 seconds or more, not {drain!r}")
 
 
 def _check_topic(topic: object) -> None:

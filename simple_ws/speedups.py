@@ -9,54 +9,19 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ._fallback_core import ConnectionCore, LoopState
-
-__all__ = [
-    "BACKEND",
-    "ConnectionCore",
-    "Deflater",
-    "Inflater",
-    "LoopState",
-    "Utf8Validator",
-    "apply_mask",
-    "build_frame",
-    "parse_header",
-]
-
 _WANTED = os.environ.get("SIMPLE_WS_EXTENSION", "")
 if _WANTED not in {"", "0", "1"}:
     raise ImportError(f"SIMPLE_WS_EXTENSION must be 1, 0 or unset, not {_WANTED!r}")
 
 if TYPE_CHECKING or _WANTED == "0":
-    from ._fallback import (
-        BACKEND,
-        Deflater,
-        Inflater,
-        Utf8Validator,
-        apply_mask,
-        build_frame,
-        parse_header,
-    )
+    from ._fallback import *
+    from ._fallback import __all__ as __all__
 else:
     try:
-        from ._speedups import (
-            BACKEND,
-            Deflater,
-            Inflater,
-            Utf8Validator,
-            apply_mask,
-            build_frame,
-            parse_header,
-        )
-    except ModuleNotFoundError:
+        from ._speedups import *
+        from ._speedups import __all__ as __all__
+    except ImportError:
         if _WANTED == "1":
             raise
-        from ._fallback import (
-            BACKEND,
-            Deflater,
-            Inflater,
-            Utf8Validator,
-            apply_mask,
-            build_frame,
-            parse_header,
-        )
+        from ._fallback import *
+        from ._fallback import __all__ as __all__

@@ -120,19 +120,25 @@ class Wheel:
                 bucket.discard(owner)
             owner.tick = None
 
+    def is_due(self, now: float) -> bool:
+        """Whether somebody is to be looked at by now."""
+        return self.next_deadline is not None and now >= self.next_deadline
+
     def run_due(self, now: float) -> None:
         """Sweep every owner whose time has come."""
-        if self.next_deadline is None or now < self.next_deadline:
+        if not self.is_due(now):
             return
         self._done = int(now / self.grain)
         for tick in sorted(tick for tick in self._buckets if tick <= self._done):
-            bucket = self._buckets.pop(tick)
+            # It stays where `discard` finds it: a sweep may take out any other owner.
+            bucket = self._buckets[tick]
             while bucket:
                 owner = bucket.pop()
                 owner.tick = None
                 when = owner.sweep(now)
                 if when is not None:
                     self.put(owner, when)
+            del self._buckets[tick]
         self._note_next()
 
     def _note_next(self) -> None:

@@ -14,6 +14,9 @@ __all__ = ["Group", "Identities", "Topics"]
 
 T = TypeVar("T")
 
+#: Of a version that no group has; it keeps nobody alive who has left.
+_NO_SNAPSHOT: tuple[int, list[Any]] = (-1, [])
+
 
 class Group(Generic[T]):
     """Clients in the order they came, each once.
@@ -23,26 +26,33 @@ class Group(Generic[T]):
     copying 1,000 receivers for each broadcast cost 1 µs a receiver.
     """
 
-    __slots__ = ("_members", "_snapshot")
+    __slots__ = ("_members", "_snapshot", "_version")
 
     def __init__(self) -> None:
         self._members: dict[T, None] = {}
-        self._snapshot: list[T] | None = None
+        self._version = 0
+        # The copy, and the version that was read before it was made: what another
+        # thread changed meanwhile shows at the next walk.
+        self._snapshot: tuple[int, list[T]] = _NO_SNAPSHOT
 
     def add(self, member: T) -> None:
         """Put a client in; nothing happens when it is in already."""
         self._members[member] = None
-        self._snapshot = None
+        self._version += 1
+        self._snapshot = _NO_SNAPSHOT
 
     def discard(self, member: T) -> None:
         """Take a client out; nothing happens when it is not in."""
         self._members.pop(member, None)
-        self._snapshot = None
+        self._version += 1
+        self._snapshot = _NO_SNAPSHOT
 
     def __iter__(self) -> Iterator[T]:
-        snapshot = self._snapshot
-        if snapshot is None:
-            snapshot = self._snapshot = list(self._members)
+        version, snapshot = self._snapshot
+        if version != self._version:
+            version = self._version
+            snapshot = list(self._members)
+            self._snapshot = version, snapshot
         return iter(snapshot)
 
     def __len__(self) -> int:
@@ -56,7 +66,7 @@ class Group(Generic[T]):
 
 
 class Topics(Generic[T]):
-    """Subscriptions, with a priority each; a subscription ends by `leave`."""
+    """Subscriptions, with a priority each; one ends by `unsubscribe`."""
 
     def __init__(self) -> None:
         self._groups: dict[str, Group[T]] = {}

@@ -97,8 +97,7 @@ class WebSocket:
             return
         if port is None:
             raise TypeError(f"port is missing: {type(self).__name__}({host!r}, port)")
-        server = Server("" if host is None else host, port)
-        server.options = self.options
+        server = Server("" if host is None else host, port, **self._given)
         server.mount("*", self)
         server.run()
 

@@ -1,6 +1,6 @@
 """The byte path of a connection in pure Python: socket, frames, callback, outbox.
 
-The twin of what `_speedups.pyx` does under the same names. `ConnectionCore` carries the
+`ConnectionCore` carries the
 ordinary case by itself: a whole data message in one frame is unmasked and handed to the
 callback, and what is written in return waits in the outbox until the loop flushes it,
 once a turn. All else (control frames, fragments, compression, faults, closing) goes to
@@ -17,12 +17,14 @@ from itertools import islice
 from threading import get_ident
 from typing import Any
 
-from ._fallback import apply_mask
+from ._fallback_codecs import apply_mask
 from .constants import MAX_READ, Opcode, SendStatus, State
+from .errors import ProtocolError
 from .messages import encode_message
 
-__all__ = ["ConnectionCore", "LoopState"]
+__all__ = ["ConnectionCore", "LoopState", "Poller"]
 
+_PONG_FRAME = 0x8A
 _READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
 _TEXT = int(Opcode.TEXT)
 _OPEN = int(State.OPEN)
@@ -36,8 +38,15 @@ _JOIN_LIMIT = 64 * 1024
 _MAX_BUFFERS = 64
 
 
+#: There is no selector of ours in Python: the platform's serves.
+Poller: Any = None
+
+
 class LoopState:
     """What connections share with the loop that drives them.
+
+    Args:
+        clock: seconds that never run backwards.
 
     Attributes:
         now: what the clock said when this turn began, in seconds.
@@ -45,10 +54,15 @@ class LoopState:
         dirty: connections to be flushed at the end of the turn.
     """
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.now = clock()
         self.owner = get_ident()
         self.dirty: list[Any] = []
+
+    def tick(self) -> None:
+        """Look at the clock; at the beginning of a turn."""
+        self.now = self.clock()
 
     def flush(self) -> None:
         """Write what waits, once a connection; callbacks may fill outboxes again."""
@@ -80,8 +94,7 @@ class ConnectionCore:
         self._sock = sock
         self._loop = loop
         self._protocol = protocol
-        self._buffer_size = buffer_size
-        self._read_size = buffer_size
+        self._buffer_size = self._read_size = min(buffer_size, MAX_READ)
         self._write_limit = write_limit
         #: Messages may be written: the protocol is OPEN. Set by `_sync`.
         self._open = True
@@ -96,13 +109,21 @@ class ConnectionCore:
         self._await_drain = False  # `_on_drained` is to be called
         self._last_received = loop.now
         self._last_message = loop.now
-        #: Bytes of output that the system has not taken yet.
-        self.buffered_amount = 0
+        self._waiting = 0
+
+    @property
+    def buffered_amount(self) -> int:
+        """Bytes of output that the system has not taken yet."""
+        return self._waiting
 
     # What the owner of the other cases provides
 
     def _receive_odd(self, data: bytes, start: int, end: int) -> int:
         """Have `protocol` read from data[start:end]; return where it stopped."""
+        raise AssertionError("to be provided")
+
+    def _on_fault(self, error: ProtocolError) -> None:
+        """The peer broke a rule: fail the connection."""
         raise AssertionError("to be provided")
 
     def _on_lost(self, error: OSError | None) -> None:
@@ -162,7 +183,7 @@ class ConnectionCore:
     def _adapt_reads(self, size: int) -> None:
         """Read more at once while reads come back full, less when they do not."""
         if size == self._read_size:
-            self._read_size = min(size * 2, max(MAX_READ, self._buffer_size))
+            self._read_size = min(size * 2, MAX_READ)
         elif size < self._read_size >> 2 and self._read_size > self._buffer_size:
             self._read_size >>= 1
 
@@ -254,7 +275,7 @@ class ConnectionCore:
     def _send(self, opcode: int, payload: bytes) -> SendStatus:
         if not self._open:
             return SendStatus.DROPPED
-        waiting = self.buffered_amount
+        waiting = self._waiting
         # Before compressing: a message that enters the context must be sent.
         if (
             waiting
@@ -268,13 +289,26 @@ class ConnectionCore:
             return SendStatus.BACKPRESSURE
         return SendStatus.SENT
 
-    def _enqueue(self, frame: bytes) -> None:
+    def _enqueue(self, frame: bytes | memoryview) -> None:
         """Put a message or control frame into the outbox."""
         self._outbox.append(frame)
-        self.buffered_amount += len(frame)
+        self._waiting += len(frame)
         if not self._dirty and not self._blocked:
             self._dirty = True
             self._loop.dirty.append(self)
+
+    def _enqueue_pong(self, frame: bytes) -> None:
+        """Put a pong into the outbox, in place of one that has not left yet.
+
+        RFC 6455 §5.5.3: an endpoint that has not sent the pongs of earlier pings yet
+        "MAY elect to send a Pong frame for only the most recently processed Ping".
+        """
+        outbox = self._outbox
+        if self._blocked and outbox:
+            last = outbox[-1]
+            if isinstance(last, bytes) and last[0] == _PONG_FRAME:
+                self._waiting -= len(outbox.pop())
+        self._enqueue(frame)
 
     def flush(self) -> None:
         """Write what waits, as much as the system takes."""
@@ -309,7 +343,7 @@ class ConnectionCore:
         outbox = self._outbox
         if len(outbox) == 1:
             return outbox[0]
-        if self.buffered_amount <= _JOIN_LIMIT:
+        if self._waiting <= _JOIN_LIMIT:
             return b"".join(outbox)
         if hasattr(self._sock, "sendmsg"):
             return list(islice(outbox, _MAX_BUFFERS))
@@ -318,7 +352,7 @@ class ConnectionCore:
     def _consume(self, sent: int) -> None:
         """Take what was sent off the outbox."""
         outbox = self._outbox
-        self.buffered_amount -= sent
+        self._waiting -= sent
         while sent:
             size = len(outbox[0])
             if sent < size:
@@ -332,9 +366,18 @@ class ConnectionCore:
             self._blocked = True
             self._watch(_READ | _WRITE)
 
+    def _take_outbox(self) -> list[bytes | memoryview]:
+        """Empty the outbox; what was in it: messages and control frames.
+
+        Only the first may be partly sent, and is a memoryview of the rest then.
+        """
+        items = list(self._outbox)
+        self._discard_output()
+        return items
+
     def _discard_output(self) -> None:
         self._outbox.clear()
-        self.buffered_amount = 0
+        self._waiting = 0
 
 
 def _ignore(msg: object, client: object) -> None:

@@ -1,0 +1,1219 @@
+# The byte path of a connection in C, the twin of `_fallback_core.py`; included by
+# `_speedups.pyx`, whose helpers on raw pointers it uses.
+#
+# Who owns which bytes:
+#
+#   the loop's buffer   what was read just now; busy until `feed` returns, which is why
+#                       the loop must not be run from a callback
+#   `tail`              the beginning of a small frame that has not come whole
+#   `large`             a large message that is received where it will stay
+#   `small`             output of this turn, frames copied one behind the other
+#   `queue`             output that is too large to copy, or that waits for the peer
+#
+# `small` always leaves before `queue`, and takes nothing more once `queue` holds output.
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/types.h>
+    #include <sys/socket.h>
+    #include <sys/uio.h>
+    #include <time.h>
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0  /* macOS; Python ignores SIGPIPE anyway */
+    #endif
+    /* What time.monotonic() reads on Linux, without a Python object (22 ns). */
+    #ifdef __linux__
+    #define HAVE_MONOTONIC 1
+    static inline double monotonic_seconds(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    }
+    #else
+    #define HAVE_MONOTONIC 0
+    static inline double monotonic_seconds(void) { return 0.0; }
+    #endif
+    static inline int would_block(int error) {
+        return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+    }
+    """
+    int errno
+    int EINTR, ENOSYS
+    int MSG_NOSIGNAL
+    bint HAVE_MONOTONIC
+    double monotonic_seconds() nogil
+    bint would_block(int error) nogil
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t c_recv "recv"(int fd, void* to, size_t size, int flags) nogil
+    ssize_t c_send "send"(int fd, const void* data, size_t size, int flags) nogil
+    ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* message, int flags) nogil
+    ssize_t c_readv "readv"(int fd, const iovec* parts, int count) nogil
+
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    object PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
+    Py_ssize_t REFERENCES "Py_REFCNT"(PyObject* owner)
+
+
+cdef enum:
+    READ_READY = 1  # selectors.EVENT_READ
+    WRITE_READY = 2
+    FINAL = 0x80
+    PACKED = 0x40  # RSV1: the message is compressed (RFC 7692 §6)
+    TEXT_OPCODE = 1
+    BINARY_OPCODE = 2
+    PONG_FRAME = 0x8A
+    #: Frames that have not come whole are copied into `tail` below this, and received
+    #: where they stay above it, which saves the copy and costs a `readv`.
+    TAIL_LIMIT = 4096
+    #: Payloads up to here are copied into `small`; beyond, a reference and writev are
+    #: cheaper (measured: the two meet between 8 and 32 KiB).
+    COPY_LIMIT = 16384
+    #: Bytes of a large message that are reserved because its header says so; more only
+    #: when they have come: a header costs an attacker nothing.
+    TRUST_LIMIT = 262144
+    #: Buffers of one sendmsg: 1 MiB in frames of 8 KiB takes 256.
+    MAX_PARTS = 256
+    MAX_HEADS = 128
+    HEAD_ROOM = 10
+    #: A spare message buffer below this is not worth keeping: malloc keeps it itself.
+    SPARE_LIMIT = 65536
+    #: Spare message buffers of a loop, and bytes of all.
+    SPARES = 16
+    SPARE_BYTES = 8388608
+    #: Bytes of `small`; more output in a turn goes to the queue.
+    SMALL_LIMIT = 262144
+
+cdef size_t _MAX_READ = MAX_READ
+cdef object _NO_LIMIT = 2**62
+cdef object _OPEN_STATE = int(State.OPEN)
+cdef object _SENT = SendStatus.SENT
+cdef object _DROPPED = SendStatus.DROPPED
+cdef object _BACKPRESSURE = SendStatus.BACKPRESSURE
+cdef object _plain_socket = socket.socket
+
+
+cdef class LoopState:
+    """LoopState(clock)
+--
+
+What connections share with the loop that drives them.
+
+    Args:
+        clock: seconds that never run backwards.
+
+    Attributes:
+        now: what the clock said when this turn began, in seconds.
+        owner: ident of the thread that runs the loop.
+        dirty: connections to be flushed at the end of the turn.
+    """
+
+    cdef public double now
+    cdef public unsigned long owner
+    cdef public list dirty
+    cdef readonly object clock
+    cdef bint monotonic
+    cdef uint8_t* buffer
+    cdef PyObject* spares[SPARES]  # bytes objects that nobody else holds
+    cdef int spare_count
+    cdef size_t spare_bytes
+
+    def __cinit__(self, *args, **kwargs):
+        self.now = 0.0
+        self.owner = PyThread_get_thread_ident()
+        self.dirty = []
+        self.buffer = NULL
+        self.spare_count = 0
+        self.spare_bytes = 0
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.monotonic = clock is time.monotonic and HAVE_MONOTONIC
+        self.look_at_clock()
+
+    def __dealloc__(self):
+        cdef int index
+        free(self.buffer)
+        for index in range(self.spare_count):
+            Py_XDECREF(self.spares[index])
+
+    def tick(self) -> None:
+        """Look at the clock; at the beginning of a turn."""
+        self.look_at_clock()
+
+    cdef int look_at_clock(self) except -1:
+        if self.monotonic:
+            self.now = monotonic_seconds()
+        else:
+            self.now = self.clock()
+        return 0
+
+    def flush(self) -> None:
+        """Write what waits, once a connection; callbacks may fill outboxes again."""
+        cdef list dirty
+        while self.dirty:
+            dirty = self.dirty
+            self.dirty = []
+            for connection in dirty:
+                (<ConnectionCore?> connection).write_out()
+
+    cdef uint8_t* read_buffer(self) except NULL:
+        """Where to read to: room for a tail and for the largest read behind it."""
+        if self.buffer == NULL:
+            self.buffer = <uint8_t*> malloc(TAIL_LIMIT + 16 + _MAX_READ)
+            if self.buffer == NULL:
+                raise MemoryError
+        return self.buffer
+
+    cdef PyObject* take_block(self, size_t size, size_t first) except NULL:
+        """A bytes object of `size` to write into, or a new one of `first` bytes.
+
+        A new block of this size is page after page of zeroes that the kernel makes
+        when first touched, which cost two thirds of the time of a 1 MiB echo.
+        """
+        cdef int index
+        cdef PyObject* block
+        for index in range(self.spare_count):
+            block = self.spares[index]
+            if <size_t> PyBytes_GET_SIZE(<object> block) == size:
+                self.spare_count -= 1
+                self.spares[index] = self.spares[self.spare_count]
+                self.spare_bytes -= size
+                forget_hash(block)
+                return block
+        return new_block(NULL, <Py_ssize_t> first)
+
+    cdef void give_block(self, PyObject* block) noexcept:
+        """Take a reference; keep the block if nobody else holds it."""
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(<object> block)
+        if REFERENCES(block) > 1 or size < SPARE_LIMIT or size > SPARE_BYTES:
+            Py_XDECREF(block)
+            return
+        # The oldest make room: sizes that come no more must not stay.
+        while self.spare_count == SPARES or self.spare_bytes + size > SPARE_BYTES:
+            self.drop_oldest_spare()
+        self.spares[self.spare_count] = block
+        self.spare_count += 1
+        self.spare_bytes += size
+
+    cdef void drop_oldest_spare(self) noexcept:
+        cdef PyObject* oldest = self.spares[0]
+        cdef int index
+        for index in range(1, self.spare_count):
+            self.spares[index - 1] = self.spares[index]
+        self.spare_count -= 1
+        self.spare_bytes -= <size_t> PyBytes_GET_SIZE(<object> oldest)
+        Py_XDECREF(oldest)
+
+
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX >= 0x030B0000 && defined(__GNUC__)
+    #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+    #endif
+    /* A user may have hashed the bytes that stood here before. */
+    static inline void forget_hash(PyObject *block) {
+        ((PyBytesObject *)block)->ob_shash = -1;
+    }
+    """
+    void forget_hash(PyObject* block)
+
+
+cdef struct Item:
+    PyObject* owner  # keeps `data` alive: bytes or str
+    const uint8_t* data
+    size_t size
+    size_t wire  # bytes on the wire in all, headers included
+    size_t sent  # of these
+    uint8_t first  # opcode and RSV1 of a payload to be framed; 0: frames as they are
+    bint partial  # a frame whose beginning has left before it came here
+
+
+cdef inline size_t wire_size(size_t size, size_t limit) noexcept nogil:
+    """What a payload takes on the wire when it is split at `limit`."""
+    cdef size_t whole
+    if size <= limit:
+        return header_size(size) + size
+    whole = (size - 1) // limit
+    return (
+        whole * (header_size(limit) + limit)
+        + header_size(size - whole * limit)
+        + size
+        - whole * limit
+    )
+
+
+cdef uint8_t* write_frames(
+    uint8_t* to, uint8_t first, const uint8_t* data, size_t size, size_t limit
+) noexcept nogil:
+    """Write a message as one frame or several; where it ended (RFC 6455 §5.4)."""
+    while size > limit:
+        to += write_header(to, first, limit, False)
+        memcpy(to, data, limit)
+        to += limit
+        data += limit
+        size -= limit
+        first = 0
+    to += write_header(to, first | FINAL, size, False)
+    memcpy(to, data, size)
+    return to + size
+
+
+cdef class ConnectionCore:
+    """ConnectionCore(sock, loop, protocol, buffer_size, write_limit)
+--
+
+Carries messages between a socket and a callback.
+
+    Args:
+        sock: connected and non-blocking.
+        loop: of the thread that drives it.
+        protocol: the rules of this connection (`protocol.Protocol`).
+        buffer_size: bytes of the first read.
+        write_limit: bytes of unsent output beyond which `_make_room` is asked.
+    """
+
+    cdef public object _sock
+    cdef public object _protocol
+    cdef public object _on_message
+    cdef readonly LoopState _loop
+    cdef public double _last_received
+    cdef public double _last_message
+    cdef public size_t _write_limit
+    cdef public bint _open
+    cdef public bint _ordinary
+    cdef public bint _blocked
+    cdef public bint _await_drain
+    cdef bint dirty
+    cdef int fd
+    cdef uint32_t buffer_size
+    cdef uint32_t read_size
+
+    # What was agreed; copied here because it is asked for with every message.
+    cdef size_t max_size
+    cdef size_t max_frame_size
+    cdef size_t threshold
+    cdef bint packing
+    cdef Inflater inflater
+    cdef Deflater deflater
+
+    # Input that is not whole.
+    cdef uint8_t* tail
+    cdef uint32_t tail_size
+    cdef PyObject* large
+    cdef size_t large_size
+    cdef size_t large_have
+    cdef uint8_t large_first
+    cdef uint8_t large_key[4]
+    cdef Utf8State large_text
+
+    # Output.
+    cdef uint8_t* small
+    cdef uint32_t small_room
+    cdef uint32_t small_used
+    cdef uint32_t small_sent
+    cdef Item* queue
+    cdef uint32_t queue_room
+    cdef uint32_t queue_start
+    cdef uint32_t queue_used
+    cdef size_t waiting
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: LoopState,
+        protocol: Any,
+        buffer_size: int,
+        write_limit: int,
+    ) -> None:
+        self._sock = sock
+        self._loop = loop
+        self._protocol = protocol
+        self._on_message = _ignore
+        self._last_received = self._last_message = (<LoopState> loop).now
+        self._write_limit = min(write_limit, _NO_LIMIT)
+        self.buffer_size = self.read_size = min(buffer_size, _MAX_READ)
+        # What is not a plain socket (TLS, a test's) is asked by its methods.
+        self.fd = sock.fileno() if type(sock) is _plain_socket else -1
+        self.max_size = protocol.max_size
+        self.max_frame_size = protocol.max_frame_size
+        agreement = protocol.agreement
+        self.packing = agreement is not None
+        self.threshold = min(agreement.threshold, _NO_LIMIT) if self.packing else 0
+        self._open = True
+        self._ordinary = True
+
+    def __dealloc__(self):
+        free(self.tail)
+        free(self.small)
+        self.clear_queue()
+        free(self.queue)
+        Py_XDECREF(self.large)
+
+    @property
+    def buffered_amount(self) -> int:
+        """Bytes of output that the system has not taken yet."""
+        return self.waiting
+
+    # What the owner of the other cases provides
+
+    def _receive_odd(self, data: bytes, start: int, end: int) -> int:
+        """Have `protocol` read from data[start:end]; return where it stopped."""
+        raise AssertionError("to be provided")
+
+    def _on_fault(self, error: ProtocolError) -> None:
+        """The peer broke a rule: fail the connection."""
+        raise AssertionError("to be provided")
+
+    def _on_lost(self, error: OSError | None) -> None:
+        """The connection is gone: by an error, or by the peer's end (None)."""
+        raise AssertionError("to be provided")
+
+    def _on_callback_error(self, error: Exception) -> None:
+        """The message callback raised."""
+        raise AssertionError("to be provided")
+
+    def _make_room(self, size: int) -> bool:
+        """The outbox is over its limit; say whether a message may still enter it."""
+        raise AssertionError("to be provided")
+
+    def _watch(self, events: int) -> None:
+        """Be called for these events from now on."""
+        raise AssertionError("to be provided")
+
+    def _on_drained(self) -> None:
+        """All output has left."""
+        raise AssertionError("to be provided")
+
+    def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
+        """`write_message` was called from a thread that is not the loop's."""
+        raise AssertionError("to be provided")
+
+    def _sync(self) -> None:
+        """Learn what the protocol has come to; after whatever may have changed it."""
+        protocol = self._protocol
+        self._open = protocol.state == _OPEN_STATE
+        self._ordinary = protocol.between_messages
+        if not self._open:
+            self.deflater = None  # nothing is written any more, nor delivered
+            self.inflater = None
+
+    # Receiving
+
+    def __call__(self, int events: int) -> None:
+        """Called by the selector."""
+        self.ready(events)
+
+    cdef int ready(self, int events) except -1:
+        if events & READ_READY:
+            self.read_in()
+        if events & WRITE_READY and self._blocked:
+            self.write_out()
+        return 0
+
+    cdef int read_in(self) except -1:
+        cdef LoopState loop = self._loop
+        cdef uint8_t* buffer
+        cdef size_t before = self.tail_size
+        cdef ssize_t got
+        if self.fd < 0:
+            return self.read_by_method()
+        buffer = loop.read_buffer()
+        if self.large != NULL:
+            return self.read_large(buffer)
+        got = c_recv(self.fd, buffer + before, self.read_size, 0)
+        if got <= 0:
+            return self.not_read(got)
+        self.note_read(<size_t> got)
+        if before:
+            memcpy(buffer, self.tail, before)
+            self.drop_tail()
+        return self.feed(buffer, before + <size_t> got)
+
+    cdef int not_read(self, ssize_t got) except -1:
+        cdef int error = errno
+        if got == 0:
+            self._on_lost(None)
+        elif not would_block(error):
+            self._on_lost(OSError(error, os.strerror(error)))
+        return 0
+
+    cdef int read_by_method(self) except -1:
+        cdef bytes data
+        try:
+            data = self._sock.recv(self.read_size)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._on_lost(error)
+            return 0
+        if not data:
+            self._on_lost(None)
+            return 0
+        self.note_read(<size_t> PyBytes_GET_SIZE(data))
+        self._feed(data)
+        return 0
+
+    cdef void note_read(self, size_t size) noexcept:
+        """Read more at once while reads come back full, less when they do not."""
+        self._last_received = self._loop.now
+        if size == self.read_size:
+            self.read_size = <uint32_t> min(size * 2, _MAX_READ)
+        elif size < self.read_size >> 2 and self.read_size > self.buffer_size:
+            self.read_size >>= 1
+
+    def _feed(self, data: bytes) -> None:
+        """Handle what was received, one message or event after the other."""
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(data)
+        cdef size_t before = self.tail_size
+        cdef size_t part
+        cdef uint8_t* buffer
+        if self.large != NULL:
+            part = min(size, self.large_size - self.large_have)
+            self.grow_large(self.large_have + part)
+            memcpy(self.large_end(), PyBytes_AS_STRING(data), part)
+            self.add_to_large(part)
+            data = data[part:]
+        elif before:
+            data = PyBytes_FromStringAndSize(<char*> self.tail, before) + data
+            self.drop_tail()
+        else:
+            # Unmasking is done in place: not in bytes that are somebody's.
+            data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), size)
+        buffer = <uint8_t*> PyBytes_AS_STRING(data)
+        self.feed(buffer, <size_t> PyBytes_GET_SIZE(data))
+
+    cdef int feed(self, uint8_t* data, size_t size) except -1:
+        cdef size_t pos = 0
+        cdef bytes rest
+        if self._ordinary:
+            pos = self.receive_whole(data, size)
+        if pos == size:
+            return 0
+        # Something odd. From here on the bytes stand in an object, copied once, because
+        # `protocol` takes no pointers.
+        rest = PyBytes_FromStringAndSize(<char*> data + pos, <Py_ssize_t> (size - pos))
+        data = <uint8_t*> PyBytes_AS_STRING(rest)
+        size -= pos
+        pos = 0
+        while pos < size:
+            # Every callback may have closed this connection: look again.
+            if self._ordinary:
+                pos += self.receive_whole(data + pos, size - pos)
+                if pos == size:
+                    break
+            pos = self._receive_odd(rest, pos, size)
+        return 0
+
+    cdef size_t receive_whole(self, uint8_t* data, size_t size) except? 0xFFFFFFFF:
+        """Deliver the ordinary messages at the front: whole and in one frame.
+
+        Returns:
+            Where it stopped: at `size`, or before what only `protocol` may judge,
+            faults included.
+        """
+        cdef FrameHeader header
+        cdef size_t pos = 0
+        cdef size_t end
+        cdef int result
+        while pos < size:
+            if not self.looks_ordinary(data + pos, size - pos):
+                return pos
+            result = read_header(data + pos, size - pos, &header)
+            if result == HEADER_INCOMPLETE:
+                return self.keep_tail(data, pos, size)
+            if result != HEADER_READY or header.length > self.max_size:
+                return pos
+            end = pos + header.size + <size_t> header.length
+            if end > size:
+                return self.keep_part(data, pos, size, &header)
+            if not self.receive_frame(data + pos + header.size, &header):
+                return pos
+            pos = end
+            if not self._ordinary:
+                return pos
+        return pos
+
+    cdef inline bint looks_ordinary(self, const uint8_t* data, size_t size) noexcept:
+        """Whether, as far as it has come, this is a masked and final data frame."""
+        cdef uint8_t first = data[0]
+        if size > 1 and not data[1] & 0x80:
+            return False
+        if first == (FINAL | TEXT_OPCODE) or first == (FINAL | BINARY_OPCODE):
+            return True
+        return self.packing and (
+            first == (FINAL | PACKED | TEXT_OPCODE)
+            or first == (FINAL | PACKED | BINARY_OPCODE)
+        )
+
+    cdef bint receive_frame(self, uint8_t* payload, FrameHeader* header) except -1:
+        """Deliver one whole message; false when it is for `protocol` to refuse."""
+        cdef size_t size = <size_t> header.length
+        cdef uint64_t wide = wide_key(header.key, 0)
+        cdef bytes data
+        if header.first & PACKED:
+            mask_in_place(payload, size, wide)
+            self.receive_packed(payload, size, header.first)
+        elif header.first & TEXT_OPCODE:
+            mask_in_place(payload, size, wide)
+            try:
+                text = PyUnicode_DecodeUTF8(<char*> payload, <Py_ssize_t> size, NULL)
+            except UnicodeDecodeError:
+                mask_in_place(payload, size, wide)
+                return False
+            self.deliver(text)
+        else:
+            data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> size)
+            mask_copy(<uint8_t*> PyBytes_AS_STRING(data), payload, size, wide)
+            self.deliver(data)
+        return True
+
+    cdef int receive_packed(self, uint8_t* data, size_t size, uint8_t first) except -1:
+        try:
+            message = self.unpack(data, size, first)
+        except ProtocolError as error:
+            self._on_fault(error)
+        else:
+            self.deliver(message)
+        return 0
+
+    cdef object unpack(self, uint8_t* data, size_t size, uint8_t first):
+        """Inflate a whole message; in the order of steps that `protocol` has."""
+        cdef Utf8State state
+        cdef bytes plain, rest
+        cdef size_t have
+        if self.inflater is None:
+            self.inflater = self._protocol.inflater()
+        plain = self.inflater._feed(data, size, <Py_ssize_t> self.max_size)
+        state.missing = state.low = state.high = 0
+        self.check_inflated(&state, plain, self.max_size, first)
+        have = <size_t> PyBytes_GET_SIZE(plain)
+        rest = self.inflater.finish(<Py_ssize_t> (self.max_size - have))
+        if PyBytes_GET_SIZE(rest):
+            self.check_inflated(&state, rest, self.max_size - have, first)
+            plain += rest
+        if not first & TEXT_OPCODE:
+            return plain
+        if state.missing:
+            raise InvalidData("text ends inside a UTF-8 sequence")
+        return PyUnicode_DecodeUTF8(
+            PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain), NULL
+        )
+
+    cdef int check_inflated(
+        self, Utf8State* state, bytes piece, size_t room, uint8_t first
+    ) except -1:
+        """What has room is judged first, as in `protocol`."""
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(piece)
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(piece)
+        if first & TEXT_OPCODE and not utf8_feed(state, data, min(size, room)):
+            raise InvalidData("text is not valid UTF-8")
+        if size > room:
+            raise MessageTooBig(f"message exceeds max_size {self.max_size:,} inflated")
+        return 0
+
+    cdef int deliver(self, object message) except -1:
+        """Call back with a message; what is returned is the answer."""
+        self._last_message = self._loop.now
+        try:
+            answer = self._on_message(message, self)
+            if answer is not None:
+                self.write_message(answer)
+        except Exception as error:
+            self._on_callback_error(error)
+        return 0
+
+    def _deliver(self, msg: str | bytes) -> None:
+        """Call back with a message; what is returned is the answer."""
+        self.deliver(msg)
+
+    # Input that has not come whole
+
+    cdef size_t keep_part(
+        self, uint8_t* data, size_t pos, size_t size, FrameHeader* header
+    ) except? 0xFFFFFFFF:
+        """Keep the beginning of an ordinary frame; `pos` when `protocol` must read it.
+
+        That is when it is compressed, and when its text is wrong already: failing may
+        not wait for the rest (RFC 6455 §8.1 as the test suites understand it).
+        """
+        cdef uint8_t* payload = data + pos + header.size
+        cdef size_t have = size - pos - header.size
+        cdef uint64_t wide = wide_key(header.key, 0)
+        cdef Utf8State state
+        cdef bint right
+        if header.first & PACKED:
+            return pos
+        state.missing = state.low = state.high = 0
+        if header.first & TEXT_OPCODE:
+            mask_in_place(payload, have, wide)
+            right = utf8_feed(&state, payload, have)
+            mask_in_place(payload, have, wide)
+            if not right:
+                return pos
+        if header.length + header.size <= TAIL_LIMIT:
+            return self.keep_tail(data, pos, size)
+        self.begin_large(header, payload, have)
+        self.large_text = state
+        return size
+
+    cdef size_t keep_tail(
+        self, uint8_t* data, size_t pos, size_t size
+    ) except? 0xFFFFFFFF:
+        self.tail = <uint8_t*> malloc(size - pos)
+        if self.tail == NULL:
+            raise MemoryError
+        self.tail_size = <uint32_t> (size - pos)
+        memcpy(self.tail, data + pos, size - pos)
+        return size
+
+    cdef void drop_tail(self) noexcept:
+        free(self.tail)
+        self.tail = NULL
+        self.tail_size = 0
+
+    cdef int begin_large(
+        self, FrameHeader* header, const uint8_t* payload, size_t have
+    ) except -1:
+        cdef size_t size = <size_t> header.length
+        cdef size_t first = min(size, max(<size_t> TRUST_LIMIT, have))
+        self.large = self._loop.take_block(size, first)
+        self.large_size = size
+        self.large_have = have
+        self.large_first = header.first
+        memcpy(self.large_key, header.key, 4)
+        mask_copy(
+            <uint8_t*> PyBytes_AS_STRING(<object> self.large),
+            payload,
+            have,
+            wide_key(header.key, 0),
+        )
+        return 0
+
+    cdef inline uint8_t* large_end(self) noexcept:
+        return <uint8_t*> PyBytes_AS_STRING(<object> self.large) + self.large_have
+
+    cdef int grow_large(self, size_t wanted) except -1:
+        """Have room for `wanted` bytes of the large message: double it."""
+        cdef size_t room = <size_t> PyBytes_GET_SIZE(<object> self.large)
+        if wanted > room:
+            room = min(self.large_size, max(room * 2, wanted))
+            _PyBytes_Resize(&self.large, <Py_ssize_t> room)
+        return 0
+
+    cdef int read_large(self, uint8_t* buffer) except -1:
+        """Read where the message stands, and what comes behind it into the buffer."""
+        cdef iovec parts[2]
+        cdef size_t room
+        cdef ssize_t got
+        if self.large_have == <size_t> PyBytes_GET_SIZE(<object> self.large):
+            self.grow_large(self.large_have + 1)
+        room = <size_t> PyBytes_GET_SIZE(<object> self.large) - self.large_have
+        parts[0].iov_base = self.large_end()
+        parts[0].iov_len = room
+        parts[1].iov_base = buffer
+        parts[1].iov_len = self.read_size
+        # Behind an unfinished message nothing else can come.
+        got = c_readv(self.fd, parts, 2 if self.large_have + room == self.large_size else 1)
+        if got <= 0:
+            return self.not_read(got)
+        self._last_received = self._loop.now
+        self.add_to_large(min(<size_t> got, room))
+        if <size_t> got > room:
+            self.feed(buffer, <size_t> got - room)
+        return 0
+
+    cdef int add_to_large(self, size_t size) except -1:
+        """Take `size` bytes more that stand, still masked, where they will stay."""
+        cdef uint8_t* piece = self.large_end()
+        mask_in_place(piece, size, wide_key(self.large_key, self.large_have))
+        self.large_have += size
+        if self._open and self.large_first & TEXT_OPCODE:
+            if not utf8_feed(&self.large_text, piece, size):
+                self.drop_large()
+                self._on_fault(InvalidData("text is not valid UTF-8"))
+                return 0
+        if self.large_have == self.large_size:
+            self.end_large()
+        return 0
+
+    cdef int end_large(self) except -1:
+        cdef PyObject* block = self.large
+        cdef object message
+        self.large = NULL
+        try:
+            if not self._open:
+                return 0  # our close frame is out: nothing is delivered any more
+            if self.large_first & TEXT_OPCODE:
+                if self.large_text.missing:
+                    self._on_fault(InvalidData("text ends inside a UTF-8 sequence"))
+                    return 0
+                message = PyUnicode_DecodeUTF8(
+                    PyBytes_AS_STRING(<object> block), <Py_ssize_t> self.large_size, NULL
+                )
+            else:
+                message = <object> block
+            self.deliver(message)
+            message = None
+        finally:
+            # Echoed, it is in the queue still, and comes back by `release_item`.
+            self._loop.give_block(block)
+        return 0
+
+    cdef void drop_large(self) noexcept:
+        Py_XDECREF(self.large)
+        self.large = NULL
+
+    # Sending
+
+    def write_message(self, msg: object, binary: bool | None = None) -> SendStatus:
+        """Send a message (RFC 6455 §6.1); from any thread.
+
+        Args:
+            msg: str is sent as text; bytes, bytearray and memoryview as binary, so
+                that what `on_message` got can be passed on; dict and list as JSON text.
+            binary: True sends either as binary, False either as text.
+
+        Returns:
+            `SendStatus.SENT`, `BACKPRESSURE` (accepted, earlier output still waits
+            for the peer) or `DROPPED` (false: not open, or the slow-consumer policy).
+            Never raises for a peer that has gone.
+
+        Raises:
+            TypeError: A message of another type.
+            ValueError: Bytes sent as text that are not valid UTF-8.
+        """
+        cdef const char* data
+        cdef Py_ssize_t size
+        if PyThread_get_thread_ident() != self._loop.owner:
+            return self._write_elsewhere(msg, binary)
+        if binary is None:
+            if type(msg) is str:
+                data = PyUnicode_AsUTF8AndSize(msg, &size)
+                return self.write(TEXT_OPCODE, msg, <const uint8_t*> data, size)
+            if type(msg) is bytes:
+                return self.write(
+                    BINARY_OPCODE,
+                    msg,
+                    <const uint8_t*> PyBytes_AS_STRING(msg),
+                    <size_t> PyBytes_GET_SIZE(msg),
+                )
+        return self._send(*encode_message(msg, binary))
+
+    def send(self, msg: object, binary: bool | None = None) -> SendStatus:
+        """The same as `write_message`."""
+        return self.write_message(msg, binary)
+
+    def _send(self, int opcode: int, payload: bytes) -> SendStatus:
+        return self.write(
+            <uint8_t> opcode,
+            payload,
+            <const uint8_t*> PyBytes_AS_STRING(payload),
+            <size_t> PyBytes_GET_SIZE(payload),
+        )
+
+    cdef object write(
+        self, uint8_t first, object owner, const uint8_t* data, size_t size
+    ):
+        """Accept a message, or not; `owner` keeps its bytes alive."""
+        if not self._open:
+            return _DROPPED
+        # Before compressing: a message that enters the context must be sent.
+        if (
+            self.waiting
+            and self.waiting + size > self._write_limit
+            and not self._make_room(size)
+        ):
+            return _DROPPED
+        if self.packing and size >= self.threshold:
+            if self.deflater is None:
+                self.deflater = self._protocol.deflater()
+            owner = self.deflater._compress(data, size)
+            data = <const uint8_t*> PyBytes_AS_STRING(owner)
+            size = <size_t> PyBytes_GET_SIZE(owner)
+            first |= PACKED
+        if (
+            size <= COPY_LIMIT
+            and not self._blocked
+            and not self.queue_used
+            and self.small_used < SMALL_LIMIT
+        ):
+            self.write_small(first, data, size)
+        elif size <= COPY_LIMIT:
+            self.write_frame(first, data, size)
+        else:
+            self.push(
+                owner, data, size, wire_size(size, self.max_frame_size), first, False
+            )
+        self.mark_dirty()
+        if self._blocked:
+            self._await_drain = True
+            return _BACKPRESSURE
+        return _SENT
+
+    cdef int write_small(self, uint8_t first, const uint8_t* data, size_t size) except -1:
+        cdef size_t wire = wire_size(size, self.max_frame_size)
+        cdef size_t wanted = self.small_used + wire
+        cdef size_t room
+        if wanted > self.small_room:
+            room = max(<size_t> 256, <size_t> self.small_room)
+            while room < wanted:
+                room *= 2
+            self.resize_small(room)
+        write_frames(self.small + self.small_used, first, data, size, self.max_frame_size)
+        self.small_used += <uint32_t> wire
+        self.waiting += wire
+        return 0
+
+    cdef int resize_small(self, size_t room) except -1:
+        cdef uint8_t* moved = <uint8_t*> realloc(self.small, room)
+        if moved == NULL:
+            raise MemoryError
+        self.small = moved
+        self.small_room = <uint32_t> room
+        return 0
+
+    cdef int write_frame(self, uint8_t first, const uint8_t* data, size_t size) except -1:
+        """Queue a small message, framed, as an object of its own."""
+        cdef size_t wire = wire_size(size, self.max_frame_size)
+        cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> wire)
+        cdef uint8_t* to = <uint8_t*> PyBytes_AS_STRING(frame)
+        write_frames(to, first, data, size, self.max_frame_size)
+        return self.push(frame, to, wire, wire, 0, False)
+
+    cdef int push(
+        self,
+        object owner,
+        const uint8_t* data,
+        size_t size,
+        size_t wire,
+        uint8_t first,
+        bint partial,
+    ) except -1:
+        cdef Item* item
+        if self.queue_start + self.queue_used == self.queue_room:
+            self.make_queue_room()
+        item = self.queue + self.queue_start + self.queue_used
+        Py_INCREF(owner)
+        item.owner = <PyObject*> owner
+        item.data = data
+        item.size = size
+        item.wire = wire
+        item.sent = 0
+        item.first = first
+        item.partial = partial
+        self.queue_used += 1
+        self.waiting += wire
+        return 0
+
+    cdef int make_queue_room(self) except -1:
+        cdef Item* moved
+        if self.queue_start > self.queue_used:
+            memcpy(
+                self.queue,
+                self.queue + self.queue_start,
+                self.queue_used * sizeof(Item),
+            )
+            self.queue_start = 0
+            return 0
+        moved = <Item*> realloc(
+            self.queue, (max(4, self.queue_room * 2)) * sizeof(Item)
+        )
+        if moved == NULL:
+            raise MemoryError
+        self.queue = moved
+        self.queue_room = max(4, self.queue_room * 2)
+        return 0
+
+    cdef inline int mark_dirty(self) except -1:
+        if not self.dirty and not self._blocked:
+            self.dirty = True
+            self._loop.dirty.append(self)
+        return 0
+
+    def _enqueue(self, frame: bytes | memoryview) -> None:
+        """Put a message or control frame into the outbox."""
+        cdef bint partial = not isinstance(frame, bytes)
+        cdef bytes whole = bytes(frame)
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(whole)
+        self.push(whole, <const uint8_t*> PyBytes_AS_STRING(whole), size, size, 0, partial)
+        self.mark_dirty()
+
+    def _enqueue_pong(self, frame: bytes) -> None:
+        """Put a pong into the outbox, in place of one that has not left yet.
+
+        RFC 6455 §5.5.3: an endpoint that has not sent the pongs of earlier pings yet
+        "MAY elect to send a Pong frame for only the most recently processed Ping".
+        """
+        cdef Item* last
+        if self._blocked and self.queue_used:
+            last = self.queue + self.queue_start + self.queue_used - 1
+            if last.sent == 0 and not last.partial and last.first == 0:
+                if last.data[0] == PONG_FRAME:
+                    self.waiting -= last.wire
+                    self.queue_used -= 1
+                    self.release_item(last)
+        self._enqueue(frame)
+
+    def flush(self) -> None:
+        """Write what waits, as much as the system takes."""
+        self.write_out()
+
+    cdef int write_out(self) except -1:
+        cdef size_t offered = 0
+        cdef ssize_t sent
+        cdef int error
+        self.dirty = False
+        while self.waiting:
+            if self.fd < 0:
+                sent = self.send_by_method(&offered)
+            else:
+                sent = self.send_some(&offered)
+            if sent < 0:
+                error = errno
+                if not would_block(error):
+                    self._on_lost(OSError(error, os.strerror(error)))
+                    return 0
+                sent = 0
+            elif not self.waiting:
+                return 0  # lost while it was asked
+            self.consume(<size_t> sent)
+            if <size_t> sent < offered:
+                self.block()
+                return 0
+        return self.all_out()
+
+    cdef int block(self) except -1:
+        if not self._blocked:
+            self._blocked = True
+            self._watch(READ_READY | WRITE_READY)
+        return 0
+
+    cdef int all_out(self) except -1:
+        if self.small != NULL:
+            free(self.small)
+            self.small = NULL
+            self.small_room = self.small_used = self.small_sent = 0
+        if self._blocked:
+            self._blocked = False
+            self._watch(READ_READY)
+        if self._await_drain:
+            self._await_drain = False
+            self._on_drained()
+        return 0
+
+    cdef ssize_t send_some(self, size_t* offered) noexcept:
+        """Offer `small`, or it and the queue, to the system."""
+        cdef iovec parts[MAX_PARTS]
+        cdef uint8_t heads[MAX_HEADS * HEAD_ROOM]
+        cdef msghdr message
+        cdef size_t left = self.small_used - self.small_sent
+        cdef int count = 0
+        if not self.queue_used:
+            offered[0] = left
+            return c_send(self.fd, self.small + self.small_sent, left, MSG_NOSIGNAL)
+        if left:
+            parts[0].iov_base = self.small + self.small_sent
+            parts[0].iov_len = left
+            count = 1
+        offered[0] = left
+        count = self.gather(parts, heads, count, offered)
+        memset(&message, 0, sizeof(msghdr))
+        message.msg_iov = parts
+        message.msg_iovlen = count
+        return c_sendmsg(self.fd, &message, MSG_NOSIGNAL)
+
+    cdef int gather(
+        self, iovec* parts, uint8_t* heads, int count, size_t* offered
+    ) noexcept:
+        """List the bytes of the queue, as many parts as there is room for."""
+        cdef int head = 0
+        cdef uint32_t index
+        cdef Item* item
+        cdef size_t pos
+        for index in range(self.queue_start, self.queue_start + self.queue_used):
+            item = self.queue + index
+            pos = item.sent
+            while pos < item.wire:
+                if count + 2 > MAX_PARTS or head == MAX_HEADS:
+                    return count
+                count = list_part(
+                    item,
+                    &pos,
+                    self.max_frame_size,
+                    parts,
+                    heads + head * HEAD_ROOM,
+                    count,
+                    offered,
+                )
+                head += 1
+        return count
+
+    cdef ssize_t send_by_method(self, size_t* offered) except -2:
+        """The same through the methods of a socket that is not a plain one."""
+        cdef bytes data = b"".join(self.outbox_items())
+        offered[0] = <size_t> PyBytes_GET_SIZE(data)
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._on_lost(error)
+            self.discard()
+            return 0
+
+    cdef void consume(self, size_t sent) noexcept:
+        """Take what was sent off the outbox."""
+        cdef size_t part = min(sent, <size_t> (self.small_used - self.small_sent))
+        cdef Item* item
+        self.waiting -= sent
+        self.small_sent += <uint32_t> part
+        sent -= part
+        while sent:
+            item = self.queue + self.queue_start
+            part = min(sent, item.wire - item.sent)
+            item.sent += part
+            sent -= part
+            if item.sent == item.wire:
+                self.queue_start += 1
+                self.queue_used -= 1
+                self.release_item(item)
+        if not self.queue_used:
+            self.queue_start = 0
+            if self.queue_room > 64:
+                free(self.queue)
+                self.queue = NULL
+                self.queue_room = 0
+
+    cdef void release_item(self, Item* item) noexcept:
+        cdef PyObject* owner = item.owner
+        item.owner = NULL
+        if PyBytes_CheckExact(<object> owner):
+            self._loop.give_block(owner)
+        else:
+            Py_XDECREF(owner)
+
+    cdef void clear_queue(self) noexcept:
+        cdef uint32_t index
+        for index in range(self.queue_start, self.queue_start + self.queue_used):
+            Py_XDECREF(self.queue[index].owner)
+        self.queue_start = self.queue_used = 0
+
+    cdef list outbox_items(self):
+        """Messages and control frames as bytes; what has left in part as the rest of
+        it, in a memoryview."""
+        cdef list items = []
+        cdef size_t start = 0
+        cdef size_t end
+        cdef uint32_t index
+        while start < self.small_used:
+            end = message_end(self.small, start)
+            if end > self.small_sent:
+                frames = PyBytes_FromStringAndSize(
+                    <char*> self.small + start, <Py_ssize_t> (end - start)
+                )
+                if start < self.small_sent:
+                    frames = memoryview(frames)[self.small_sent - start:]
+                items.append(frames)
+            start = end
+        for index in range(self.queue_start, self.queue_start + self.queue_used):
+            items.append(item_bytes(self.queue + index, self.max_frame_size))
+        return items
+
+    def _take_outbox(self) -> list[bytes | memoryview]:
+        """Empty the outbox; what was in it: messages and control frames.
+
+        Only the first may be partly sent, and is a memoryview of the rest then.
+        """
+        cdef list items = self.outbox_items()
+        self.discard()
+        return items
+
+    cdef void discard(self) noexcept:
+        self.small_used = self.small_sent = 0
+        self.clear_queue()
+        self.waiting = 0
+
+    def _discard_output(self) -> None:
+        self.discard()
+
+
+cdef size_t message_end(const uint8_t* data, size_t start) noexcept:
+    """Where the message ends whose frames begin at `start`; frames of our own."""
+    cdef FrameHeader header
+    header.size = header.first = 0
+    while True:
+        read_header(data + start, 14, &header)
+        start += header.size + <size_t> header.length
+        if header.first & FINAL:
+            return start
+
+
+cdef int list_part(
+    Item* item,
+    size_t* pos,
+    size_t limit,
+    iovec* parts,
+    uint8_t* head,
+    int count,
+    size_t* offered,
+) noexcept:
+    """List what is left of one frame of an item, header and payload."""
+    cdef size_t step, index, skip, size, wide
+    if item.first == 0:
+        parts[count].iov_base = <void*> (item.data + pos[0])
+        parts[count].iov_len = item.wire - pos[0]
+        offered[0] += item.wire - pos[0]
+        pos[0] = item.wire
+        return count + 1
+    step = header_size(limit) + limit
+    index = min(pos[0] // step, (item.size - 1) // limit)
+    skip = pos[0] - index * step
+    size = min(limit, item.size - index * limit)
+    wide = write_header(
+        head,
+        (item.first if index == 0 else 0)
+        | (FINAL if (index + 1) * limit >= item.size else 0),
+        size,
+        False,
+    )
+    if skip < wide:
+        parts[count].iov_base = head + skip
+        parts[count].iov_len = wide - skip
+        count += 1
+    parts[count].iov_base = <void*> (
+        item.data + index * limit + (skip - wide if skip > wide else 0)
+    )
+    parts[count].iov_len = size - (skip - wide if skip > wide else 0)
+    offered[0] += wide + size - skip
+    pos[0] += wide + size - skip
+    return count + 1
+
+
+cdef object item_bytes(Item* item, size_t limit):
+    """A queued message as bytes; the rest of it in a memoryview if it has begun."""
+    cdef bytes frames
+    if item.first == 0:
+        frames = <bytes> item.owner
+    else:
+        frames = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> item.wire)
+        write_frames(
+            <uint8_t*> PyBytes_AS_STRING(frames), item.first, item.data, item.size, limit
+        )
+    if item.sent or item.partial:
+        return memoryview(frames)[item.sent:]
+    return frames
+
+
+def _ignore(msg, client):
+    """Stands in until the connection has a callback."""

@@ -1,0 +1,108 @@
+"""The selector of the loop: epoll in C where there is one, otherwise the platform's.
+
+`EpollSelector` is a `selectors.BaseSelector`, and any other one serves in its place; it
+adds `dispatch`, which calls what is ready without making objects for it.
+"""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Mapping
+from typing import Any
+
+from .speedups import LoopState, Poller
+
+__all__ = ["EpollSelector", "best_selector"]
+
+#: What a selector may be asked to watch: a descriptor, or what has `fileno()`.
+_Watched = Any
+
+
+def best_selector() -> selectors.BaseSelector:
+    """The fastest selector there is here."""
+    if Poller is None:
+        return selectors.DefaultSelector()
+    return EpollSelector()
+
+
+def _descriptor(fileobj: _Watched) -> int:
+    return fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+
+
+class EpollSelector(selectors.BaseSelector):
+    """A selector for very many descriptors; `data` must be callable.
+
+    Its keys name descriptors in `fileobj` too: the objects are not kept.
+    """
+
+    def __init__(self) -> None:
+        self._poller = Poller()
+
+    def register(
+        self, fileobj: _Watched, events: int, data: Any = None
+    ) -> selectors.SelectorKey:
+        """See `selectors.BaseSelector.register`."""
+        fd = _descriptor(fileobj)
+        self._poller.add(fd, events, data)
+        return selectors.SelectorKey(fd, fd, events, data)
+
+    def modify(
+        self, fileobj: _Watched, events: int, data: Any = None
+    ) -> selectors.SelectorKey:
+        """See `selectors.BaseSelector.modify`."""
+        fd = _descriptor(fileobj)
+        self._poller.change(fd, events, data)
+        return selectors.SelectorKey(fd, fd, events, data)
+
+    def unregister(self, fileobj: _Watched) -> selectors.SelectorKey:
+        """See `selectors.BaseSelector.unregister`."""
+        key = self.get_key(fileobj)
+        self._poller.remove(key.fd)
+        return key
+
+    def select(
+        self, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """See `selectors.BaseSelector.select`."""
+        ready = self._poller.poll(_milliseconds(timeout))
+        return [(self.get_key(fd), events) for fd, events in ready]
+
+    def dispatch(self, loop: LoopState, timeout: float | None) -> bool:
+        """Wait, set the loop's clock, and call `data(events)` of what is ready.
+
+        Returns:
+            Whether more may be ready than one call takes.
+        """
+        more: bool = self._poller.dispatch(loop, _milliseconds(timeout))
+        return more
+
+    def __len__(self) -> int:
+        return len(self._poller)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when something is ready."""
+        return int(self._poller.fileno())
+
+    def close(self) -> None:
+        """See `selectors.BaseSelector.close`."""
+        self._poller.close()
+
+    def get_map(self) -> Mapping[_Watched, selectors.SelectorKey]:
+        """Every key by its descriptor; made anew at each call."""
+        return {
+            fd: selectors.SelectorKey(fd, fd, events, data)
+            for fd, events, data in self._poller.entries()
+        }
+
+    def get_key(self, fileobj: _Watched) -> selectors.SelectorKey:
+        """See `selectors.BaseSelector.get_key`."""
+        fd = _descriptor(fileobj)
+        events, data = self._poller.entry(fd)
+        return selectors.SelectorKey(fd, fd, events, data)
+
+
+def _milliseconds(timeout: float | None) -> int:
+    """What epoll waits; rounded up, so that a deadline has passed afterwards."""
+    if timeout is None:
+        return -1
+    return 0 if timeout <= 0 else min(int(timeout * 1000) + 1, 2**31 - 1)
