@@ -123,6 +123,10 @@ What connections share with the loop that drives them.
     cdef public list dirty
     cdef readonly object clock
     cdef bint monotonic
+    # What was last handed to a compressing connection in this turn, and its
+    # compressed forms that hold for every receiver, by agreement.
+    cdef object source
+    cdef dict packed
     cdef uint8_t* buffer
     cdef PyObject* spares[SPARES]  # bytes objects that nobody else holds
     cdef int spare_count
@@ -161,11 +165,26 @@ What connections share with the loop that drives them.
     def flush(self) -> None:
         """Write what waits, once a connection; callbacks may fill outboxes again."""
         cdef list dirty
+        self.source = self.packed = None
         while self.dirty:
             dirty = self.dirty
             self.dirty = []
             for connection in dirty:
                 (<ConnectionCore?> connection).write_out()
+
+    cdef bytes pack_for_all(self, object agreement, const uint8_t* data, size_t size):
+        """A message compressed without reference to any other, once for all who have
+        the same agreement."""
+        cdef Deflater deflater
+        if self.packed is None:
+            self.packed = {}
+        packed = self.packed.get(id(agreement))
+        if packed is None:
+            deflater = Deflater(
+                agreement.level, agreement.mem_level, agreement.send_window_bits, False
+            )
+            packed = self.packed[id(agreement)] = deflater._compress(data, size)
+        return packed
 
     cdef uint8_t* read_buffer(self) except NULL:
         """Where to read to: room for a tail and for the largest read behind it."""
@@ -306,6 +325,8 @@ Carries messages between a socket and a callback.
     cdef bint packing
     cdef Inflater inflater
     cdef Deflater deflater
+    cdef bint stale  # the peer's window has moved on without `deflater`
+    cdef bint own_write  # a subclass has its own write_message
 
     # Input that is not whole.
     cdef uint8_t* tail
@@ -352,6 +373,7 @@ Carries messages between a socket and a callback.
         self.threshold = min(agreement.threshold, _NO_LIMIT) if self.packing else 0
         self._open = True
         self._ordinary = True
+        self.own_write = type(self).write_message is not _write_message
 
     def __dealloc__(self):
         free(self.tail)
@@ -836,9 +858,7 @@ Carries messages between a socket and a callback.
         ):
             return _DROPPED
         if self.packing and size >= self.threshold:
-            if self.deflater is None:
-                self.deflater = self._protocol.deflater()
-            owner = self.deflater._compress(data, size)
+            owner = self.pack(owner, data, size)
             data = <const uint8_t*> PyBytes_AS_STRING(owner)
             size = <size_t> PyBytes_GET_SIZE(owner)
             first |= PACKED
@@ -860,6 +880,26 @@ Carries messages between a socket and a callback.
             self._await_drain = True
             return _BACKPRESSURE
         return _SENT
+
+    cdef bytes pack(self, object owner, const uint8_t* data, size_t size):
+        """Compress a message: with this peer's context, unless it goes to others too.
+
+        The second receiver of one object in a turn shows that. What is compressed for
+        all refers to nothing, so any peer can read it; but it moves the peer's window,
+        and our context must start afresh before it is used again.
+        """
+        cdef LoopState loop = self._loop
+        if loop.source is owner:
+            self.stale = True
+            return loop.pack_for_all(self._protocol.agreement, data, size)
+        loop.source = owner
+        loop.packed = None
+        if self.deflater is None:
+            self.deflater = self._protocol.deflater()
+        elif self.stale:
+            self.deflater.reset()
+        self.stale = False
+        return self.deflater._compress(data, size)
 
     cdef int write_small(self, uint8_t first, const uint8_t* data, size_t size) except -1:
         cdef size_t wire = wire_size(size, self.max_frame_size)
@@ -1217,3 +1257,49 @@ cdef object item_bytes(Item* item, size_t limit):
 
 def _ignore(msg, client):
     """Stands in until the connection has a callback."""
+
+
+_write_message = ConnectionCore.write_message
+
+
+def fan_out(
+    members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
+) -> int:
+    """Send one message to many: encoded once, and compressed once.
+
+    Args:
+        members: who receives, but for those in `exclude`.
+        msg: as for `ConnectionCore.write_message`.
+        exclude: who does not.
+
+    Returns:
+        How many took it.
+
+    Raises:
+        TypeError: A message of a type that cannot be sent.
+    """
+    cdef int taken = 0
+    cdef int opcode
+    cdef Py_ssize_t size
+    cdef const uint8_t* data
+    cdef object owner = msg
+    cdef ConnectionCore member
+    if type(msg) is str:
+        opcode = TEXT_OPCODE
+        data = <const uint8_t*> PyUnicode_AsUTF8AndSize(msg, &size)
+    else:
+        opcode, owner = encode_message(msg, None)
+        data = <const uint8_t*> PyBytes_AS_STRING(owner)
+        size = PyBytes_GET_SIZE(owner)
+    for member in members:
+        if exclude and member in exclude:
+            continue
+        if member.own_write:
+            taken += 1 if member.write_message(msg) else 0
+            continue
+        if member._loop.source is not owner:
+            member._loop.source = owner
+            member._loop.packed = None
+        if member.write(<uint8_t> opcode, owner, data, <size_t> size) is not _DROPPED:
+            taken += 1
+    return taken

@@ -14,7 +14,7 @@ from ._fallback_codecs import (
     build_frame,
     parse_header,
 )
-from ._fallback_connection import ConnectionCore, LoopState, Poller
+from ._fallback_connection import ConnectionCore, LoopState, Poller, fan_out
 
 __all__ = [
     "BACKEND",
@@ -26,6 +26,7 @@ __all__ = [
     "Utf8Validator",
     "apply_mask",
     "build_frame",
+    "fan_out",
     "parse_header",
 ]
 

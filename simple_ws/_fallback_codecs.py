@@ -184,12 +184,16 @@ class Deflater:
         self._takeover = takeover
         self._stream = zlib.compressobj(*self._parameters)
 
+    def reset(self) -> None:
+        """Forget what was compressed before."""
+        self._stream = zlib.compressobj(*self._parameters)
+
     def compress(self, data: Buffer) -> bytes:
         """Compress one whole message, without the tail that RFC 7692 takes off."""
         stream = self._stream
         packed = stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH)
         if not self._takeover:
-            self._stream = zlib.compressobj(*self._parameters)
+            self.reset()
         return packed[:-4]
 
 

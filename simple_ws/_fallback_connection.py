@@ -12,22 +12,30 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from threading import get_ident
 from typing import Any
 
-from ._fallback_codecs import apply_mask
+from ._fallback_codecs import Deflater, apply_mask, build_frame
 from .constants import MAX_READ, Opcode, SendStatus, State
+from .deflate import Agreement
 from .errors import ProtocolError
 from .messages import encode_message
 
-__all__ = ["ConnectionCore", "LoopState", "Poller"]
+__all__ = ["ConnectionCore", "LoopState", "Poller", "fan_out"]
 
 _PONG_FRAME = 0x8A
 _READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
 _TEXT = int(Opcode.TEXT)
 _OPEN = int(State.OPEN)
+_NEVER = 2**62
+# A member of an enum is found by its class at every use; these are the same objects.
+_DROPPED, _SENT, _BACKPRESSURE = SendStatus
+#: Headers of short frames, by opcode and length.
+_SHORT_HEADS = {
+    opcode: [bytes((0x80 | opcode, size)) for size in range(126)] for opcode in (1, 2)
+}
 _FINAL_TEXT = 0x80 | _TEXT
 _FINAL_BINARY = 0x80 | int(Opcode.BINARY)
 
@@ -59,6 +67,10 @@ class LoopState:
         self.now = clock()
         self.owner = get_ident()
         self.dirty: list[Any] = []
+        # What was last handed to a compressing connection in this turn, and its
+        # compressed forms that hold for every receiver, by agreement.
+        self._source: object = None
+        self._packed: dict[int, bytes] = {}
 
     def tick(self) -> None:
         """Look at the clock; at the beginning of a turn."""
@@ -66,10 +78,27 @@ class LoopState:
 
     def flush(self) -> None:
         """Write what waits, once a connection; callbacks may fill outboxes again."""
+        self._note_source(None)
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for connection in dirty:
                 connection.flush()
+
+    def _note_source(self, source: object) -> None:
+        self._source = source
+        if self._packed:
+            self._packed = {}
+
+    def _pack_for_all(self, agreement: Agreement, payload: bytes) -> bytes:
+        """A message compressed without reference to any other, once for all who have
+        the same agreement."""
+        packed = self._packed.get(id(agreement))
+        if packed is None:
+            deflater = Deflater(
+                agreement.level, agreement.mem_level, agreement.send_window_bits, False
+            )
+            packed = self._packed[id(agreement)] = deflater.compress(payload)
+        return packed
 
 
 class ConnectionCore:
@@ -110,6 +139,11 @@ class ConnectionCore:
         self._last_received = loop.now
         self._last_message = loop.now
         self._waiting = 0
+        agreement = protocol.agreement
+        self._threshold = _NEVER if agreement is None else agreement.threshold
+        # Payloads below this are sent as they are, in one frame.
+        self._plain_below = min(self._threshold, protocol.max_frame_size + 1)
+        self._stale = False  # the peer's window has moved on without our context
 
     @property
     def buffered_amount(self) -> int:
@@ -265,29 +299,57 @@ class ConnectionCore:
         if get_ident() != self._loop.owner:
             return self._write_elsewhere(msg, binary)
         if binary is None and type(msg) is str:
-            return self._send(_TEXT, msg.encode())
-        return self._send(*encode_message(msg, binary))
+            return self._send_from(msg, _TEXT, msg.encode())
+        opcode, payload = encode_message(msg, binary)
+        return self._send_from(msg if type(msg) is str else payload, opcode, payload)
 
     def send(self, msg: object, binary: bool | None = None) -> SendStatus:
         """The same as `write_message`."""
         return self.write_message(msg, binary)
 
     def _send(self, opcode: int, payload: bytes) -> SendStatus:
+        return self._send_from(payload, opcode, payload)
+
+    def _send_from(self, source: object, opcode: int, payload: bytes) -> SendStatus:
+        """Accept a message, or not; `source` is the object that the user gave."""
         if not self._open:
-            return SendStatus.DROPPED
-        waiting = self._waiting
+            return _DROPPED
+        size, waiting = len(payload), self._waiting
         # Before compressing: a message that enters the context must be sent.
-        if (
-            waiting
-            and waiting + len(payload) > self._write_limit
-            and not self._make_room(len(payload))
-        ):
-            return SendStatus.DROPPED
-        self._enqueue(self._protocol.send_message(opcode, payload))
+        if waiting and waiting + size > self._write_limit and not self._make_room(size):
+            return _DROPPED
+        if size < self._plain_below:
+            head = _SHORT_HEADS[opcode][size] if size < 126 else None
+            self._enqueue(
+                head + payload if head else build_frame(opcode | 0x80, payload)
+            )
+        else:
+            packed = None
+            if size >= self._threshold:
+                packed = self._pack(source, payload)
+            self._enqueue(self._protocol.send_message(opcode, payload, packed))
         if self._blocked:
             self._await_drain = True
-            return SendStatus.BACKPRESSURE
-        return SendStatus.SENT
+            return _BACKPRESSURE
+        return _SENT
+
+    def _pack(self, source: object, payload: bytes) -> bytes:
+        """Compress a message: with this peer's context, unless it goes to others too.
+
+        The second receiver of one object in a turn shows that. What is compressed for
+        all refers to nothing, so any peer can read it; but it moves the peer's window,
+        and our context must start afresh before it is used again.
+        """
+        loop, protocol = self._loop, self._protocol
+        if loop._source is source:
+            self._stale = True
+            return loop._pack_for_all(protocol.agreement, payload)
+        loop._note_source(source)
+        deflater: Deflater = protocol.deflater()
+        if self._stale:
+            deflater.reset()
+            self._stale = False
+        return deflater.compress(payload)
 
     def _enqueue(self, frame: bytes | memoryview) -> None:
         """Put a message or control frame into the outbox."""
@@ -382,3 +444,34 @@ class ConnectionCore:
 
 def _ignore(msg: object, client: object) -> None:
     """Stands in until the connection has a callback."""
+
+
+def fan_out(
+    members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
+) -> int:
+    """Send one message to many: encoded once, and compressed once.
+
+    Args:
+        members: who receives, but for those in `exclude`.
+        msg: as for `ConnectionCore.write_message`.
+        exclude: who does not.
+
+    Returns:
+        How many took it.
+
+    Raises:
+        TypeError: A message of a type that cannot be sent.
+    """
+    opcode, payload = encode_message(msg, None)
+    source = msg if type(msg) is str else payload
+    taken = 0
+    for member in members:
+        if exclude and member in exclude:
+            continue
+        if type(member).write_message is not ConnectionCore.write_message:
+            taken += bool(member.write_message(msg))
+            continue
+        if member._loop._source is not source:
+            member._loop._note_source(source)
+        taken += bool(member._send_from(source, opcode, payload))
+    return taken

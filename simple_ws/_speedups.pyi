@@ -1,5 +1,5 @@
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeAlias, final
 
 from typing_extensions import disjoint_base
@@ -17,6 +17,7 @@ __all__ = [
     "Utf8Validator",
     "apply_mask",
     "build_frame",
+    "fan_out",
     "parse_header",
 ]
 
@@ -41,6 +42,7 @@ class Deflater:
     def __new__(
         cls, level: int, mem_level: int, window_bits: int, takeover: bool
     ) -> Deflater: ...
+    def reset(self) -> None: ...
     def compress(self, data: _Buffer) -> bytes: ...
 
 @final
@@ -119,3 +121,7 @@ class Poller:
     def poll(self, milliseconds: int) -> list[tuple[int, int]]: ...
     def dispatch(self, loop: LoopState, milliseconds: int) -> bool: ...
     def close(self) -> None: ...
+
+def fan_out(
+    members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
+) -> int: ...

@@ -52,6 +52,7 @@ __all__ = [
     "Utf8Validator",
     "apply_mask",
     "build_frame",
+    "fan_out",
     "parse_header",
 ]
 
@@ -685,6 +686,10 @@ Compresses messages (RFC 7692 §7.2.1).
     def __dealloc__(self):
         if self._ready:
             deflateEnd(&self._stream)
+
+    def reset(self) -> None:
+        """Forget what was compressed before."""
+        deflateReset(&self._stream)
 
     def compress(self, data: Buffer) -> bytes:
         """Compress one whole message, without the tail that RFC 7692 takes off."""

@@ -259,8 +259,9 @@ class Client(ConnectionCore):
         """
         code = _check_close(code if status is None else status, reason)
         if self._elsewhere():
+            was_open = self.is_open()
             self._reactor.call_threadsafe(partial(self._close, code, reason))
-            return self.is_open()
+            return was_open
         return self._close(code, reason)
 
     def terminate(self) -> None:
@@ -285,8 +286,9 @@ class Client(ConnectionCore):
         """
         payload = _check_ping(payload)
         if self._elsewhere():
+            was_open = self.is_open()
             self._reactor.call_threadsafe(partial(self._ping, payload))
-            return self.is_open()
+            return was_open
         return self._ping(payload)
 
     def subscribe(self, topic: str, priority: int = 0) -> None:

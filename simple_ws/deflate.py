@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .errors import HandshakeError
 
@@ -160,7 +161,7 @@ def negotiate(
         if name == EXTENSION:
             asked = _read_offer(parameters)
             if asked is not None:
-                return _accept(asked, config)
+                return _accept(frozenset(asked.items()), config)
     return None
 
 
@@ -186,7 +187,12 @@ def _read_offer(parameters: Parameters) -> dict[str, int | bool] | None:
     return asked
 
 
-def _accept(asked: dict[str, int | bool], config: Deflate) -> tuple[str, Agreement]:
+@lru_cache(maxsize=256)
+def _accept(
+    offered: frozenset[tuple[str, int | bool]], config: Deflate
+) -> tuple[str, Agreement]:
+    """The answer to an offer; clients that offered the same share one agreement."""
+    asked = dict(offered)
     send_fresh = config.server_no_context_takeover or bool(
         asked.get("server_no_context_takeover")
     )

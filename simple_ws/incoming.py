@@ -159,7 +159,7 @@ class Incoming:
         if subprotocol is not None and subprotocol not in offered:
             logger.error("select_subprotocol chose %r, not offered", subprotocol)
             raise HandshakeError(500, "The server failed.")
-        create = partial(mount.client_class, self._sock, self._door, mount)
+        create = partial(_create, mount.client_class, self._sock, self._door, mount)
         client = self._ask(create, request, options, agreement, subprotocol)
         if session is not None:
             client.session = session
@@ -205,6 +205,17 @@ class Incoming:
             return
         reactor.modify(self._sock, events, self._on_ready)
         reactor.wheel.put(self, reactor.now + self._door.options.close_timeout)
+
+
+def _create(client_class: Callable[..., Any], *args: object) -> Client:
+    """Make a connection of the user's class."""
+    client = client_class(*args)
+    if not isinstance(client, Client):
+        raise TypeError(f"client_class must be a subclass of Client, not {client!r}")
+    if not hasattr(client, "_reactor"):
+        name = type(client).__name__
+        raise TypeError(f"{name}.__init__ must call super().__init__(*args)")
+    return client
 
 
 def _negotiate(

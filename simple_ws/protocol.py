@@ -417,17 +417,20 @@ class Protocol:
 
     # Sending
 
-    def send_message(self, opcode: int, payload: Buffer) -> bytes:
+    def send_message(
+        self, opcode: int, payload: Buffer, packed: bytes | None = None
+    ) -> bytes:
         """Frame one message, compressed and split as agreed (§5.4, RFC 7692 §7.2.1).
 
         Args:
             opcode: TEXT or BINARY.
             payload: UTF-8 for TEXT.
+            packed: the same compressed, if somebody has done that already.
         """
         first = opcode
         agreement = self.agreement
         if agreement is not None and len(payload) >= agreement.threshold:
-            payload = self.deflater().compress(payload)
+            payload = self.deflater().compress(payload) if packed is None else packed
             first |= _RSV1
         limit = self.max_frame_size
         if len(payload) <= limit:

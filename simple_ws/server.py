@@ -27,7 +27,7 @@ from .messages import encode_message
 from .options import Options, check_options
 from .reactor import Reactor
 from .routing import Router
-from .speedups import BACKEND
+from .speedups import BACKEND, fan_out
 from .topics import Group, Identities, Topics
 
 __all__ = ["Server"]
@@ -318,11 +318,7 @@ class Server:
                 lambda: self._send_to(find, msg, exclude) and None
             )
             return 0
-        return sum(
-            bool(client.write_message(msg))
-            for client in find()
-            if client not in exclude
-        )
+        return fan_out(find(), msg, exclude)
 
     # Topics and identities
 

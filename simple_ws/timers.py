@@ -126,9 +126,11 @@ class Wheel:
 
     def run_due(self, now: float) -> None:
         """Sweep every owner whose time has come."""
-        if not self.is_due(now):
+        deadline = self.next_deadline
+        if deadline is None or now < deadline:
             return
-        self._done = int(now / self.grain)
+        # Division may round to just below the tick that the deadline is of.
+        self._done = max(int(now / self.grain), round(deadline / self.grain))
         for tick in sorted(tick for tick in self._buckets if tick <= self._done):
             # It stays where `discard` finds it: a sweep may take out any other owner.
             bucket = self._buckets[tick]
