@@ -1,0 +1,43 @@
+"""The command line all peers share, and the word that says they are ready.
+
+Each peer echoes (``--mode echo``) or sends every message to all clients (``--mode
+broadcast``), the way its own documentation shows it: text arrives as ``str``, binary as
+``bytes``, and goes out as what it was.
+"""
+
+import argparse
+import socket
+
+#: permessage-deflate parameters, the same wherever a peer lets one choose.
+LEVEL = 6
+MEM_LEVEL = 8
+WINDOW = 15
+
+#: Unsent bytes a client may cause: enough for every work measured here.
+WRITE_LIMIT = 64 << 20
+
+
+def parse(**extra: dict) -> argparse.Namespace:
+    """Read the command line; ``extra`` are options of one peer (name=kwargs)."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--mode", choices=["echo", "broadcast"], default="echo")
+    parser.add_argument("--deflate", type=int, choices=[0, 1], default=0)
+    parser.add_argument(
+        "--max-size", type=int, default=2 << 20, help="bytes of a message"
+    )
+    for name, options in extra.items():
+        parser.add_argument("--" + name.replace("_", "-"), **options)
+    return parser.parse_args()
+
+
+def ready(port: int) -> None:
+    """Tell the runner where we listen."""
+    print("PORT", port, flush=True)
+
+
+def listening_socket(port: int) -> socket.socket:
+    """A listening socket for peers that take one, with the backlog all of them get."""
+    listener = socket.create_server(("127.0.0.1", port), backlog=4096)
+    listener.setblocking(False)
+    return listener

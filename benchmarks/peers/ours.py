@@ -1,0 +1,67 @@
+"""simple_ws of this checkout; ``SIMPLE_WS_EXTENSION`` chooses the backend."""
+
+import common
+
+import simple_ws
+from simple_ws import Server, WebSocket
+from simple_ws.deflate import Deflate
+
+
+class Echo(WebSocket):
+    def on_message(self, msg, client):
+        client.write_message(msg)
+
+
+class BroadcastLoop(WebSocket):
+    def on_message(self, msg, client):
+        for client in self.clients:
+            client.write_message(msg)
+
+
+class Broadcast(WebSocket):
+    def on_message(self, msg, client):
+        self.server.broadcast(msg)
+
+
+def compression(args):
+    """Off, the library's defaults, or the parameters all peers share."""
+    if not args.deflate:
+        return False
+    if args.deflate_parameters == "default":
+        return True
+    return Deflate(
+        server_max_window_bits=common.WINDOW,
+        client_max_window_bits=common.WINDOW,
+        level=common.LEVEL,
+        mem_level=common.MEM_LEVEL,
+        threshold=0,
+    )
+
+
+def main():
+    args = common.parse(
+        max_frame_size={"default": "8192", "help": "bytes, or none"},
+        broadcast_form={"choices": ["server", "loop"], "default": "server"},
+        deflate_parameters={"choices": ["default", "equal"], "default": "equal"},
+    )
+    frame = None if args.max_frame_size == "none" else int(args.max_frame_size)
+    handlers = {"server": Broadcast, "loop": BroadcastLoop}
+    handler = Echo if args.mode == "echo" else handlers[args.broadcast_form]
+    server = Server(
+        "127.0.0.1",
+        args.port,
+        compression=compression(args),
+        max_frame_size=frame,
+        max_size=args.max_size,
+        write_limit=common.WRITE_LIMIT,
+        backlog=4096,
+    )
+    server.mount("*", handler())
+    server.listen()
+    print("BACKEND", simple_ws.BACKEND)
+    common.ready(server.port)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()

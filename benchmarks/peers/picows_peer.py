@@ -1,0 +1,87 @@
+"""picows on uvloop: text echoed by way of ``str``, binary by way of ``bytes``.
+
+picows hands out frames. Building the message object is what every other peer (and every
+program that looks at its messages) does, so it is done here too; picows has no
+permessage-deflate.
+"""
+
+import sys
+
+import common
+import uvloop
+from picows import WSListener, WSMsgType, ws_create_server
+
+TEXT, BINARY, CONTINUATION, CLOSE = (
+    WSMsgType.TEXT,
+    WSMsgType.BINARY,
+    WSMsgType.CONTINUATION,
+    WSMsgType.CLOSE,
+)
+
+
+class Echo(WSListener):
+    fragments = None
+
+    def on_ws_frame(self, transport, frame):
+        kind = frame.msg_type
+        if kind == BINARY and frame.fin:
+            self.on_message(transport, BINARY, frame.get_payload_as_bytes())
+        elif kind == TEXT and frame.fin:
+            self.on_message(transport, TEXT, frame.get_payload_as_utf8_text())
+        elif kind == CLOSE:
+            transport.send_close(frame.get_close_code(), frame.get_close_message())
+            transport.disconnect()
+        elif kind in (TEXT, BINARY, CONTINUATION):
+            self.on_fragment(transport, kind, frame)
+
+    def on_fragment(self, transport, kind, frame):
+        if kind != CONTINUATION:
+            self.kind, self.fragments = kind, []
+        self.fragments.append(frame.get_payload_as_bytes())
+        if frame.fin:
+            message = b"".join(self.fragments)
+            if self.kind == TEXT:
+                message = message.decode()
+            self.on_message(transport, self.kind, message)
+
+    def on_message(self, transport, kind, message):
+        transport.send(kind, message)
+
+
+transports = set()
+
+
+class Broadcast(Echo):
+    def on_ws_connected(self, transport):
+        transports.add(transport)
+
+    def on_ws_disconnected(self, transport):
+        transports.discard(transport)
+
+    def on_message(self, transport, kind, message):
+        for receiver in transports:
+            receiver.send(kind, message)
+
+
+async def serve(args):
+    listener = Echo if args.mode == "echo" else Broadcast
+    server = await ws_create_server(
+        lambda request: listener(),
+        "127.0.0.1",
+        args.port,
+        max_frame_size=args.max_size,
+        backlog=4096,
+    )
+    common.ready(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+def main():
+    args = common.parse()
+    if args.deflate:
+        sys.exit("UNSUPPORTED picows has no permessage-deflate")
+    uvloop.run(serve(args))
+
+
+if __name__ == "__main__":
+    main()
