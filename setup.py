@@ -34,7 +34,7 @@ class BuildExtension(build_ext):
             # set. -O3 rather than -O2: gcc 12 vectorises no masking loop below it.
             ext.extra_compile_args += ["-O3", "-fvisibility=hidden"]
             if DEBUG:
-                ext.extra_compile_args += ["-g", "-O1"]
+                ext.extra_compile_args += ["-O1", "-g"]
         super().build_extension(ext)
 
     def run(self) -> None:  # noqa: D102
@@ -55,7 +55,6 @@ def _extensions(optional: bool) -> list[Extension]:
     directives = {
         "boundscheck": DEBUG,
         "initializedcheck": DEBUG,
-        "overflowcheck": DEBUG,
         "wraparound": False,
         "cdivision": True,
     }

@@ -1,0 +1,93 @@
+# `make run` needs python3 and nothing else. The other targets make themselves an
+# environment in .venv, with or without a compiler, with or without python3-venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+BIN    := $(VENV)/bin
+CYTHON := $(wildcard simple_ws/*.pyx simple_ws/*.pxi)
+
+# The extension as it is called in the tree.
+SPEEDUPS = simple_ws/_speedups$$($(BIN)/python -c \
+	'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+
+# Debian's python3 comes without ensurepip; its own pip can install into .venv then.
+define install
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; \
+	then set -- $(BIN)/python -m pip; \
+	else set -- $(PYTHON) -m pip --python $(BIN)/python; fi; \
+	echo "installing $(1) into $(VENV)"; \
+	"$$@" install --quiet --disable-pip-version-check $(1)
+endef
+
+.PHONY: help run test lint types conformance browser bench wheels sanitize clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "  ARGS='…' is handed on, as in: make test ARGS='-k utf8 -x'"
+
+run: ## start the drawing board, then open the printed address
+	$(PYTHON) ws_example.py $(ARGS)
+
+test: $(VENV)/.stamp ## run the tests, with the extension and without
+	@if [ "$$SIMPLE_WS_EXTENSION" = 0 ]; then \
+	  echo "== SIMPLE_WS_EXTENSION=0: tests of the extension are left out"; \
+	elif [ -e "$(SPEEDUPS)" ]; then \
+	  echo "== tests with the extension"; \
+	  SIMPLE_WS_EXTENSION=1 EXPECT_EXTENSION=1 $(BIN)/python -m pytest $(ARGS); \
+	elif [ "$$SIMPLE_WS_EXTENSION" = 1 ]; then \
+	  echo "SIMPLE_WS_EXTENSION=1, but the extension is not built" >&2; exit 1; \
+	else \
+	  echo "== NO TESTS OF THE EXTENSION: it could not be built. Install a C compiler and"; \
+	  echo "   the headers of Python and zlib, then: make clean test"; \
+	fi
+	@echo "== tests in pure Python"
+	SIMPLE_WS_EXTENSION=0 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.stamp-dev ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint $(CYTHON)
+
+types: $(VENV)/.stamp-dev ## check types, and the extension against its stub
+	$(BIN)/mypy
+	@if [ -e "$(SPEEDUPS)" ]; \
+	then PYTHONPATH=. $(BIN)/stubtest simple_ws._speedups; \
+	else echo "== stubtest left out: the extension is not built"; fi
+
+conformance: $(VENV)/.stamp ## run all cases of the Autobahn test suite
+	$(BIN)/python tests/conformance/run.py $(ARGS)
+
+browser: $(VENV)/.stamp-browser ## draw in a real Chromium
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+bench: $(VENV)/.stamp ## measure beside other servers
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+wheels: ## build, repair and test a wheel for each CPython on this machine
+	$(PYTHON) scripts/build_wheels.py $(ARGS)
+
+sanitize: $(VENV)/.stamp-dev ## run the codec tests under ASAN and UBSAN
+	scripts/sanitize.sh $(abspath $(BIN))/python $(ARGS)
+
+clean: ## remove what was built and installed
+	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f simple_ws/_speedups.c simple_ws/_speedups.html simple_ws/_speedups*.so
+	find simple_ws tests benchmarks scripts -name __pycache__ -prune -exec rm -r {} +
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	|| $(PYTHON) -m venv --clear --without-pip $(VENV)
+
+# An old extension must not outlive a failed build, which pip does not report.
+$(VENV)/.stamp: pyproject.toml setup.py $(CYTHON) | $(BIN)/python
+	@rm -f "$(SPEEDUPS)"
+	$(call install,-e '.[test]')
+	@touch $@
+
+# Tools only: the extension stays as it was built above.
+$(VENV)/.stamp-dev $(VENV)/.stamp-browser: export SIMPLE_WS_EXTENSION = 0
+$(VENV)/.stamp-%: $(VENV)/.stamp
+	$(call install,-e '.[$*]')
+	@touch $@
