@@ -1,0 +1,62 @@
+"""Fixtures for everybody.
+
+Two ways lead to both backends. `codecs` gives a test each of the two modules with the
+codecs. Which of them the rest of the package uses is decided at its import, so `make
+test` runs everything twice, with SIMPLE_WS_EXTENSION=1 and =0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+import pytest
+from hypothesis import settings
+
+# Time is shared with whatever else the machine does; a slow example is no failure.
+settings.register_profile("simple_ws", deadline=None)
+settings.load_profile("simple_ws")
+
+
+def pytest_report_header() -> str:
+    speedups = importlib.import_module("simple_ws.speedups")
+    package = os.path.dirname(os.path.abspath(speedups.__file__ or ""))
+    return f"simple_ws: backend {speedups.BACKEND}, from {package}"
+
+
+def load_codecs(backend: str) -> ModuleType:
+    """Import the codecs of one backend, or skip the test and say why."""
+    if backend == "fallback":
+        return importlib.import_module("simple_ws._fallback")
+    if os.environ.get("SIMPLE_WS_EXTENSION") == "0":
+        pytest.skip("SIMPLE_WS_EXTENSION=0")
+    try:
+        return importlib.import_module("simple_ws._speedups")
+    except ModuleNotFoundError:
+        pytest.skip("the extension is not built")
+
+
+@pytest.fixture(scope="session", params=["fallback", "extension"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of a backend that is there, as in `simple_ws.BACKEND`."""
+    load_codecs(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def codecs(backend: str) -> ModuleType:
+    """The codecs of that backend."""
+    return load_codecs(backend)
+
+
+@pytest.fixture(scope="session")
+def fallback() -> ModuleType:
+    """The codecs in Python, which are the specification."""
+    return load_codecs("fallback")
+
+
+@pytest.fixture(scope="session")
+def extension() -> ModuleType:
+    """The codecs in C."""
+    return load_codecs("extension")

@@ -1,0 +1,404 @@
+"""What the tests of the server share: a recording handler, a raw peer, two servers.
+
+`running` serves in a background thread on a free port, as users do it. `Driven` is a
+server in the test's own thread: it moves only when told, by a clock the test moves.
+Nobody sleeps here: every wait is for an event, and has a deadline.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from simple_ws import Server, WebSocket
+
+#: Seconds after which a test gives up; only a failing test waits so long.
+DEADLINE = 15.0
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+KEY = b"\x37\xfa\x21\x3d"
+
+REQUEST = (
+    "GET {path} HTTP/1.1\r\n"
+    "Host: example.com\r\n"
+    "Upgrade: websocket\r\n"
+    "Connection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    "Sec-WebSocket-Version: 13\r\n"
+    "{headers}\r\n"
+)
+
+
+def request(path: str = "/", *headers: str) -> bytes:
+    """A good upgrade request; `headers` are more lines such as "Origin: x"."""
+    lines = "".join(f"{line}\r\n" for line in headers)
+    return REQUEST.format(path=path, headers=lines).encode("latin-1")
+
+
+def frame(
+    opcode: int, payload: bytes | str = b"", fin: bool = True, rsv: int = 0
+) -> bytes:
+    """A masked frame, as clients send them."""
+    data = payload.encode() if isinstance(payload, str) else payload
+    first = bytes((fin << 7 | rsv | opcode,))
+    size = len(data)
+    if size < 126:
+        head = first + bytes((0x80 | size,))
+    elif size < 65536:
+        head = first + b"\xfe" + size.to_bytes(2, "big")
+    else:
+        head = first + b"\xff" + size.to_bytes(8, "big")
+    repeated = (KEY * (size // 4 + 1))[:size]
+    masked = int.from_bytes(data, "big") ^ int.from_bytes(repeated, "big")
+    return head + KEY + masked.to_bytes(size, "big")
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    return frame(CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+class Event(NamedTuple):
+    name: str
+    client: Any
+    value: Any
+
+
+class Recorder(WebSocket):
+    """Notes every callback in `events`, in order."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.events: list[Event] = []
+        self._changed = threading.Condition()
+
+    def note(self, name: str, client: Any, value: Any = None) -> None:
+        with self._changed:
+            self.events.append(Event(name, client, value))
+            self._changed.notify_all()
+
+    def of(self, name: str) -> list[Any]:
+        """The values of all events of a name."""
+        return [event.value for event in self.events if event.name == name]
+
+    @property
+    def names(self) -> list[str]:
+        return [event.name for event in self.events]
+
+    def wait_for(self, name: str, count: int = 1) -> Any:
+        """Wait for the count-th event of a name; return its value."""
+        with self._changed:
+            came = self._changed.wait_for(lambda: len(self.of(name)) >= count, DEADLINE)
+        assert came, f"no {name!r} number {count} among {self.events}"
+        return self.of(name)[count - 1]
+
+    def client(self, index: int = 0) -> Any:
+        """The index-th client that opened."""
+        self.wait_for("open", index + 1)
+        return [event.client for event in self.events if event.name == "open"][index]
+
+    def on_open(self, client: Any) -> Any:
+        self.note("open", client)
+
+    def on_message(self, msg: Any, client: Any) -> Any:
+        self.note("message", client, msg)
+
+    def on_close(self, client: Any) -> None:
+        end = (client.close_code, client.close_reason, client.close_cause)
+        self.note("close", client, end)
+
+    def on_ping(self, client: Any) -> None:
+        self.note("ping", client, client.ping_payload)
+
+    def on_pong(self, client: Any) -> None:
+        self.note("pong", client, client.pong_payload)
+
+    def on_drain(self, client: Any) -> None:
+        self.note("drain", client)
+
+    def on_error(self, error: Exception, client: Any) -> None:
+        self.note("error", client, error)
+        client.close(1011, "the handler failed")
+
+
+class Echo(Recorder):
+    def on_message(self, msg: Any, client: Any) -> Any:
+        super().on_message(msg, client)
+        return msg
+
+
+class Peer:
+    """The other end of a connection, byte by byte.
+
+    Args:
+        sock: connected.
+        pump: called while there is nothing to read or no room to write; waits for the
+            socket by default.
+    """
+
+    def __init__(
+        self, sock: socket.socket, pump: Callable[[], object] | None = None
+    ) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.head = b""
+        self._pump = pump
+        self._buffer = b""
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.sock.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Cut the connection with a RST."""
+        self.sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        self.sock.close()
+
+    def end(self) -> None:
+        """Say that nothing more will be sent."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def shake(self, path: str = "/", *headers: str, then: bytes = b"") -> Peer:
+        """The opening handshake, with bytes right behind it; expects to be let in."""
+        self.write(request(path, *headers) + then)
+        self.head = self.read_head()
+        assert self.head.startswith(b"HTTP/1.1 101 "), self.head
+        return self
+
+    def write(self, data: bytes) -> None:
+        deadline = time.monotonic() + DEADLINE
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self.sock.send(view) :]
+            except BlockingIOError:
+                self._wait(deadline, writing=True)
+
+    def send(self, opcode: int, payload: bytes | str = b"", **how: Any) -> None:
+        self.write(frame(opcode, payload, **how))
+
+    def text(self, payload: str) -> None:
+        self.send(TEXT, payload)
+
+    def read(self, size: int) -> bytes:
+        """Exactly so many bytes."""
+        while len(self._buffer) < size:
+            data = self._receive()
+            assert data, f"ended after {self._buffer[:200]!r}"
+            self._buffer += data
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+    def read_head(self) -> bytes:
+        """Up to and with an empty line."""
+        while b"\r\n\r\n" not in self._buffer:
+            data = self._receive()
+            assert data, f"ended after {self._buffer[:200]!r}"
+            self._buffer += data
+        head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
+        return head
+
+    def read_frame(self) -> tuple[int, bytes]:
+        """First byte and payload of the next frame."""
+        first, size = self.read(2)
+        if size == 126:
+            size = int.from_bytes(self.read(2), "big")
+        elif size == 127:
+            size = int.from_bytes(self.read(8), "big")
+        return first, self.read(size)
+
+    def read_message(self) -> str | bytes:
+        """The next message; it must be one, whole or in fragments."""
+        first, payload = self.read_frame()
+        opcode = first & 0x0F
+        while not first & 0x80:
+            first, more = self.read_frame()
+            assert first & 0x7F == 0, f"frame 0x{first:x} inside a message"
+            payload += more
+        assert opcode in (TEXT, BINARY), f"a frame of opcode {opcode}: {payload!r}"
+        return payload.decode() if opcode == TEXT else payload
+
+    def read_close(self) -> tuple[int | None, str]:
+        """Code and reason of the close frame that must come next."""
+        first, payload = self.read_frame()
+        assert first == 0x80 | CLOSE, (first, payload[:100])
+        if not payload:
+            return None, ""
+        return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+
+    def read_rest(self) -> bytes:
+        """Everything up to the end of the connection."""
+        while data := self._receive():
+            self._buffer += data
+        data, self._buffer = self._buffer, b""
+        return data
+
+    def nothing_waits(self) -> bool:
+        """Whether nothing has come that was not read."""
+        if not self._buffer:
+            try:
+                self._buffer = self.sock.recv(65536)
+            except BlockingIOError:
+                return True
+        return False
+
+    def read_now(self) -> bytes:
+        """What has come so far."""
+        data, self._buffer = self._buffer, b""
+        with suppress(BlockingIOError):
+            data += self.sock.recv(2**20)
+        return data
+
+    def leave(self, code: int = 1000, reason: str = "") -> tuple[int | None, str]:
+        """Close properly; return how it was answered."""
+        self.write(close_frame(code, reason))
+        answer = self.read_close()
+        assert self.read_rest() == b""
+        self.sock.close()
+        return answer
+
+    def _receive(self) -> bytes:
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            try:
+                return self.sock.recv(2**20)
+            except BlockingIOError:
+                self._wait(deadline, writing=False)
+
+    def _wait(self, deadline: float, writing: bool) -> None:
+        assert time.monotonic() < deadline, "nothing happened in time"
+        if self._pump is not None:
+            self._pump()
+        elif writing:
+            select.select([], [self.sock], [], 1)
+        else:
+            select.select([self.sock], [], [], 1)
+
+
+def connect(server: Server, host: str = "127.0.0.1") -> Peer:
+    """A TCP connection to a server, without a handshake."""
+    return Peer(socket.create_connection((host, server.port), timeout=DEADLINE))
+
+
+def open_peer(server: Server, path: str = "/", *headers: str) -> Peer:
+    """A connection that is open."""
+    return connect(server).shake(path, *headers)
+
+
+@contextmanager
+def running(handler: WebSocket | None = None, **options: Any) -> Iterator[Server]:
+    """A server in a thread of its own, on a free port of the loopback."""
+    server = Server("127.0.0.1", 0, **options)
+    if handler is not None:
+        server.mount("*", handler)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(drain=0)
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Driven:
+    """A server that runs in the test's thread, turn by turn, by a clock of its own.
+
+    Its peers are joined to it by socket pairs, so that what is sent has arrived.
+    """
+
+    def __init__(self, handler: WebSocket | None = None, **options: Any) -> None:
+        self.clock = Clock()
+        server_class = type("DrivenServer", (Server,), {"_clock": self.clock})
+        self.server: Server = server_class("127.0.0.1", 0, **options)
+        self.handler: Any = Recorder() if handler is None else handler
+        self.server.mount("*", self.handler)
+        self.server._prepare()
+        self._peers: list[Peer] = []
+
+    def __enter__(self) -> Driven:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        for peer in self._peers:
+            peer.close()
+        self.server._tear_down()
+
+    @property
+    def reactor(self) -> Any:
+        return self.server.reactor
+
+    def turn(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.reactor.run_once(0)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and the server notice it."""
+        self.clock.now += seconds
+        self.turn(2)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Turn until something is so."""
+        deadline = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < deadline, "it never came to be"
+            self.turn()
+
+    def join(self, wrap: Callable[[socket.socket], Any] | None = None) -> Peer:
+        """A connection before its handshake.
+
+        Args:
+            wrap: what the server gets instead of its socket.
+        """
+        theirs, ours = socket.socketpair()
+        ours.setblocking(False)
+        sock = ours if wrap is None else wrap(ours)
+        self.server._on_accept(sock, ("192.0.2.1", 12345))
+        peer = Peer(theirs, self.turn)
+        self._peers.append(peer)
+        return peer
+
+    def open(
+        self,
+        path: str = "/",
+        *headers: str,
+        wrap: Callable[[socket.socket], Any] | None = None,
+        then: bytes = b"",
+    ) -> Peer:
+        """A connection that is open."""
+        return self.join(wrap).shake(path, *headers, then=then)
+
+
+class Wrapped:
+    """A socket that lets its user do everything, to be overridden."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def small_buffers(sock: socket.socket) -> socket.socket:
+    """Have the system take only a few kilobytes of output."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return sock

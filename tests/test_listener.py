@@ -1,0 +1,282 @@
+"""Listening sockets: where they are bound, and a system that is short of everything."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from itertools import count
+from typing import Any
+
+import pytest
+from harness import Clock, Echo, connect, open_peer, running
+
+from simple_ws import Server
+from simple_ws import listener as listener_module
+from simple_ws.listener import Listener, bind
+from simple_ws.reactor import Reactor
+
+
+def ipv6_works() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="no IPv6 on this machine")
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+# --- Where ---------------------------------------------------------------------------
+
+
+def test_port_0_picks_a_free_one() -> None:
+    (sock,) = bind("127.0.0.1", 0, 10, False)
+    assert sock.getsockname()[1] > 0
+    sock.close()
+
+
+@needs_ipv6
+def test_empty_host_is_one_socket_for_both_families() -> None:
+    (sock,) = bind("", 0, 10, False)
+    port = sock.getsockname()[1]
+    for host in ("127.0.0.1", "::1"):
+        socket.create_connection((host, port), timeout=10).close()
+    sock.close()
+
+
+def test_empty_host_without_ipv6_is_ipv4(monkeypatch: Any) -> None:
+    monkeypatch.setattr(listener_module, "_ipv6_works", lambda: False)
+    (sock,) = bind("", 0, 10, False)
+    assert sock.family == socket.AF_INET
+    assert sock.getsockname()[0] == "0.0.0.0"
+    sock.close()
+
+
+def test_localhost_is_every_address_of_it_with_one_port() -> None:
+    sockets = bind("localhost", 0, 10, False)
+    assert len({sock.getsockname()[1] for sock in sockets}) == 1
+    expected = {
+        entry[4][0]
+        for entry in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)
+        if entry[0] == socket.AF_INET or ipv6_works()
+    }
+    assert {sock.getsockname()[0] for sock in sockets} == expected
+    close_all(sockets)
+
+
+def two_addresses(monkeypatch: Any) -> None:
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.2", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+
+
+def test_port_0_that_is_taken_on_the_second_address_is_tried_again(
+    monkeypatch: Any,
+) -> None:
+    two_addresses(monkeypatch)
+    real, calls = socket.create_server, count(1)
+
+    def create(address: Any, **options: Any) -> socket.socket:
+        if next(calls) == 2:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        return real(address, **options)
+
+    monkeypatch.setattr(socket, "create_server", create)
+    sockets = bind("two.example", 0, 10, False)
+    assert len({sock.getsockname()[1] for sock in sockets}) == 1
+    assert len(sockets) == 2
+    close_all(sockets)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", ""])
+def test_port_in_use_names_the_address(host: str) -> None:
+    (taken,) = bind(host, 0, 10, False)
+    port = taken.getsockname()[1]
+    with pytest.raises(OSError, match=rf"cannot listen on .*:{port}: .+") as caught:
+        bind(host, port, 10, False)
+    assert caught.value.errno == errno.EADDRINUSE
+    taken.close()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no such host.invalid", "a..b"])
+def test_address_that_is_not_to_be_had_is_named(host: str) -> None:
+    with pytest.raises(OSError, match="cannot listen on") as caught:
+        bind(host, 0, 10, False)
+    assert host in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT")
+def test_reuse_port_lets_two_listen() -> None:
+    (first,) = bind("127.0.0.1", 0, 10, True)
+    (second,) = bind("127.0.0.1", first.getsockname()[1], 10, True)
+    close_all([first, second])
+
+
+def test_failed_bind_leaves_no_socket_open(monkeypatch: Any) -> None:
+    two_addresses(monkeypatch)
+    real, made = socket.create_server, []
+
+    def create(address: Any, **options: Any) -> socket.socket:
+        if made:
+            raise OSError(errno.EACCES, "Permission denied")
+        made.append(real(address, **options))
+        return made[0]
+
+    monkeypatch.setattr(socket, "create_server", create)
+    with pytest.raises(OSError, match=r"127\.0\.0\.2:.*Permission denied"):
+        bind("two.example", 0, 10, False)
+    assert made[0].fileno() == -1
+
+
+def test_server_on_every_interface_serves_both_families() -> None:
+    server = Server("", 0)
+    server.mount("*", Echo())
+    server.start()
+    try:
+        for host in ("127.0.0.1", *(["::1"] if ipv6_works() else [])):
+            with connect(server, host).shake() as peer:
+                peer.text(host)
+                assert peer.read_message() == host
+    finally:
+        server.stop(drain=0)
+
+
+# --- Accepting -----------------------------------------------------------------------
+
+
+class FakeListening:
+    """A listening socket whose `accept` follows a script."""
+
+    def __init__(self, script: list[Any]) -> None:
+        self._real = socket.create_server(("127.0.0.1", 0))
+        self.script = script
+        self.accepts = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.accepts += 1
+        step = self.script.pop(0) if self.script else BlockingIOError()
+        if isinstance(step, BaseException):
+            raise step
+        near, far = socket.socketpair()
+        far.close()
+        return near, step
+
+
+class Bench:
+    """A listener on a reactor with a clock of the test's."""
+
+    def __init__(self, *script: Any) -> None:
+        self.clock = Clock()
+        self.reactor = Reactor(clock=self.clock)
+        self.reactor.open()
+        self.sock = FakeListening(list(script))
+        self.accepted: list[Any] = []
+        self.listener = Listener(self.reactor, self.sock, self._on_accept)  # type: ignore[arg-type]
+
+    def _on_accept(self, sock: socket.socket, address: Any) -> None:
+        assert not sock.getblocking()
+        sock.close()
+        self.accepted.append(address)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.listener.close()
+        self.reactor.close()
+
+    def ready(self) -> None:
+        self.listener._on_ready(1)
+
+
+def test_connections_are_taken_in_batches() -> None:
+    with Bench(*range(100)) as bench:
+        bench.ready()
+        assert 1 < len(bench.accepted) < 100
+        for _ in range(10):
+            bench.ready()
+        assert bench.accepted == list(range(100))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionAbortedError(errno.ECONNABORTED, "gone"),
+        OSError(errno.EPROTO, "gone"),
+        OSError(errno.EPERM, "the firewall"),
+    ],
+)
+def test_connection_that_is_gone_does_not_keep_others_waiting(error: OSError) -> None:
+    with Bench("a", error, "b") as bench:
+        bench.ready()
+        assert bench.accepted == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
+)
+def test_accepting_pauses_when_the_system_has_no_more(number: int, caplog: Any) -> None:
+    caplog.set_level(logging.WARNING, "simple_ws")
+    with (
+        Bench("a", OSError(number, os.strerror(number)), "b") as bench,
+        # Somebody waits, so that the loop would spin if it still asked.
+        socket.create_connection(bench.sock.getsockname(), timeout=10),
+    ):
+        bench.ready()
+        assert bench.accepted == ["a"]
+        tries = bench.sock.accepts
+        for _ in range(5):
+            bench.reactor.run_once(0)
+        assert bench.sock.accepts == tries
+        bench.clock.now += 0.3
+        bench.reactor.run_once(0)
+        assert bench.accepted == ["a", "b"]
+    assert len(caplog.records) == 1
+    assert "accepting pauses" in caplog.text
+
+
+def test_listener_that_was_closed_while_it_paused_does_not_come_back() -> None:
+    with Bench(OSError(errno.EMFILE, "too many"), "b") as bench:
+        bench.ready()
+        bench.listener.close()
+        bench.clock.now += 1
+        bench.reactor.run_once(0)
+        assert bench.accepted == []
+
+
+def test_callback_may_close_the_listener() -> None:
+    with Bench("a", "b", "c") as bench:
+        bench._on_accept = lambda sock, address: (sock.close(), bench.listener.close())  # type: ignore[method-assign]
+        bench.listener._on_accept = bench._on_accept
+        bench.ready()
+        assert bench.sock.accepts == 1
+        bench.listener.close()
+
+
+def test_server_survives_running_out_of_descriptors(monkeypatch: Any) -> None:
+    monkeypatch.setattr(listener_module, "_PAUSE", 0.01)
+    real, calls = socket.socket.accept, count(1)
+
+    def accept(self: socket.socket) -> Any:
+        if next(calls) < 4:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    with running(Echo()) as server, open_peer(server) as peer:
+        peer.text("in the end")
+        assert peer.read_message() == "in the end"

@@ -1,0 +1,248 @@
+"""Options are checked when they are given: name, value, what is allowed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simple_ws.deflate import Deflate
+from simple_ws.options import Options, check_options
+
+#: design.md §2.2.
+DEFAULTS = {
+    "ping": True,
+    "ping_interval": 5,
+    "ping_timeout": 20,
+    "compression": Deflate(),
+    "max_frame_size": 8192,
+    "buffer_size": 4096,
+    "max_size": 1024 * 1024,
+    "write_limit": 1024 * 1024,
+    "slow_consumer": "close",
+    "max_connections": None,
+    "open_timeout": 10,
+    "close_timeout": 1,
+    "idle_timeout": None,
+    "origins": None,
+    "subprotocols": (),
+    "backlog": 1024,
+    "reuse_port": False,
+}
+
+FLAGS = ["ping", "reuse_port"]
+SECONDS = [
+    "ping_interval",
+    "ping_timeout",
+    "open_timeout",
+    "close_timeout",
+    "idle_timeout",
+]
+#: (name, the smallest value)
+WHOLE = [
+    ("max_frame_size", 1),
+    ("buffer_size", 1),
+    ("max_size", 0),
+    ("write_limit", 0),
+    ("max_connections", 0),
+    ("backlog", 1),
+]
+OR_NONE = ["max_frame_size", "max_size", "max_connections", "idle_timeout"]
+
+
+def check(name: str, value: object) -> object:
+    (checked,) = check_options({name: value}).values()
+    return checked
+
+
+def refused(error: type[Exception], name: str, value: object) -> str:
+    """The text, which names the option and the value as it was given."""
+    with pytest.raises(error) as caught:
+        check_options({name: value})
+    assert type(caught.value) is error
+    text = str(caught.value)
+    assert text.startswith(name)
+    return text
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_of_the_contract(name: str) -> None:
+    assert getattr(Options(), name) == DEFAULTS[name]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Options)])
+def test_every_default_passes_its_own_check(name: str) -> None:
+    default = getattr(Options(), name)
+    assert check(name, default) == default
+
+
+def test_options_are_merged_over_their_defaults() -> None:
+    merged = Options().merged(check_options({"ping": False, "max_size": 5}))
+    assert (merged.ping, merged.max_size, merged.backlog) == (False, 5, 1024)
+    assert merged.merged({"max_size": 6}) == Options(ping=False, max_size=6)
+    with pytest.raises(FrozenInstanceError):
+        merged.ping = True  # type: ignore[misc]
+
+
+def test_unknown_option_is_named_with_those_there_are() -> None:
+    with pytest.raises(TypeError, match=r"unknown option 'pingg'; .*ping, ping_int"):
+        check_options({"pingg": True})
+
+
+def test_old_spelling_is_taken() -> None:
+    assert check_options({"ping_intervall": 3}) == {"ping_interval": 3.0}
+    with pytest.raises(TypeError, match="the same option"):
+        check_options({"ping_interval": 3, "ping_intervall": 3})
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_are_booleans(name: str) -> None:
+    for value in (True, False):
+        assert check(name, value) is value
+    for wrong in (0, 1, "yes", None):
+        text = refused(TypeError, name, wrong)
+        assert text == f"{name} must be True or False, not {wrong!r}"
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_times_are_more_than_nothing(name: str) -> None:
+    for value in (0.001, 1, 1e9):
+        checked = check(name, value)
+        assert checked == value
+        assert type(checked) is float
+    for wrong in (0, -1, 0.0, -0.5, float("inf"), float("nan")):
+        text = refused(ValueError, name, wrong)
+        assert "more than 0 seconds" in text
+        assert text.endswith(f", not {wrong!r}")
+    for wrong_type in ("5", True, [5]):
+        assert "a number of seconds" in refused(TypeError, name, wrong_type)
+
+
+@pytest.mark.parametrize(("name", "least"), WHOLE)
+def test_sizes_and_counts_are_whole_numbers(name: str, least: int) -> None:
+    for value in (least, least + 1, 2**40):
+        assert check(name, value) == value
+    text = refused(ValueError, name, least - 1)
+    assert f"must be at least {least}" in text
+    assert text.endswith(f"not {least - 1}")
+    for wrong in ("5", 5.0, True, [5]):
+        assert "a whole number of" in refused(TypeError, name, wrong)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_none_is_for_those_that_may_be_without(name: str) -> None:
+    if name in (*OR_NONE, "compression", "origins"):
+        assert check(name, None) is None
+    else:
+        error = ValueError if name == "slow_consumer" else TypeError
+        assert "None" in refused(error, name, None)
+
+
+@pytest.mark.parametrize("name", OR_NONE)
+def test_text_says_that_none_is_allowed(name: str) -> None:
+    assert " or None, not 'x'" in refused(TypeError, name, "x")
+    assert " or None, not -1" in refused(ValueError, name, -1)
+
+
+def test_compression_is_a_flag_or_a_configuration() -> None:
+    assert check("compression", True) == Deflate()
+    assert check("compression", False) is None
+    config = Deflate(level=1)
+    assert check("compression", config) is config
+    for wrong in (1, "deflate", {"level": 1}, Deflate):
+        assert "a Deflate(...)" in refused(TypeError, "compression", wrong)
+
+
+def test_slow_consumer_is_one_of_three() -> None:
+    for value in ("close", "drop_new", "drop_old"):
+        assert check("slow_consumer", value) == value
+    for wrong in ("drop", "CLOSE", 1):
+        assert refused(ValueError, "slow_consumer", wrong) == (
+            "slow_consumer must be one of 'close', 'drop_new', 'drop_old', "
+            f"not {wrong!r}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("value", "checked"),
+    [
+        ((), ()),
+        (["chat"], ("chat",)),
+        (("b", "a"), ("b", "a")),
+        (iter(["a", "b"]), ("a", "b")),
+    ],
+)
+def test_subprotocols_keep_their_order(value: object, checked: object) -> None:
+    assert check("subprotocols", value) == checked
+
+
+def test_subprotocols_are_tokens() -> None:
+    for wrong in ("chat", b"chat", 5, {"chat": 1}):
+        assert "a list of names" in refused(TypeError, "subprotocols", wrong)
+    assert "must hold strings" in refused(TypeError, "subprotocols", [5])
+    for name in ("", "a b", "a,b", "é", "a\n"):
+        text = refused(ValueError, "subprotocols", ["ok", name])
+        assert text.endswith(f"not {name!r}")
+
+
+@pytest.mark.parametrize(
+    ("value", "checked"),
+    [
+        ([], ()),
+        ("same", ("same",)),
+        ("Same", ("same",)),
+        ("null", ("null",)),
+        ("HTTPS://Example.com:8443", ("https://example.com:8443",)),
+        (["http://a", None], ("http://a", None)),
+        (re.compile("x"), (re.compile("x"),)),
+        ("*", (re.compile(".*", re.IGNORECASE),)),
+    ],
+)
+def test_origins_are_brought_into_one_form(value: object, checked: object) -> None:
+    assert check("origins", value) == checked
+
+
+def test_star_stands_for_anything_but_a_slash() -> None:
+    checked = check("origins", ["https://*.example.com"])
+    assert isinstance(checked, tuple)
+    (pattern,) = checked
+    assert pattern.fullmatch("https://a.b.EXAMPLE.com")
+    assert not pattern.fullmatch("https://evil.com/.example.com")
+    assert not pattern.fullmatch("https://a.exampleXcom")
+
+
+def test_wrong_origins_are_refused() -> None:
+    for wrong in (5, b"https://a", {"same": 1}):
+        refused(TypeError, "origins", wrong)
+    for item in (5, b"https://a", re.compile(b"x")):
+        assert repr(item) in refused(TypeError, "origins", [item])
+    # A path never stands in an Origin (RFC 6454 §6.1): such a rule would let nobody in.
+    for text in ("example.com", "", "https://", "https://a/", "https://a/b", "://a"):
+        assert refused(ValueError, "origins", [text]).endswith(f"not {text!r}")
+
+
+@given(
+    name=st.sampled_from(sorted(DEFAULTS)),
+    value=st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=5),
+        st.binary(max_size=5),
+        st.lists(st.none() | st.integers() | st.text(max_size=3), max_size=3),
+    ),
+)
+def test_only_documented_errors_escape(name: str, value: object) -> None:
+    try:
+        checked = check_options({name: value})
+    except (TypeError, ValueError) as error:
+        text = str(error)
+    else:
+        # What was checked once passes again, and means the same.
+        assert check_options(checked) == checked
+        return
+    assert name in text

@@ -1,0 +1,352 @@
+"""The event loop: readiness, timers, calls from other threads, one flush a turn."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+from harness import DEADLINE, Clock, Wrapped
+
+from simple_ws import InvalidState
+from simple_ws.protocol import Protocol
+from simple_ws.reactor import READ, WRITE, Reactor
+from simple_ws.speedups import ConnectionCore
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def reactor(clock: Clock) -> Any:
+    reactor = Reactor(grain=1.0, clock=clock)
+    reactor.open()
+    yield reactor
+    reactor.close()
+
+
+@pytest.fixture
+def pair() -> Any:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    yield near, far
+    near.close()
+    far.close()
+
+
+class CountingSocket(Wrapped):
+    sends = 0
+
+    def send(self, data: Any) -> int:
+        self.sends += 1
+        return self._sock.send(data)
+
+
+class Outbox(ConnectionCore):
+    """A connection's output; `next` is written to when it has left."""
+
+    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+        self.sock: Any = CountingSocket(sock)
+        self.next: Outbox | None = None
+        super().__init__(self.sock, reactor, Protocol(), 4096, 2**20)
+
+    def fill(self) -> None:
+        self._enqueue(b"\x81\x01x")
+        self._await_drain = self.next is not None
+
+    def _on_drained(self) -> None:
+        assert self.next is not None
+        self.next.fill()
+
+    @property
+    def flushes(self) -> int:
+        return int(self.sock.sends)
+
+
+def test_ready_socket_is_called_with_its_events(reactor: Reactor, pair: Any) -> None:
+    near, far = pair
+    seen: list[int] = []
+    reactor.register(near, READ, seen.append)
+    reactor.run_once(0)
+    assert seen == []
+    far.send(b"x")
+    reactor.run_once(0)
+    assert seen == [READ]
+    reactor.modify(near, READ | WRITE, seen.append)
+    reactor.run_once(0)
+    assert seen[1:] == [READ | WRITE]
+    reactor.unregister(near)
+    reactor.run_once(0)
+    assert len(seen) == 2
+
+
+def test_any_selector_serves(clock: Clock, pair: Any) -> None:
+    near, far = pair
+    reactor = Reactor(clock=clock, selector=selectors.SelectSelector())
+    reactor.open()
+    seen: list[int] = []
+    reactor.register(near, READ, seen.append)
+    far.send(b"x")
+    reactor.run_once(0)
+    assert seen == [READ]
+    reactor.close()
+
+
+def test_reactor_that_was_never_opened_holds_no_descriptor(clock: Clock) -> None:
+    reactor = Reactor(clock=clock)
+    reactor.call_threadsafe(lambda: None)
+    reactor.close()
+
+
+def test_calls_made_before_it_opens_are_kept(clock: Clock) -> None:
+    reactor, seen = Reactor(clock=clock), []
+    reactor.call_threadsafe(lambda: seen.append(1))
+    reactor.open()
+    reactor.run_once()
+    assert seen == [1]
+    reactor.close()
+
+
+def test_timers_run_when_they_are_due_and_in_their_order(
+    reactor: Reactor, clock: Clock
+) -> None:
+    seen: list[str] = []
+    reactor.call_later(2, lambda: seen.append("late"))
+    reactor.call_later(1, lambda: seen.append("first"))
+    reactor.call_later(1, lambda: seen.append("second"))
+    cancelled = reactor.call_later(1, lambda: seen.append("never"))
+    cancelled.cancel()
+    clock.now += 0.99
+    reactor.run_once(0)
+    assert seen == []
+    clock.now += 0.01
+    reactor.run_once(0)
+    assert seen == ["first", "second"]
+    clock.now += 5
+    reactor.run_once(0)
+    assert seen == ["first", "second", "late"]
+
+
+def test_timer_may_cancel_another_that_is_due_in_the_same_turn(
+    reactor: Reactor, clock: Clock
+) -> None:
+    seen: list[str] = []
+    reactor.call_later(1, lambda: other.cancel())
+    other = reactor.call_later(1, lambda: seen.append("never"))
+    clock.now += 1
+    reactor.run_once(0)
+    assert seen == []
+
+
+def test_timer_made_by_a_timer_waits_for_the_next_turn(
+    reactor: Reactor, clock: Clock
+) -> None:
+    seen: list[float] = []
+
+    def again() -> None:
+        seen.append(clock.now)
+        reactor.call_later(0, again)
+
+    reactor.call_later(0, again)
+    for _ in range(3):
+        reactor.run_once(0)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("timer", "wheel", "asked", "patience"),
+    [
+        (None, None, None, None),
+        (None, None, 3.0, 3.0),
+        (5.0, None, None, 5.0),
+        (5.0, None, 3.0, 3.0),
+        (2.0, None, 3.0, 2.0),
+        (None, 4.5, None, 5.0),  # a wheel looks late, never early
+        (7.0, 4.5, None, 5.0),
+        (-1.0, None, None, 0.0),
+    ],
+)
+def test_turn_waits_until_the_next_deadline(
+    reactor: Reactor,
+    timer: float | None,
+    wheel: float | None,
+    asked: float | None,
+    patience: float | None,
+) -> None:
+    class Owner:
+        tick: int | None = None
+
+        def sweep(self, now: float) -> None:
+            return None
+
+    if timer is not None:
+        reactor.call_later(timer, lambda: None)
+    if wheel is not None:
+        reactor.wheel.put(Owner(), reactor.now + wheel)
+    assert reactor._patience(asked) == patience
+
+
+def test_turn_does_not_wait_while_something_is_queued(reactor: Reactor) -> None:
+    reactor.call_soon(lambda: None)
+    assert reactor._patience(None) == 0
+
+
+def test_dirty_owners_are_flushed_once_at_the_end_of_the_turn(
+    reactor: Reactor, pair: Any
+) -> None:
+    near, far = pair
+    outbox = Outbox(reactor, near)
+
+    def on_ready(events: int) -> None:
+        near.recv(100)
+        outbox.fill()
+        outbox.fill()
+        assert outbox.flushes == 0
+
+    reactor.register(near, READ, on_ready)
+    far.send(b"x")
+    reactor.run_once(0)
+    assert outbox.flushes == 1
+    reactor.run_once(0)
+    assert outbox.flushes == 1
+
+
+def test_flush_that_fills_another_outbox_flushes_that_too(
+    reactor: Reactor, pair: Any
+) -> None:
+    near, _ = pair
+    first, second = Outbox(reactor, near), Outbox(reactor, near)
+    first.next = second
+    reactor.call_soon(first.fill)
+    reactor.run_once(0)
+    assert (first.flushes, second.flushes) == (1, 1)
+
+
+def test_timers_see_what_the_sockets_of_this_turn_said(
+    reactor: Reactor, clock: Clock, pair: Any
+) -> None:
+    """A peer that answers at the last moment is not given up."""
+    near, far = pair
+    seen: list[str] = []
+    reactor.register(near, READ, lambda events: seen.append("data"))
+    reactor.call_later(1, lambda: seen.append("deadline"))
+    far.send(b"x")
+    clock.now += 1
+    reactor.run_once(0)
+    assert seen == ["data", "deadline"]
+
+
+def test_calls_from_a_thread_wake_the_loop_and_keep_their_order() -> None:
+    reactor = Reactor()
+    reactor.open()
+    seen: list[int] = []
+
+    def call() -> None:
+        for number in range(1000):
+            reactor.call_threadsafe(lambda number=number: seen.append(number))  # type: ignore[misc]
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    deadline = time.monotonic() + DEADLINE
+    while len(seen) < 1000:
+        assert time.monotonic() < deadline
+        reactor.run_once(DEADLINE)
+    thread.join()
+    assert seen == list(range(1000))
+    reactor.close()
+
+
+def test_call_that_queues_itself_gets_a_turn_each(reactor: Reactor) -> None:
+    seen: list[int] = []
+
+    def again() -> None:
+        seen.append(1)
+        reactor.call_soon(again)
+
+    reactor.call_soon(again)
+    for turns in range(1, 4):
+        reactor.run_once(0)
+        assert len(seen) == turns
+
+
+def test_call_that_raises_is_logged_and_the_next_one_runs(
+    reactor: Reactor, caplog: Any
+) -> None:
+    seen: list[int] = []
+    reactor.call_soon(lambda: 1 / 0)
+    reactor.call_soon(lambda: seen.append(1))
+    reactor.run_once(0)
+    assert seen == [1]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_wake_is_one_byte_however_often_it_is_called(reactor: Reactor) -> None:
+    for _ in range(10_000):
+        reactor.wake()
+    assert len(reactor._wakee.recv(100_000)) == 1
+
+
+def test_wake_works_again_after_the_loop_woke_up(reactor: Reactor) -> None:
+    for _ in range(3):
+        reactor.wake()
+        assert reactor._selector.select(0)
+        reactor.run_once(0)
+        assert not reactor._selector.select(0)
+
+
+def test_wake_after_close_is_harmless(clock: Clock) -> None:
+    reactor = Reactor(clock=clock)
+    reactor.open()
+    reactor.close()
+    reactor.call_threadsafe(lambda: None)
+
+
+def test_finish_calls_runs_what_calls_queue_and_flushes(
+    reactor: Reactor, pair: Any
+) -> None:
+    outbox = Outbox(reactor, pair[0])
+    reactor.call_soon(lambda: reactor.call_soon(outbox.fill))
+    reactor.finish_calls()
+    assert outbox.flushes == 1
+
+
+def test_descriptor_is_readable_when_a_turn_has_work(reactor: Reactor) -> None:
+    with selectors.DefaultSelector() as outer:
+        outer.register(reactor.fileno(), READ)
+        assert not outer.select(0)
+        reactor.call_threadsafe(lambda: None)
+        assert outer.select(0)
+        reactor.run_once(0)
+        assert not outer.select(0)
+
+
+def test_turn_inside_a_turn_is_refused(reactor: Reactor, caplog: Any) -> None:
+    errors: list[str] = []
+
+    def turn() -> None:
+        with pytest.raises(InvalidState, match="called from a callback") as caught:
+            reactor.run_once(0)
+        errors.append(str(caught.value))
+
+    reactor.call_soon(turn)
+    reactor.run_once(0)
+    assert len(errors) == 1
+    reactor.run_once(0)
+
+
+def test_owner_is_the_thread_that_turns(reactor: Reactor) -> None:
+    def turn() -> None:
+        reactor.run_once(0)
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    thread.join()
+    assert reactor.owner == thread.ident
+    reactor.run_once(0)
+    assert reactor.owner == threading.get_ident()
