@@ -17,7 +17,7 @@ define install
 	then set -- $(BIN)/python -m pip; \
 	else set -- $(PYTHON) -m pip --python $(BIN)/python; fi; \
 	echo "installing $(1) into $(VENV)"; \
-	"$$@" install --quiet --disable-pip-version-check $(1)
+	$(2) "$$@" install --quiet --disable-pip-version-check $(1)
 endef
 
 .PHONY: help run test lint types conformance browser bench wheels sanitize clean
@@ -87,7 +87,6 @@ $(VENV)/.stamp: pyproject.toml setup.py $(CYTHON) | $(BIN)/python
 	@touch $@
 
 # Tools only: the extension stays as it was built above.
-$(VENV)/.stamp-dev $(VENV)/.stamp-browser: export SIMPLE_WS_EXTENSION = 0
 $(VENV)/.stamp-%: $(VENV)/.stamp
-	$(call install,-e '.[$*]')
+	$(call install,-e '.[$*]',SIMPLE_WS_EXTENSION=0)
 	@touch $@

@@ -374,8 +374,9 @@ def test_utf8_of_every_kind_of_sequence_is_judged_alike(
 
 
 texts = st.one_of(
-    st.text(max_size=80).map(str.encode),
-    st.text(alphabet="aé世😀", max_size=80).map(str.encode),
+    # Characters at the bounds of each length; all of Unicode takes 10 s to set up
+    # under a sanitizer.
+    st.text(alphabet=VALID_TEXTS[4] + "aé世😀", max_size=80).map(str.encode),
     st.binary(max_size=40),
     st.lists(st.sampled_from(["a" * 9, "é", "世界", "😀", "\udfff"]), max_size=12).map(
         lambda parts: "".join(parts).encode("utf-8", "surrogatepass")
