@@ -235,6 +235,9 @@ What connections share with the loop that drives them.
         Py_XDECREF(oldest)
 
 
+cdef LoopState _nowhere = LoopState(time.monotonic)
+
+
 cdef extern from *:
     """
     #if PY_VERSION_HEX >= 0x030B0000 && defined(__GNUC__)
@@ -348,6 +351,11 @@ Carries messages between a socket and a callback.
     cdef uint32_t queue_start
     cdef uint32_t queue_used
     cdef size_t waiting
+
+    def __cinit__(self, *args, **kwargs):
+        # What a subclass that forgets __init__ leaves must do nothing, not crash.
+        self._loop = _nowhere
+        self.fd = -1
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from ._fallback_codecs import (
     apply_mask,
     build_frame,
     parse_header,
+    read_upgrade,
 )
 from ._fallback_connection import ConnectionCore, LoopState, Poller, fan_out
 
@@ -28,6 +29,7 @@ __all__ = [
     "build_frame",
     "fan_out",
     "parse_header",
+    "read_upgrade",
 ]
 
 BACKEND = "fallback"

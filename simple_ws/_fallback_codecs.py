@@ -9,10 +9,16 @@ reference to the bytes it was given.
 from __future__ import annotations
 
 import codecs
+import re
 import zlib
 from collections import deque
 
-from .constants import DEFLATE_TAIL, MAX_DEFLATE_STREAMS
+from .constants import (
+    DEFLATE_TAIL,
+    MAX_DEFLATE_STREAMS,
+    MAX_HEAD_SIZE,
+    MAX_HEADER_COUNT,
+)
 from .errors import InvalidData, ProtocolError
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "apply_mask",
     "build_frame",
     "parse_header",
+    "read_upgrade",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -128,6 +135,81 @@ def build_frame(first: int, payload: Buffer, key: bytes | None = None) -> bytes:
     if key is None:
         return head + payload
     return head + key + apply_mask(payload, key)
+
+
+_UPGRADE = re.compile(
+    rb"GET (/[\x21-\x7e]*) HTTP/1\.1\r\n"
+    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
+)
+_KEY = re.compile(rb"[0-9A-Za-z+/]{22}==")
+#: The header fields that decide about an upgrade; the last two would be of a body.
+_DECISIVE = frozenset(
+    {
+        b"host",
+        b"upgrade",
+        b"connection",
+        b"sec-websocket-key",
+        b"sec-websocket-version",
+        b"sec-websocket-protocol",
+        b"sec-websocket-extensions",
+        b"content-length",
+        b"transfer-encoding",
+    }
+)
+
+
+def read_upgrade(
+    data: bytes,
+) -> tuple[int, str, bytes, str, str | None, str | None] | None:
+    """Read an opening handshake of the ordinary kind (RFC 6455 §4.2.1).
+
+    Args:
+        data: what has come of the request, and perhaps more.
+
+    Returns:
+        (bytes of the head, target, header lines, Sec-WebSocket-Key,
+        Sec-WebSocket-Protocol or None, Sec-WebSocket-Extensions or None), all of it
+        checked; None for whatever is incomplete, unusual or wrong.
+    """
+    match = _UPGRADE.match(data)
+    if match is None or match.end() > MAX_HEAD_SIZE:
+        return None
+    target, fields = match.groups()
+    lines = fields.split(b"\r\n")[:-1]
+    found: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name in _DECISIVE:
+            if name in found:
+                return None
+            found[name] = value.strip(b" \t")
+    if len(lines) > MAX_HEADER_COUNT or not _is_good_upgrade(found):
+        return None
+    protocols = found.get(b"sec-websocket-protocol")
+    extensions = found.get(b"sec-websocket-extensions")
+    return (
+        match.end(),
+        target.decode(),
+        fields,
+        found[b"sec-websocket-key"].decode(),
+        None if protocols is None else protocols.decode("latin-1"),
+        None if extensions is None else extensions.decode("latin-1"),
+    )
+
+
+def _is_good_upgrade(found: dict[bytes, bytes]) -> bool:
+    """RFC 6455 §4.2.1, for one who says everything once and plainly."""
+    tokens = found.get(b"connection", b"").lower().split(b",")
+    return (
+        found.get(b"host", b"") != b""
+        and found.get(b"upgrade", b"").lower() == b"websocket"
+        and b"upgrade" in [token.strip(b" \t") for token in tokens]
+        and found.get(b"sec-websocket-version") == b"13"
+        and _KEY.fullmatch(found.get(b"sec-websocket-key", b"")) is not None
+        and b"content-length" not in found
+        and b"transfer-encoding" not in found
+    )
 
 
 class Utf8Validator:

@@ -19,6 +19,7 @@ __all__ = [
     "build_frame",
     "fan_out",
     "parse_header",
+    "read_upgrade",
 ]
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -30,6 +31,9 @@ def parse_header(
     data: _Buffer, start: int, end: int
 ) -> tuple[int, int, int, bytes | None] | None: ...
 def build_frame(first: int, payload: _Buffer, key: bytes | None = None) -> bytes: ...
+def read_upgrade(
+    data: bytes,
+) -> tuple[int, str, bytes, str, str | None, str | None] | None: ...
 
 @final
 class Utf8Validator:

@@ -26,7 +26,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 import os
 import socket
@@ -35,6 +35,8 @@ import time
 from .constants import (
     DEFLATE_TAIL,
     MAX_DEFLATE_STREAMS,
+    MAX_HEAD_SIZE,
+    MAX_HEADER_COUNT,
     MAX_READ,
     SendStatus,
     State,
@@ -54,6 +56,7 @@ __all__ = [
     "build_frame",
     "fan_out",
     "parse_header",
+    "read_upgrade",
 ]
 
 BACKEND = "extension"
@@ -876,6 +879,11 @@ cdef object fault(int result):
     if result == Z_MEM_ERROR:
         return MemoryError("Can't allocate memory while decompressing data")
     return InvalidData("invalid deflate data")
+
+
+# --- The opening handshake -----------------------------------------------------------
+
+include "_upgrade.pxi"
 
 
 # --- The byte path of a connection ---------------------------------------------------

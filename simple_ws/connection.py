@@ -60,6 +60,9 @@ class Handler(Protocol):
     """The callbacks of a connection (`websocket.WebSocket` has them)."""
 
     clients: Group[Client]
+    options: Options
+    #: `on_message`, bound once for all connections.
+    message_callback: Callable[[Any, Any], object]
 
     def on_open(self, client: Any) -> object:
         """After the handshake."""
@@ -119,10 +122,7 @@ class Client(ConnectionCore):
     Attributes:
         id: unique in the process.
         client_id: the identity given by `bind`, or None.
-        session: what `on_request` returned, otherwise an empty dict.
-        topics: names of the topics subscribed to.
         subprotocol: what was agreed (RFC 6455 §1.9), or None.
-        compressed: whether permessage-deflate was agreed.
         latency: seconds from the last answered ping to its pong, or None.
         ping_payload, pong_payload: bytes of the last ping and pong.
         opened_at: seconds since the epoch.
@@ -130,6 +130,22 @@ class Client(ConnectionCore):
     """
 
     _protocol: WebSocketProtocol
+
+    # What most connections never change stands here, and costs them nothing.
+    client_id: Any = None
+    subprotocol: str | None = None
+    latency: float | None = None
+    ping_payload = b""
+    pong_payload = b""
+    #: Where the wheel keeps this connection (`timers.Sweepable`).
+    tick: int | None = None
+    _registered = False
+    _ended = False
+    _timer: Timer | None = None
+    _pinged_at: float | None = None
+    _pings: dict[bytes, float] | None = None
+    _session: Any = None
+    _topics: set[str] | None = None
 
     def __init__(
         self,
@@ -146,34 +162,49 @@ class Client(ConnectionCore):
             max_frame_size=options.max_frame_size,
             agreement=agreement,
         )
-        reactor = home.reactor
         super().__init__(
-            sock, reactor, protocol, options.buffer_size, options.write_limit
+            sock, home.reactor, protocol, options.buffer_size, options.write_limit
         )
         self.id = next(_ids)
-        self.client_id: Any = None
-        self.session: Any = {}
-        self.topics: set[str] = set()
-        self.subprotocol = subprotocol
-        self.compressed = agreement is not None
-        self.latency: float | None = None
-        self.ping_payload = b""
-        self.pong_payload = b""
         self.opened_at = time.time()
-        #: Where the wheel keeps this connection (`timers.Sweepable`).
-        self.tick: int | None = None
         self._home = home
         self._handler = handler
         self._request = request
-        self._options = options
-        self._reactor = reactor
-        self._registered = False
-        self._ended = False
-        self._timer: Timer | None = None
-        self._pings: dict[bytes, float] = {}
-        self._pinged_at: float | None = None
+        if subprotocol is not None:
+            self.subprotocol = subprotocol
+
+    @property
+    def _reactor(self) -> Reactor:
+        return self._loop  # type: ignore[return-value]  # it was given one
+
+    @property
+    def _options(self) -> Options:
+        return self._handler.options
 
     # What a user may ask
+
+    @property
+    def session(self) -> Any:
+        """What `on_request` returned, otherwise a dict of the connection's own."""
+        if self._session is None:
+            self._session = {}
+        return self._session
+
+    @session.setter
+    def session(self, session: Any) -> None:
+        self._session = session
+
+    @property
+    def topics(self) -> set[str]:
+        """Names of the topics subscribed to."""
+        if self._topics is None:
+            self._topics = set()
+        return self._topics
+
+    @property
+    def compressed(self) -> bool:
+        """Whether permessage-deflate was agreed (RFC 7692)."""
+        return self._protocol.agreement is not None
 
     @property
     def address(self) -> Any:
@@ -318,14 +349,24 @@ class Client(ConnectionCore):
 
     # Beginning
 
-    def _start(self, response: bytes, rest: bytes) -> None:
-        """Answer the handshake, open, and read what came behind the request."""
+    def _start(self, response: bytes, rest: bytes, registered: bool) -> None:
+        """Answer the handshake, open, and read what came behind the request.
+
+        Args:
+            response: the server's opening handshake.
+            rest: what came behind the client's.
+            registered: the loop knows the socket already.
+        """
         self._registered = True
-        self._watch(READ)
+        if registered:
+            self._watch(READ)
+        else:
+            self._reactor.register(self._sock, READ, self)
+        self._request.compact()
         self._enqueue(response)
         self._home.welcome(self)
         # After that: from now on the handler tells us when it is replaced.
-        self._on_message = self._handler.on_message
+        self._on_message = self._handler.message_callback
         if self._options.ping or self._options.idle_timeout is not None:
             self._reactor.wheel.put(self, self._next_deadline())
         self._call(self._handler.on_open, self)
@@ -372,12 +413,13 @@ class Client(ConnectionCore):
 
     def _on_pong(self, payload: bytes) -> None:
         self.pong_payload = payload
-        sent_at = self._pings.get(payload)
+        pings = self._pings or {}
+        sent_at = pings.get(payload)
         if sent_at is not None:
             self.latency = self._reactor.time() - sent_at
             # A pong answers the pings before it as well (§5.5.3).
-            for earlier in list(self._pings):
-                del self._pings[earlier]
+            for earlier in list(pings):
+                del pings[earlier]
                 if earlier == payload:
                     break
         self._call(self._handler.on_pong, self)
@@ -387,10 +429,11 @@ class Client(ConnectionCore):
     def _ping(self, payload: bytes) -> bool:
         if not self.is_open():
             return False
-        self._pings.pop(payload, None)
-        if len(self._pings) == _MAX_PINGS:
-            del self._pings[next(iter(self._pings))]
-        self._pings[payload] = self._reactor.time()
+        pings = self._pings = self._pings or {}
+        pings.pop(payload, None)
+        if len(pings) == _MAX_PINGS:
+            del pings[next(iter(pings))]
+        pings[payload] = self._reactor.time()
         self._enqueue(self._protocol.send_ping(payload))
         return True
 

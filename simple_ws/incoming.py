@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from .connection import Client, Handler, Home
@@ -27,6 +27,7 @@ from .handshake import (
 from .http11 import Request, RequestReader, Response
 from .options import Options
 from .reactor import READ, WRITE
+from .speedups import read_upgrade
 
 __all__ = ["Door", "Incoming", "Mount"]
 
@@ -77,9 +78,18 @@ class Incoming:
         self._unsent = memoryview(b"")  # of the refusal
         self._reads_left = _MAX_LINGER_READS
         self.tick: int | None = None
-        reactor = door.reactor
-        reactor.register(sock, READ, self._on_ready)
-        reactor.wheel.put(self, reactor.now + door.options.open_timeout)
+        self._registered = False
+
+    def begin(self) -> None:
+        """Read at once what has come with the connection; wait for the rest.
+
+        Most clients send their request before we accept, and need no waiting.
+        """
+        self._read()
+        if not self._over and not self._registered:
+            reactor = self._door.reactor
+            self._watch(READ)
+            reactor.wheel.put(self, reactor.now + self._door.options.open_timeout)
 
     def sweep(self, now: float) -> float | None:
         """The time for the handshake, or for the peer to close, is over."""
@@ -93,13 +103,22 @@ class Incoming:
         """Close the socket; nothing more will happen."""
         if not self._over:
             self._leave()
-            self._door.reactor.unregister(self._sock)
+            if self._registered:
+                self._door.reactor.unregister(self._sock)
             self._sock.close()
 
     def _leave(self) -> None:
         self._over = True
         self._door.reactor.wheel.discard(self)
         self._door.left(self)
+
+    def _watch(self, events: int) -> None:
+        reactor = self._door.reactor
+        if self._registered:
+            reactor.modify(self._sock, events, self._on_ready)
+        else:
+            self._registered = True
+            reactor.register(self._sock, events, self._on_ready)
 
     def _on_ready(self, events: int) -> None:
         if events & WRITE and not self._over:
@@ -125,7 +144,7 @@ class Incoming:
     def _on_end(self) -> None:
         if self._unsent:
             # The peer ceased to send, not to read: finish the answer.
-            self._door.reactor.modify(self._sock, WRITE, self._on_ready)
+            self._watch(WRITE)
         else:
             self.close()
 
@@ -135,22 +154,39 @@ class Incoming:
             self.close()
 
     def _receive(self, data: bytes) -> None:
+        # What nearly every client sends is read in one step; all else is read again,
+        # slowly, by those who can say what is wrong with it.
+        ordinary = read_upgrade(data) if self._reader.empty else None
         try:
-            request = self._reader.feed(data)
+            if ordinary is None:
+                request = self._reader.feed(data)
+                rest = self._reader.rest
+            else:
+                request = Request("GET", ordinary[1], (1, 1), ordinary[2])
+                rest = data[ordinary[0] :]
             if request is not None:
                 request.address = self._address
-                self._answer(request)
+                self._answer(request, ordinary, rest)
         except HandshakeError as error:
             self._refuse(error)
 
-    def _answer(self, request: Request) -> None:
+    def _answer(
+        self, request: Request, ordinary: tuple[Any, ...] | None, rest: bytes
+    ) -> None:
         self._head_only = request.method == "HEAD"
         mount = self._door.find(request)
         options = mount.options
-        key = check_upgrade(request)
-        check_origin(request, options.origins)
-        offered = offered_subprotocols(request.headers)
-        extension, agreement = _negotiate(request, options)
+        if ordinary is None:
+            key = check_upgrade(request)
+            protocols = request.headers.get("Sec-WebSocket-Protocol")
+            lines = tuple(request.headers.get_all("Sec-WebSocket-Extensions"))
+        else:
+            key, protocols = ordinary[3:5]
+            lines = () if ordinary[5] is None else (ordinary[5],)
+        if options.origins is not None:
+            check_origin(request, options.origins)
+        offered = [] if protocols is None else offered_subprotocols(request.headers)
+        extension, agreement = _negotiate(lines, options)
         session = self._ask(mount.on_request, request)
         if isinstance(session, Response):
             self._respond(session, f"on_request answered {session.status}")
@@ -166,7 +202,8 @@ class Incoming:
         if self._over:
             return  # one of the user's functions stopped the server
         self._leave()
-        client._start(upgrade_response(key, subprotocol, extension), self._reader.rest)
+        response = upgrade_response(key, subprotocol, extension)
+        client._start(response, rest, self._registered)
 
     def _ask(self, question: Callable[..., Any], *args: object) -> Any:
         """Call the user's code; what it raises is our fault, not the peer's."""
@@ -203,7 +240,7 @@ class Incoming:
         except OSError:
             self.close()
             return
-        reactor.modify(self._sock, events, self._on_ready)
+        self._watch(events)
         reactor.wheel.put(self, reactor.now + self._door.options.close_timeout)
 
 
@@ -212,14 +249,15 @@ def _create(client_class: Callable[..., Any], *args: object) -> Client:
     client = client_class(*args)
     if not isinstance(client, Client):
         raise TypeError(f"client_class must be a subclass of Client, not {client!r}")
-    if not hasattr(client, "_reactor"):
+    if not hasattr(client, "_request"):
         name = type(client).__name__
         raise TypeError(f"{name}.__init__ must call super().__init__(*args)")
     return client
 
 
+@lru_cache(maxsize=256)  # browsers of one kind all send the same
 def _negotiate(
-    request: Request, options: Options
+    lines: tuple[str, ...], options: Options
 ) -> tuple[str, Agreement] | tuple[None, None]:
     """Agree on compression: the element of the response, and what it means."""
     config = options.compression
@@ -228,5 +266,4 @@ def _negotiate(
     if options.slow_consumer == "drop_old":
         # A message that is dropped after compression must not be missed by later ones.
         config = replace(config, server_no_context_takeover=True)
-    lines = request.headers.get_all("Sec-WebSocket-Extensions")
     return negotiate(parse_extensions(lines), config) or (None, None)

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -407,12 +407,9 @@ class Server:
         self._open_sockets.discard(client)
 
     def _on_accept(self, sock: socket.socket, address: Any) -> None:
-        if sock.family != getattr(socket, "AF_UNIX", None):
-            # Answers are written whole, once a turn: nothing is won by waiting (Nagle).
-            with suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            address = (address[0].removeprefix("::ffff:"), address[1])
-        self._incoming.add(Incoming(sock, address, self))
+        incoming = Incoming(sock, address, self)
+        self._incoming.add(incoming)
+        incoming.begin()
 
     def _on_loop(self, function: Callable[..., object], *args: object) -> None:
         if self._elsewhere():
