@@ -53,6 +53,7 @@ _WORKS = [
         "pipelined", "echo 32 B × 10, 50 in flight", _echo(32, 10, "--inflight", "50")
     ),
     Work("echo1k", "echo 1 KiB × 100", _echo(1024, 100)),
+    Work("single", "echo 32 B, one client alone", _echo(32, 1)),
     Work("echo64k", "echo 64 KiB × 10", _echo(65536, 10)),
     Work("echo1m", "echo 1 MiB × 4", _echo(1048576, 4)),
     Work(

@@ -74,6 +74,9 @@ _SPECS = [
         works=("echo64k", "echo1m"),
     ),
     _ours(
+        "ours-busy", "simple_ws, busy_poll", "--busy-poll", "0.001", works=("single",)
+    ),
+    _ours(
         "ours-loop",
         "simple_ws, Python loop",
         "--broadcast-form",

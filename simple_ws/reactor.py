@@ -43,6 +43,8 @@ class Reactor(LoopState):
 
     Attributes:
         timers, wheel: exact deadlines, and coarse ones for very many.
+        busy_poll: seconds to look again and again before going to sleep, which saves
+            the wake-up (some 10 µs) at the price of a core; set before `open`.
 
     Only `call_threadsafe` and `wake` may be called from other threads.
     """
@@ -62,10 +64,13 @@ class Reactor(LoopState):
         self._waker: socket.socket | None = None
         self._woken = False
         self._turning = False
+        self.busy_poll = 0.0
 
     def open(self) -> None:
         """Take the descriptors that turning needs; before the first turn."""
         self._selector = self._given_selector or best_selector()
+        if isinstance(self._selector, EpollSelector):
+            self._selector.busy_poll = self.busy_poll
         self._waker, self._wakee = socket.socketpair()
         self._waker.setblocking(False)
         self._wakee.setblocking(False)
@@ -129,7 +134,7 @@ class Reactor(LoopState):
         """Wait, look at the clock, and call what is ready."""
         selector = self._selector
         if not isinstance(selector, EpollSelector):
-            ready = selector.select(timeout)
+            ready = self._spin(selector, timeout) or selector.select(timeout)
             self.tick()
             for key, events in ready:
                 key.data(events)
@@ -141,6 +146,17 @@ class Reactor(LoopState):
         while more and rounds and self.wheel.is_due(self.now):
             more = selector.dispatch(self, 0)
             rounds -= 1
+
+    def _spin(
+        self, selector: selectors.BaseSelector, timeout: float | None
+    ) -> list[Any]:
+        """Look without sleeping, for `busy_poll` seconds at most."""
+        patience = self.busy_poll if timeout is None else min(self.busy_poll, timeout)
+        end = time.monotonic() + patience if patience else 0.0
+        while time.monotonic() < end:
+            if ready := selector.select(0):
+                return ready
+        return []
 
     def finish_calls(self) -> None:
         """Run what is queued, also what that queues, and flush; before `close`."""

@@ -38,6 +38,15 @@ class EpollSelector(selectors.BaseSelector):
     def __init__(self) -> None:
         self._poller = Poller()
 
+    @property
+    def busy_poll(self) -> float:
+        """Seconds to look again and again before going to sleep; 0 by default."""
+        return float(self._poller.busy_poll)
+
+    @busy_poll.setter
+    def busy_poll(self, seconds: float) -> None:
+        self._poller.busy_poll = seconds
+
     def register(
         self, fileobj: _Watched, events: int, data: Any = None
     ) -> selectors.SelectorKey:

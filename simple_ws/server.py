@@ -258,6 +258,7 @@ class Server:
         )
         # A quarter of the shortest deadline, and never finer than is worth a wake-up.
         self.reactor.wheel.grain = max(0.01, min(1.0, shortest / 4))
+        self.reactor.busy_poll = self.options.busy_poll
         self.reactor.open()
 
     @contextmanager

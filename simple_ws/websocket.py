@@ -74,6 +74,7 @@ class WebSocket:
     subprotocols: tuple[str, ...]
     backlog: int
     reuse_port: bool
+    busy_poll: float
 
     def __new__(cls, *args: Any, **kwargs: Any) -> WebSocket:
         """Make what the server needs, also for subclasses that forget __init__."""

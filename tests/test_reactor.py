@@ -350,3 +350,36 @@ def test_owner_is_the_thread_that_turns(reactor: Reactor) -> None:
     assert reactor.owner == thread.ident
     reactor.run_once(0)
     assert reactor.owner == threading.get_ident()
+
+
+@pytest.mark.parametrize("selector", [None, selectors.SelectSelector])
+def test_busy_poll_finds_work_without_sleeping(selector: Any) -> None:
+    reactor = Reactor(selector=selector and selector())
+    reactor.busy_poll = 30.0  # far beyond the test: a sleep would be seen
+    reactor.open()
+    a, b = socket.socketpair()
+    found: list[int] = []
+    try:
+        reactor.register(a, READ, found.append)
+        timer = threading.Timer(0.01, b.send, [b"x"])
+        timer.start()
+        reactor.run_once()
+        timer.join()
+    finally:
+        reactor.close()
+        a.close()
+        b.close()
+    assert found == [READ]
+
+
+def test_busy_poll_keeps_deadlines() -> None:
+    reactor = Reactor()
+    reactor.busy_poll = 30.0
+    reactor.open()
+    called: list[bool] = []
+    try:
+        reactor.call_later(0.005, lambda: called.append(True))
+        while not called:
+            reactor.run_once()
+    finally:
+        reactor.close()

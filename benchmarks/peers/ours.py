@@ -42,6 +42,7 @@ def main():
     args = common.parse(
         max_frame_size={"default": "8192", "help": "bytes, or none"},
         broadcast_form={"choices": ["server", "loop"], "default": "server"},
+        busy_poll={"type": float, "default": 0.0, "help": "seconds"},
         deflate_parameters={"choices": ["default", "equal"], "default": "equal"},
     )
     frame = None if args.max_frame_size == "none" else int(args.max_frame_size)
@@ -55,6 +56,7 @@ def main():
         max_size=args.max_size,
         write_limit=common.WRITE_LIMIT,
         backlog=4096,
+        busy_poll=args.busy_poll,
     )
     server.mount("*", handler())
     server.listen()
