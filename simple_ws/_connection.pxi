@@ -10,7 +10,7 @@
 #   `small`             output of this turn, frames copied one behind the other
 #   `queue`             output that is too large to copy, or that waits for the peer
 #
-# `small` always leaves before `queue`, and takes nothing more once `queue` holds output.
+# `small` always leaves before `queue`, and takes nothing once `queue` holds output.
 
 cdef extern from *:
     """
@@ -746,6 +746,7 @@ Carries messages between a socket and a callback.
         cdef iovec parts[2]
         cdef size_t room
         cdef ssize_t got
+        cdef int count
         if self.large_have == <size_t> PyBytes_GET_SIZE(<object> self.large):
             self.grow_large(self.large_have + 1)
         room = <size_t> PyBytes_GET_SIZE(<object> self.large) - self.large_have
@@ -754,7 +755,8 @@ Carries messages between a socket and a callback.
         parts[1].iov_base = buffer
         parts[1].iov_len = self.read_size
         # Behind an unfinished message nothing else can come.
-        got = c_readv(self.fd, parts, 2 if self.large_have + room == self.large_size else 1)
+        count = 2 if self.large_have + room == self.large_size else 1
+        got = c_readv(self.fd, parts, count)
         if got <= 0:
             return self.not_read(got)
         self._last_received = self._loop.now
@@ -789,7 +791,9 @@ Carries messages between a socket and a callback.
                     self._on_fault(InvalidData("text ends inside a UTF-8 sequence"))
                     return 0
                 message = PyUnicode_DecodeUTF8(
-                    PyBytes_AS_STRING(<object> block), <Py_ssize_t> self.large_size, NULL
+                    PyBytes_AS_STRING(<object> block),
+                    <Py_ssize_t> self.large_size,
+                    NULL,
                 )
             else:
                 message = <object> block
@@ -909,8 +913,11 @@ Carries messages between a socket and a callback.
         self.stale = False
         return self.deflater._compress(data, size)
 
-    cdef int write_small(self, uint8_t first, const uint8_t* data, size_t size) except -1:
-        cdef size_t wire = wire_size(size, self.max_frame_size)
+    cdef int write_small(
+        self, uint8_t first, const uint8_t* data, size_t size
+    ) except -1:
+        cdef size_t limit = self.max_frame_size
+        cdef size_t wire = wire_size(size, limit)
         cdef size_t wanted = self.small_used + wire
         cdef size_t room
         if wanted > self.small_room:
@@ -918,7 +925,7 @@ Carries messages between a socket and a callback.
             while room < wanted:
                 room *= 2
             self.resize_small(room)
-        write_frames(self.small + self.small_used, first, data, size, self.max_frame_size)
+        write_frames(self.small + self.small_used, first, data, size, limit)
         self.small_used += <uint32_t> wire
         self.waiting += wire
         return 0
@@ -931,7 +938,9 @@ Carries messages between a socket and a callback.
         self.small_room = <uint32_t> room
         return 0
 
-    cdef int write_frame(self, uint8_t first, const uint8_t* data, size_t size) except -1:
+    cdef int write_frame(
+        self, uint8_t first, const uint8_t* data, size_t size
+    ) except -1:
         """Queue a small message, framed, as an object of its own."""
         cdef size_t wire = wire_size(size, self.max_frame_size)
         cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> wire)
@@ -994,7 +1003,8 @@ Carries messages between a socket and a callback.
         cdef bint partial = not isinstance(frame, bytes)
         cdef bytes whole = bytes(frame)
         cdef size_t size = <size_t> PyBytes_GET_SIZE(whole)
-        self.push(whole, <const uint8_t*> PyBytes_AS_STRING(whole), size, size, 0, partial)
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(whole)
+        self.push(whole, data, size, size, 0, partial)
         self.mark_dirty()
 
     def _enqueue_pong(self, frame: bytes) -> None:
@@ -1251,13 +1261,13 @@ cdef int list_part(
 cdef object item_bytes(Item* item, size_t limit):
     """A queued message as bytes; the rest of it in a memoryview if it has begun."""
     cdef bytes frames
+    cdef uint8_t* to
     if item.first == 0:
         frames = <bytes> item.owner
     else:
         frames = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> item.wire)
-        write_frames(
-            <uint8_t*> PyBytes_AS_STRING(frames), item.first, item.data, item.size, limit
-        )
+        to = <uint8_t*> PyBytes_AS_STRING(frames)
+        write_frames(to, item.first, item.data, item.size, limit)
     if item.sent or item.partial:
         return memoryview(frames)[item.sent:]
     return frames

@@ -1,6 +1,6 @@
 # Readiness by epoll in C; included by `_speedups.pyx`, behind `_connection.pxi`.
 #
-# `selectors.DefaultSelector` takes 0.37 µs a ready event and 1.2 µs when there is one;
+# `selectors.DefaultSelector` takes 0.37 µs a ready event, 1.2 µs when there is one;
 # most of it makes objects that nobody looks at. Here the descriptor leads to a slot of
 # a table, and the slot to the connection, which is called without a Python frame.
 

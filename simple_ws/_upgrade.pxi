@@ -160,7 +160,9 @@ cdef bint is_good(Upgrade* upgrade) noexcept nogil:
     )
 
 
-cdef size_t scan_upgrade(Upgrade* upgrade, const char* data, size_t size) noexcept nogil:
+cdef size_t scan_upgrade(
+    Upgrade* upgrade, const char* data, size_t size
+) noexcept nogil:
     """The size of the head, or 0 when it is for others to judge."""
     cdef const char* end = data + size
     cdef const char* line = data
@@ -201,7 +203,9 @@ cdef inline object span_text(Span* span):
     return PyUnicode_DecodeLatin1(span.data, <Py_ssize_t> span.size, NULL)
 
 
-def read_upgrade(data: bytes) -> tuple[int, str, bytes, str, str | None, str | None] | None:
+def read_upgrade(
+    data: bytes,
+) -> tuple[int, str, bytes, str, str | None, str | None] | None:
     """Read an opening handshake of the ordinary kind (RFC 6455 §4.2.1).
 
     Args:
