@@ -305,6 +305,10 @@ Carries messages between a socket and a callback.
         write_limit: bytes of unsent output beyond which `_make_room` is asked.
     """
 
+    # What a user sets; here, so that subclasses have no dict of their own, which Python
+    # would make for each of them, 300 bytes, before anything is set.
+    cdef dict __dict__
+    cdef object __weakref__
     cdef public object _sock
     cdef public object _protocol
     cdef public object _on_message

@@ -172,7 +172,7 @@ cdef size_t scan_upgrade(
     if size < 16 or memcmp(data, b"GET /", 5) != 0:
         return 0
     stop = <const char*> memchr(data, b"\r", size)
-    if stop == NULL or stop - data < 15 or memcmp(stop - 9, b" HTTP/1.1", 9) != 0:
+    if stop == NULL or stop - data < 14 or memcmp(stop - 9, b" HTTP/1.1", 9) != 0:
         return 0
     upgrade.target.data = data + 4
     upgrade.target.size = (stop - 9) - (data + 4)

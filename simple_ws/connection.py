@@ -131,21 +131,28 @@ class Client(ConnectionCore):
 
     _protocol: WebSocketProtocol
 
-    # What most connections never change stands here, and costs them nothing.
-    client_id: Any = None
-    subprotocol: str | None = None
-    latency: float | None = None
-    ping_payload = b""
-    pong_payload = b""
-    #: Where the wheel keeps this connection (`timers.Sweepable`).
-    tick: int | None = None
-    _registered = False
-    _ended = False
-    _timer: Timer | None = None
-    _pinged_at: float | None = None
-    _pings: dict[bytes, float] | None = None
-    _session: Any = None
-    _topics: set[str] | None = None
+    # Attributes of the user's own live in a dict that is made when first used: a
+    # server holds 50,000 of these.
+    __slots__ = (
+        "_ended",
+        "_handler",
+        "_home",
+        "_pinged_at",
+        "_pings",
+        "_registered",
+        "_request",
+        "_session",
+        "_timer",
+        "_topics",
+        "bucket",
+        "client_id",
+        "id",
+        "latency",
+        "opened_at",
+        "ping_payload",
+        "pong_payload",
+        "subprotocol",
+    )
 
     def __init__(
         self,
@@ -166,12 +173,23 @@ class Client(ConnectionCore):
             sock, home.reactor, protocol, options.buffer_size, options.write_limit
         )
         self.id = next(_ids)
+        self.client_id: Any = None
         self.opened_at = time.time()
+        self.subprotocol = subprotocol
+        self.latency: float | None = None
+        self.ping_payload = self.pong_payload = b""
+        #: Where the wheel keeps this connection (`timers.Sweepable`).
+        self.bucket: set[Any] | None = None
         self._home = home
         self._handler = handler
+        self._registered = self._ended = False
+        self._timer: Timer | None = None
+        self._pinged_at: float | None = None
+        # Made when first used.
+        self._pings: dict[bytes, float] | None = None
+        self._session: Any = None
+        self._topics: set[str] | None = None
         self._request = request
-        if subprotocol is not None:
-            self.subprotocol = subprotocol
 
     @property
     def _reactor(self) -> Reactor:

@@ -77,7 +77,7 @@ class Incoming:
         self._head_only = False
         self._unsent = memoryview(b"")  # of the refusal
         self._reads_left = _MAX_LINGER_READS
-        self.tick: int | None = None
+        self.bucket: set[Any] | None = None
         self._registered = False
 
     def begin(self) -> None:

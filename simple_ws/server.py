@@ -79,7 +79,7 @@ class Server:
         self._signals_seen = 0
         self._listeners: list[Listener] = []
         self._incoming: set[Incoming] = set()
-        self._open_sockets: set[Client] = set()
+        self._ending: set[Client] = set()  # ended, but for their sockets
         self._thread: threading.Thread | None = None
         self._running = False
         self._stopping = False
@@ -207,7 +207,7 @@ class Server:
             self._tear_down()
 
     def _done(self) -> bool:
-        empty = not self._open_sockets and not self._incoming
+        empty = not self.clients and not self._ending and not self._incoming
         return self._stopping and (empty or self._deadline_passed)
 
     def _begin_stop(self, drain: float) -> None:
@@ -233,7 +233,7 @@ class Server:
             listener.close()
         for incoming in list(self._incoming):
             incoming.close()
-        for client in list(self._open_sockets):
+        for client in [*self.clients, *self._ending]:
             client._cut("the server stopped", CloseCause.SHUTDOWN)
         self.reactor.finish_calls()
         self.reactor.close()
@@ -391,21 +391,22 @@ class Server:
 
     def welcome(self, client: Client) -> None:
         """A connection opened."""
-        self._open_sockets.add(client)
         self.clients.add(client)
         client._handler.clients.add(client)
 
     def forget(self, client: Client) -> None:
         """A connection ended."""
-        for topic in client.topics.copy():
+        for topic in tuple(client._topics or ()):
             self._unsubscribe(topic, client)
         self._identities.unbind(client.client_id, client)
         self.clients.discard(client)
         client._handler.clients.discard(client)
+        if client._registered:
+            self._ending.add(client)
 
     def release(self, client: Client) -> None:
         """The socket of a connection is closed."""
-        self._open_sockets.discard(client)
+        self._ending.discard(client)
 
     def _on_accept(self, sock: socket.socket, address: Any) -> None:
         incoming = Incoming(sock, address, self)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Sweepable", "Timer", "Timers", "Wheel"]
 
@@ -74,9 +74,9 @@ class Timers:
 
 
 class Sweepable(Protocol):
-    """What a wheel carries; `tick` is the wheel's own note, None outside of it."""
+    """What a wheel carries; `bucket` is the wheel's own note, None outside of it."""
 
-    tick: int | None
+    bucket: set[Any] | None
 
     def sweep(self, now: float) -> float | None:
         """Look at the own deadlines; return the next one, or None to leave."""
@@ -105,20 +105,18 @@ class Wheel:
         tick = int(when / self.grain) + 1
         if self._done is not None:
             tick = max(tick, self._done + 1)
-        owner.tick = tick
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = set()
             self._note_next()
         bucket.add(owner)
+        owner.bucket = bucket
 
     def discard(self, owner: Sweepable) -> None:
         """Take an owner out; no harm when it is not in."""
-        if owner.tick is not None:
-            bucket = self._buckets.get(owner.tick)
-            if bucket is not None:
-                bucket.discard(owner)
-            owner.tick = None
+        if owner.bucket is not None:
+            owner.bucket.discard(owner)
+            owner.bucket = None
 
     def is_due(self, now: float) -> bool:
         """Whether somebody is to be looked at by now."""
@@ -136,7 +134,7 @@ class Wheel:
             bucket = self._buckets[tick]
             while bucket:
                 owner = bucket.pop()
-                owner.tick = None
+                owner.bucket = None
                 when = owner.sweep(now)
                 if when is not None:
                     self.put(owner, when)

@@ -201,7 +201,7 @@ def test_on_close_comes_once_and_says_why(
         end(driven, peer, client)
         driven.turn(3)
         peer.close()
-        driven.until(lambda: not driven.server._open_sockets)
+        driven.until(lambda: not driven.server._ending)
         driven.advance(60.0)
         assert driven.handler.of("close") == [(code, reason, cause)]
         assert driven.handler.names.count("open") == 1
@@ -290,7 +290,7 @@ def test_on_close_that_raises_is_reported_once_and_frees_everything(
         assert driven.open().leave() == (1000, "")
         driven.turn()
         assert [type(error) for error in handler.of("error")] == [ZeroDivisionError]
-        assert not driven.server._open_sockets
+        assert not driven.server._ending
 
 
 def test_on_error_that_raises_closes_with_1011_and_is_logged(caplog: Any) -> None:
@@ -388,9 +388,9 @@ def test_socket_is_released_after_close_timeout_when_the_peer_stays() -> None:
         peer.write(close_frame(1000))
         assert peer.read_close() == (1000, "")
         driven.advance(1.9)
-        assert driven.server._open_sockets
+        assert driven.server._ending
         driven.advance(0.2)
-        assert not driven.server._open_sockets
+        assert not driven.server._ending
 
 
 def test_late_answer_to_our_close_frame_gets_its_own_time_to_end() -> None:
@@ -401,9 +401,9 @@ def test_late_answer_to_our_close_frame_gets_its_own_time_to_end() -> None:
         peer.write(close_frame(1000))
         driven.turn()
         driven.advance(1.9)
-        assert driven.server._open_sockets
+        assert driven.server._ending
         driven.advance(0.2)
-        assert not driven.server._open_sockets
+        assert not driven.server._ending
 
 
 def test_closing_forgets_a_client_at_once() -> None:

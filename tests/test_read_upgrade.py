@@ -53,6 +53,7 @@ def test_ordinary_request_is_read(codecs: ModuleType) -> None:
         replaced("Connection: Upgrade", "Connection: a,uPGRADE ,b"),
         replaced("Upgrade: websocket", "uPGRADE:\tWebSocket\t"),
         replaced("Host: server.example.com", "host:x"),
+        head(*LINES, first="GET / HTTP/1.1"),
         head(*LINES, "Sec-WebSocket-Extensions: permessage-deflate"),
         head(*LINES, "X-Odd: \xe9\t~"),
         head(*LINES, *["X: y"] * (MAX_HEADER_COUNT - len(LINES))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -111,13 +112,13 @@ class Owner:
     """Notes when it was looked at; does what it is told then."""
 
     def __init__(self, answer: Callable[[float], float | None] | None = None) -> None:
-        self.tick: int | None = None
+        self.bucket: set[Any] | None = None
         self.swept: list[float] = []
         self._answer = answer
 
     def sweep(self, now: float) -> float | None:
         self.swept.append(now)
-        assert self.tick is None
+        assert self.bucket is None
         return self._answer(now) if self._answer else None
 
 
@@ -163,7 +164,7 @@ def test_discarded_owner_is_not_swept() -> None:
     wheel.discard(owner)
     turn(wheel, 9.0)
     assert owner.swept == []
-    assert owner.tick is None
+    assert owner.bucket is None
 
 
 def test_sweep_tells_the_next_moment() -> None:
@@ -172,7 +173,7 @@ def test_sweep_tells_the_next_moment() -> None:
     wheel.put(owner, 1.5)
     turn(wheel, 99.0)
     assert owner.swept == [2.0, 6.0, 10.0]
-    assert owner.tick is None
+    assert owner.bucket is None
 
 
 def test_moment_that_is_over_comes_next() -> None:
