@@ -243,11 +243,17 @@ cdef extern from *:
     #if PY_VERSION_HEX >= 0x030B0000 && defined(__GNUC__)
     #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
     #endif
+    /* Cython makes the dict at once; Python makes it when an attribute is set. */
+    static inline void drop_dict(PyObject *owner) {
+        PyObject **place = _PyObject_GetDictPtr(owner);
+        if (place != NULL) Py_CLEAR(*place);
+    }
     /* A user may have hashed the bytes that stood here before. */
     static inline void forget_hash(PyObject *block) {
         ((PyBytesObject *)block)->ob_shash = -1;
     }
     """
+    void drop_dict(object owner)
     void forget_hash(PyObject* block)
 
 
@@ -309,6 +315,9 @@ Carries messages between a socket and a callback.
     # would make for each of them, 300 bytes, before anything is set.
     cdef dict __dict__
     cdef object __weakref__
+    # Of the owner, who needs no objects for them this way.
+    cdef public int64_t id
+    cdef public double opened_at
     cdef public object _sock
     cdef public object _protocol
     cdef public object _on_message
@@ -357,6 +366,7 @@ Carries messages between a socket and a callback.
     cdef size_t waiting
 
     def __cinit__(self, *args, **kwargs):
+        drop_dict(self)
         # What a subclass that forgets __init__ leaves must do nothing, not crash.
         self._loop = _nowhere
         self.fd = -1

@@ -121,6 +121,8 @@ class ConnectionCore:
         buffer_size: int,
         write_limit: int,
     ) -> None:
+        self.id = 0
+        self.opened_at = 0.0
         self._sock = sock
         self._loop = loop
         self._protocol = protocol

@@ -69,6 +69,8 @@ class LoopState:
 
 @disjoint_base
 class ConnectionCore:
+    id: int
+    opened_at: float
     _sock: Any
     _protocol: Any
     _on_message: Callable[[Any, Any], object]

@@ -146,9 +146,7 @@ class Client(ConnectionCore):
         "_topics",
         "bucket",
         "client_id",
-        "id",
         "latency",
-        "opened_at",
         "ping_payload",
         "pong_payload",
         "subprotocol",
@@ -406,12 +404,11 @@ class Client(ConnectionCore):
         """Do what the protocol has come to: send its answers, tell of its event."""
         protocol = self._protocol
         self._sync()
-        for frame in protocol.output:
+        for frame in protocol.take_output():
             if frame[0] == _PONG:
                 self._enqueue_pong(frame)
             else:
                 self._enqueue(frame)
-        protocol.output.clear()
         event = protocol.take_event()
         if event is None:
             return
@@ -440,6 +437,7 @@ class Client(ConnectionCore):
                 del pings[earlier]
                 if earlier == payload:
                     break
+            self._pings = pings or None
         self._call(self._handler.on_pong, self)
 
     # Sending

@@ -84,7 +84,7 @@ class Protocol:
     Attributes:
         state: see the head of the module.
         event: what the last `receive` found, to be taken by the caller.
-        output: frames that answer the peer, to be sent in this order.
+        output: frames that answer the peer, to be taken and sent in this order.
         close_code, close_reason, close_cause: how it ended, valid once CLOSED; the
             first reason stays.
     """
@@ -130,7 +130,7 @@ class Protocol:
         self.agreement = agreement
         self.state = State.OPEN
         self.event: Event | None = None
-        self.output: list[bytes] = []
+        self.output: tuple[bytes, ...] = ()
         self.close_code: int | None = None
         self.close_reason = ""
         self.close_cause: CloseCause | None = None
@@ -181,6 +181,11 @@ class Protocol:
             and self.state is State.OPEN
         )
         return pos
+
+    def take_output(self) -> tuple[bytes, ...]:
+        """Return the frames that answer the peer, and forget them."""
+        output, self.output = self.output, ()
+        return output
 
     def take_event(self) -> Event | None:
         """Return the event of the last `receive` and forget it."""
@@ -374,7 +379,7 @@ class Protocol:
         # §5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in
         # response, unless it already received a Close frame."
         if self.state is State.OPEN:
-            self.output.append(self._frame(_FIN | _PONG, payload))
+            self.output += (self._frame(_FIN | _PONG, payload),)
             self.event = (_PING, payload)
 
     def _on_pong(self, payload: bytes) -> None:
@@ -385,7 +390,7 @@ class Protocol:
         code, reason = _parse_close(payload)
         if self.state is State.OPEN:
             # §5.5.1: "the endpoint typically echos the status code it received".
-            self.output.append(self._frame(_FIN | _CLOSE, payload[:2]))
+            self.output += (self._frame(_FIN | _CLOSE, payload[:2]),)
         self._note_end(code, reason, CloseCause.PEER)
         self._move(State.CLOSED)
         self.event = (_CLOSE, None)
@@ -394,7 +399,7 @@ class Protocol:
         """Fail the connection (RFC 6455 §7.1.7)."""
         reason = str(error)
         if self.state is State.OPEN:
-            self.output.append(self._close_frame(error.code, reason))
+            self.output += (self._close_frame(error.code, reason),)
         self._note_end(error.code, reason, error.cause)
         self._move(State.CLOSED)
         self.event = (_CLOSE, None)

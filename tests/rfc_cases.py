@@ -113,8 +113,7 @@ def drive(protocol: Protocol, chunks: Iterable[bytes]) -> Outcome:
             stopped = protocol.receive(chunk, pos, len(chunk))
             assert stopped > pos
             pos = stopped
-            outcome.output += b"".join(protocol.output)
-            protocol.output.clear()
+            outcome.output += b"".join(protocol.take_output())
             event = protocol.take_event()
             if event is None:
                 assert pos == len(chunk)

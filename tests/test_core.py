@@ -786,8 +786,7 @@ def heard_by_protocol(stream: bytes, agreement: Agreement | None) -> list[Any]:
     pos = 0
     while pos < len(stream):
         pos = protocol.receive(stream, pos, len(stream))
-        answers += b"".join(protocol.output)
-        protocol.output.clear()
+        answers += b"".join(protocol.take_output())
         event = protocol.take_event()
         if event is not None:
             events.append((NAMES[event[0]], event[1]))

@@ -180,7 +180,7 @@ def test_turn_waits_until_the_next_deadline(
     patience: float | None,
 ) -> None:
     class Owner:
-        tick: int | None = None
+        bucket: set[Any] | None = None
 
         def sweep(self, now: float) -> None:
             return None
