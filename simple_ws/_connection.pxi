@@ -155,6 +155,10 @@ What connections share with the loop that drives them.
         """Look at the clock; at the beginning of a turn."""
         self.look_at_clock()
 
+    def on_failure(self, target: object, error: Exception) -> None:
+        """What was called for readiness raised; the loop must go on."""
+        raise error
+
     cdef int look_at_clock(self) except -1:
         if self.monotonic:
             self.now = monotonic_seconds()

@@ -77,6 +77,10 @@ class LoopState:
         """Look at the clock; at the beginning of a turn."""
         self.now = self.clock()
 
+    def on_failure(self, target: object, error: Exception) -> None:
+        """What was called for readiness raised; the loop must go on."""
+        raise error
+
     def flush(self) -> None:
         """Write what waits, once a connection; callbacks may fill outboxes again."""
         self._note_source(None)

@@ -177,7 +177,7 @@ cdef class Poller:
         cdef int ready = self.wait(events, milliseconds)
         loop.look_at_clock()
         for index in range(ready):
-            self.call(&events[index])
+            self.call(loop, &events[index])
         return ready == MAX_EVENTS
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ cdef class Poller:
             ready = epoll_wait(self.epoll, events, MAX_EVENTS, 0)
         return ready
 
-    cdef int call(self, epoll_event* event) except -1:
+    cdef int call(self, LoopState loop, epoll_event* event) except -1:
         cdef int fd = <int> (event.data.u64 & 0xFFFFFFFF)
         cdef Slot* slot = self.slots + fd
         cdef int ready = ready_events(event)
@@ -230,10 +230,13 @@ cdef class Poller:
         if slot.target == NULL or slot.generation != <uint32_t> (event.data.u64 >> 32):
             return 0
         target = <object> slot.target
-        if isinstance(target, ConnectionCore):
-            (<ConnectionCore> target).ready(ready)
-        else:
-            target(ready)
+        try:
+            if isinstance(target, ConnectionCore):
+                (<ConnectionCore> target).ready(ready)
+            else:
+                target(ready)
+        except Exception as error:
+            loop.on_failure(target, error)
         return 0
 
     cdef Slot* find(self, int fd) except NULL:

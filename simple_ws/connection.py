@@ -603,6 +603,10 @@ class Client(ConnectionCore):
         else:
             self._cut(error.strerror or str(error), CloseCause.RESET)
 
+    def abandon(self) -> None:
+        """Cut it because something of ours went wrong; for the loop."""
+        self._cut("internal error", CloseCause.HANDLER_ERROR)
+
     def _cut(self, reason: str, cause: CloseCause) -> None:
         """Close the socket now, whatever the protocol had in mind."""
         self._protocol.conclude(CloseCode.ABNORMAL, reason, cause)

@@ -107,6 +107,8 @@ class Incoming:
                 self._door.reactor.unregister(self._sock)
             self._sock.close()
 
+    abandon = close
+
     def _leave(self) -> None:
         self._over = True
         self._door.reactor.wheel.discard(self)

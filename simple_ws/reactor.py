@@ -137,7 +137,10 @@ class Reactor(LoopState):
             ready = self._spin(selector, timeout) or selector.select(timeout)
             self.tick()
             for key, events in ready:
-                key.data(events)
+                try:
+                    key.data(events)
+                except Exception as error:
+                    self.on_failure(key.data, error)
             return
         more = selector.dispatch(self, timeout)
         # Before anybody is judged by when it was last heard: hear everybody, also after
@@ -146,6 +149,17 @@ class Reactor(LoopState):
         while more and rounds and self.wheel.is_due(self.now):
             more = selector.dispatch(self, 0)
             rounds -= 1
+
+    def on_failure(self, target: object, error: Exception) -> None:
+        """A fault of ours in one connection: give that one up, and go on.
+
+        Exceptions of user code end before they come here.
+        """
+        owner = getattr(target, "__self__", target)
+        logger.error("internal error in %r", owner, exc_info=error)
+        abandon = getattr(owner, "abandon", None)
+        if abandon is not None:
+            abandon()
 
     def _spin(
         self, selector: selectors.BaseSelector, timeout: float | None

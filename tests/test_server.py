@@ -654,3 +654,22 @@ def test_first_frame_is_served_right_after_start() -> None:
     with running(Echo()) as server, connect(server) as peer:
         peer.shake(then=frame(TEXT, "at once"))
         assert peer.read_message() == "at once"
+
+
+def test_fault_of_ours_ends_one_connection_and_not_the_server(
+    monkeypatch: Any, caplog: Any
+) -> None:
+    with Driven(Echo()) as driven:
+        victim, other = driven.open(), driven.open()
+
+        def fault(*args: Any) -> int:
+            raise RuntimeError("a bug of ours")
+
+        monkeypatch.setattr(Client, "_receive_odd", fault)
+        victim.send(0x9)  # a ping takes the readable path
+        driven.turn(2)
+        monkeypatch.undo()
+        assert "internal error" in caplog.text
+        other.text("still here")
+        assert other.read_message() == "still here"
+        assert len(driven.server.clients) == 1
