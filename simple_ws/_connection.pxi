@@ -174,7 +174,10 @@ What connections share with the loop that drives them.
             dirty = self.dirty
             self.dirty = []
             for connection in dirty:
-                (<ConnectionCore?> connection).write_out()
+                try:
+                    (<ConnectionCore?> connection).write_out()
+                except Exception as error:
+                    self.on_failure(connection, error)
 
     cdef bytes pack_for_all(self, object agreement, const uint8_t* data, size_t size):
         """A message compressed without reference to any other, once for all who have
@@ -1041,7 +1044,7 @@ Carries messages between a socket and a callback.
                     self.release_item(last)
         self._enqueue(frame)
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         """Write what waits, as much as the system takes."""
         self.write_out()
 

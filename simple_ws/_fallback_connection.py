@@ -87,7 +87,10 @@ class LoopState:
         while self.dirty:
             dirty, self.dirty = self.dirty, []
             for connection in dirty:
-                connection.flush()
+                try:
+                    connection._flush()
+                except Exception as error:
+                    self.on_failure(connection, error)
 
     def _note_source(self, source: object) -> None:
         self._source = source
@@ -204,7 +207,7 @@ class ConnectionCore:
         if events & _READ:
             self._on_readable()
         if events & _WRITE and self._blocked:
-            self.flush()
+            self._flush()
 
     def _on_readable(self) -> None:
         try:
@@ -392,7 +395,7 @@ class ConnectionCore:
                 self._waiting -= len(outbox.pop())
         self._enqueue(frame)
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         """Write what waits, as much as the system takes."""
         self._dirty = False
         while self._outbox:

@@ -462,7 +462,7 @@ class Client(ConnectionCore):
 
     def _make_room(self, size: int) -> bool:
         if not self._blocked:
-            self.flush()  # it may only be that this turn has not been flushed yet
+            self._flush()  # it may only be that this turn has not been flushed yet
         if not self.is_open():
             return False
         policy = self._options.slow_consumer
@@ -603,7 +603,7 @@ class Client(ConnectionCore):
         else:
             self._cut(error.strerror or str(error), CloseCause.RESET)
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """Cut it because something of ours went wrong; for the loop."""
         self._cut("internal error", CloseCause.HANDLER_ERROR)
 

@@ -107,7 +107,7 @@ class Incoming:
                 self._door.reactor.unregister(self._sock)
             self._sock.close()
 
-    abandon = close
+    _abandon = close
 
     def _leave(self) -> None:
         self._over = True

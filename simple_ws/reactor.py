@@ -157,7 +157,7 @@ class Reactor(LoopState):
         """
         owner = getattr(target, "__self__", target)
         logger.error("internal error in %r", owner, exc_info=error)
-        abandon = getattr(owner, "abandon", None)
+        abandon = getattr(owner, "_abandon", None)
         if abandon is not None:
             abandon()
 

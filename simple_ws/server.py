@@ -377,12 +377,9 @@ class Server:
         found = self._router.find(request.path)
         if found is None:
             raise HandshakeError(404, "There is nothing at this path.")
-        limit = self.options.max_connections
-        if limit is not None and len(self.clients) >= limit:
-            raise HandshakeError(
-                503, "The server is full.", [("Retry-After", _RETRY_AFTER)]
-            )
         mount, request.params = found
+        _check_room(self.clients, self.options.max_connections)
+        _check_room(mount.clients, mount.options.max_connections)
         return mount
 
     def left(self, incoming: Incoming) -> None:
@@ -429,6 +426,13 @@ def _check_drain(drain: object) -> None:
         raise TypeError(f"drain must be a number of seconds, not {drain!r}")
     if not 0 <= drain < math.inf:
         raise ValueError(f"drain must be 0 seconds or more, not {drain!r}")
+
+
+def _check_room(clients: Group[Client], limit: int | None) -> None:
+    if limit is not None and len(clients) >= limit:
+        raise HandshakeError(
+            503, "The server is full.", [("Retry-After", _RETRY_AFTER)]
+        )
 
 
 def _check_topic(topic: object) -> None:

@@ -514,3 +514,15 @@ def test_answers_are_not_held_back_by_nagle() -> None:
     with running(handler) as server, open_peer(server):
         option = sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert option
+
+
+def test_handler_has_a_limit_of_its_own() -> None:
+    small = Recorder(max_connections=1)
+    with Driven(Recorder()) as driven:
+        driven.server.mount("/small", small)
+        with driven.open("/small"):
+            status, _, body = answer(driven, request("/small"))
+            assert (status, body) == (503, "The server is full.\n")
+            assert driven.open("/")
+        driven.until(lambda: not small.clients)
+        assert driven.open("/small")

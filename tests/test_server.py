@@ -491,7 +491,7 @@ class Handler(WebSocket):
     def on_message(self, msg, client):
         if msg == "hang":
             client.write_message("hanging")
-            client.flush()
+            client._flush()
             while True:
                 time.sleep(60)
         return msg
