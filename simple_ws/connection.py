@@ -39,7 +39,7 @@ from .http11 import Fields, Headers, Request
 from .messages import encode_message
 from .options import Options
 from .protocol import Protocol as WebSocketProtocol
-from .reactor import READ, Reactor
+from .reactor import READ, WRITE, Reactor
 from .speedups import ConnectionCore
 from .timers import Timer
 from .topics import Group
@@ -594,14 +594,24 @@ class Client(ConnectionCore):
     def _on_lost(self, error: OSError | None) -> None:
         if not self._registered:
             return  # an event of this turn, for a socket that a callback closed
-        if error is None and self.buffered_amount and not self._blocked:
-            # The peer ceased to send, perhaps not to read: give it what is there.
-            with suppress(OSError):
-                self._sock.sendall(b"".join(self._take_outbox()))
-        if error is None:
-            self._cut("connection closed without a close frame", CloseCause.EOF)
-        else:
+        if error is not None:
             self._cut(error.strerror or str(error), CloseCause.RESET)
+        elif self.buffered_amount:
+            self._finish_output()
+        else:
+            self._cut(_NO_CLOSE_FRAME, CloseCause.EOF)
+
+    def _finish_output(self) -> None:
+        """The peer ceased to send, perhaps not to read: give it what is there.
+
+        When that is done the loop watches for reading again, and finds the end again.
+        """
+        self._protocol.conclude(CloseCode.ABNORMAL, _NO_CLOSE_FRAME, CloseCause.EOF)
+        self._sync()
+        self._blocked = True
+        self._watch(WRITE)
+        if not self._ended:
+            self._reactor.call_soon(self._end)
 
     def _abandon(self) -> None:
         """Cut it because something of ours went wrong; for the loop."""
@@ -670,6 +680,7 @@ class Client(ConnectionCore):
 
 
 _beats = itertools.count(1)
+_NO_CLOSE_FRAME = "connection closed without a close frame"
 
 #: Ends that are the peer's fault and worth a line.
 _FAULTS = frozenset(

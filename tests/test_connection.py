@@ -946,3 +946,18 @@ def test_every_client_has_an_id_of_its_own() -> None:
             driven.open()
         ids = [client.id for client in driven.handler.clients]
         assert len(set(ids)) == 3
+
+
+def test_peer_that_ceased_to_send_gets_what_was_written_to_it() -> None:
+    handler = Recorder(write_limit=2**24)
+    message = bytes(2**22)
+    with Driven(handler) as driven, driven.open() as peer:
+        handler.client().write_message(message)
+        driven.turn()
+        assert handler.client()._blocked
+        peer.end()
+        assert peer.read_message() == message
+        assert peer.read_rest() == b""
+        driven.until(lambda: handler.names().count("close") == 1)
+        assert handler.client().close_cause == "eof"
+        driven.until(lambda: not driven.server._ending)
