@@ -958,6 +958,6 @@ def test_peer_that_ceased_to_send_gets_what_was_written_to_it() -> None:
         peer.end()
         assert peer.read_message() == message
         assert peer.read_rest() == b""
-        driven.until(lambda: handler.names().count("close") == 1)
+        driven.until(lambda: handler.names.count("close") == 1)
         assert handler.client().close_cause == "eof"
         driven.until(lambda: not driven.server._ending)
