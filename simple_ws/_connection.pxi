@@ -116,11 +116,13 @@ What connections share with the loop that drives them.
         now: what the clock said when this turn began, in seconds.
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
+        attention: something else than readiness wants the loop: a call, a deadline.
     """
 
     cdef public double now
     cdef public unsigned long owner
     cdef public list dirty
+    cdef public bint attention
     cdef readonly object clock
     cdef bint monotonic
     # What was last handed to a compressing connection in this turn, and its
@@ -168,6 +170,9 @@ What connections share with the loop that drives them.
 
     def flush(self) -> None:
         """Write what waits, once a connection; callbacks may fill outboxes again."""
+        self.write_all()
+
+    cdef int write_all(self) except -1:
         cdef list dirty
         self.source = self.packed = None
         while self.dirty:
@@ -178,6 +183,7 @@ What connections share with the loop that drives them.
                     (<ConnectionCore?> connection).write_out()
                 except Exception as error:
                     self.on_failure(connection, error)
+        return 0
 
     cdef bytes pack_for_all(self, object agreement, const uint8_t* data, size_t size):
         """A message compressed without reference to any other, once for all who have

@@ -61,6 +61,7 @@ class LoopState:
         now: what the clock said when this turn began, in seconds.
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
+        attention: something else than readiness wants the loop: a call, a deadline.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -68,6 +69,7 @@ class LoopState:
         self.now = clock()
         self.owner = get_ident()
         self.dirty: list[Any] = []
+        self.attention = False
         # What was last handed to a compressing connection in this turn, and its
         # compressed forms that hold for every receiver, by agreement.
         self._source: object = None

@@ -180,6 +180,35 @@ cdef class Poller:
             self.call(loop, &events[index])
         return ready == MAX_EVENTS
 
+    def run(self, LoopState loop, double deadline) -> bool:
+        """Turn, flush and turn again until something waits for Python.
+
+        Args:
+            loop: its `attention` ends this, after the turn.
+            deadline: so does its clock, when it says this; negative for never.
+
+        Returns:
+            Whether more may be ready than the last turn took.
+        """
+        cdef epoll_event events[MAX_EVENTS]
+        cdef int index, ready, patience
+        cdef double rest
+        while True:
+            patience = -1
+            if deadline >= 0:
+                loop.look_at_clock()
+                rest = (deadline - loop.now) * 1000
+                # Rounded up: the deadline has passed when the wait is over.
+                patience = 0 if rest <= 0 else <int> min(rest + 1, <double> 86400000)
+            ready = self.wait(events, patience)
+            loop.look_at_clock()
+            for index in range(ready):
+                self.call(loop, &events[index])
+            loop.write_all()
+            PyErr_CheckSignals()
+            if loop.attention or (deadline >= 0 and loop.now >= deadline):
+                return ready == MAX_EVENTS
+
     def close(self) -> None:
         """Give the descriptor back and forget everything."""
         cdef int fd

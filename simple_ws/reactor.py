@@ -59,7 +59,7 @@ class Reactor(LoopState):
         self._given_selector = selector
         self._selector: selectors.BaseSelector
         self.timers = Timers()
-        self.wheel = Wheel(grain)
+        self.wheel = Wheel(grain, self.want_attention)
         self._calls: deque[Callable[[], object]] = deque()
         self._waker: socket.socket | None = None
         self._woken = False
@@ -92,6 +92,7 @@ class Reactor(LoopState):
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         """Have `callback()` called in `delay` seconds."""
+        self.attention = True
         return self.timers.call_at(self.clock() + delay, callback)
 
     def time(self) -> float:
@@ -101,10 +102,12 @@ class Reactor(LoopState):
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Have `callback()` called at the top of the loop, in this turn or the next."""
         self._calls.append(callback)
+        self.attention = True
 
     def call_threadsafe(self, callback: Callable[[], object]) -> None:
         """Have `callback()` called in the loop's thread; from any thread, in order."""
         self._calls.append(callback)
+        self.attention = True
         self.wake()
 
     def wake(self) -> None:
@@ -117,18 +120,45 @@ class Reactor(LoopState):
 
     def run_once(self, timeout: float | None = None) -> None:
         """One turn: wait at most `timeout` seconds (None: as long as it takes)."""
+        self._turn(lambda: self._dispatch(self._patience(timeout)))
+
+    def run_turns(self) -> None:
+        """Turn until something else than readiness has wanted attention.
+
+        One turn as `run_once` does it, where the selector can do no more; otherwise as
+        many as come, without a Python frame but for callbacks.
+        """
+        selector = self._selector
+        # First this, then the look at the calls: one queued in between is not missed.
+        self.attention = False
+        if self._calls or self.dirty or not isinstance(selector, EpollSelector):
+            self.run_once()
+        else:
+            self._turn(lambda: self._run(selector))
+
+    def want_attention(self) -> None:
+        """Have `run_turns` return after this turn."""
+        self.attention = True
+
+    def _turn(self, hear: Callable[[], object]) -> None:
+        """Call what is ready, then what is due, then what was queued; write it all."""
         if self._turning:
             raise InvalidState("the loop is running already: called from a callback")
         self._turning = True
         self.owner = threading.get_ident()
         try:
-            self._dispatch(self._patience(timeout))
+            hear()
             self.timers.run_due(self.now)
             self.wheel.run_due(self.now)
             self._run_calls()
             self.flush()
         finally:
             self._turning = False
+
+    def _run(self, selector: EpollSelector) -> None:
+        deadlines = (self.timers.next_deadline(), self.wheel.next_deadline)
+        due = min((when for when in deadlines if when is not None), default=None)
+        self._hear_all(selector, selector.run(self, due))
 
     def _dispatch(self, timeout: float | None) -> None:
         """Wait, look at the clock, and call what is ready."""
@@ -142,9 +172,11 @@ class Reactor(LoopState):
                 except Exception as error:
                     self.on_failure(key.data, error)
             return
-        more = selector.dispatch(self, timeout)
-        # Before anybody is judged by when it was last heard: hear everybody, also after
-        # a pause of our own. A descriptor is ready once at most in each round.
+        self._hear_all(selector, selector.dispatch(self, timeout))
+
+    def _hear_all(self, selector: EpollSelector, more: bool) -> None:
+        """Before anybody is judged by when it was last heard: hear everybody, also
+        after a pause of our own. A descriptor is ready once at most in each round."""
         rounds = len(selector) // MAX_READY
         while more and rounds and self.wheel.is_due(self.now):
             more = selector.dispatch(self, 0)
@@ -208,6 +240,7 @@ class Reactor(LoopState):
             self._wakee.recv(4096)
         # Before the calls are looked at: one queued from here on wakes again.
         self._woken = False
+        self.attention = True
 
     def _run_calls(self) -> None:
         # Only as many as there are now: callbacks that queue more get the next turn.

@@ -85,6 +85,15 @@ class EpollSelector(selectors.BaseSelector):
         more: bool = self._poller.dispatch(loop, _milliseconds(timeout))
         return more
 
+    def run(self, loop: LoopState, deadline: float | None) -> bool:
+        """Turn and flush until `deadline`, or until the loop wants `attention`.
+
+        Returns:
+            Whether more may be ready than the last turn took.
+        """
+        more: bool = self._poller.run(loop, -1.0 if deadline is None else deadline)
+        return more
+
     def __len__(self) -> int:
         return len(self._poller)
 

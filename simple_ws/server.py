@@ -202,7 +202,7 @@ class Server:
         self._started.set()
         try:
             while not self._done():
-                self.reactor.run_once()
+                self.reactor.run_turns()
         finally:
             self._tear_down()
 
@@ -214,6 +214,7 @@ class Server:
         if self._stopping:
             return
         self._stopping = True
+        self.reactor.want_attention()
         for listener in self._listeners:
             listener.close()
         for incoming in list(self._incoming):
@@ -385,6 +386,7 @@ class Server:
     def left(self, incoming: Incoming) -> None:
         """A handshake is over."""
         self._incoming.discard(incoming)
+        self.reactor.attention = True
 
     def welcome(self, client: Client) -> None:
         """A connection opened."""
@@ -404,6 +406,7 @@ class Server:
     def release(self, client: Client) -> None:
         """The socket of a connection is closed."""
         self._ending.discard(client)
+        self.reactor.attention = True  # the last one ends a server that stops
 
     def _on_accept(self, sock: socket.socket, address: Any) -> None:
         incoming = Incoming(sock, address, self)

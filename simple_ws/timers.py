@@ -87,10 +87,14 @@ class Wheel:
 
     Args:
         grain: seconds; an owner is looked at up to so much too late, never too early.
+        on_change: called when `next_deadline` may have changed.
     """
 
-    def __init__(self, grain: float) -> None:
+    def __init__(
+        self, grain: float, on_change: Callable[[], object] = lambda: None
+    ) -> None:
         self.grain = grain
+        self._on_change = on_change
         self._buckets: dict[int, set[Sweepable]] = {}
         self._done: int | None = None
         #: When somebody is to be looked at next (seconds), or None.
@@ -142,5 +146,6 @@ class Wheel:
         self._note_next()
 
     def _note_next(self) -> None:
+        self._on_change()
         buckets = self._buckets
         self.next_deadline = min(buckets) * self.grain if buckets else None
