@@ -53,7 +53,7 @@ class Deflate:
     client_no_context_takeover: bool = False
     server_max_window_bits: int = 12
     client_max_window_bits: int = 12
-    level: int = 6
+    level: int = 3
     mem_level: int = 5
     threshold: int = 64
 
