@@ -24,19 +24,16 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from .constants import (
-    MAX_CLOSE_REASON,
-    MAX_CONTROL_PAYLOAD,
     CloseCause,
     CloseCode,
     Opcode,
     SendStatus,
     State,
-    may_travel,
 )
 from .deflate import Agreement
 from .errors import ProtocolError
 from .http11 import Fields, Headers, Request
-from .messages import encode_message
+from .messages import check_close, check_ping, encode_message
 from .options import Options
 from .protocol import Protocol as WebSocketProtocol
 from .reactor import READ, WRITE, Reactor
@@ -304,7 +301,7 @@ class Client(ConnectionCore):
             TypeError: `code` is not an int, or `reason` not a str.
             ValueError: The code may not travel, or the reason is too long.
         """
-        code = _check_close(code if status is None else status, reason)
+        code = check_close(code if status is None else status, reason)
         if self._elsewhere():
             was_open = self.is_open()
             self._reactor.call_threadsafe(partial(self._close, code, reason))
@@ -331,7 +328,7 @@ class Client(ConnectionCore):
             TypeError: The payload is neither bytes nor str.
             ValueError: It is too long.
         """
-        payload = _check_ping(payload)
+        payload = check_ping(payload)
         if self._elsewhere():
             was_open = self.is_open()
             self._reactor.call_threadsafe(partial(self._ping, payload))
@@ -692,38 +689,3 @@ _FAULTS = frozenset(
         CloseCause.PING_TIMEOUT,
     }
 )
-
-
-def _check_close(code: int, reason: str) -> int:
-    if isinstance(code, bool) or not isinstance(code, int):
-        raise TypeError(f"close code must be an int, not {code!r}")
-    if not may_travel(code):
-        raise ValueError(
-            "close code must be 1000-1003, 1007-1014 or 3000-4999, "
-            f"not {int(code)} (RFC 6455 §7.4)"
-        )
-    if not isinstance(reason, str):
-        raise TypeError(f"close reason must be a str, not {reason!r}")
-    size = len(reason.encode())
-    if size > MAX_CLOSE_REASON:
-        raise ValueError(
-            f"close reason must have at most {MAX_CLOSE_REASON} bytes of UTF-8, "
-            f"not {size}"
-        )
-    return int(code)
-
-
-def _check_ping(payload: bytes | str) -> bytes:
-    if isinstance(payload, str):
-        payload = payload.encode()
-    if not isinstance(payload, bytes | bytearray | memoryview):
-        raise TypeError(
-            f"ping payload must be bytes or str, not {type(payload).__name__}"
-        )
-    payload = bytes(payload)
-    if len(payload) > MAX_CONTROL_PAYLOAD:
-        raise ValueError(
-            f"ping payload must have at most {MAX_CONTROL_PAYLOAD} bytes, "
-            f"not {len(payload)}"
-        )
-    return payload

@@ -1,12 +1,12 @@
-"""How a message of the user's travels: its opcode and its bytes."""
+"""What users hand over to be sent: messages, close reasons, ping payloads."""
 
 from __future__ import annotations
 
 import json
 
-from .constants import Opcode
+from .constants import MAX_CLOSE_REASON, MAX_CONTROL_PAYLOAD, Opcode, may_travel
 
-__all__ = ["encode_message"]
+__all__ = ["check_close", "check_ping", "encode_message"]
 
 _TEXT = int(Opcode.TEXT)
 _BINARY = int(Opcode.BINARY)
@@ -40,3 +40,50 @@ def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
         return _BINARY, payload
     payload.decode()
     return _TEXT, payload
+
+
+def check_close(code: int, reason: str) -> int:
+    """Check what a user wants to close with (RFC 6455 §7.4); return the code.
+
+    Raises:
+        TypeError: `code` is not an int, or `reason` not a str.
+        ValueError: The code may not travel, or the reason is too long.
+    """
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"close code must be an int, not {code!r}")
+    if not may_travel(code):
+        raise ValueError(
+            "close code must be 1000-1003, 1007-1014 or 3000-4999, "
+            f"not {int(code)} (RFC 6455 §7.4)"
+        )
+    if not isinstance(reason, str):
+        raise TypeError(f"close reason must be a str, not {reason!r}")
+    size = len(reason.encode())
+    if size > MAX_CLOSE_REASON:
+        raise ValueError(
+            f"close reason must have at most {MAX_CLOSE_REASON} bytes of UTF-8, "
+            f"not {size}"
+        )
+    return int(code)
+
+
+def check_ping(payload: bytes | str) -> bytes:
+    """Check what a user wants to ping with (RFC 6455 §5.5); return its bytes.
+
+    Raises:
+        TypeError: The payload is neither bytes nor str.
+        ValueError: It is longer than a control frame holds.
+    """
+    if isinstance(payload, str):
+        payload = payload.encode()
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"ping payload must be bytes or str, not {type(payload).__name__}"
+        )
+    payload = bytes(payload)
+    if len(payload) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(
+            f"ping payload must have at most {MAX_CONTROL_PAYLOAD} bytes, "
+            f"not {len(payload)}"
+        )
+    return payload
