@@ -105,6 +105,16 @@ class WebSocket:
         server.mount("*", self)
         server.run()
 
+    @property
+    def host(self) -> str | None:
+        """Where its server listens, or None."""
+        return None if self.server is None else self.server.host
+
+    @property
+    def port(self) -> int | None:
+        """Where its server listens, the real port once it does, or None."""
+        return None if self.server is None else self.server.port
+
     def on_request(self, request: Request) -> Any:
         """Decide about a client before the upgrade.
 

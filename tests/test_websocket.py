@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from harness import DEADLINE, TEXT, Driven, Peer, Recorder, connect, frame
+from harness import DEADLINE, TEXT, Driven, Peer, Recorder, connect, frame, running
 
 from simple_ws import BACKEND, Client, Deflate, Server, WebSocket
 
@@ -391,3 +391,11 @@ def test_clients_may_be_walked_while_they_come_and_go() -> None:
         assert walked == 4
         assert len(driven.handler.clients) == 4
         assert len(list(driven.handler.clients)) == 4
+
+
+def test_host_and_port_are_those_of_the_server() -> None:
+    handler = Recorder()
+    assert (handler.host, handler.port) == (None, None)
+    with running(handler) as server:
+        assert (handler.host, handler.port) == (server.host, server.port)
+        assert handler.port
