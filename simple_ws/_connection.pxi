@@ -76,8 +76,8 @@ cdef enum:
     #: Frames that have not come whole are copied into `tail` below this, and received
     #: where they stay above it, which saves the copy and costs a `readv`.
     TAIL_LIMIT = 4096
-    #: Payloads up to here are copied into `small`; beyond, a reference and writev are
-    #: cheaper (measured: the two meet between 8 and 32 KiB).
+    #: Payloads up to here are copied into `small`; beyond, a reference and writev. The
+    #: bound is that of an early prototype; where the two meet was not measured here.
     COPY_LIMIT = 16384
     #: Bytes of a large message that are reserved because its header says so; more only
     #: when they have come: a header costs an attacker nothing.
