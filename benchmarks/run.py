@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Work:
     load: tuple[str, ...]
     mode: str = "echo"
     deflate: bool = False
+    beside: bool = False
     unit: str = "messages/s"
 
 
@@ -74,6 +76,12 @@ _WORKS = [
         "handshakes, 64 at once",
         ("handshake", "--progress", "64"),
         unit="handshakes/s",
+    ),
+    Work(
+        "echo32_beside",
+        "echo 32 B × 100 beside idle connections",
+        _echo(32, 100),
+        beside=True,
     ),
     Work("idle", "memory of an idle connection", ("idle",), unit="KiB"),
     Work(
@@ -174,12 +182,25 @@ class Bench:
         """One run; whatever goes wrong ends up under "error" in the result."""
         try:
             with Running(spec, work.mode, work.deflate, self.server_cpu) as server:
-                measure = self._idle if work.unit == "KiB" else self._speed
-                result = measure(server, work)
+                result = self._how(work)(server, work)
                 server.check_alive()
         except (ServerFailed, LoadFailed, OSError, subprocess.TimeoutExpired) as error:
             reason = environment.scrub(str(error)) or type(error).__name__
             return {"value": 0.0, "error": reason}
+        return result
+
+    def _how(self, work: Work) -> Callable[[Running, Work], dict]:
+        if work.beside:
+            return self._beside
+        return self._idle if work.unit == "KiB" else self._speed
+
+    def _beside(self, server: Running, work: Work) -> dict:
+        """The speed while many others are connected and say nothing."""
+        arguments = ["idle", "--connections", str(self.options.idle_connections)]
+        with Load(server, arguments, self.load_cpu) as idle:
+            idle.wait_for("ready")
+            result = self._speed(server, work)
+            result["error"] = result["error"] or idle.result()["error"]
         return result
 
     def _speed(self, server: Running, work: Work) -> dict:

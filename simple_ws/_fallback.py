@@ -15,7 +15,13 @@ from ._fallback_codecs import (
     parse_header,
     read_upgrade,
 )
-from ._fallback_connection import ConnectionCore, LoopState, Poller, fan_out
+from ._fallback_connection import (
+    ConnectionCore,
+    LoopState,
+    Poller,
+    accept_from,
+    fan_out,
+)
 
 __all__ = [
     "BACKEND",
@@ -25,6 +31,7 @@ __all__ = [
     "LoopState",
     "Poller",
     "Utf8Validator",
+    "accept_from",
     "apply_mask",
     "build_frame",
     "fan_out",

@@ -11,6 +11,7 @@ heartbeat, its end) is added by `connection`.
 from __future__ import annotations
 
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
@@ -23,7 +24,7 @@ from .deflate import Agreement
 from .errors import ProtocolError
 from .messages import encode_message
 
-__all__ = ["ConnectionCore", "LoopState", "Poller", "fan_out"]
+__all__ = ["ConnectionCore", "LoopState", "Poller", "accept_from", "fan_out"]
 
 _PONG_FRAME = 0x8A
 _READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
@@ -503,3 +504,21 @@ def fan_out(
             member._loop._note_source(source)
         taken += bool(member._send_from(source, opcode, payload))
     return taken
+
+
+def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]:
+    """Take a connection, non-blocking, with the address of its peer.
+
+    Returns:
+        The socket, and (host, port) or what the family has for an address; IPv4 as
+        IPv4 also where the listening socket takes both.
+
+    Raises:
+        OSError: As of `socket.accept`.
+    """
+    accepted, address = sock.accept()
+    accepted.setblocking(False)
+    if isinstance(address, tuple):
+        # Behind a proxy thousands of connections have the same host: one string serves.
+        address = sys.intern(address[0].removeprefix("::ffff:")), address[1]
+    return accepted, address

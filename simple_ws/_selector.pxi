@@ -61,6 +61,10 @@ cdef struct Slot:
     uint32_t generation  # of the registration: a descriptor is used again and again
 
 
+cdef inline int descriptor(object fileobj) except? -1:
+    return fileobj if isinstance(fileobj, int) else fileobj.fileno()
+
+
 cdef class Poller:
     """Says which descriptors are ready, and calls what was registered for them.
 
@@ -99,9 +103,14 @@ cdef class Poller:
         """The epoll descriptor; readable when something is ready."""
         return self.epoll
 
-    def add(self, int fd, uint32_t events, target: object) -> None:
-        """Have `target(ready events)` called; KeyError when `fd` is in already."""
+    def add(self, fileobj: object, uint32_t events, target: object) -> None:
+        """Have `target(ready events)` called; KeyError when it is in already.
+
+        Args:
+            fileobj: a descriptor, or what has `fileno()`.
+        """
         cdef Slot* slot
+        cdef int fd = descriptor(fileobj)
         if fd < 0:
             raise ValueError(f"invalid file descriptor: {fd}")
         self.make_room(fd)
@@ -115,8 +124,9 @@ cdef class Poller:
         slot.events = events
         self.count += 1
 
-    def change(self, int fd, uint32_t events, target: object) -> None:
-        """Replace what was said by `add`; KeyError when `fd` is not in."""
+    def change(self, fileobj: object, uint32_t events, target: object) -> None:
+        """Replace what was said by `add`; KeyError when it is not in."""
+        cdef int fd = descriptor(fileobj)
         cdef Slot* slot = self.find(fd)
         cdef PyObject* old = slot.target
         if slot.events != events:
@@ -126,8 +136,9 @@ cdef class Poller:
         slot.events = events
         Py_XDECREF(old)
 
-    def remove(self, int fd) -> None:
+    def remove(self, fileobj: object) -> None:
         """Forget a descriptor; KeyError when it is not in."""
+        cdef int fd = descriptor(fileobj)
         cdef Slot* slot = self.find(fd)
         cdef PyObject* old = slot.target
         cdef epoll_event event

@@ -24,12 +24,13 @@ from cpython.bytes cimport (
 )
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 import os
 import socket
+import sys
 import time
 
 from .constants import (
@@ -52,6 +53,7 @@ __all__ = [
     "LoopState",
     "Poller",
     "Utf8Validator",
+    "accept_from",
     "apply_mask",
     "build_frame",
     "fan_out",
@@ -894,3 +896,5 @@ include "_connection.pxi"
 # --- Readiness -----------------------------------------------------------------------
 
 include "_selector.pxi"
+
+include "_accept.pxi"

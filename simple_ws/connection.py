@@ -630,15 +630,9 @@ class Client(ConnectionCore):
         self._ended = True
         self._reactor.wheel.discard(self)
         self._home.forget(self)
-        logger.log(
-            logging.INFO if self.close_cause in _FAULTS else logging.DEBUG,
-            "client %d of %s ended by %s: %s %r",
-            self.id,
-            self.address,
-            self.close_cause,
-            self.close_code,
-            self.close_reason,
-        )
+        level = logging.INFO if self.close_cause in _FAULTS else logging.DEBUG
+        if logger.isEnabledFor(level):
+            self._log_end(level)
         self._call(self._handler.on_close, self)
         if self._registered:
             self._arm(self._release)
@@ -646,6 +640,17 @@ class Client(ConnectionCore):
                 self._await_drain = True
             else:
                 self._half_close()
+
+    def _log_end(self, level: int) -> None:
+        logger.log(
+            level,
+            "client %d of %s ended by %s: %s %r",
+            self.id,
+            self.address,
+            self.close_cause,
+            self.close_code,
+            self.close_reason,
+        )
 
     def _arm(
         self, callback: Callable[[], object], patience: float | None = None

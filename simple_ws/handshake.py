@@ -162,17 +162,15 @@ def upgrade_response(
     key: str, subprotocol: str | None = None, extensions: str | None = None
 ) -> bytes:
     """The server's opening handshake (RFC 6455 §4.2.2)."""
-    lines = [
-        "HTTP/1.1 101 Switching Protocols",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {accept_key(key)}",
-    ]
+    head = (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}\r\n"
+    )
     if subprotocol is not None:
-        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+        head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     if extensions is not None:
-        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+        head += f"Sec-WebSocket-Extensions: {extensions}\r\n"
+    return f"{head}\r\n".encode("latin-1")
 
 
 def refusal(error: HandshakeError) -> Response:

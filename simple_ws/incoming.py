@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from .connection import Client, Handler, Home
-from .deflate import Agreement, negotiate, parse_extensions
+from .deflate import Agreement, Deflate, negotiate, parse_extensions
 from .errors import HandshakeError
 from .handshake import (
     check_origin,
@@ -71,7 +71,7 @@ class Incoming:
         self._sock = sock
         self._address = address
         self._door = door
-        self._reader = RequestReader()
+        self._reader: RequestReader | None = None  # once it is no ordinary handshake
         self._over = False  # closed, or handed over to a client
         self._refused = False
         self._head_only = False
@@ -93,7 +93,7 @@ class Incoming:
 
     def sweep(self, now: float) -> float | None:
         """The time for the handshake, or for the peer to close, is over."""
-        if self._refused or self._reader.empty:
+        if self._refused or self._reader is None or self._reader.empty:
             self.close()
             return None
         self._refuse(HandshakeError(408, "The opening handshake took too long."))
@@ -158,23 +158,24 @@ class Incoming:
     def _receive(self, data: bytes) -> None:
         # What nearly every client sends is read in one step; all else is read again,
         # slowly, by those who can say what is wrong with it.
-        ordinary = read_upgrade(data) if self._reader.empty else None
+        ordinary = read_upgrade(data) if self._reader is None else None
         try:
-            if ordinary is None:
-                request = self._reader.feed(data)
-                rest = self._reader.rest
-            else:
+            if ordinary is not None:
                 request = Request("GET", ordinary[1], (1, 1), ordinary[2])
-                rest = data[ordinary[0] :]
-            if request is not None:
-                request.address = self._address
-                self._answer(request, ordinary, rest)
+                self._answer(request, ordinary, data[ordinary[0] :])
+                return
+            if self._reader is None:
+                self._reader = RequestReader()
+            found = self._reader.feed(data)
+            if found is not None:
+                self._answer(found, None, self._reader.rest)
         except HandshakeError as error:
             self._refuse(error)
 
     def _answer(
         self, request: Request, ordinary: tuple[Any, ...] | None, rest: bytes
     ) -> None:
+        request.address = self._address
         self._head_only = request.method == "HEAD"
         mount = self._door.find(request)
         options = mount.options
@@ -188,7 +189,11 @@ class Incoming:
         if options.origins is not None:
             check_origin(request, options.origins)
         offered = [] if protocols is None else offered_subprotocols(request.headers)
-        extension, agreement = _negotiate(lines, options)
+        extension = agreement = None
+        if lines and options.compression is not None:
+            extension, agreement = _negotiate(
+                lines, options.compression, options.slow_consumer == "drop_old"
+            )
         session = self._ask(mount.on_request, request)
         if isinstance(session, Response):
             self._respond(session, f"on_request answered {session.status}")
@@ -259,13 +264,10 @@ def _create(client_class: Callable[..., Any], *args: object) -> Client:
 
 @lru_cache(maxsize=256)  # browsers of one kind all send the same
 def _negotiate(
-    lines: tuple[str, ...], options: Options
+    lines: tuple[str, ...], config: Deflate, drop_old: bool
 ) -> tuple[str, Agreement] | tuple[None, None]:
     """Agree on compression: the element of the response, and what it means."""
-    config = options.compression
-    if config is None:
-        return None, None
-    if options.slow_consumer == "drop_old":
+    if drop_old:
         # A message that is dropped after compression must not be missed by later ones.
         config = replace(config, server_no_context_takeover=True)
     return negotiate(parse_extensions(lines), config) or (None, None)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from .reactor import READ, Reactor
+from .speedups import accept_from
 
 __all__ = ["Listener", "bind"]
 
@@ -131,16 +132,6 @@ def _send_at_once(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _readable(address: Any) -> Any:
-    """(host, port) of a peer, with IPv4 as IPv4 also where one socket takes both.
-
-    Behind a proxy thousands of connections have the same host: one string serves.
-    """
-    if not isinstance(address, tuple):
-        return address
-    return sys.intern(address[0].removeprefix("::ffff:")), address[1]
-
-
 class Listener:
     """Takes connections from one listening socket, in batches.
 
@@ -180,7 +171,7 @@ class Listener:
             if self._closed:
                 return
             try:
-                sock, address = self._sock.accept()
+                sock, address = accept_from(self._sock)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -189,10 +180,9 @@ class Listener:
                     return
                 # ECONNABORTED and kin: that one peer has gone already.
                 continue
-            sock.setblocking(False)
             if not self._inherits:
                 _send_at_once(sock)
-            self._on_accept(sock, _readable(address))
+            self._on_accept(sock, address)
 
     def _pause(self, error: OSError) -> None:
         """Without this the loop would spin: the socket stays readable."""

@@ -36,7 +36,9 @@ class EpollSelector(selectors.BaseSelector):
     """
 
     def __init__(self) -> None:
-        self._poller = Poller()
+        poller = self._poller = Poller()
+        #: As `register`, `modify` and `unregister`, which make a key of everything.
+        self.add, self.change, self.remove = poller.add, poller.change, poller.remove
 
     @property
     def busy_poll(self) -> float:

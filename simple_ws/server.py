@@ -379,8 +379,10 @@ class Server:
         if found is None:
             raise HandshakeError(404, "There is nothing at this path.")
         mount, request.params = found
-        _check_room(self.clients, self.options.max_connections)
-        _check_room(mount.clients, mount.options.max_connections)
+        if self.options.max_connections is not None:
+            _check_room(self.clients, self.options.max_connections)
+        if mount.options.max_connections is not None:
+            _check_room(mount.clients, mount.options.max_connections)
         return mount
 
     def left(self, incoming: Incoming) -> None:
@@ -431,8 +433,8 @@ def _check_drain(drain: object) -> None:
         raise ValueError(f"drain must be 0 seconds or more, not {drain!r}")
 
 
-def _check_room(clients: Group[Client], limit: int | None) -> None:
-    if limit is not None and len(clients) >= limit:
+def _check_room(clients: Group[Client], limit: int) -> None:
+    if len(clients) >= limit:
         raise HandshakeError(
             503, "The server is full.", [("Retry-After", _RETRY_AFTER)]
         )

@@ -19,7 +19,7 @@ LAYERS = {
     "words": "constants errors",
     "codecs": (
         "_fallback _fallback_codecs _fallback_connection "
-        "_speedups _connection _selector _upgrade speedups "
+        "_speedups _accept _connection _selector _upgrade speedups "
         "http11 deflate uri messages"
     ),
     "protocol": "handshake protocol",

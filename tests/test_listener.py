@@ -35,6 +35,63 @@ def close_all(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
+# --- What is taken -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "host"),
+    [
+        (socket.AF_INET, "127.0.0.1"),
+        pytest.param(socket.AF_INET6, "::1", marks=needs_ipv6),
+    ],
+)
+def test_accepted_socket_does_not_block_and_has_the_address_of_its_peer(
+    family: int, host: str, codecs: Any
+) -> None:
+    with (
+        socket.create_server((host, 0), family=socket.AddressFamily(family)) as server,
+        socket.create_connection(server.getsockname()[:2], timeout=10) as peer,
+    ):
+        taken, address = codecs.accept_from(server)
+        with taken:
+            assert address == peer.getsockname()[:2]
+            assert taken.getpeername() == peer.getsockname()
+            assert not taken.get_inheritable()
+            with pytest.raises(BlockingIOError):
+                taken.recv(1)
+
+
+@needs_ipv6
+def test_ipv4_peer_of_a_socket_for_both_families_is_ipv4(codecs: Any) -> None:
+    (server,) = bind("", 0, 10, False)
+    with (
+        server,
+        socket.create_connection(("127.0.0.1", server.getsockname()[1])) as peer,
+    ):
+        taken, address = codecs.accept_from(server)
+        taken.close()
+        assert address == peer.getsockname()
+
+
+def test_nobody_there_is_an_error_of_the_system(codecs: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError, match="temporarily unavailable"):
+            codecs.accept_from(server)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_peer_of_a_unix_socket_has_no_address(codecs: Any, tmp_path: Any) -> None:
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as peer:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        peer.connect(str(tmp_path / "s"))
+        taken, address = codecs.accept_from(server)
+        with taken:
+            assert address == ""
+            assert taken.family == socket.AF_UNIX
+
+
 # --- Where ---------------------------------------------------------------------------
 
 
