@@ -13,6 +13,7 @@ from .connection import Client
 from .constants import CloseCause, CloseCode, SendStatus
 from .deflate import Deflate
 from .errors import (
+    AuthenticationError,
     HandshakeError,
     InvalidData,
     InvalidState,
@@ -21,6 +22,7 @@ from .errors import (
     WebSocketError,
 )
 from .http11 import Request, Response
+from .middleware import FirstMessageAuth, JSONMessages, Middleware, Radio
 from .server import Server
 from .speedups import BACKEND
 from .websocket import WebSocket
@@ -29,15 +31,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BACKEND",
+    "AuthenticationError",
     "Client",
     "CloseCause",
     "CloseCode",
     "Deflate",
+    "FirstMessageAuth",
     "HandshakeError",
     "InvalidData",
     "InvalidState",
+    "JSONMessages",
     "MessageTooBig",
+    "Middleware",
     "ProtocolError",
+    "Radio",
     "Request",
     "Response",
     "SendStatus",

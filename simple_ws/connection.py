@@ -31,7 +31,7 @@ from .constants import (
     State,
 )
 from .deflate import Agreement
-from .errors import ProtocolError
+from .errors import AuthenticationError, ProtocolError
 from .http11 import Fields, Headers, Request
 from .messages import check_close, check_ping, encode_message
 from .options import Options
@@ -60,6 +60,8 @@ class Handler(Protocol):
     options: Options
     #: `on_message`, bound once for all connections.
     message_callback: Callable[[Any, Any], object]
+    #: Clients must be bound to an identity within `auth_timeout`.
+    authenticates: bool
 
     def on_open(self, client: Any) -> object:
         """After the handshake."""
@@ -97,7 +99,7 @@ class Home(Protocol):
     def release(self, client: Client) -> None:
         """Its socket is closed."""
 
-    def subscribe(self, topic: str, client: Client, priority: int) -> None:
+    def subscribe(self, topic: str, client: Client, priority: float) -> None:
         """Add a subscription."""
 
     def unsubscribe(self, topic: str, client: Client) -> None:
@@ -335,7 +337,7 @@ class Client(ConnectionCore):
             return was_open
         return self._ping(payload)
 
-    def subscribe(self, topic: str, priority: int = 0) -> None:
+    def subscribe(self, topic: str, priority: float = 0) -> None:
         """Receive what is published to a topic, until the connection ends.
 
         Args:
@@ -382,6 +384,8 @@ class Client(ConnectionCore):
         self._on_message = self._handler.message_callback
         if self._options.ping or self._options.idle_timeout is not None:
             self._reactor.wheel.put(self, self._next_deadline())
+        if self._handler.authenticates and self._options.auth_timeout is not None:
+            self._arm(self._check_identity, self._options.auth_timeout)
         self._call(self._handler.on_open, self)
         if rest:
             self._feed(rest)
@@ -539,6 +543,11 @@ class Client(ConnectionCore):
             deadlines.append(self._last_message + options.idle_timeout)
         return min(deadlines)
 
+    def _check_identity(self) -> None:
+        if self.client_id is None:
+            reason = f"no identity for {self._options.auth_timeout:g} s"
+            self._close(CloseCode.POLICY_VIOLATION, reason, CloseCause.AUTH_TIMEOUT)
+
     # Callbacks
 
     def _call(self, callback: Callable[..., object], *args: object) -> None:
@@ -549,6 +558,13 @@ class Client(ConnectionCore):
 
     def _on_callback_error(self, error: Exception) -> None:
         """The one place where exceptions of user code arrive."""
+        if isinstance(error, AuthenticationError):
+            logger.info("client %d of %s refused: %s", self.id, self.address, error)
+            self._close(CloseCode.POLICY_VIOLATION, "authentication failed")
+            return
+        if isinstance(error, ProtocolError):
+            self._on_fault(error)  # what the peer sent broke a rule of the user's
+            return
         try:
             self._handler.on_error(error, self)
         except Exception:

@@ -5,6 +5,7 @@
     │   ├── InvalidData            text that is not UTF-8, broken deflate  1007
     │   └── MessageTooBig          beyond `max_size`                       1009
     ├── HandshakeError             the opening handshake failed        HTTP status
+    ├── AuthenticationError        wrong credentials            HTTP 401, 1008
     └── InvalidState               we were called when it cannot be
 
 A fault of the peer is raised in codecs and caught in one place, which fails that
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from .constants import CloseCause, CloseCode
 
 __all__ = [
+    "AuthenticationError",
     "HandshakeError",
     "InvalidData",
     "InvalidState",
@@ -72,6 +74,14 @@ class HandshakeError(WebSocketError):
         super().__init__(reason)
         self.status = status
         self.headers = tuple(headers)
+
+
+class AuthenticationError(WebSocketError):
+    """To be raised by users: these are not the right credentials.
+
+    Raised in `on_request` the client is refused with 401; in any other callback it is
+    closed with 1008. The text goes to the log only: the peer is not told what exists.
+    """
 
 
 class InvalidState(WebSocketError):

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from .connection import Client, Handler, Home
 from .deflate import Agreement, Deflate, negotiate, parse_extensions
-from .errors import HandshakeError
+from .errors import AuthenticationError, HandshakeError
 from .handshake import (
     check_origin,
     check_upgrade,
@@ -216,6 +216,13 @@ class Incoming:
         """Call the user's code; what it raises is our fault, not the peer's."""
         try:
             return question(*args)
+        except AuthenticationError as error:
+            logger.info("%s refused: %s", self._address, error)
+            raise HandshakeError(
+                401, "Who are you?", [("WWW-Authenticate", "Bearer")]
+            ) from None
+        except HandshakeError:
+            raise  # a refusal, in the user's own words
         except Exception:
             logger.exception("the handshake of %s failed", self._address)
             raise HandshakeError(500, "The server failed.") from None

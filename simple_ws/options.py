@@ -7,13 +7,18 @@ allowed. Options given to a handler win over those of its server.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Any, cast
 
 from .deflate import Deflate
 from .handshake import OriginRule
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 __all__ = ["Options", "check_options"]
 
@@ -43,6 +48,15 @@ class Options:
         subprotocols: what is spoken, by preference.
         backlog: connections the system keeps waiting for us.
         reuse_port: several processes may listen on the port (SO_REUSEPORT).
+        unix: path of a Unix socket to listen on, in place of host and port.
+        ssl: TLS with this context; None without.
+        certfile, keyfile: PEM files to make such a context of; the key may stand in
+            `certfile`.
+        trusted_proxies: networks whose `Forwarded` and `X-Forwarded-For` are believed,
+            such as "10.0.0.0/8"; "unix" for whoever comes by a Unix socket.
+        auth_timeout: no identity (`client.bind`) for so long: closed, `auth_timeout`;
+            only where an authenticator is installed. None never.
+        max_body: largest body of a plain HTTP request; beyond: 413.
         busy_poll: look for work so long before going to sleep, which saves a wake-up
             (some 10 µs) for the price of a core; of the server, 0 never.
     """
@@ -65,6 +79,13 @@ class Options:
     backlog: int = 1024
     reuse_port: bool = False
     busy_poll: float = 0.0
+    unix: str | None = None
+    ssl: SSLContext | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    auth_timeout: float | None = 15.0
+    max_body: int = 2**20
 
     def merged(self, given: Mapping[str, Any]) -> Options:
         """These options, with checked ones (`check_options`) in their place."""
@@ -209,6 +230,43 @@ def _origin(name: str, item: Any) -> OriginRule:
     return origin
 
 
+def _path(name: str, value: Any) -> str:
+    try:
+        path = os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a path, not {value!r}") from None
+    if not path or "\0" in path:
+        raise ValueError(f"{name} must be a path, not {value!r}")
+    return path
+
+
+def _ssl(name: str, value: Any) -> SSLContext:
+    import ssl  # not before it is needed: some builds of Python have none
+
+    if not isinstance(value, ssl.SSLContext):
+        raise TypeError(f"{name} must be an ssl.SSLContext, not {value!r}")
+    return value
+
+
+def _networks(name: str, value: Any) -> tuple[str, ...]:
+    """Networks in their canonical form, and "unix"."""
+    items = (value,) if isinstance(value, str) else _several(name, value, "networks")
+    return tuple(_network(name, item) for item in items)
+
+
+def _network(name: str, item: Any) -> str:
+    if item == "unix":
+        return "unix"
+    if isinstance(item, int | bytes):  # `ipaddress` would take them for addresses
+        raise TypeError(f"{name} must hold networks, not {item!r}")
+    try:
+        return str(ip_network(item))
+    except ValueError:
+        raise ValueError(
+            f"{name} must hold networks such as '10.0.0.0/8' or 'unix', not {item!r}"
+        ) from None
+
+
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "ping": _flag,
     "ping_interval": _seconds,
@@ -228,5 +286,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "backlog": _whole(1, "connections"),
     "reuse_port": _flag,
     "busy_poll": _busy_poll,
+    "unix": _optional(_path),
+    "ssl": _optional(_ssl),
+    "certfile": _optional(_path),
+    "keyfile": _optional(_path),
+    "trusted_proxies": _networks,
+    "auth_timeout": _optional(_seconds),
+    "max_body": _whole(0, "bytes"),
 }
 assert set(_CHECKS) == {field.name for field in fields(Options)}

@@ -43,6 +43,7 @@ class Reactor(LoopState):
 
     Attributes:
         timers, wheel: exact deadlines, and coarse ones for very many.
+        turning: a turn is under way: whoever asks was called by it.
         busy_poll: seconds to look again and again before going to sleep, which saves
             the wake-up (some 10 µs) at the price of a core; set before `open`.
 
@@ -63,7 +64,7 @@ class Reactor(LoopState):
         self._calls: deque[Callable[[], object]] = deque()
         self._waker: socket.socket | None = None
         self._woken = False
-        self._turning = False
+        self.turning = False
         self.busy_poll = 0.0
 
     def open(self) -> None:
@@ -99,8 +100,12 @@ class Reactor(LoopState):
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         """Have `callback()` called in `delay` seconds."""
+        return self.call_at(self.clock() + delay, callback)
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Have `callback()` called once the loop's clock says `when`."""
         self.attention = True
-        return self.timers.call_at(self.clock() + delay, callback)
+        return self.timers.call_at(when, callback)
 
     def time(self) -> float:
         """What the clock says at this moment (seconds)."""
@@ -149,9 +154,9 @@ class Reactor(LoopState):
 
     def _turn(self, hear: Callable[[], object]) -> None:
         """Call what is ready, then what is due, then what was queued; write it all."""
-        if self._turning:
+        if self.turning:
             raise InvalidState("the loop is running already: called from a callback")
-        self._turning = True
+        self.turning = True
         self.owner = threading.get_ident()
         try:
             hear()
@@ -160,7 +165,7 @@ class Reactor(LoopState):
             self._run_calls()
             self.flush()
         finally:
-            self._turning = False
+            self.turning = False
 
     def _run(self, selector: EpollSelector) -> None:
         deadlines = (self.timers.next_deadline(), self.wheel.next_deadline)

@@ -1,19 +1,52 @@
-"""Which handler a path belongs to.
+"""What a path leads to.
 
-Exact paths come before those with parameters (`/chat/{room}`), and those before `*`,
-which takes whatever is left.
+A pattern is a path (`/chat`), a path with parameters (`/chat/{room}`,
+`/user/{id:int}`), a prefix with all that is below it (`/files/*`), or `*` for whatever
+is left; they are tried in this order, patterns with parameters in the order they were
+added, the longest prefix first.
+
+A parameter takes the part of one segment that its pattern leaves to it, and is the only
+one there, so that matching takes no longer than reading the path. Its type says what it
+takes and what becomes of it:
+
+    str     anything but a slash (the default)
+    int     decimal digits -> int
+    float   decimal digits, perhaps with a point -> float
+    uuid    a UUID in its usual form -> uuid.UUID
+    path    the rest of the path, slashes too; at the end of a pattern only
 """
 
 from __future__ import annotations
 
 import re
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 __all__ = ["Router"]
 
 T = TypeVar("T")
 
-_PARAMETER = re.compile(r"\{([^{}]*)\}")
+_PARAMETER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
+
+#: What each type takes. 18 digits hold every 64-bit number but the largest, and `int`
+#: takes quadratic time for very long ones.
+_TYPES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "str": (r"[^/]+", str),
+    "int": (r"-?[0-9]{1,18}", int),
+    "float": (r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?", float),
+    "uuid": (r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", UUID),
+    "path": (r".+", str),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern(Generic[T]):
+    text: str
+    expression: re.Pattern[str]
+    types: dict[str, Callable[[str], Any]]
+    target: T
 
 
 class Router(Generic[T]):
@@ -21,11 +54,25 @@ class Router(Generic[T]):
 
     def __init__(self) -> None:
         self._exact: dict[str, T] = {}
-        self._patterns: list[tuple[str, re.Pattern[str], T]] = []
+        self._patterns: list[_Pattern[T]] = []
+        self._prefixes: dict[str, T] = {}  # without the star, the longest first
         self._rest: T | None = None
 
+    def __len__(self) -> int:
+        return len(self.targets())
+
+    def get(self, pattern: str) -> T | None:
+        """What was added under exactly this pattern, or None."""
+        if pattern == "*":
+            return self._rest
+        if pattern in self._exact:
+            return self._exact[pattern]
+        if pattern.endswith("/*"):
+            return self._prefixes.get(pattern[:-1])
+        return next((p.target for p in self._patterns if p.text == pattern), None)
+
     def add(self, pattern: str, target: T) -> None:
-        """Put `target` behind a path, a pattern with `{names}`, or `*`.
+        """Put `target` behind a pattern; see the head of the module.
 
         Raises:
             TypeError: The pattern is not a string.
@@ -33,49 +80,99 @@ class Router(Generic[T]):
         """
         if not isinstance(pattern, str):
             raise TypeError(f"path must be a str, not {pattern!r}")
-        if pattern == "*":
-            if self._rest is not None:
-                raise ValueError("path '*' is mounted already")
-            self._rest = target
-            return
-        if not pattern.startswith("/"):
+        if pattern != "*" and not pattern.startswith("/"):
             raise ValueError(f"path must begin with '/' or be '*', not {pattern!r}")
-        if pattern in self._exact or any(
-            pattern == taken[0] for taken in self._patterns
-        ):
+        if self.get(pattern) is not None:
             raise ValueError(f"path {pattern!r} is mounted already")
-        if "{" in pattern or "}" in pattern:
-            self._patterns.append((pattern, _compile(pattern), target))
+        if pattern == "*":
+            self._rest = target
+        elif "{" in pattern or "}" in pattern:
+            self._add_pattern(pattern, target)
+        elif pattern.endswith("/*"):
+            self._prefixes[pattern[:-1]] = target
+            longest_first = sorted(
+                self._prefixes.items(), key=lambda item: -len(item[0])
+            )
+            self._prefixes = dict(longest_first)
         else:
             self._exact[pattern] = target
 
-    def find(self, path: str) -> tuple[T, dict[str, str]] | None:
+    def _add_pattern(self, pattern: str, target: T) -> None:
+        new = _compile(pattern, target)
+        for known in self._patterns:
+            if known.expression == new.expression:
+                raise ValueError(f"path {pattern!r} takes what {known.text!r} takes")
+        self._patterns.append(new)
+
+    def find(self, path: str) -> tuple[T, dict[str, Any]] | None:
         """What stands behind a path, with the parameters' values; None for nothing."""
-        if path in self._exact:
-            return self._exact[path], {}
-        for _, expression, target in self._patterns:
-            match = expression.fullmatch(path)
-            if match is not None:
-                return target, match.groupdict()
+        target = self._exact.get(path)
+        if target is not None:
+            return target, {}
+        if self._patterns or self._prefixes:
+            for pattern in self._patterns:
+                match = pattern.expression.fullmatch(path)
+                if match is not None:
+                    types, found = pattern.types, match.groups()
+                    values = zip(types.items(), found, strict=True)
+                    return pattern.target, {n: kind(text) for (n, kind), text in values}
+            for prefix, target in self._prefixes.items():
+                if path.startswith(prefix) or path == prefix[:-1]:
+                    return target, {}
         return None if self._rest is None else (self._rest, {})
 
     def targets(self) -> list[T]:
-        """Everything that is mounted."""
-        targets = [*self._exact.values(), *(entry[2] for entry in self._patterns)]
-        return targets if self._rest is None else [*targets, self._rest]
+        """Everything that was added, each once."""
+        return list(dict.fromkeys(self._all()))
+
+    def _all(self) -> Iterator[T]:
+        yield from self._exact.values()
+        yield from (pattern.target for pattern in self._patterns)
+        yield from self._prefixes.values()
+        if self._rest is not None:
+            yield self._rest
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    parts = _PARAMETER.split(pattern)
-    names, literals = parts[1::2], parts[::2]
-    for name in names:
-        if not name.isidentifier() or names.count(name) > 1:
+def _compile(pattern: str, target: T) -> _Pattern[T]:
+    types: dict[str, Callable[[str], Any]] = {}
+    expression = ""
+    segments = pattern.split("/")
+    for number, segment in enumerate(segments):
+        parts = _PARAMETER.split(segment)  # literal, name, type, literal, …
+        if any("{" in text or "}" in text for text in parts[::3]):
+            raise ValueError(f"path {pattern!r}: a brace is not closed")
+        if len(parts) > 4:
             raise ValueError(
-                f"path {pattern!r}: {{{name}}} must be a Python name, each once"
+                f"path {pattern!r}: {segment!r} has several parameters; put a '/' "
+                "between them"
             )
-    if any("{" in text or "}" in text for text in literals):
-        raise ValueError(f"path {pattern!r}: a brace is not closed")
-    expression = re.escape(literals[0])
-    for name, text in zip(names, literals[1:], strict=True):
-        expression += f"(?P<{name}>[^/]+){re.escape(text)}"
-    return re.compile(expression)
+        expression += "/" if number else ""
+        expression += re.escape(parts[0])
+        if len(parts) == 4:
+            last = number == len(segments) - 1 and not parts[3]
+            expression += _take(pattern, parts[1], parts[2] or "str", last, types)
+            expression += re.escape(parts[3])
+    return _Pattern(pattern, re.compile(expression, re.DOTALL), types, target)
+
+
+def _take(
+    pattern: str,
+    name: str,
+    kind: str,
+    last: bool,
+    types: dict[str, Callable[[str], Any]],
+) -> str:
+    """Note a parameter; return the expression of what it takes."""
+    if not name.isidentifier() or name in types:
+        raise ValueError(
+            f"path {pattern!r}: {{{name}}} must be a Python name, each once"
+        )
+    if kind not in _TYPES:
+        raise ValueError(
+            f"path {pattern!r}: the type of {{{name}}} must be one of "
+            f"{', '.join(_TYPES)}, not {kind!r}"
+        )
+    if kind == "path" and not last:
+        raise ValueError(f"path {pattern!r}: {{{name}:path}} must stand at the end")
+    taken, types[name] = _TYPES[kind]
+    return f"({taken})"

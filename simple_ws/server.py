@@ -1,7 +1,7 @@
 """`Server`: handlers on paths, one port, one loop.
 
-It accepts, routes, counts, publishes, starts and stops. What happens on one connection
-is left to `incoming` and `connection`.
+It accepts, routes, starts and stops. Who receives is left to `hub`, what happens on one
+connection to `incoming` and `connection`.
 """
 
 from __future__ import annotations
@@ -12,35 +12,44 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .connection import Client
-from .constants import CloseCause, CloseCode, Opcode
+from .constants import CloseCause, CloseCode
 from .errors import HandshakeError, InvalidState
+from .handler import BaseHandler, FunctionHandler
 from .http11 import Request
+from .hub import Hub
 from .incoming import Incoming, Mount
 from .listener import Listener, bind
-from .messages import encode_message
+from .middleware import Chain, Middleware, check_middleware
 from .options import Options, check_options
 from .reactor import Reactor
 from .routing import Router
-from .speedups import BACKEND, fan_out
-from .topics import Group, Identities, Topics
+from .schedule import Job, Schedule
+from .speedups import BACKEND
+from .topics import Group
 
 __all__ = ["Server"]
 
 logger = logging.getLogger("simple_ws")
 
-H = TypeVar("H", bound=Mount)
+H = TypeVar("H", bound=BaseHandler)
+F = TypeVar("F", bound=Callable[..., Any])
+W = TypeVar("W", bound=Middleware)
+
+#: Seconds of one turn of a stop that nobody else turns for.
+_STOP_TURN = 0.05
 
 #: Seconds between two attempts of a client that found the server full.
 _RETRY_AFTER = "5"
 
 
-class Server:
+class Server(Hub):
     """Serves WebSocket handlers on one port.
 
     Args:
@@ -70,11 +79,13 @@ class Server:
         self.host = host
         self.port = port
         self.options = Options().merged(check_options(options))
-        self.clients: Group[Client] = Group()
+        super().__init__()
         self.reactor = Reactor(clock=self._clock)
-        self._router: Router[Mount] = Router()
-        self._topics: Topics[Client] = Topics()
-        self._identities: Identities[Client] = Identities()
+        self._router: Router[BaseHandler] = Router()
+        self._middlewares: list[Middleware] = []
+        self._chains: dict[BaseHandler, Mount] = {}
+        self._denied: tuple[int, str] | None = None
+        self._schedule = Schedule(self._on_loop)
         self._asked_port = port
         self._signals_seen = 0
         self._listeners: list[Listener] = []
@@ -84,27 +95,132 @@ class Server:
         self._running = False
         self._stopping = False
         self._deadline_passed = False
+        self._polling: bool | None = None  # None: poll may begin, False: it has ended
         self._started = threading.Event()
         self._finished = threading.Event()
 
+    # What it serves
+
     def mount(self, path: str, handler: H) -> H:
-        """Serve a handler on a path: exact, with `{parameters}`, or `*` for the rest.
+        """Serve a handler on a path.
+
+        Args:
+            path: `/chat`, `/chat/{room}`, `/user/{id:int}`, `/game/*` or `*`; tried in
+                this order. Types of parameters: str, int, float, uuid, and path at the
+                end. `client.params` has the values.
+            handler: an instance of `WebSocket`; it may be mounted on several paths.
 
         Returns:
             The handler.
 
         Raises:
-            TypeError: Not a handler (an instance of `WebSocket`), or not a path.
+            TypeError: Not a handler, one whose callbacks take other arguments, or not
+                a path.
             ValueError: The path is malformed, or taken.
+            InvalidState: The handler is mounted on another server.
         """
-        adopt = getattr(handler, "_adopt", None)
-        if adopt is None or isinstance(handler, type):
+        if not isinstance(handler, BaseHandler):
             raise TypeError(
                 f"handler must be an instance of WebSocket, not {handler!r}"
             )
-        adopt(self)
+        handler._adopt(self)
         self._router.add(path, handler)
         return handler
+
+    def route(self, path: str, **options: Any) -> Callable[[F], F]:
+        """Serve the decorated function or handler class on a path; see `mount`.
+
+        A function is called with (msg, client); what it returns is the answer. Of a
+        class one instance is made.
+
+        Args:
+            path: see `mount`.
+            options: of this handler, see `options.Options`.
+
+        Raises:
+            TypeError: The function takes other arguments.
+        """
+
+        def decorate(target: F) -> F:
+            if isinstance(target, type):
+                self.mount(path, target(**options))
+            else:
+                self.mount(path, FunctionHandler(target, **options))
+            return target
+
+        return decorate
+
+    def use(self, middleware: W) -> W:
+        """Put a middleware behind those that are in, for all paths.
+
+        Connections that are open already do not notice.
+
+        Returns:
+            The middleware.
+
+        Raises:
+            TypeError: Not an instance of `Middleware`, or one whose methods take other
+                arguments.
+        """
+        check_middleware(middleware)
+        middleware.on_use(self)
+        self._middlewares.append(middleware)
+        self._chains = {}
+        return middleware
+
+    def deny_new_connections(
+        self, status: int = 503, reason: str = "No new connections at the moment."
+    ) -> None:
+        """Refuse handshakes from now on; those who are in stay.
+
+        Args:
+            status: HTTP status of the refusal, 400 to 599.
+            reason: text for people, its body.
+
+        Raises:
+            ValueError: The status does not refuse.
+        """
+        if isinstance(status, bool) or not isinstance(status, int):
+            raise TypeError(f"status must be an int, not {status!r}")
+        if not 400 <= status <= 599:
+            raise ValueError(f"status must be from 400 to 599, not {status}")
+        self._denied = status, str(reason)
+
+    def allow_new_connections(self) -> None:
+        """Take back `deny_new_connections`."""
+        self._denied = None
+
+    # Timers
+
+    def every(self, interval: float, callback: Callable[[], object]) -> Job:
+        """Have `callback()` called every `interval` seconds while the server runs.
+
+        Calls do not drift: they come at multiples of the interval, and those that a
+        busy loop has missed are left out. What the callback raises is logged.
+
+        Returns:
+            The timer; `cancel()` ends it, from any thread.
+
+        Raises:
+            TypeError, ValueError: `interval` is not 0.001 seconds or more.
+        """
+        return self._schedule.every(interval, callback)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Job:
+        """Have `callback()` called in `delay` seconds; see `every`.
+
+        Before the server runs, from the moment it does.
+        """
+        return self._schedule.call_later(delay, callback)
+
+    def call_at(self, when: float | datetime, callback: Callable[[], object]) -> Job:
+        """Have `callback()` called at a moment, at once if it is past; see `every`.
+
+        Args:
+            when: a `datetime`, or seconds since the epoch as `time.time()` has them.
+            callback: to be called.
+        """
+        return self._schedule.call_at(when, callback)
 
     # Running
 
@@ -117,6 +233,7 @@ class Server:
         """
         if self._listeners:
             raise InvalidState("the server listens already")
+        self._polling = None
         options = self.options
         sockets = bind(self.host, self._asked_port, options.backlog, options.reuse_port)
         self.port = sockets[0].getsockname()[1]
@@ -156,6 +273,38 @@ class Server:
         self._thread.start()
         self._started.wait()
 
+    def poll(self, timeout: float = 0.0) -> bool:
+        """Do what there is to do, for programs that have a loop of their own.
+
+        The first call binds the port. Always call it from the same thread, and often,
+        or whenever `fileno()` is readable and a few times a second.
+
+        Args:
+            timeout: seconds to wait for something to do.
+
+        Returns:
+            False once the server has stopped; `listen` lets it begin anew.
+
+        Raises:
+            InvalidState: It runs in another thread, or this is one of its callbacks.
+            OSError: See `listen`.
+        """
+        if self._polling is None:
+            self._begin()
+            self._polling = True
+            self._started.set()
+        if self._polling:
+            self.reactor.run_once(timeout)
+            if self._done():
+                self._tear_down()
+        return self._polling
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is something for `poll` to do."""
+        if not self._listeners:
+            self.listen()
+        return self.reactor.fileno()
+
     def stop(self, drain: float | None = None) -> None:
         """Stop serving: nobody is accepted, everybody is sent close code 1001.
 
@@ -178,6 +327,9 @@ class Server:
                 self._tear_down()
         elif threading.get_ident() == reactor.owner:
             self._begin_stop(drain)
+            if self._polling and not reactor.turning:
+                while self.poll(_STOP_TURN):
+                    pass
         else:
             reactor.call_threadsafe(partial(self._begin_stop, drain))
             self._finished.wait()
@@ -189,6 +341,7 @@ class Server:
             raise InvalidState("the server runs already")
         if not self._listeners:
             self.listen()
+        self._polling = None
         self._stopping = self._deadline_passed = False
         self._signals_seen = 0
         self._started.clear()
@@ -236,10 +389,13 @@ class Server:
             incoming.close()
         for client in [*self.clients, *self._ending]:
             client._cut("the server stopped", CloseCause.SHUTDOWN)
+        self._schedule.end()
         self.reactor.finish_calls()
         self.reactor.close()
         self._listeners = []
         self._running = False
+        if self._polling:
+            self._polling = False
         self._thread = None
         self.reactor = Reactor(clock=self._clock)
         self._finished.set()
@@ -261,6 +417,7 @@ class Server:
         self.reactor.wheel.grain = max(0.01, min(1.0, shortest / 4))
         self.reactor.busy_poll = self.options.busy_poll
         self.reactor.open()
+        self._schedule.begin(self.reactor)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -288,89 +445,6 @@ class Server:
         drain = self.options.close_timeout
         self.reactor.call_threadsafe(partial(self._begin_stop, drain))
 
-    # Sending
-
-    def broadcast(self, msg: object, exclude: Collection[Client] = ()) -> int:
-        """Send a message to every client; return how many took it.
-
-        From a thread that is not the loop's it is queued, and 0 is returned.
-        """
-        return self._send_to(lambda: self.clients, msg, exclude)
-
-    def publish(self, topic: str, msg: object, exclude: Collection[Client] = ()) -> int:
-        """Send a message to everyone subscribed to a topic; see `broadcast`."""
-        _check_topic(topic)
-        return self._send_to(lambda: self._topics.members(topic), msg, exclude)
-
-    def send_to(self, client_id: Any, msg: object) -> int:
-        """Send a message to every connection of an identity; see `broadcast`."""
-        return self._send_to(lambda: self._identities.members(client_id), msg, ())
-
-    def _send_to(
-        self,
-        find: Callable[[], Iterable[Client]],
-        msg: object,
-        exclude: Collection[Client],
-    ) -> int:
-        if self._elsewhere():
-            # Now: the caller may change it before its turn comes, or have to be told.
-            opcode, payload = encode_message(msg, None)
-            msg = payload.decode() if opcode == Opcode.TEXT else payload
-            self.reactor.call_threadsafe(
-                lambda: self._send_to(find, msg, exclude) and None
-            )
-            return 0
-        return fan_out(find(), msg, exclude)
-
-    # Topics and identities
-
-    def subscribe(self, topic: str, client: Client, priority: int = 0) -> None:
-        """Subscribe a client to a topic until its connection ends."""
-        _check_topic(topic)
-        self._on_loop(self._subscribe, topic, client, priority)
-
-    def unsubscribe(self, topic: str, client: Client) -> None:
-        """Take a client's subscription away."""
-        _check_topic(topic)
-        self._on_loop(self._unsubscribe, topic, client)
-
-    def count(self, topic: str) -> int:
-        """How many are subscribed to a topic."""
-        return len(self._topics.members(topic))
-
-    def members(self, topic: str) -> list[Client]:
-        """Who is subscribed to a topic, the earliest first."""
-        return list(self._topics.members(topic))
-
-    def bind(self, client: Client, client_id: Any) -> None:
-        """Give a connection an identity; an earlier one of it ends."""
-        hash(client_id)
-        self._on_loop(self._bind, client, client_id)
-
-    def is_online(self, client_id: Any) -> bool:
-        """Whether an identity has an open connection."""
-        return bool(self._identities.members(client_id))
-
-    def online(self) -> list[Any]:
-        """Every identity with an open connection."""
-        return self._identities.online()
-
-    def _subscribe(self, topic: str, client: Client, priority: int) -> None:
-        if client in self.clients:
-            self._topics.subscribe(topic, client, priority)
-            client.topics.add(topic)
-
-    def _unsubscribe(self, topic: str, client: Client) -> None:
-        self._topics.unsubscribe(topic, client)
-        client.topics.discard(topic)
-
-    def _bind(self, client: Client, client_id: Any) -> None:
-        if client in self.clients:
-            self._identities.unbind(client.client_id, client)
-            client.client_id = client_id
-            if client_id is not None:
-                self._identities.bind(client_id, client)
-
     # What connections ask of their server
 
     def find(self, request: Request) -> Mount:
@@ -378,30 +452,33 @@ class Server:
         found = self._router.find(request.path)
         if found is None:
             raise HandshakeError(404, "There is nothing at this path.")
+        if self._denied is not None:
+            status, reason = self._denied
+            retry = [("Retry-After", _RETRY_AFTER)] if status in (429, 503) else []
+            raise HandshakeError(status, reason, retry)
         mount, request.params = found
         if self.options.max_connections is not None:
             _check_room(self.clients, self.options.max_connections)
         if mount.options.max_connections is not None:
             _check_room(mount.clients, mount.options.max_connections)
-        return mount
+        return self._chain(mount) if self._middlewares else mount
+
+    def _chain(self, handler: BaseHandler) -> Mount:
+        chain = self._chains.get(handler)
+        if chain is None:
+            # It has what a handler has, by handing on.
+            chain = cast("Mount", Chain(handler, self._middlewares))
+            self._chains[handler] = chain
+        return chain
 
     def left(self, incoming: Incoming) -> None:
         """A handshake is over."""
         self._incoming.discard(incoming)
         self.reactor.attention = True
 
-    def welcome(self, client: Client) -> None:
-        """A connection opened."""
-        self.clients.add(client)
-        client._handler.clients.add(client)
-
     def forget(self, client: Client) -> None:
         """A connection ended."""
-        for topic in tuple(client._topics or ()):
-            self._unsubscribe(topic, client)
-        self._identities.unbind(client.client_id, client)
-        self.clients.discard(client)
-        client._handler.clients.discard(client)
+        super().forget(client)
         if client._registered:
             self._ending.add(client)
 
@@ -415,15 +492,9 @@ class Server:
         self._incoming.add(incoming)
         incoming.begin()
 
-    def _on_loop(self, function: Callable[..., object], *args: object) -> None:
-        if self._elsewhere():
-            self.reactor.call_threadsafe(partial(function, *args))
-        else:
-            function(*args)
-
     def _elsewhere(self) -> bool:
-        """Whether a call must be queued; while nobody listens, nothing waits for it."""
-        return bool(self._listeners) and threading.get_ident() != self.reactor.owner
+        # While nobody listens, nothing waits for the loop.
+        return bool(self._listeners) and super()._elsewhere()
 
 
 def _check_drain(drain: object) -> None:
@@ -438,8 +509,3 @@ def _check_room(clients: Group[Client], limit: int) -> None:
         raise HandshakeError(
             503, "The server is full.", [("Retry-After", _RETRY_AFTER)]
         )
-
-
-def _check_topic(topic: object) -> None:
-    if not isinstance(topic, str):
-        raise TypeError(f"topic must be a str, not {topic!r}")

@@ -70,19 +70,23 @@ class Topics(Generic[T]):
 
     def __init__(self) -> None:
         self._groups: dict[str, Group[T]] = {}
-        self._priorities: dict[tuple[str, T], int] = {}
+        self._priorities: dict[tuple[str, T], float] = {}
+        # The members by rank, until somebody comes or goes.
+        self._ranked: dict[str, list[T]] = {}
 
-    def subscribe(self, topic: str, member: T, priority: int = 0) -> None:
+    def subscribe(self, topic: str, member: T, priority: float = 0) -> None:
         """Add a subscriber; again means the latest, with the new priority."""
         group = self._groups.setdefault(topic, Group())
         group.discard(member)
         group.add(member)
         self._priorities[topic, member] = priority
+        self._ranked.pop(topic, None)
 
     def unsubscribe(self, topic: str, member: T) -> None:
         """Remove a subscriber; nothing happens when it is none."""
         if self._priorities.pop((topic, member), None) is None:
             return
+        self._ranked.pop(topic, None)
         group = self._groups[topic]
         group.discard(member)
         if not group:
@@ -94,8 +98,13 @@ class Topics(Generic[T]):
 
     def by_priority(self, topic: str) -> list[T]:
         """The subscribers, the highest priority first, the latest among equals."""
-        latest_first = list(self.members(topic))[::-1]
-        return sorted(latest_first, key=lambda m: -self._priorities[topic, m])
+        ranked = self._ranked.get(topic)
+        if ranked is None:
+            ranked = list(self.members(topic))[::-1]
+            ranked.sort(key=lambda member: -self._priorities[topic, member])
+            if ranked:
+                self._ranked[topic] = ranked
+        return ranked
 
 
 class Identities(Generic[T]):

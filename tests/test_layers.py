@@ -23,9 +23,10 @@ LAYERS = {
         "http11 deflate uri messages"
     ),
     "protocol": "handshake protocol",
-    "engine": "timers selector reactor listener",
+    "engine": "timers selector reactor listener tls",
     "server": (
-        "options topics routing middleware core connection incoming http server"
+        "options topics routing connection hub handler middleware schedule "
+        "http static wsgi incoming proxies server"
     ),
     "faces": "websocket client aio cli testing __init__ __main__",
 }

@@ -1,0 +1,207 @@
+"""`BaseHandler`: callbacks and options of the connections of one path.
+
+`websocket.WebSocket` is what users subclass; it adds serving by itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from .connection import Client
+from .deflate import Deflate
+from .errors import InvalidState
+from .handshake import OriginRule
+from .http11 import Request
+from .options import Options, check_options
+from .topics import Group
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+__all__ = ["CALLBACKS", "BaseHandler", "FunctionHandler", "check_callback"]
+
+logger = logging.getLogger("simple_ws")
+
+_OPTION_NAMES = tuple(Options.__dataclass_fields__)
+
+#: What each callback is handed.
+CALLBACKS = {
+    "on_request": ("request",),
+    "on_open": ("client",),
+    "on_message": ("msg", "client"),
+    "on_close": ("client",),
+    "on_ping": ("client",),
+    "on_pong": ("client",),
+    "on_drain": ("client",),
+    "on_error": ("error", "client"),
+    "select_subprotocol": ("offered",),
+}
+
+
+def check_callback(what: str, function: object, handed: Sequence[str]) -> None:
+    """Refuse what cannot be called with so many arguments.
+
+    Raises:
+        TypeError: It is no function, or has another signature.
+    """
+    wanted = f"{what} must be a function of ({', '.join(handed)})"
+    if not callable(function):
+        raise TypeError(f"{wanted}, not {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of some functions in C nothing is known
+        return
+    try:
+        signature.bind(*handed)
+    except TypeError:
+        raise TypeError(f"{wanted}, not of {signature}") from None
+
+
+class BaseHandler:
+    """What `WebSocket` is, but for serving by itself."""
+
+    #: Class of the connections; a subclass of `Client` with state and methods.
+    client_class: type[Client] = Client
+
+    _given: dict[str, Any]
+    clients: Group[Client]
+    #: `on_message`, bound once for all connections.
+    message_callback: Callable[[Any, Any], Any]
+    server: Any
+    options: Options
+
+    ping: bool
+    ping_interval: float
+    ping_timeout: float
+    compression: Deflate | None
+    max_frame_size: int | None
+    buffer_size: int
+    max_size: int | None
+    write_limit: int
+    slow_consumer: str
+    max_connections: int | None
+    open_timeout: float
+    close_timeout: float
+    idle_timeout: float | None
+    origins: tuple[OriginRule, ...] | None
+    subprotocols: tuple[str, ...]
+    backlog: int
+    reuse_port: bool
+    busy_poll: float
+    unix: str | None
+    ssl: SSLContext | None
+    certfile: str | None
+    keyfile: str | None
+    trusted_proxies: tuple[str, ...]
+    auth_timeout: float | None
+    max_body: int
+
+    #: Say that clients of this handler must be bound to an identity
+    #: (`client.bind`) within the option `auth_timeout`.
+    authenticates = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make what the server needs, also for subclasses that forget __init__."""
+        self = super().__new__(cls)
+        self.clients = Group()
+        self.server = None
+        self.message_callback = self.on_message
+        self._given = check_options(
+            {
+                name: getattr(cls, name)
+                for name in (*_OPTION_NAMES, "ping_intervall")
+                if hasattr(cls, name)
+            }
+        )
+        self._take_options(Options())
+        return self
+
+    def on_request(self, request: Request) -> Any:
+        """Decide about a client before the upgrade.
+
+        Returns:
+            None to accept it, a `Response` to refuse it, or any other object to accept
+            it with this as `client.session`.
+        """
+
+    def on_open(self, client: Any) -> Any:
+        """A connection opened; the client may be written to."""
+
+    def on_message(self, msg: Any, client: Any) -> Any:
+        """A message came: `str` for text, `bytes` for binary.
+
+        Returns:
+            None, or an answer that is sent as by `client.write_message`.
+        """
+
+    def on_close(self, client: Any) -> Any:
+        """A connection ended; once for each `on_open`. See `client.close_cause`."""
+
+    def on_ping(self, client: Any) -> Any:
+        """A ping passed: the heartbeat's, or one of the client's (answered already)."""
+
+    def on_pong(self, client: Any) -> Any:
+        """A pong came; `client.latency` is fresh."""
+
+    def on_drain(self, client: Any) -> Any:
+        """All output of a client that had reported back-pressure has left."""
+
+    def on_error(self, error: Exception, client: Any) -> Any:
+        """A callback raised. Unless overridden: log it, close the client with 1011."""
+        logger.error("a callback failed for %r", client, exc_info=error)
+        client._fail_handler()
+
+    def select_subprotocol(self, offered: Sequence[str]) -> str | None:
+        """Choose among the subprotocols a client offers (RFC 6455 §4.2.2).
+
+        Unless overridden: the first of the option `subprotocols` that is offered, or
+        None, which goes on without one.
+        """
+        return next((name for name in self.subprotocols if name in offered), None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in CALLBACKS:
+            check_callback(name, value, CALLBACKS[name])
+        super().__setattr__(name, value)
+        if name == "on_message":
+            self.message_callback = value
+            # Connections take it once, when they open: looking it up for every message
+            # takes 34 ns.
+            for client in self.clients:
+                client._on_message = client._handler.message_callback
+
+    def _take_options(self, defaults: Options) -> None:
+        self.options = defaults.merged(self._given)
+        for name in _OPTION_NAMES:
+            super().__setattr__(name, getattr(self.options, name))
+        super().__setattr__("ping_intervall", self.options.ping_interval)
+
+    def _adopt(self, server: Any) -> None:
+        """Belong to a server; its options stand behind the handler's own."""
+        if self.server is not None and self.server is not server:
+            raise InvalidState("the handler is mounted on another server")
+        for name, handed in CALLBACKS.items():
+            what = f"{type(self).__name__}.{name}"
+            check_callback(what, getattr(self, name), handed)
+        self.server = server
+        self._take_options(server.options)
+
+
+class FunctionHandler(BaseHandler):
+    """A handler of one function.
+
+    Args:
+        function: called with (msg, client); what it returns is the answer.
+        options: of the handler.
+
+    Raises:
+        TypeError: The function has another signature.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], **options: Any) -> None:
+        self._given |= check_options(options)
+        self._take_options(Options())
+        self.on_message = function  # type: ignore[assignment]
