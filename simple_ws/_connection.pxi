@@ -15,6 +15,7 @@
 cdef extern from *:
     """
     #include <errno.h>
+    #include <math.h>
     #include <stdint.h>
     #include <string.h>
     #include <sys/types.h>
@@ -42,6 +43,8 @@ cdef extern from *:
     """
     int errno
     int EINTR, ENOSYS
+    int64_t INT64_MAX
+    double INFINITY
     int MSG_NOSIGNAL
     bint HAVE_MONOTONIC
     double monotonic_seconds() nogil
@@ -91,6 +94,11 @@ cdef enum:
     #: Spare message buffers of a loop, and bytes of all.
     SPARES = 16
     SPARE_BYTES = 8388608
+    #: Messages of one read beyond which less is read at once: a turn of a connection
+    #: takes some milliseconds then, and no more.
+    MANY_MESSAGES = 1024
+    #: Pongs of one turn that are sent each; of those beyond only the last.
+    MANY_PONGS = 128
     #: Bytes of `small`; more output in a turn goes to the queue.
     SMALL_LIMIT = 262144
 
@@ -101,6 +109,58 @@ cdef object _SENT = SendStatus.SENT
 cdef object _DROPPED = SendStatus.DROPPED
 cdef object _BACKPRESSURE = SendStatus.BACKPRESSURE
 cdef object _plain_socket = socket.socket
+
+
+cdef class Tally:
+    """Tally()
+--
+
+Counts of all connections of one handler, since it was made.
+
+    Attributes:
+        messages_received, messages_sent: data messages.
+        bytes_received, bytes_sent: on the wire, behind the handshake, without TLS.
+        plain_sent, packed_sent: bytes of compressed messages before and after.
+        packed_received, plain_received: the same for those that came.
+        dropped: messages refused or thrown away by the slow-consumer policy.
+        busy: seconds of reading, callbacks included.
+    """
+
+    cdef public int64_t messages_received
+    cdef public int64_t messages_sent
+    cdef public int64_t bytes_received
+    cdef public int64_t bytes_sent
+    cdef public int64_t plain_sent
+    cdef public int64_t packed_sent
+    cdef public int64_t packed_received
+    cdef public int64_t plain_received
+    cdef public int64_t dropped
+    cdef public double busy
+
+    def __init__(self) -> None:
+        pass
+
+
+cdef Tally _nobody = Tally()
+
+
+cdef struct Bucket:
+    double rate
+    double burst
+    double tokens
+    double filled_at
+
+
+cdef bint take_token(Bucket* bucket, double now) noexcept nogil:
+    """Whether one more message is within the rate."""
+    bucket.tokens = min(
+        bucket.burst, bucket.tokens + (now - bucket.filled_at) * bucket.rate
+    )
+    bucket.filled_at = now
+    if bucket.tokens < 1:
+        return False
+    bucket.tokens -= 1
+    return True
 
 
 cdef class LoopState:
@@ -117,9 +177,21 @@ What connections share with the loop that drives them.
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
         attention: something else than readiness wants the loop: a call, a deadline.
+        buffered: bytes of unsent output of all connections.
+        buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
+        slow: seconds that one connection may hold the loop before `on_slow` is called.
+        pause: seconds that make a turn a pause of ours.
+        paused_at: when the last such turn ended; what peers failed to do until then
+            was not theirs to do.
     """
 
     cdef public double now
+    cdef public int64_t buffered
+    cdef public int64_t buffered_limit
+    cdef public double slow
+    cdef public double pause
+    cdef public double paused_at
+    cdef double mark  # until when time has been accounted for
     cdef public unsigned long owner
     cdef public list dirty
     cdef public bint attention
@@ -135,7 +207,10 @@ What connections share with the loop that drives them.
     cdef size_t spare_bytes
 
     def __cinit__(self, *args, **kwargs):
-        self.now = 0.0
+        self.now = self.mark = self.paused_at = 0.0
+        self.buffered = 0
+        self.buffered_limit = INT64_MAX
+        self.slow = self.pause = INFINITY
         self.owner = PyThread_get_thread_ident()
         self.dirty = []
         self.buffer = NULL
@@ -161,11 +236,41 @@ What connections share with the loop that drives them.
         """What was called for readiness raised; the loop must go on."""
         raise error
 
+    def on_slow(self, target: object, seconds: float) -> None:
+        """What was called for readiness has held the loop for longer than `slow`."""
+
+    def _account(self, target: object) -> None:
+        tally = None
+        if isinstance(target, ConnectionCore):
+            tally = (<ConnectionCore> target)._tally
+        self.account(target, tally)
+
+    def _end_turn(self) -> None:
+        self.end_turn()
+
+    cdef int account(self, object target, Tally tally) except -1:
+        """Book the time since the last look at the clock."""
+        cdef double now = monotonic_seconds() if self.monotonic else self.clock()
+        cdef double spent = now - self.mark
+        self.mark = now
+        if tally is not None:
+            tally.busy += spent
+        if spent > self.slow:
+            self.on_slow(target, spent)
+        return 0
+
+    cdef int end_turn(self) noexcept:
+        """Note a turn in which nobody was heard for too long."""
+        if self.mark - self.now > self.pause:
+            self.paused_at = self.mark
+        return 0
+
     cdef int look_at_clock(self) except -1:
         if self.monotonic:
             self.now = monotonic_seconds()
         else:
             self.now = self.clock()
+        self.mark = self.now
         return 0
 
     def flush(self) -> None:
@@ -342,7 +447,14 @@ Carries messages between a socket and a callback.
     cdef public bint _ordinary
     cdef public bint _blocked
     cdef public bint _await_drain
+    cdef public Tally _tally
+    cdef readonly int64_t messages_received
+    cdef readonly int64_t messages_sent
+    cdef readonly int64_t bytes_received
+    cdef readonly int64_t bytes_sent
+    cdef Bucket* bucket_of_rate
     cdef bint dirty
+    cdef bint deaf  # not read from, until the peer has read more of our output
     cdef int fd
     cdef uint32_t buffer_size
     cdef uint32_t read_size
@@ -376,12 +488,14 @@ Carries messages between a socket and a callback.
     cdef uint32_t queue_room
     cdef uint32_t queue_start
     cdef uint32_t queue_used
+    cdef uint32_t pongs  # pushed since the last write
     cdef size_t waiting
 
     def __cinit__(self, *args, **kwargs):
         drop_dict(self)
         # What a subclass that forgets __init__ leaves must do nothing, not crash.
         self._loop = _nowhere
+        self._tally = _nobody
         self.fd = -1
 
     def __init__(
@@ -411,6 +525,7 @@ Carries messages between a socket and a callback.
         self.own_write = type(self).write_message is not _write_message
 
     def __dealloc__(self):
+        free(self.bucket_of_rate)
         free(self.tail)
         free(self.small)
         self.clear_queue()
@@ -421,6 +536,16 @@ Carries messages between a socket and a callback.
     def buffered_amount(self) -> int:
         """Bytes of output that the system has not taken yet."""
         return self.waiting
+
+    def _limit_rate(self, rate: float, burst: float) -> None:
+        """Have `_on_rate` called for messages beyond so many a second."""
+        if self.bucket_of_rate == NULL:
+            self.bucket_of_rate = <Bucket*> malloc(sizeof(Bucket))
+            if self.bucket_of_rate == NULL:
+                raise MemoryError
+        self.bucket_of_rate.rate = rate
+        self.bucket_of_rate.burst = self.bucket_of_rate.tokens = burst
+        self.bucket_of_rate.filled_at = self._loop.now
 
     # What the owner of the other cases provides
 
@@ -438,6 +563,10 @@ Carries messages between a socket and a callback.
 
     def _on_callback_error(self, error: Exception) -> None:
         """The message callback raised."""
+        raise AssertionError("to be provided")
+
+    def _on_rate(self) -> None:
+        """The peer has sent more messages than `_limit_rate` allows."""
         raise AssertionError("to be provided")
 
     def _make_room(self, size: int) -> bool:
@@ -472,10 +601,22 @@ Carries messages between a socket and a callback.
         self.ready(events)
 
     cdef int ready(self, int events) except -1:
-        if events & READ_READY:
+        if events & READ_READY and not self.deaf:
             self.read_in()
+            if self._blocked and not self.deaf:
+                self.mind_output()
         if events & WRITE_READY and self._blocked:
             self.write_out()
+        return 0
+
+    cdef int mind_output(self) except -1:
+        """Do not read from a peer that does not read.
+
+        Otherwise whoever sends without reading the answers makes us keep them.
+        """
+        if self.waiting > self._write_limit >> 1 and self._open:
+            self.deaf = True
+            self._watch(WRITE_READY)
         return 0
 
     cdef int read_in(self) except -1:
@@ -524,6 +665,8 @@ Carries messages between a socket and a callback.
     cdef void note_read(self, size_t size) noexcept:
         """Read more at once while reads come back full, less when they do not."""
         self._last_received = self._loop.now
+        self.bytes_received += <int64_t> size
+        self._tally.bytes_received += <int64_t> size
         if size == self.read_size:
             self.read_size = <uint32_t> min(size * 2, _MAX_READ)
         elif size < self.read_size >> 2 and self.read_size > self.buffer_size:
@@ -553,8 +696,12 @@ Carries messages between a socket and a callback.
     cdef int feed(self, uint8_t* data, size_t size) except -1:
         cdef size_t pos = 0
         cdef bytes rest
+        cdef int64_t before = self.messages_received
         if self._ordinary:
             pos = self.receive_whole(data, size)
+            if self.messages_received - before > MANY_MESSAGES:
+                # Many small ones: less at once, so that others have their turn.
+                self.read_size = max(self.buffer_size, self.read_size >> 2)
         if pos == size:
             return 0
         # Something odd. From here on the bytes stand in an object, copied once, because
@@ -652,6 +799,8 @@ Carries messages between a socket and a callback.
         if self.inflater is None:
             self.inflater = self._protocol.inflater()
         plain = self.inflater._feed(data, size, <Py_ssize_t> self.max_size)
+        self._tally.packed_received += <int64_t> size
+        self._tally.plain_received += PyBytes_GET_SIZE(plain)
         state.missing = state.low = state.high = 0
         self.check_inflated(&state, plain, self.max_size, first)
         have = <size_t> PyBytes_GET_SIZE(plain)
@@ -682,6 +831,12 @@ Carries messages between a socket and a callback.
     cdef int deliver(self, object message) except -1:
         """Call back with a message; what is returned is the answer."""
         self._last_message = self._loop.now
+        self.messages_received += 1
+        self._tally.messages_received += 1
+        if self.bucket_of_rate != NULL:
+            if not take_token(self.bucket_of_rate, self._loop.now):
+                self._on_rate()
+                return 0
         try:
             answer = self._on_message(message, self)
             if answer is not None:
@@ -787,6 +942,8 @@ Carries messages between a socket and a callback.
         if got <= 0:
             return self.not_read(got)
         self._last_received = self._loop.now
+        self.bytes_received += got
+        self._tally.bytes_received += got
         self.add_to_large(min(<size_t> got, room))
         if <size_t> got > room:
             self.feed(buffer, <size_t> got - room)
@@ -892,14 +1049,22 @@ Carries messages between a socket and a callback.
         # Before compressing: a message that enters the context must be sent.
         if (
             self.waiting
-            and self.waiting + size > self._write_limit
+            and (
+                self.waiting + size > self._write_limit
+                or self._loop.buffered > self._loop.buffered_limit
+            )
             and not self._make_room(size)
         ):
+            self._tally.dropped += 1
             return _DROPPED
+        self.messages_sent += 1
+        self._tally.messages_sent += 1
         if self.packing and size >= self.threshold:
+            self._tally.plain_sent += <int64_t> size
             owner = self.pack(owner, data, size)
             data = <const uint8_t*> PyBytes_AS_STRING(owner)
             size = <size_t> PyBytes_GET_SIZE(owner)
+            self._tally.packed_sent += <int64_t> size
             first |= PACKED
         if (
             size <= COPY_LIMIT
@@ -955,6 +1120,7 @@ Carries messages between a socket and a callback.
         write_frames(self.small + self.small_used, first, data, size, limit)
         self.small_used += <uint32_t> wire
         self.waiting += wire
+        self._loop.buffered += <int64_t> wire
         return 0
 
     cdef int resize_small(self, size_t room) except -1:
@@ -998,6 +1164,7 @@ Carries messages between a socket and a callback.
         item.partial = partial
         self.queue_used += 1
         self.waiting += wire
+        self._loop.buffered += <int64_t> wire
         return 0
 
     cdef int make_queue_room(self) except -1:
@@ -1041,11 +1208,13 @@ Carries messages between a socket and a callback.
         "MAY elect to send a Pong frame for only the most recently processed Ping".
         """
         cdef Item* last
-        if self._blocked and self.queue_used:
+        self.pongs += 1
+        if self.queue_used and (self._blocked or self.pongs > MANY_PONGS):
             last = self.queue + self.queue_start + self.queue_used - 1
             if last.sent == 0 and not last.partial and last.first == 0:
                 if last.data[0] == PONG_FRAME:
                     self.waiting -= last.wire
+                    self._loop.buffered -= <int64_t> last.wire
                     self.queue_used -= 1
                     self.release_item(last)
         self._enqueue(frame)
@@ -1059,6 +1228,7 @@ Carries messages between a socket and a callback.
         cdef ssize_t sent
         cdef int error
         self.dirty = False
+        self.pongs = 0
         while self.waiting:
             if self.fd < 0:
                 sent = self.send_by_method(&offered)
@@ -1074,13 +1244,18 @@ Carries messages between a socket and a callback.
                 return 0  # lost while it was asked
             self.consume(<size_t> sent)
             if <size_t> sent < offered:
-                self.block()
-                return 0
+                return self.block(<size_t> sent)
         return self.all_out()
 
-    cdef int block(self) except -1:
+    cdef int block(self, size_t sent) except -1:
+        """Wait for the peer to read, and hear it again when it has read enough."""
+        if sent and self._blocked:
+            self._last_received = self._loop.now  # who reads is alive
         if not self._blocked:
             self._blocked = True
+            self._watch(READ_READY | WRITE_READY)
+        elif self.deaf and self.waiting <= self._write_limit >> 2:
+            self.deaf = False
             self._watch(READ_READY | WRITE_READY)
         return 0
 
@@ -1090,7 +1265,7 @@ Carries messages between a socket and a callback.
             self.small = NULL
             self.small_room = self.small_used = self.small_sent = 0
         if self._blocked:
-            self._blocked = False
+            self._blocked = self.deaf = False
             self._watch(READ_READY)
         if self._await_drain:
             self._await_drain = False
@@ -1162,6 +1337,9 @@ Carries messages between a socket and a callback.
         cdef size_t part = min(sent, <size_t> (self.small_used - self.small_sent))
         cdef Item* item
         self.waiting -= sent
+        self._loop.buffered -= <int64_t> sent
+        self.bytes_sent += <int64_t> sent
+        self._tally.bytes_sent += <int64_t> sent
         self.small_sent += <uint32_t> part
         sent -= part
         while sent:
@@ -1227,6 +1405,7 @@ Carries messages between a socket and a callback.
     cdef void discard(self) noexcept:
         self.small_used = self.small_sent = 0
         self.clear_queue()
+        self._loop.buffered -= <int64_t> self.waiting
         self.waiting = 0
 
     def _discard_output(self) -> None:

@@ -19,6 +19,7 @@ from ._fallback_connection import (
     ConnectionCore,
     LoopState,
     Poller,
+    Tally,
     accept_from,
     fan_out,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Inflater",
     "LoopState",
     "Poller",
+    "Tally",
     "Utf8Validator",
     "accept_from",
     "apply_mask",

@@ -10,6 +10,7 @@ heartbeat, its end) is added by `connection`.
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 from collections import deque
@@ -24,7 +25,7 @@ from .deflate import Agreement
 from .errors import ProtocolError
 from .messages import encode_message
 
-__all__ = ["ConnectionCore", "LoopState", "Poller", "accept_from", "fan_out"]
+__all__ = ["ConnectionCore", "LoopState", "Poller", "Tally", "accept_from", "fan_out"]
 
 _PONG_FRAME = 0x8A
 _READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
@@ -41,6 +42,11 @@ _BINARY = int(Opcode.BINARY)
 _FINAL_TEXT = 0x80 | _TEXT
 _FINAL_BINARY = 0x80 | _BINARY
 
+#: Messages of one read beyond which less is read at once: a turn of a connection takes
+#: some milliseconds then, and no more.
+_MANY_MESSAGES = 1024
+#: Pongs of one turn that are sent each; of those beyond only the last.
+_MANY_PONGS = 128
 #: Up to here waiting frames are joined and sent at once; beyond, copying costs more
 #: than a scatter/gather call.
 _JOIN_LIMIT = 64 * 1024
@@ -50,6 +56,51 @@ _MAX_BUFFERS = 64
 
 #: There is no selector of ours in Python: the platform's serves.
 Poller: Any = None
+
+
+class Tally:
+    """Counts of all connections of one handler, since it was made.
+
+    Attributes:
+        messages_received, messages_sent: data messages.
+        bytes_received, bytes_sent: on the wire, behind the handshake, without TLS.
+        plain_sent, packed_sent: bytes of compressed messages before and after.
+        packed_received, plain_received: the same for those that came.
+        dropped: messages refused or thrown away by the slow-consumer policy.
+        busy: seconds of reading, callbacks included.
+    """
+
+    def __init__(self) -> None:
+        self.messages_received = self.messages_sent = 0
+        self.bytes_received = self.bytes_sent = 0
+        self.plain_sent = self.packed_sent = 0
+        self.packed_received = self.plain_received = 0
+        self.dropped = 0
+        self.busy = 0.0
+
+
+_nobody = Tally()
+
+
+class _Bucket:
+    """Tokens that come back at a rate; a message takes one."""
+
+    __slots__ = ("_burst", "_filled_at", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = self._tokens = burst
+        self._filled_at = now
+
+    def take(self, now: float) -> bool:
+        """Say whether one more message is within the rate."""
+        refill = (now - self._filled_at) * self._rate
+        self._tokens = min(self._burst, self._tokens + refill)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 class LoopState:
@@ -63,6 +114,12 @@ class LoopState:
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
         attention: something else than readiness wants the loop: a call, a deadline.
+        buffered: bytes of unsent output of all connections.
+        buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
+        slow: seconds that one connection may hold the loop before `on_slow` is called.
+        pause: seconds that make a turn a pause of ours.
+        paused_at: when the last such turn ended; what peers failed to do until then
+            was not theirs to do.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -71,6 +128,11 @@ class LoopState:
         self.owner = get_ident()
         self.dirty: list[Any] = []
         self.attention = False
+        self.buffered = 0
+        self.buffered_limit = 2**63 - 1
+        self.slow = self.pause = math.inf
+        self.paused_at = 0.0
+        self._mark = self.now  # until when time has been accounted for
         # What was last handed to a compressing connection in this turn, and its
         # compressed forms that hold for every receiver, by agreement.
         self._source: object = None
@@ -78,7 +140,24 @@ class LoopState:
 
     def tick(self) -> None:
         """Look at the clock; at the beginning of a turn."""
-        self.now = self.clock()
+        self.now = self._mark = self.clock()
+
+    def on_slow(self, target: object, seconds: float) -> None:
+        """What was called for readiness has held the loop for longer than `slow`."""
+
+    def _account(self, target: object) -> None:
+        """Book the time since the last look at the clock."""
+        now = self.clock()
+        spent, self._mark = now - self._mark, now
+        if isinstance(target, ConnectionCore):
+            target._tally.busy += spent
+        if spent > self.slow:
+            self.on_slow(target, spent)
+
+    def _end_turn(self) -> None:
+        """Note a turn in which nobody was heard for too long."""
+        if self._mark - self.now > self.pause:
+            self.paused_at = self._mark
 
     def on_failure(self, target: object, error: Exception) -> None:
         """What was called for readiness raised; the loop must go on."""
@@ -152,6 +231,12 @@ class ConnectionCore:
         self._last_received = loop.now
         self._last_message = loop.now
         self._waiting = 0
+        self._deaf = False  # not read from, until the peer has read more of our output
+        self._pongs = 0  # put into the outbox since the last write
+        self._bucket: _Bucket | None = None
+        self._tally = _nobody
+        self.messages_received = self.messages_sent = 0
+        self.bytes_received = self.bytes_sent = 0
         agreement = protocol.agreement
         self._threshold = _NEVER if agreement is None else agreement.threshold
         # Payloads below this are sent as they are, in one frame.
@@ -162,6 +247,10 @@ class ConnectionCore:
     def buffered_amount(self) -> int:
         """Bytes of output that the system has not taken yet."""
         return self._waiting
+
+    def _limit_rate(self, rate: float, burst: float) -> None:
+        """Have `_on_rate` called for messages beyond so many a second."""
+        self._bucket = _Bucket(rate, burst, self._loop.now)
 
     # What the owner of the other cases provides
 
@@ -179,6 +268,10 @@ class ConnectionCore:
 
     def _on_callback_error(self, error: Exception) -> None:
         """The message callback raised."""
+        raise AssertionError("to be provided")
+
+    def _on_rate(self) -> None:
+        """The peer has sent more messages than `_limit_rate` allows."""
         raise AssertionError("to be provided")
 
     def _make_room(self, size: int) -> bool:
@@ -207,10 +300,21 @@ class ConnectionCore:
 
     def __call__(self, events: int) -> None:
         """Called by the selector."""
-        if events & _READ:
+        if events & _READ and not self._deaf:
             self._on_readable()
+            if self._blocked and not self._deaf:
+                self._mind_output()
         if events & _WRITE and self._blocked:
             self._flush()
+
+    def _mind_output(self) -> None:
+        """Do not read from a peer that does not read.
+
+        Otherwise whoever sends without reading the answers makes us keep them.
+        """
+        if self._waiting > self._write_limit >> 1 and self._open:
+            self._deaf = True
+            self._watch(_WRITE)
 
     def _on_readable(self) -> None:
         try:
@@ -229,6 +333,8 @@ class ConnectionCore:
 
     def _adapt_reads(self, size: int) -> None:
         """Read more at once while reads come back full, less when they do not."""
+        self.bytes_received += size
+        self._tally.bytes_received += size
         if size == self._read_size:
             self._read_size = min(size * 2, MAX_READ)
         elif size < self._read_size >> 2 and self._read_size > self._buffer_size:
@@ -236,14 +342,18 @@ class ConnectionCore:
 
     def _feed(self, data: bytes) -> None:
         """Handle what was received, one message or event after the other."""
-        pos, end = 0, len(data)
+        pos, end, before = 0, len(data), self.messages_received
         while pos < end:
             # Every callback may have closed this connection: look again.
             if self._ordinary:
                 pos = self._receive_whole(data, pos, end)
                 if pos == end:
-                    return
+                    break
             pos = self._receive_odd(data, pos, end)
+
+        if self.messages_received - before > _MANY_MESSAGES:
+            # Many small ones: less at once, so that others have their turn.
+            self._read_size = max(self._buffer_size, self._read_size >> 2)
 
     def _receive_whole(self, data: bytes, pos: int, end: int) -> int:
         """Deliver the ordinary messages at the front: whole, one frame, plain.
@@ -292,6 +402,11 @@ class ConnectionCore:
     def _deliver(self, msg: str | bytes) -> None:
         """Call back with a message; what is returned is the answer."""
         self._last_message = self._loop.now
+        self.messages_received += 1
+        self._tally.messages_received += 1
+        if self._bucket is not None and not self._bucket.take(self._loop.now):
+            self._on_rate()
+            return
         try:
             answer = self._on_message(msg, self)
             if answer is not None:
@@ -341,8 +456,11 @@ class ConnectionCore:
             return _DROPPED
         size, waiting = len(payload), self._waiting
         # Before compressing: a message that enters the context must be sent.
-        if waiting and waiting + size > self._write_limit and not self._make_room(size):
+        if waiting and self._is_over(waiting + size) and not self._make_room(size):
+            self._tally.dropped += 1
             return _DROPPED
+        self.messages_sent += 1
+        self._tally.messages_sent += 1
         if size < self._plain_below:
             if size < 126:
                 frame = _SHORT_HEADS[opcode][size] + payload
@@ -353,11 +471,17 @@ class ConnectionCore:
             packed = None
             if size >= self._threshold:
                 packed = self._pack(source, payload)
+                self._tally.plain_sent += size
+                self._tally.packed_sent += len(packed)
             self._enqueue(self._protocol.send_message(opcode, payload, packed))
         if self._blocked:
             self._await_drain = True
             return _BACKPRESSURE
         return _SENT
+
+    def _is_over(self, waiting: int) -> bool:
+        loop = self._loop
+        return waiting > self._write_limit or loop.buffered > loop.buffered_limit
 
     def _pack(self, source: object, payload: bytes) -> bytes:
         """Compress a message: with this peer's context, unless it goes to others too.
@@ -381,6 +505,7 @@ class ConnectionCore:
         """Put a message or control frame into the outbox."""
         self._outbox.append(frame)
         self._waiting += len(frame)
+        self._loop.buffered += len(frame)
         if not self._dirty and not self._blocked:
             self._dirty = True
             self._loop.dirty.append(self)
@@ -392,15 +517,18 @@ class ConnectionCore:
         "MAY elect to send a Pong frame for only the most recently processed Ping".
         """
         outbox = self._outbox
-        if self._blocked and outbox:
+        self._pongs += 1
+        if outbox and (self._blocked or self._pongs > _MANY_PONGS):
             last = outbox[-1]
             if isinstance(last, bytes) and last[0] == _PONG_FRAME:
                 self._waiting -= len(outbox.pop())
+                self._loop.buffered -= len(last)
         self._enqueue(frame)
 
     def _flush(self) -> None:
         """Write what waits, as much as the system takes."""
         self._dirty = False
+        self._pongs = 0
         while self._outbox:
             offer = self._next_offer()
             try:
@@ -417,10 +545,10 @@ class ConnectionCore:
                 return
             self._consume(sent)
             if not whole:
-                self._block()
+                self._block(sent)
                 return
         if self._blocked:
-            self._blocked = False
+            self._blocked = self._deaf = False
             self._watch(_READ)
         if self._await_drain:
             self._await_drain = False
@@ -441,6 +569,9 @@ class ConnectionCore:
         """Take what was sent off the outbox."""
         outbox = self._outbox
         self._waiting -= sent
+        self._loop.buffered -= sent
+        self.bytes_sent += sent
+        self._tally.bytes_sent += sent
         if not self._waiting:
             outbox.clear()
             return
@@ -452,9 +583,15 @@ class ConnectionCore:
             outbox.popleft()
             sent -= size
 
-    def _block(self) -> None:
+    def _block(self, sent: int) -> None:
+        """Wait for the peer to read, and hear it again when it has read enough."""
+        if sent and self._blocked:
+            self._last_received = self._loop.now  # who reads is alive
         if not self._blocked:
             self._blocked = True
+            self._watch(_READ | _WRITE)
+        elif self._deaf and self._waiting <= self._write_limit >> 2:
+            self._deaf = False
             self._watch(_READ | _WRITE)
 
     def _take_outbox(self) -> list[bytes | memoryview]:
@@ -468,6 +605,7 @@ class ConnectionCore:
 
     def _discard_output(self) -> None:
         self._outbox.clear()
+        self._loop.buffered -= self._waiting
         self._waiting = 0
 
 

@@ -189,6 +189,7 @@ cdef class Poller:
         loop.look_at_clock()
         for index in range(ready):
             self.call(loop, &events[index])
+        loop.end_turn()
         return ready == MAX_EVENTS
 
     def run(self, LoopState loop, double deadline) -> bool:
@@ -216,6 +217,7 @@ cdef class Poller:
             for index in range(ready):
                 self.call(loop, &events[index])
             loop.write_all()
+            loop.end_turn()
             PyErr_CheckSignals()
             if loop.attention or (deadline >= 0 and loop.now >= deadline):
                 return ready == MAX_EVENTS
@@ -273,8 +275,10 @@ cdef class Poller:
         try:
             if isinstance(target, ConnectionCore):
                 (<ConnectionCore> target).ready(ready)
+                loop.account(target, (<ConnectionCore> target)._tally)
             else:
                 target(ready)
+                loop.account(target, None)
         except Exception as error:
             loop.on_failure(target, error)
         return 0

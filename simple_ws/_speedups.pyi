@@ -14,6 +14,7 @@ __all__ = [
     "Inflater",
     "LoopState",
     "Poller",
+    "Tally",
     "Utf8Validator",
     "accept_from",
     "apply_mask",
@@ -57,17 +58,38 @@ class Inflater:
     def finish(self, limit: int) -> bytes: ...
 
 @disjoint_base
+class Tally:
+    messages_received: int
+    messages_sent: int
+    bytes_received: int
+    bytes_sent: int
+    plain_sent: int
+    packed_sent: int
+    packed_received: int
+    plain_received: int
+    dropped: int
+    busy: float
+
+@disjoint_base
 class LoopState:
     now: float
     owner: int
     dirty: list[Any]
     attention: bool
+    buffered: int
+    buffered_limit: int
+    slow: float
+    pause: float
+    paused_at: float
     @property
     def clock(self) -> Callable[[], float]: ...
     def __new__(cls, *args: Any, **kwargs: Any) -> LoopState: ...
     def __init__(self, clock: Callable[[], float]) -> None: ...
     def tick(self) -> None: ...
+    def _account(self, target: object) -> None: ...
+    def _end_turn(self) -> None: ...
     def on_failure(self, target: object, error: Exception) -> None: ...
+    def on_slow(self, target: object, seconds: float) -> None: ...
     def flush(self) -> None: ...
 
 @disjoint_base
@@ -84,6 +106,15 @@ class ConnectionCore:
     _ordinary: bool
     _blocked: bool
     _await_drain: bool
+    _tally: Tally
+    @property
+    def messages_received(self) -> int: ...
+    @property
+    def messages_sent(self) -> int: ...
+    @property
+    def bytes_received(self) -> int: ...
+    @property
+    def bytes_sent(self) -> int: ...
     @property
     def _loop(self) -> LoopState: ...
     def __init__(

@@ -52,6 +52,7 @@ __all__ = [
     "Inflater",
     "LoopState",
     "Poller",
+    "Tally",
     "Utf8Validator",
     "accept_from",
     "apply_mask",

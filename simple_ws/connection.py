@@ -31,13 +31,14 @@ from .constants import (
     State,
 )
 from .deflate import Agreement
-from .errors import AuthenticationError, ProtocolError
+from .errors import AuthenticationError, ProtocolError, RateExceeded
 from .http11 import Fields, Headers, Request
+from .journal import Journal
 from .messages import check_close, check_ping, encode_message
 from .options import Options
 from .protocol import Protocol as WebSocketProtocol
 from .reactor import READ, WRITE, Reactor
-from .speedups import ConnectionCore
+from .speedups import ConnectionCore, Tally
 from .timers import Timer
 from .topics import Group
 
@@ -51,6 +52,9 @@ _PONG = 0x80 | Opcode.PONG
 _CONTROL = 0x08
 #: Pings whose answer is waited for; more than a handful only a user sends.
 _MAX_PINGS = 64
+#: Pings of these that a peer that does not read is sent: control frames are never
+#: dropped, and nothing may grow without bound.
+_MAX_QUEUED = 16
 
 
 class Handler(Protocol):
@@ -62,6 +66,8 @@ class Handler(Protocol):
     message_callback: Callable[[Any, Any], object]
     #: Clients must be bound to an identity within `auth_timeout`.
     authenticates: bool
+    name: str
+    tally: Tally
 
     def on_open(self, client: Any) -> object:
         """After the handshake."""
@@ -89,6 +95,7 @@ class Home(Protocol):
     """What a connection needs of its server."""
 
     reactor: Reactor
+    journal: Journal
 
     def welcome(self, client: Client) -> None:
         """The connection is open: it counts and receives from now on."""
@@ -126,6 +133,8 @@ class Client(ConnectionCore):
         ping_payload, pong_payload: bytes of the last ping and pong.
         opened_at: seconds since the epoch.
         buffered_amount: bytes of output that the system has not taken yet.
+        messages_received, messages_sent: data messages so far.
+        bytes_received, bytes_sent: bytes so far, frames included.
     """
 
     _protocol: WebSocketProtocol
@@ -179,6 +188,9 @@ class Client(ConnectionCore):
         self.bucket: set[Any] | None = None
         self._home = home
         self._handler = handler
+        self._tally = handler.tally
+        if options.message_rate is not None:
+            self._limit_rate(*options.message_rate)
         self._registered = self._ended = False
         self._timer: Timer | None = None
         self._pinged_at: float | None = None
@@ -324,7 +336,8 @@ class Client(ConnectionCore):
             payload: at most 125 bytes; they come back in the pong.
 
         Returns:
-            False when the connection is not open.
+            False when the connection is not open, or when the peer does not read and
+            many pings wait for it already.
 
         Raises:
             TypeError: The payload is neither bytes nor str.
@@ -397,6 +410,15 @@ class Client(ConnectionCore):
         self._follow()
         return pos
 
+    def _on_rate(self) -> None:
+        rate, burst = self._options.message_rate or (0.0, 0.0)
+        self._on_fault(
+            RateExceeded(
+                f"more messages than message_rate allows: {rate:g} a second, "
+                f"{burst:g} at once"
+            )
+        )
+
     def _on_fault(self, error: ProtocolError) -> None:
         self._protocol.fail(error)
         self._follow()
@@ -444,7 +466,9 @@ class Client(ConnectionCore):
     # Sending
 
     def _ping(self, payload: bytes) -> bool:
-        if not self.is_open():
+        if not self.is_open() or (
+            self._blocked and len(self._pings or ()) > _MAX_QUEUED
+        ):
             return False
         pings = self._pings = self._pings or {}
         pings.pop(payload, None)
@@ -456,10 +480,14 @@ class Client(ConnectionCore):
 
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
         opcode, payload = encode_message(msg, binary)
-        if not self.is_open():
+        if not self.is_open() or not self._reactor.reserve(len(payload)):
             return SendStatus.DROPPED
-        self._reactor.call_threadsafe(partial(self._send, opcode, payload))
+        self._reactor.call_threadsafe(partial(self._send_queued, opcode, payload))
         return SendStatus.BACKPRESSURE if self._blocked else SendStatus.SENT
+
+    def _send_queued(self, opcode: int, payload: bytes) -> None:
+        self._reactor.release(len(payload))
+        self._send(opcode, payload)
 
     def _make_room(self, size: int) -> bool:
         if not self._blocked:
@@ -473,14 +501,20 @@ class Client(ConnectionCore):
             self._drop_unsent(size)
             return self._has_room(size)
         if policy == "close":
-            self._drop_unsent(None)
             reason = f"unsent output exceeds write_limit {self._write_limit:,}"
+            if self.buffered_amount + size <= self._write_limit:
+                limit = self._reactor.buffered_limit
+                reason = f"unsent output of all exceeds max_buffered {limit:,}"
+            self._drop_unsent(None)
             self._close(CloseCode.TRY_AGAIN_LATER, reason, CloseCause.SLOW_CONSUMER)
         return False
 
     def _has_room(self, size: int) -> bool:
-        waiting = self.buffered_amount
-        return not waiting or waiting + size <= self._write_limit
+        waiting, reactor = self.buffered_amount, self._reactor
+        return not waiting or (
+            waiting + size <= self._write_limit
+            and reactor.buffered <= reactor.buffered_limit
+        )
 
     def _drop_unsent(self, size: int | None) -> None:
         """Drop messages, the oldest first, until `size` more fit; None drops all.
@@ -493,6 +527,7 @@ class Client(ConnectionCore):
             whole = isinstance(frame, bytes) and not frame[0] & _CONTROL
             if whole and (size is None or total + size > self._write_limit):
                 total -= len(frame)
+                self._tally.dropped += 1
             else:
                 self._enqueue(frame)
 
@@ -503,7 +538,8 @@ class Client(ConnectionCore):
         if not self.is_open():
             return None
         options = self._options
-        if options.idle_timeout and now - self._last_message >= options.idle_timeout:
+        quiet = now - max(self._last_message, self._reactor.paused_at)
+        if options.idle_timeout and quiet >= options.idle_timeout:
             reason = f"no message for {options.idle_timeout:g} s"
             self._close(CloseCode.GOING_AWAY, reason, CloseCause.IDLE_TIMEOUT)
             return None
@@ -519,7 +555,8 @@ class Client(ConnectionCore):
             if now - self._last_received >= options.ping_interval:
                 self._pinged_at = now
                 self._heartbeat()
-        elif now - pinged_at >= options.ping_timeout:
+        # What a peer did not do while we heard nobody is not held against it.
+        elif now - max(pinged_at, self._reactor.paused_at) >= options.ping_timeout:
             reason = f"no answer to a ping for {options.ping_timeout:g} s"
             self._close(CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT)
             return False
@@ -551,10 +588,16 @@ class Client(ConnectionCore):
     # Callbacks
 
     def _call(self, callback: Callable[..., object], *args: object) -> None:
+        began = self._reactor.time()
         try:
             callback(*args)
         except Exception as error:
             self._on_callback_error(error)
+        spent = self._reactor.time() - began
+        if spent > self._reactor.slow:
+            name = getattr(callback, "__name__", repr(callback))
+            what = f"{self._handler.name}.{name}"
+            self._home.journal.note_slow(what, self.path, spent)
 
     def _on_callback_error(self, error: Exception) -> None:
         """The one place where exceptions of user code arrive."""
@@ -646,9 +689,7 @@ class Client(ConnectionCore):
         self._ended = True
         self._reactor.wheel.discard(self)
         self._home.forget(self)
-        level = logging.INFO if self.close_cause in _FAULTS else logging.DEBUG
-        if logger.isEnabledFor(level):
-            self._log_end(level)
+        self._home.journal.note_end(self)
         self._call(self._handler.on_close, self)
         if self._registered:
             self._arm(self._release)
@@ -656,17 +697,6 @@ class Client(ConnectionCore):
                 self._await_drain = True
             else:
                 self._half_close()
-
-    def _log_end(self, level: int) -> None:
-        logger.log(
-            level,
-            "client %d of %s ended by %s: %s %r",
-            self.id,
-            self.address,
-            self.close_cause,
-            self.close_code,
-            self.close_reason,
-        )
 
     def _arm(
         self, callback: Callable[[], object], patience: float | None = None
@@ -699,14 +729,3 @@ class Client(ConnectionCore):
 
 _beats = itertools.count(1)
 _NO_CLOSE_FRAME = "connection closed without a close frame"
-
-#: Ends that are the peer's fault and worth a line.
-_FAULTS = frozenset(
-    {
-        CloseCause.PROTOCOL_ERROR,
-        CloseCause.BAD_DATA,
-        CloseCause.TOO_BIG,
-        CloseCause.SLOW_CONSUMER,
-        CloseCause.PING_TIMEOUT,
-    }
-)

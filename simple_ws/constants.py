@@ -110,6 +110,9 @@ MAX_HEAD_SIZE = 16 * 1024
 MAX_HEADER_COUNT = 100
 #: Bytes of one read at most, grown to while reads come back full.
 MAX_READ = 256 * 1024
+#: Fragments without a byte in one message; each costs us work and the peer six bytes,
+#: and no sender needs more than one or two.
+MAX_EMPTY_FRAGMENTS = 1000
 #: Events that one look at the selector brings at most; the rest comes with the next.
 MAX_READY = 256
 #: RFC 7692 §7.2.1: every message's last four bytes, removed before sending.

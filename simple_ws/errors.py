@@ -3,7 +3,8 @@
     WebSocketError
     ├── ProtocolError              the peer broke RFC 6455 or RFC 7692     1002
     │   ├── InvalidData            text that is not UTF-8, broken deflate  1007
-    │   └── MessageTooBig          beyond `max_size`                       1009
+    │   ├── MessageTooBig          beyond `max_size`                       1009
+    │   └── RateExceeded           too many messages or empty fragments    1008
     ├── HandshakeError             the opening handshake failed        HTTP status
     ├── AuthenticationError        wrong credentials            HTTP 401, 1008
     └── InvalidState               we were called when it cannot be
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidState",
     "MessageTooBig",
     "ProtocolError",
+    "RateExceeded",
     "WebSocketError",
 ]
 
@@ -58,6 +60,13 @@ class MessageTooBig(ProtocolError):
 
     code = CloseCode.MESSAGE_TOO_BIG
     cause = CloseCause.TOO_BIG
+
+
+class RateExceeded(ProtocolError):
+    """More than the options allow in this time, or to no purpose."""
+
+    code = CloseCode.POLICY_VIOLATION
+    cause = CloseCause.RATE
 
 
 class HandshakeError(WebSocketError):

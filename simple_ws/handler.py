@@ -16,6 +16,7 @@ from .errors import InvalidState
 from .handshake import OriginRule
 from .http11 import Request
 from .options import Options, check_options
+from .speedups import Tally
 from .topics import Group
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class BaseHandler:
     message_callback: Callable[[Any, Any], Any]
     server: Any
     options: Options
+    #: What logs and figures call it.
+    name: str
+    #: Counts of its connections.
+    tally: Tally
 
     ping: bool
     ping_interval: float
@@ -98,6 +103,11 @@ class BaseHandler:
     trusted_proxies: tuple[str, ...]
     auth_timeout: float | None
     max_body: int
+    max_connections_per_ip: int | None
+    message_rate: tuple[float, float] | None
+    handshake_rate: tuple[float, float] | None
+    max_buffered: int
+    slow_callback: float
 
     #: Say that clients of this handler must be bound to an identity
     #: (`client.bind`) within the option `auth_timeout`.
@@ -108,6 +118,8 @@ class BaseHandler:
         self = super().__new__(cls)
         self.clients = Group()
         self.server = None
+        self.name = cls.__name__
+        self.tally = Tally()
         self.message_callback = self.on_message
         self._given = check_options(
             {
@@ -204,4 +216,5 @@ class FunctionHandler(BaseHandler):
     def __init__(self, function: Callable[[Any, Any], Any], **options: Any) -> None:
         self._given |= check_options(options)
         self._take_options(Options())
+        self.name = getattr(function, "__name__", repr(function))
         self.on_message = function  # type: ignore[assignment]

@@ -6,6 +6,7 @@ subscriptions and identities; how they come and go is left to `server`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
@@ -19,6 +20,8 @@ from .speedups import fan_out
 from .topics import Group, Identities, Topics
 
 __all__ = ["Hub"]
+
+logger = logging.getLogger("simple_ws")
 
 
 class Hub:
@@ -63,8 +66,7 @@ class Hub:
         """
         _check_topic(topic)
         if self._elsewhere():
-            msg = _frozen(msg)
-            self.reactor.call_threadsafe(lambda: self.deliver(topic, msg))
+            self._queue(msg, lambda frozen: self.deliver(topic, frozen))
             return None
         for client in self._topics.by_priority(topic):
             if client.write_message(msg):
@@ -82,10 +84,23 @@ class Hub:
         exclude: Collection[Client],
     ) -> int:
         if self._elsewhere():
-            msg = _frozen(msg)
-            self.reactor.call_threadsafe(lambda: fan_out(find(), msg, exclude))
+            self._queue(msg, lambda frozen: fan_out(find(), frozen, exclude))
             return 0
         return fan_out(find(), msg, exclude)
+
+    def _queue(self, msg: object, send: Callable[[object], object]) -> None:
+        """Have a message sent in the loop's thread, as it is now."""
+        size = len(encode_message(msg, None)[1])  # raises now what it would raise then
+        reactor, frozen = self.reactor, _frozen(msg)
+        if not reactor.reserve(size):
+            logger.warning("a message of %d bytes is dropped: the loop is behind", size)
+            return
+
+        def send_queued() -> None:
+            reactor.release(size)
+            send(frozen)
+
+        reactor.call_threadsafe(send_queued)
 
     # Topics and identities
 
@@ -174,7 +189,6 @@ class Hub:
 
 def _frozen(msg: object) -> object:
     """A message as it is now: its owner may change it before its turn comes."""
-    encode_message(msg, None)  # raises now what it would raise then
     if isinstance(msg, str):
         return msg
     return deepcopy(msg) if isinstance(msg, dict | list) else bytes(msg)  # type: ignore[call-overload]

@@ -131,6 +131,7 @@ class Chain:
         self._handler = handler
         self._all: tuple[Any, ...] = (*middlewares, handler)
         self.clients = handler.clients
+        self.tally = handler.tally
         self.message_callback = self.on_message
         self.authenticates = handler.authenticates or any(
             middleware.authenticates for middleware in middlewares

@@ -56,6 +56,13 @@ class Options:
             such as "10.0.0.0/8"; "unix" for whoever comes by a Unix socket.
         auth_timeout: no identity (`client.bind`) for so long: closed, `auth_timeout`;
             only where an authenticator is installed. None never.
+        max_connections_per_ip: of one address; beyond: HTTP 429; None for no limit.
+        message_rate: (messages a second, burst) that a client may send; beyond: closed
+            with 1008, `rate`. None for no limit.
+        handshake_rate: (handshakes a second, burst) of the server; beyond: HTTP 503.
+        max_buffered: unsent output of all clients together; beyond, those that have
+            output waiting are slow consumers; of the server.
+        slow_callback: callbacks that take longer are logged, with their names.
         max_body: largest body of a plain HTTP request; beyond: 413.
         busy_poll: look for work so long before going to sleep, which saves a wake-up
             (some 10 µs) for the price of a core; of the server, 0 never.
@@ -86,6 +93,11 @@ class Options:
     trusted_proxies: tuple[str, ...] = ()
     auth_timeout: float | None = 15.0
     max_body: int = 2**20
+    max_connections_per_ip: int | None = None
+    message_rate: tuple[float, float] | None = None
+    handshake_rate: tuple[float, float] | None = None
+    max_buffered: int = 2**28
+    slow_callback: float = 0.2
 
     def merged(self, given: Mapping[str, Any]) -> Options:
         """These options, with checked ones (`check_options`) in their place."""
@@ -158,6 +170,21 @@ def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
             raise type(error)(text) from None
 
     return or_none
+
+
+def _rate(name: str, value: Any) -> tuple[float, float]:
+    wanted = f"{name} must be (number a second, burst)"
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{wanted}, not {value!r}")
+    for number in value:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise TypeError(f"{wanted}, not {value!r}")
+    rate, burst = map(float, value)
+    if not 0 < rate < math.inf or not 1 <= burst < math.inf:
+        raise ValueError(
+            f"{wanted}, more than 0 a second and a burst of at least 1, not {value!r}"
+        )
+    return rate, burst
 
 
 def _one_of(*allowed: str) -> Callable[[str, Any], str]:
@@ -293,5 +320,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "trusted_proxies": _networks,
     "auth_timeout": _optional(_seconds),
     "max_body": _whole(0, "bytes"),
+    "max_connections_per_ip": _optional(_whole(1, "connections")),
+    "message_rate": _optional(_rate),
+    "handshake_rate": _optional(_rate),
+    "max_buffered": _whole(0, "bytes"),
+    "slow_callback": _seconds,
 }
 assert set(_CHECKS) == {field.name for field in fields(Options)}

@@ -21,6 +21,7 @@ from typing import Any
 from .constants import (
     MAX_CLOSE_REASON,
     MAX_CONTROL_PAYLOAD,
+    MAX_EMPTY_FRAGMENTS,
     CloseCause,
     CloseCode,
     Opcode,
@@ -28,7 +29,7 @@ from .constants import (
     may_travel,
 )
 from .deflate import Agreement
-from .errors import InvalidData, MessageTooBig, ProtocolError
+from .errors import InvalidData, MessageTooBig, ProtocolError, RateExceeded
 from .speedups import (
     Deflater,
     Inflater,
@@ -93,6 +94,7 @@ class Protocol:
         "_compressed",
         "_control",
         "_deflater",
+        "_empty",
         "_first",
         "_head",
         "_inflater",
@@ -149,6 +151,7 @@ class Protocol:
         self._compressed = False
         self._message = _NOTHING
         self._wire_size = 0
+        self._empty = 0  # fragments without a byte
         self._validator = _IDLE_VALIDATOR
         # Made when first used: a window is tens of kilobytes (RFC 7692 §7.1).
         self._deflater: Deflater | None = None
@@ -284,7 +287,7 @@ class Protocol:
         self._opcode = opcode
         self._compressed = compressed
         self._message = bytearray()
-        self._wire_size = 0
+        self._wire_size = self._empty = 0
         if opcode == _TEXT:
             self._validator = Utf8Validator()
 
@@ -293,6 +296,12 @@ class Protocol:
         if self.state is not State.OPEN:
             return  # our close frame is out: what comes now is only skipped
         self._wire_size += length
+        if length == 0:
+            self._empty += 1
+            if self._empty > MAX_EMPTY_FRAGMENTS:
+                raise RateExceeded(
+                    f"message with more than {MAX_EMPTY_FRAGMENTS:,} empty fragments"
+                )
         if self._compressed:
             # Deflate may grow what it cannot shrink: by 4 % in zlib's smallest blocks
             # (5 bytes to each 127, memory level 1), by 12 % with fixed codes. Beyond

@@ -27,6 +27,9 @@ __all__ = ["Reactor"]
 
 logger = logging.getLogger("simple_ws")
 
+#: Bytes that a queued call takes besides its message, roughly.
+_CALL_SIZE = 256
+
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
@@ -44,6 +47,8 @@ class Reactor(LoopState):
     Attributes:
         timers, wheel: exact deadlines, and coarse ones for very many.
         turning: a turn is under way: whoever asks was called by it.
+        slow_listener: called with whatever has held the loop for longer than `slow`
+            seconds, and for how long.
         busy_poll: seconds to look again and again before going to sleep, which saves
             the wake-up (some 10 µs) at the price of a core; set before `open`.
 
@@ -64,8 +69,11 @@ class Reactor(LoopState):
         self._calls: deque[Callable[[], object]] = deque()
         self._waker: socket.socket | None = None
         self._woken = False
+        self._reserved = 0
+        self._reserving = threading.Lock()
         self.turning = False
         self.busy_poll = 0.0
+        self.slow_listener: Callable[[object, float], object] = lambda who, how: None
 
     def open(self) -> None:
         """Take the descriptors that turning needs; before the first turn."""
@@ -122,6 +130,22 @@ class Reactor(LoopState):
         self.attention = True
         self.wake()
 
+    def reserve(self, size: int) -> bool:
+        """Ask for room for what another thread is about to queue; from any thread.
+
+        Whoever was given it calls `release` when its turn has come.
+        """
+        with self._reserving:
+            if self._reserved and self._reserved + size > self.buffered_limit:
+                return False
+            self._reserved += size + _CALL_SIZE
+        return True
+
+    def release(self, size: int) -> None:
+        """Give back what `reserve` has given."""
+        with self._reserving:
+            self._reserved -= size + _CALL_SIZE
+
     def wake(self) -> None:
         """End the wait of the loop; from any thread and from signal handlers."""
         waker = self._waker
@@ -164,6 +188,9 @@ class Reactor(LoopState):
             self.wheel.run_due(self.now)
             self._run_calls()
             self.flush()
+            ended = self.clock()
+            if ended - self.now > self.pause:
+                self.paused_at = ended
         finally:
             self.turning = False
 
@@ -183,6 +210,8 @@ class Reactor(LoopState):
                     key.data(events)
                 except Exception as error:
                     self.on_failure(key.data, error)
+                self._account(key.data)
+            self._end_turn()
             return
         self._hear_all(selector, selector.dispatch(self, timeout))
 
@@ -204,6 +233,10 @@ class Reactor(LoopState):
         abandon = getattr(owner, "_abandon", None)
         if abandon is not None:
             abandon()
+
+    def on_slow(self, target: object, seconds: float) -> None:
+        """What was called for readiness has held the loop for longer than `slow`."""
+        self.slow_listener(target, seconds)
 
     def _spin(
         self, selector: selectors.BaseSelector, timeout: float | None

@@ -21,10 +21,12 @@ from typing import Any, TypeVar, cast
 from .connection import Client
 from .constants import CloseCause, CloseCode
 from .errors import HandshakeError, InvalidState
+from .gate import Gate, retry_after
 from .handler import BaseHandler, FunctionHandler
 from .http11 import Request
 from .hub import Hub
 from .incoming import Incoming, Mount
+from .journal import Journal
 from .listener import Listener, bind
 from .middleware import Chain, Middleware, check_middleware
 from .options import Options, check_options
@@ -32,7 +34,6 @@ from .reactor import Reactor
 from .routing import Router
 from .schedule import Job, Schedule
 from .speedups import BACKEND
-from .topics import Group
 
 __all__ = ["Server"]
 
@@ -45,8 +46,8 @@ W = TypeVar("W", bound=Middleware)
 #: Seconds of one turn of a stop that nobody else turns for.
 _STOP_TURN = 0.05
 
-#: Seconds between two attempts of a client that found the server full.
-_RETRY_AFTER = "5"
+#: Seconds of a turn after which peers are not held to what they did not do meanwhile.
+_PAUSE = 0.5
 
 
 class Server(Hub):
@@ -81,6 +82,8 @@ class Server(Hub):
         self.options = Options().merged(check_options(options))
         super().__init__()
         self.reactor = Reactor(clock=self._clock)
+        self.journal = Journal(self.reactor)
+        self.gate = Gate(self.options, self._clock)
         self._router: Router[BaseHandler] = Router()
         self._middlewares: list[Middleware] = []
         self._chains: dict[BaseHandler, Mount] = {}
@@ -397,7 +400,7 @@ class Server(Hub):
         if self._polling:
             self._polling = False
         self._thread = None
-        self.reactor = Reactor(clock=self._clock)
+        self.reactor = self.journal.reactor = Reactor(clock=self._clock)
         self._finished.set()
 
     def _prepare(self) -> None:
@@ -416,6 +419,10 @@ class Server(Hub):
         # A quarter of the shortest deadline, and never finer than is worth a wake-up.
         self.reactor.wheel.grain = max(0.01, min(1.0, shortest / 4))
         self.reactor.busy_poll = self.options.busy_poll
+        self.reactor.buffered_limit = self.options.max_buffered
+        self.reactor.slow = self.options.slow_callback
+        self.reactor.pause = max(_PAUSE, self.options.slow_callback)
+        self.reactor.slow_listener = self._on_slow
         self.reactor.open()
         self._schedule.begin(self.reactor)
 
@@ -454,13 +461,13 @@ class Server(Hub):
             raise HandshakeError(404, "There is nothing at this path.")
         if self._denied is not None:
             status, reason = self._denied
-            retry = [("Retry-After", _RETRY_AFTER)] if status in (429, 503) else []
+            retry = [retry_after()] if status in (429, 503) else []
             raise HandshakeError(status, reason, retry)
         mount, request.params = found
-        if self.options.max_connections is not None:
-            _check_room(self.clients, self.options.max_connections)
-        if mount.options.max_connections is not None:
-            _check_room(mount.clients, mount.options.max_connections)
+        gate = self.gate
+        gate.check_room(self.clients, self.options.max_connections)
+        gate.check_room(mount.clients, mount.options.max_connections)
+        gate.check(request.address)
         return self._chain(mount) if self._middlewares else mount
 
     def _chain(self, handler: BaseHandler) -> Mount:
@@ -476,9 +483,15 @@ class Server(Hub):
         self._incoming.discard(incoming)
         self.reactor.attention = True
 
+    def welcome(self, client: Client) -> None:
+        """A connection opened."""
+        super().welcome(client)
+        self.gate.enter(client.address)
+
     def forget(self, client: Client) -> None:
         """A connection ended."""
         super().forget(client)
+        self.gate.leave(client.address)
         if client._registered:
             self._ending.add(client)
 
@@ -492,6 +505,10 @@ class Server(Hub):
         self._incoming.add(incoming)
         incoming.begin()
 
+    def _on_slow(self, target: object, seconds: float) -> None:
+        if isinstance(target, Client):
+            self.journal.note_slow_client(target, seconds)
+
     def _elsewhere(self) -> bool:
         # While nobody listens, nothing waits for the loop.
         return bool(self._listeners) and super()._elsewhere()
@@ -502,10 +519,3 @@ def _check_drain(drain: object) -> None:
         raise TypeError(f"drain must be a number of seconds, not {drain!r}")
     if not 0 <= drain < math.inf:
         raise ValueError(f"drain must be 0 seconds or more, not {drain!r}")
-
-
-def _check_room(clients: Group[Client], limit: int) -> None:
-    if len(clients) >= limit:
-        raise HandshakeError(
-            503, "The server is full.", [("Retry-After", _RETRY_AFTER)]
-        )

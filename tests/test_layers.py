@@ -25,8 +25,8 @@ LAYERS = {
     "protocol": "handshake protocol",
     "engine": "timers selector reactor listener tls",
     "server": (
-        "options topics routing connection hub handler middleware schedule "
-        "http static wsgi incoming proxies server"
+        "options topics routing journal gate connection hub handler middleware "
+        "schedule http static wsgi incoming proxies server"
     ),
     "faces": "websocket client aio cli testing __init__ __main__",
 }

@@ -48,6 +48,7 @@ from wsproto.frame_protocol import CloseReason, RsvBits
 from simple_ws.constants import (
     MAX_CLOSE_REASON,
     MAX_DEFLATE_STREAMS,
+    MAX_EMPTY_FRAGMENTS,
     CloseCause,
     State,
     may_travel,
@@ -556,10 +557,13 @@ def test_control_frames_do_not_count_for_max_size() -> None:
     assert drive(make(max_size=3), [data]).events == [(PING, b"p" * 125), (TEXT, "aaa")]
 
 
-def test_endless_empty_fragments_make_no_message() -> None:
-    protocol = make(max_size=10)
-    outcome = drive(protocol, [frame(0x01), *[frame(0x00) * 100] * 100])
-    assert (outcome.events, outcome.state) == ([], State.OPEN)
+def test_empty_fragments_are_bounded() -> None:
+    allowed = [frame(0x01), *[frame(0x00)] * (MAX_EMPTY_FRAGMENTS - 1)]
+    outcome = drive(make(max_size=10), [*allowed, frame(0x80, b"x")])
+    assert outcome.events == [(TEXT, "x")]
+    outcome = drive(make(max_size=10), [*allowed, frame(0x00), frame(0x80, b"x")])
+    assert outcome.events == [(CLOSE, None)]
+    assert (outcome.code, outcome.cause) == (1008, "rate")
 
 
 def test_no_limit_takes_any_size() -> None:

@@ -1,0 +1,112 @@
+"""Limits at the door: who is refused before the upgrade, and when to come again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from typing import Any
+
+from .errors import HandshakeError
+from .options import Options
+from .topics import Group
+
+__all__ = ["Gate", "retry_after"]
+
+#: Seconds until those who were refused should come again; each is told another moment
+#: between the two, so that they do not come all at once.
+_SOONEST, _LATEST = 1, 10
+
+
+def retry_after() -> tuple[str, str]:
+    """A `Retry-After` header field (RFC 9110 §10.2.3)."""
+    return "Retry-After", str(random.randint(_SOONEST, _LATEST))
+
+
+class Gate:
+    """Counts connections by address, and handshakes by time.
+
+    Args:
+        options: of the server.
+        clock: seconds that never run backwards.
+
+    Attributes:
+        refused: how many handshakes were refused, by HTTP status.
+    """
+
+    def __init__(self, options: Options, clock: Callable[[], float]) -> None:
+        self.refused: dict[int, int] = {}
+        self._per_host = options.max_connections_per_ip
+        self._rate = options.handshake_rate
+        self._clock = clock
+        self._hosts: dict[str, int] = {}
+        self._tokens = 0.0 if self._rate is None else self._rate[1]
+        self._filled_at = clock()
+
+    def check(self, address: Any) -> None:
+        """Refuse a handshake that is beyond a limit.
+
+        Raises:
+            HandshakeError: 429 or 503, with `Retry-After`.
+        """
+        if self._rate is not None and not self._take(*self._rate):
+            raise HandshakeError(
+                503, "Too many handshakes at the moment.", [retry_after()]
+            )
+        limit = self._per_host
+        if limit is not None and self._hosts.get(_host(address), 0) >= limit:
+            raise HandshakeError(
+                429, "Too many connections from this address.", [retry_after()]
+            )
+
+    def check_room(self, clients: Group[Any], limit: int | None) -> None:
+        """Refuse a handshake where `limit` clients are in.
+
+        Raises:
+            HandshakeError: 503, with `Retry-After`.
+        """
+        if limit is not None and len(clients) >= limit:
+            raise HandshakeError(503, "The server is full.", [retry_after()])
+
+    def enter(self, address: Any) -> None:
+        """A connection of this address opened."""
+        if self._per_host is not None:
+            host = _host(address)
+            self._hosts[host] = self._hosts.get(host, 0) + 1
+
+    def leave(self, address: Any) -> None:
+        """A connection of this address ended."""
+        if self._per_host is not None:
+            host = _host(address)
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
+
+    def note_refusal(self, status: int) -> None:
+        """A handshake was refused, by whomever."""
+        self.refused[status] = self.refused.get(status, 0) + 1
+
+    def _take(self, rate: float, burst: float) -> bool:
+        now = self._clock()
+        self._tokens = min(burst, self._tokens + (now - self._filled_at) * rate)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+def _host(address: Any) -> str:
+    """Of an IPv6 address the network, /64: a single customer has all of it."""
+    host = address[0] if isinstance(address, tuple) else str(address)
+    if ":" not in host:
+        return host
+    return _network_of(host)
+
+
+def _network_of(host: str) -> str:
+    try:
+        number = int(IPv6Address(host.partition("%")[0]))
+    except ValueError:
+        return host
+    return str(IPv6Address(number >> 64 << 64))

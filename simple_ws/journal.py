@@ -1,0 +1,185 @@
+"""What an operator reads: one line for each end, and the name of whoever blocks.
+
+Every line has its facts as fields too (`extra=`), under names that begin with `ws_`.
+Repeats are counted and summed up: a crowd that leaves at once is not a flood of lines.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from .constants import CloseCause
+from .reactor import Reactor
+
+__all__ = ["Journal"]
+
+logger = logging.getLogger("simple_ws")
+
+#: Lines of one kind in a window of so many seconds; those beyond are counted.
+_LINES = 20
+_WINDOW = 10.0
+
+#: Ends that are the peer's fault and worth a line where DEBUG is off.
+_FAULTS = frozenset(
+    {
+        CloseCause.PROTOCOL_ERROR,
+        CloseCause.BAD_DATA,
+        CloseCause.TOO_BIG,
+        CloseCause.SLOW_CONSUMER,
+        CloseCause.PING_TIMEOUT,
+        CloseCause.RATE,
+        CloseCause.AUTH_TIMEOUT,
+    }
+)
+_BY_PEER = frozenset({CloseCause.PEER, CloseCause.EOF, CloseCause.RESET})
+
+
+class Ended(Protocol):
+    """What there is to tell of a connection (`connection.Client` has it)."""
+
+    id: int
+    client_id: Any
+    latency: float | None
+    opened_at: float
+    _handler: Any
+    _pinged_at: float | None
+
+    @property
+    def address(self) -> Any: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def close_cause(self) -> CloseCause | None: ...
+    @property
+    def close_code(self) -> int | None: ...
+    @property
+    def close_reason(self) -> str: ...
+    @property
+    def messages_received(self) -> int: ...
+    @property
+    def messages_sent(self) -> int: ...
+    @property
+    def bytes_received(self) -> int: ...
+    @property
+    def bytes_sent(self) -> int: ...
+
+
+class Journal:
+    """The log of one server.
+
+    Args:
+        reactor: whose clock it keeps, and whose timers sum up.
+
+    Attributes:
+        ends: how many connections ended, by cause.
+        slow_calls: how many callbacks took longer than `slow_callback`.
+    """
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor = reactor
+        self.ends: dict[str, int] = {}
+        self.slow_calls = 0
+        self._seen: dict[str, int] = {}  # lines of this window, by kind
+        self._blame: tuple[float, str] | None = None  # who held the loop last, when
+
+    def note_end(self, client: Ended) -> None:
+        """A connection has ended."""
+        cause = str(client.close_cause)
+        self.ends[cause] = self.ends.get(cause, 0) + 1
+        level = logging.INFO if client.close_cause in _FAULTS else logging.DEBUG
+        if logger.isEnabledFor(level) and self._may_say(f"ended by {cause}"):
+            self._say_end(client, cause, level)
+
+    def note_slow(self, what: str, path: str, seconds: float) -> None:
+        """A callback has held the loop for too long."""
+        self.slow_calls += 1
+        self._blame = self.reactor.time(), f"{what} at {path!r} ({seconds:.2f} s)"
+        if self._may_say(f"slow: {what}"):
+            logger.warning(
+                "%s at %r held the loop for %.2f s: nobody else was served",
+                what,
+                path,
+                seconds,
+                extra={
+                    "ws_event": "slow_callback",
+                    "ws_callback": what,
+                    "ws_path": path,
+                    "ws_seconds": seconds,
+                },
+            )
+
+    def note_slow_client(self, client: Ended, seconds: float) -> None:
+        """What was read of a connection has held the loop for too long."""
+        began = self.reactor.time() - seconds
+        if self._blame is None or self._blame[0] < began:  # not named already
+            what = f"{client._handler.name}.on_message"
+            self.note_slow(what, client.path, seconds)
+
+    def _say_end(self, client: Ended, cause: str, level: int) -> None:
+        began = "peer" if client.close_cause in _BY_PEER else "us"
+        age = max(0.0, time.time() - client.opened_at)
+        latency = "" if client.latency is None else f", latency {client.latency:.3f} s"
+        blame = self._blamed_for(client)
+        logger.log(
+            level,
+            "client %d of %s ended by %s (%s began): %s %r after %.1f s, "
+            "%d messages in, %d out%s%s",
+            client.id,
+            client.address,
+            cause,
+            began,
+            client.close_code,
+            client.close_reason,
+            age,
+            client.messages_received,
+            client.messages_sent,
+            latency,
+            blame,
+            extra=_fields(client, cause, began, age, blame),
+        )
+
+    def _blamed_for(self, client: Ended) -> str:
+        """Who held the loop while a peer that has timed out was waited for."""
+        if client.close_cause is not CloseCause.PING_TIMEOUT or self._blame is None:
+            return ""
+        when, who = self._blame
+        since = client._pinged_at
+        return f"; meanwhile {who} held the loop" if since and when >= since else ""
+
+    def _may_say(self, kind: str) -> bool:
+        if not self._seen:
+            self.reactor.call_later(_WINDOW, self._sum_up)
+        self._seen[kind] = self._seen.get(kind, 0) + 1
+        return self._seen[kind] <= _LINES
+
+    def _sum_up(self) -> None:
+        seen, self._seen = self._seen, {}
+        for kind, count in seen.items():
+            if count > _LINES:
+                logger.info("%s: %d more in %g s", kind, count - _LINES, _WINDOW)
+
+
+def _fields(
+    client: Ended, cause: str, began: str, age: float, blame: str
+) -> Mapping[str, Any]:
+    return {
+        "ws_event": "close",
+        "ws_client": client.id,
+        "ws_client_id": client.client_id,
+        "ws_address": client.address,
+        "ws_path": client.path,
+        "ws_cause": cause,
+        "ws_code": client.close_code,
+        "ws_reason": client.close_reason,
+        "ws_began": began,
+        "ws_age": age,
+        "ws_messages_received": client.messages_received,
+        "ws_messages_sent": client.messages_sent,
+        "ws_bytes_received": client.bytes_received,
+        "ws_bytes_sent": client.bytes_sent,
+        "ws_latency": client.latency,
+        "ws_blame": blame,
+    }
