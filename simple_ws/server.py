@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import signal
 import socket
 import threading
@@ -46,6 +47,9 @@ W = TypeVar("W", bound=Middleware)
 #: Seconds of one turn of a stop that nobody else turns for.
 _STOP_TURN = 0.05
 
+#: Clients that a stop sends away at once, and parts it makes of more at most.
+_FAREWELL = 500
+_MAX_FAREWELLS = 20
 #: Seconds of a turn after which peers are not held to what they did not do meanwhile.
 _PAUSE = 0.5
 
@@ -375,11 +379,32 @@ class Server(Hub):
             listener.close()
         for incoming in list(self._incoming):
             incoming.close()
-        for client in self.clients:
-            client._close(
-                CloseCode.GOING_AWAY, "the server stops", CloseCause.SHUTDOWN, drain
-            )
+        clients = list(self.clients)
+        random.shuffle(clients)
+        batches = max(1, min(_MAX_FAREWELLS, len(clients) // _FAREWELL))
+        batches = batches if drain else 1
+        size = -(-len(clients) // batches)
+        self._dismiss(clients, size, drain / 2 / batches, self.reactor.time() + drain)
         self.reactor.call_later(drain, self._pass_deadline)
+
+    def _dismiss(
+        self, clients: list[Client], size: int, pause: float, deadline: float
+    ) -> None:
+        """Close some clients now and the others little by little.
+
+        Thousands that are sent away at one moment would come back at one moment.
+        """
+        patience = max(0.0, deadline - self.reactor.time())
+        for client in clients[:size]:
+            client._close(
+                CloseCode.GOING_AWAY, "the server stops", CloseCause.SHUTDOWN, patience
+            )
+        rest = clients[size:]
+        if rest:
+            self.reactor.call_later(
+                pause * random.uniform(0.5, 1.5),
+                partial(self._dismiss, rest, size, pause, deadline),
+            )
 
     def _pass_deadline(self) -> None:
         self._deadline_passed = True
