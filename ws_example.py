@@ -1,19 +1,16 @@
 """A shared drawing board: run this file and open the address it prints.
 
-All that WebSocket needs is the class ``WSHandler``. The rest serves index.html, which
-``python -m http.server 8000`` in a second window does just as well.
+All that WebSocket needs is the class ``WSHandler``. Its page, index.html, is served on
+the same port; ``python -m http.server 8000`` in a second window does just as well.
 """
 
 import argparse
 import secrets
-import socket
 import sys
-import threading
 from collections import deque
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from simple_ws import Server, WebSocket
+from simple_ws import Response, Server, WebSocket
 
 STROKE, CLEAR = '{"type":"stroke",', '{"type":"clear"}'  # as index.html writes them
 
@@ -55,43 +52,16 @@ class WSHandler(WebSocket):
                 client.write_message(msg)
 
 
-class PageHandler(BaseHTTPRequestHandler):
-    """Answers with the page, and with nothing else of this folder."""
-
-    def do_GET(self):
-        if self.path.partition("?")[0] not in ("/", "/index.html"):
-            self.send_error(404)
-            return
-        page = Path(__file__).with_name("index.html").read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(page)))
-        self.end_headers()
-        self.wfile.write(page)
-
-    def log_message(self, *args):
-        """Keep quiet."""
-
-
-def serve_page(host, port):
-    """Serve the page in the background, unless somebody else does; return the port."""
-    try:
-        socket.create_connection((host or "localhost", port), timeout=1).close()
-    except OSError:  # nobody answers there, so the port is ours
-        if ":" in host:
-            ThreadingHTTPServer.address_family = socket.AF_INET6
-        server = ThreadingHTTPServer((host, port), PageHandler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return server.server_port
-    print(f"Something else serves port {port}: going on with the WebSocket alone.")
-    return port
+def page(request):
+    """Answer with the page, and with nothing else of this folder."""
+    text = Path(__file__).with_name("index.html").read_text(encoding="utf-8")
+    return Response(200, text, {"Content-Type": "text/html; charset=utf-8"})
 
 
 def main():
     parser = argparse.ArgumentParser(description="A shared drawing board.")
     parser.add_argument("--host", default="", help="where to listen (everywhere)")
-    parser.add_argument("--port", type=int, default=8080, help="WebSocket (8080)")
-    parser.add_argument("--page-port", type=int, default=8000, help="the page (8000)")
+    parser.add_argument("--port", type=int, default=8080, help="on which port (8080)")
     args = parser.parse_args()
 
     # A stroke is 8 KiB at most; the whole drawing goes to a newcomer in one piece.
@@ -99,15 +69,15 @@ def main():
     try:
         server = Server(args.host, args.port)
         server.mount("*", handler)
+        server.http("/")(page)
+        server.http("/index.html")(page)
         server.listen()
-        page_port = serve_page(args.host, args.page_port)
     except (OSError, OverflowError, ValueError) as error:
         sys.exit(str(error))
 
     name = "localhost" if args.host in ("", "0.0.0.0", "::") else args.host
     name = f"[{name}]" if ":" in name else name
-    query = "" if server.port == 8080 else f"/?ws={server.port}"
-    print(f"Open http://{name}:{page_port}{query} in a browser", flush=True)
+    print(f"Open http://{name}:{server.port} in a browser", flush=True)
     server.run()
 
 

@@ -9,19 +9,29 @@ class Echo(WebSocket):
 Echo("", 8080)
 """
 
+from .client import connect
 from .connection import Client
 from .constants import CloseCause, CloseCode, SendStatus
 from .deflate import Deflate
 from .errors import (
     AuthenticationError,
+    ConnectError,
+    ConnectionClosed,
+    ConnectTimeout,
     HandshakeError,
+    HandshakeRefused,
     InvalidData,
+    InvalidHandshake,
     InvalidState,
+    InvalidURI,
     MessageTooBig,
     ProtocolError,
+    ProxyError,
+    TLSError,
     WebSocketError,
 )
 from .http11 import Request, Response
+from .later import in_thread
 from .middleware import FirstMessageAuth, JSONMessages, Middleware, Radio
 from .server import Server
 from .speedups import BACKEND
@@ -35,20 +45,30 @@ __all__ = [
     "Client",
     "CloseCause",
     "CloseCode",
+    "ConnectError",
+    "ConnectTimeout",
+    "ConnectionClosed",
     "Deflate",
     "FirstMessageAuth",
     "HandshakeError",
+    "HandshakeRefused",
     "InvalidData",
+    "InvalidHandshake",
     "InvalidState",
+    "InvalidURI",
     "JSONMessages",
     "MessageTooBig",
     "Middleware",
     "ProtocolError",
+    "ProxyError",
     "Radio",
     "Request",
     "Response",
     "SendStatus",
     "Server",
+    "TLSError",
     "WebSocket",
     "WebSocketError",
+    "connect",
+    "in_thread",
 ]

@@ -76,6 +76,7 @@ cdef enum:
     TEXT_OPCODE = 1
     BINARY_OPCODE = 2
     PONG_FRAME = 0x8A
+    CONTROL = 0x08
     #: Frames that have not come whole are copied into `tail` below this, and received
     #: where they stay above it, which saves the copy and costs a `readv`.
     TAIL_LIMIT = 4096
@@ -94,17 +95,27 @@ cdef enum:
     #: Spare message buffers of a loop, and bytes of all.
     SPARES = 16
     SPARE_BYTES = 8388608
-    #: Messages of one read beyond which less is read at once: a turn of a connection
-    #: takes some milliseconds then, and no more.
+    #: Messages and events of one connection in one turn; the rest waits for the next,
+    #: so that others have their turn.
     MANY_MESSAGES = 1024
+    #: Messages after which the clock is looked at, see `_LONG_TURN`; a power of two.
+    LOOK_EVERY = 8
+    #: Bytes handed to `protocol` at once: it takes some milliseconds for as many
+    #: fragments of one byte as there are in them.
+    SLICE = 8192
     #: Pongs of one turn that are sent each; of those beyond only the last.
     MANY_PONGS = 128
     #: Bytes of `small`; more output in a turn goes to the queue.
     SMALL_LIMIT = 262144
+    #: Bytes, in whole messages, that a socket which is not a plain one is offered.
+    JOIN_LIMIT = 65536
 
+#: Seconds of one connection in one turn, see MANY_MESSAGES.
+cdef double _LONG_TURN = 0.005
 cdef size_t _MAX_READ = MAX_READ
 cdef object _NO_LIMIT = 2**62
 cdef object _OPEN_STATE = int(State.OPEN)
+cdef object _CLOSED_STATE = int(State.CLOSED)
 cdef object _SENT = SendStatus.SENT
 cdef object _DROPPED = SendStatus.DROPPED
 cdef object _BACKPRESSURE = SendStatus.BACKPRESSURE
@@ -177,21 +188,27 @@ What connections share with the loop that drives them.
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
         attention: something else than readiness wants the loop: a call, a deadline.
+        eager: have `on_dirty` called for output that is written outside of a turn.
         buffered: bytes of unsent output of all connections.
         buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
         slow: seconds that one connection may hold the loop before `on_slow` is called.
-        pause: seconds that make a turn a pause of ours.
-        paused_at: when the last such turn ended; what peers failed to do until then
-            was not theirs to do.
+        pause: seconds that make a turn a pause of ours, in which nobody was heard;
+            `on_pause` is called then.
+        longest_turn: seconds of the longest turn since this was set to 0.
     """
 
     cdef public double now
+    cdef public bint eager
     cdef public int64_t buffered
     cdef public int64_t buffered_limit
     cdef public double slow
     cdef public double pause
-    cdef public double paused_at
+    cdef public double longest_turn
     cdef double mark  # until when time has been accounted for
+    # Of the connection whose input is handled: what it may still do in this turn, and
+    # whether it must stop for now.
+    cdef int credit
+    cdef bint sated
     cdef public unsigned long owner
     cdef public list dirty
     cdef public bint attention
@@ -207,7 +224,7 @@ What connections share with the loop that drives them.
     cdef size_t spare_bytes
 
     def __cinit__(self, *args, **kwargs):
-        self.now = self.mark = self.paused_at = 0.0
+        self.now = self.mark = self.longest_turn = 0.0
         self.buffered = 0
         self.buffered_limit = INT64_MAX
         self.slow = self.pause = INFINITY
@@ -236,8 +253,14 @@ What connections share with the loop that drives them.
         """What was called for readiness raised; the loop must go on."""
         raise error
 
+    def on_dirty(self) -> None:
+        """Output was written outside of a turn: nobody will flush it by itself."""
+
     def on_slow(self, target: object, seconds: float) -> None:
         """What was called for readiness has held the loop for longer than `slow`."""
+
+    def on_pause(self, began: float, ended: float) -> None:
+        """From then to then nobody was heard."""
 
     def _account(self, target: object) -> None:
         tally = None
@@ -250,7 +273,7 @@ What connections share with the loop that drives them.
 
     cdef int account(self, object target, Tally tally) except -1:
         """Book the time since the last look at the clock."""
-        cdef double now = monotonic_seconds() if self.monotonic else self.clock()
+        cdef double now = self.read_clock()
         cdef double spent = now - self.mark
         self.mark = now
         if tally is not None:
@@ -259,18 +282,19 @@ What connections share with the loop that drives them.
             self.on_slow(target, spent)
         return 0
 
-    cdef int end_turn(self) noexcept:
-        """Note a turn in which nobody was heard for too long."""
+    cdef double read_clock(self) except? -1:
+        return monotonic_seconds() if self.monotonic else self.clock()
+
+    cdef int end_turn(self) except -1:
+        """Note how long nobody was heard, above all if it was for too long."""
+        if self.mark - self.now > self.longest_turn:
+            self.longest_turn = self.mark - self.now
         if self.mark - self.now > self.pause:
-            self.paused_at = self.mark
+            self.on_pause(self.now, self.mark)
         return 0
 
     cdef int look_at_clock(self) except -1:
-        if self.monotonic:
-            self.now = monotonic_seconds()
-        else:
-            self.now = self.clock()
-        self.mark = self.now
+        self.now = self.mark = self.read_clock()
         return 0
 
     def flush(self) -> None:
@@ -447,6 +471,7 @@ Carries messages between a socket and a callback.
     cdef public bint _ordinary
     cdef public bint _blocked
     cdef public bint _await_drain
+    cdef public bint _held  # not read from, until `_hold` says so
     cdef public Tally _tally
     cdef readonly int64_t messages_received
     cdef readonly int64_t messages_sent
@@ -454,7 +479,7 @@ Carries messages between a socket and a callback.
     cdef readonly int64_t bytes_sent
     cdef Bucket* bucket_of_rate
     cdef bint dirty
-    cdef bint deaf  # not read from, until the peer has read more of our output
+    cdef public bint _deaf  # nor until the peer has read more of our output
     cdef int fd
     cdef uint32_t buffer_size
     cdef uint32_t read_size
@@ -469,7 +494,8 @@ Carries messages between a socket and a callback.
     cdef bint stale  # the peer's window has moved on without `deflater`
     cdef bint own_write  # a subclass has its own write_message
 
-    # Input that is not whole.
+    # Input that is not whole, or waits for another turn.
+    cdef bytes rest
     cdef uint8_t* tail
     cdef uint32_t tail_size
     cdef PyObject* large
@@ -581,6 +607,10 @@ Carries messages between a socket and a callback.
         """All output has left."""
         raise AssertionError("to be provided")
 
+    def _on_rest(self) -> None:
+        """Input is left for another turn: have `_go_on` called then."""
+        raise AssertionError("to be provided")
+
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
         """`write_message` was called from a thread that is not the loop's."""
         raise AssertionError("to be provided")
@@ -593,6 +623,8 @@ Carries messages between a socket and a callback.
         if not self._open:
             self.deflater = None  # nothing is written any more, nor delivered
             self.inflater = None
+            if protocol.state == _CLOSED_STATE:
+                self.rest = None
 
     # Receiving
 
@@ -601,23 +633,52 @@ Carries messages between a socket and a callback.
         self.ready(events)
 
     cdef int ready(self, int events) except -1:
-        if events & READ_READY and not self.deaf:
-            self.read_in()
-            if self._blocked and not self.deaf:
-                self.mind_output()
+        if events & READ_READY and self.rest is None and not self._deaf | self._held:
+            if not self.waiting or self.may_take(self.expected()):
+                self.read_in()
         if events & WRITE_READY and self._blocked:
             self.write_out()
         return 0
 
-    cdef int mind_output(self) except -1:
-        """Do not read from a peer that does not read.
+    cdef size_t expected(self) except? 0xFFFFFFFF:
+        """Bytes of the message under way, as far as headers have told."""
+        if self.large != NULL:
+            return self.large_size
+        return 0 if self._ordinary else self._protocol.expected
 
-        Otherwise whoever sends without reading the answers makes us keep them.
+    cdef int may_take(self, size_t size) except -1:
+        """Whether a message of so many bytes may be delivered: is there room for an
+        answer as long?
+
+        A peer that does not read is not heard, or whoever sends without reading the
+        answers would make us keep them, and a peer that does read them be cut off
+        because it was quick to ask.
         """
-        if self.waiting > self._write_limit >> 1 and self._open:
-            self.deaf = True
-            self._watch(WRITE_READY)
-        return 0
+        cdef size_t limit = self._write_limit
+        cdef int attempt
+        for attempt in range(2):
+            if not self.waiting or (
+                self.waiting <= limit >> 1 and self.waiting + size <= limit
+            ):
+                return True
+            if self._blocked or not self._open:
+                break
+            self.write_out()  # it may only be that this turn has not been flushed yet
+        if not self._open or not self._blocked:
+            return True  # nothing is answered any more; the peer's close frame may come
+        self._deaf = self._loop.sated = True
+        self._watch(WRITE_READY)
+        return False
+
+    cdef int may_go_on(self, int steps) except -1:
+        """Whether this turn has time for more of this connection."""
+        cdef LoopState loop = self._loop
+        loop.credit -= steps
+        if loop.credit > 0 and not self._held:
+            if loop.read_clock() - loop.mark <= _LONG_TURN:
+                return True
+        loop.sated = True
+        return False
 
     cdef int read_in(self) except -1:
         cdef LoopState loop = self._loop
@@ -694,30 +755,63 @@ Carries messages between a socket and a callback.
         self.feed(buffer, <size_t> PyBytes_GET_SIZE(data))
 
     cdef int feed(self, uint8_t* data, size_t size) except -1:
+        cdef LoopState loop = self._loop
         cdef size_t pos = 0
         cdef bytes rest
-        cdef int64_t before = self.messages_received
+        loop.credit = MANY_MESSAGES
+        loop.sated = False
         if self._ordinary:
             pos = self.receive_whole(data, size)
-            if self.messages_received - before > MANY_MESSAGES:
-                # Many small ones: less at once, so that others have their turn.
-                self.read_size = max(self.buffer_size, self.read_size >> 2)
         if pos == size:
             return 0
-        # Something odd. From here on the bytes stand in an object, copied once, because
-        # `protocol` takes no pointers.
+        # Something odd, or too much for this turn, or for a peer that does not read.
+        # From here on the bytes stand in an object, copied once, because `protocol`
+        # takes no pointers.
         rest = PyBytes_FromStringAndSize(<char*> data + pos, <Py_ssize_t> (size - pos))
         data = <uint8_t*> PyBytes_AS_STRING(rest)
         size -= pos
         pos = 0
-        while pos < size:
+        while not loop.sated and self.may_receive_odd():
+            pos = self._receive_odd(rest, pos, min(size, pos + SLICE))
             # Every callback may have closed this connection: look again.
-            if self._ordinary:
+            if self._ordinary and pos < size:
                 pos += self.receive_whole(data + pos, size - pos)
-                if pos == size:
-                    break
-            pos = self._receive_odd(rest, pos, size)
+            if pos == size:
+                return 0
+        self.keep(rest if pos == 0 else rest[pos:])
         return 0
+
+    cdef int may_receive_odd(self) except -1:
+        """Whether `protocol` may be given more of what was read."""
+        if self.waiting and not self.may_take(self.expected() + SLICE):
+            return False
+        return self.may_go_on(1)
+
+    cdef int keep(self, bytes rest) except -1:
+        """Keep what was read for another turn."""
+        self.rest = rest
+        if not self._deaf and not self._held:
+            # Many small ones: less at once.
+            self.read_size = max(self.buffer_size, self.read_size >> 2)
+            self._on_rest()
+        return 0
+
+    def _go_on(self) -> None:
+        """Handle what was kept; for the loop, which `_on_rest` asked for it."""
+        cdef LoopState loop = self._loop
+        cdef bytes rest = self.rest
+        if rest is None or self._deaf or self._held:
+            return
+        self.rest = None
+        self._last_received = loop.now  # it is we who are late
+        loop.mark = loop.read_clock()
+        try:
+            self.feed(
+                <uint8_t*> PyBytes_AS_STRING(rest), <size_t> PyBytes_GET_SIZE(rest)
+            )
+        except Exception as error:
+            loop.on_failure(self, error)
+        loop.account(self, self._tally)
 
     cdef size_t receive_whole(self, uint8_t* data, size_t size) except? 0xFFFFFFFF:
         """Deliver the ordinary messages at the front: whole and in one frame.
@@ -741,11 +835,17 @@ Carries messages between a socket and a callback.
             end = pos + header.size + <size_t> header.length
             if end > size:
                 return self.keep_part(data, pos, size, &header)
+            if self.waiting + header.length > self._write_limit >> 1:
+                if not self.may_take(<size_t> header.length):
+                    return pos
             if not self.receive_frame(data + pos + header.size, &header):
                 return pos
             pos = end
             if not self._ordinary:
                 return pos
+            if not self.messages_received & (LOOK_EVERY - 1) and pos < size:
+                if not self.may_go_on(LOOK_EVERY):
+                    return pos
         return pos
 
     cdef inline bint looks_ordinary(self, const uint8_t* data, size_t size) noexcept:
@@ -799,8 +899,6 @@ Carries messages between a socket and a callback.
         if self.inflater is None:
             self.inflater = self._protocol.inflater()
         plain = self.inflater._feed(data, size, <Py_ssize_t> self.max_size)
-        self._tally.packed_received += <int64_t> size
-        self._tally.plain_received += PyBytes_GET_SIZE(plain)
         state.missing = state.low = state.high = 0
         self.check_inflated(&state, plain, self.max_size, first)
         have = <size_t> PyBytes_GET_SIZE(plain)
@@ -808,10 +906,12 @@ Carries messages between a socket and a callback.
         if PyBytes_GET_SIZE(rest):
             self.check_inflated(&state, rest, self.max_size - have, first)
             plain += rest
+        if first & TEXT_OPCODE and state.missing:
+            raise InvalidData("text ends inside a UTF-8 sequence")
+        self._tally.packed_received += <int64_t> size
+        self._tally.plain_received += PyBytes_GET_SIZE(plain)
         if not first & TEXT_OPCODE:
             return plain
-        if state.missing:
-            raise InvalidData("text ends inside a UTF-8 sequence")
         return PyUnicode_DecodeUTF8(
             PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain), NULL
         )
@@ -1190,7 +1290,19 @@ Carries messages between a socket and a callback.
         if not self.dirty and not self._blocked:
             self.dirty = True
             self._loop.dirty.append(self)
+            if self._loop.eager:
+                self._loop.on_dirty()
         return 0
+
+    def _hold(self, held: bool) -> None:
+        """Read no more, until told otherwise; whoever works on messages has enough."""
+        self._held = held
+        if self._blocked:
+            self._watch(WRITE_READY if held or self._deaf else READ_READY | WRITE_READY)
+        else:
+            self._watch(0 if held else READ_READY)
+        if not held and self.rest is not None:
+            self._on_rest()
 
     def _enqueue(self, frame: bytes | memoryview) -> None:
         """Put a message or control frame into the outbox."""
@@ -1243,20 +1355,27 @@ Carries messages between a socket and a callback.
             elif not self.waiting:
                 return 0  # lost while it was asked
             self.consume(<size_t> sent)
+            if sent and self._blocked:
+                self._last_received = self._loop.now  # who reads is alive
             if <size_t> sent < offered:
-                return self.block(<size_t> sent)
+                return self.block()
         return self.all_out()
 
-    cdef int block(self, size_t sent) except -1:
+    cdef int block(self) except -1:
         """Wait for the peer to read, and hear it again when it has read enough."""
-        if sent and self._blocked:
-            self._last_received = self._loop.now  # who reads is alive
         if not self._blocked:
             self._blocked = True
-            self._watch(READ_READY | WRITE_READY)
-        elif self.deaf and self.waiting <= self._write_limit >> 2:
-            self.deaf = False
-            self._watch(READ_READY | WRITE_READY)
+            self._watch(WRITE_READY if self._held else READ_READY | WRITE_READY)
+        elif self._deaf and self.waiting <= self._write_limit >> 2:
+            self.hear_again(WRITE_READY)
+        return 0
+
+    cdef int hear_again(self, int events) except -1:
+        """Read from the peer, where nothing else is against it."""
+        self._deaf = False
+        self._watch(events if self._held else READ_READY | events)
+        if self.rest is not None and not self._held:
+            self._on_rest()
         return 0
 
     cdef int all_out(self) except -1:
@@ -1265,8 +1384,8 @@ Carries messages between a socket and a callback.
             self.small = NULL
             self.small_room = self.small_used = self.small_sent = 0
         if self._blocked:
-            self._blocked = self.deaf = False
-            self._watch(READ_READY)
+            self._blocked = False
+            self.hear_again(0)
         if self._await_drain:
             self._await_drain = False
             self._on_drained()
@@ -1321,7 +1440,7 @@ Carries messages between a socket and a callback.
 
     cdef ssize_t send_by_method(self, size_t* offered) except -2:
         """The same through the methods of a socket that is not a plain one."""
-        cdef bytes data = b"".join(self.outbox_items())
+        cdef bytes data = b"".join(self.outbox_items(JOIN_LIMIT))
         offered[0] = <size_t> PyBytes_GET_SIZE(data)
         try:
             return self._sock.send(data)
@@ -1372,14 +1491,15 @@ Carries messages between a socket and a callback.
             Py_XDECREF(self.queue[index].owner)
         self.queue_start = self.queue_used = 0
 
-    cdef list outbox_items(self):
+    cdef list outbox_items(self, size_t enough):
         """Messages and control frames as bytes; what has left in part as the rest of
-        it, in a memoryview."""
+        it, in a memoryview. No more when there are `enough` bytes."""
         cdef list items = []
         cdef size_t start = 0
+        cdef size_t total = 0
         cdef size_t end
         cdef uint32_t index
-        while start < self.small_used:
+        while start < self.small_used and total < enough:
             end = message_end(self.small, start)
             if end > self.small_sent:
                 frames = PyBytes_FromStringAndSize(
@@ -1388,20 +1508,71 @@ Carries messages between a socket and a callback.
                 if start < self.small_sent:
                     frames = memoryview(frames)[self.small_sent - start:]
                 items.append(frames)
+                total += <size_t> len(frames)
             start = end
         for index in range(self.queue_start, self.queue_start + self.queue_used):
-            items.append(item_bytes(self.queue + index, self.max_frame_size))
+            if total >= enough:
+                break
+            frames = item_bytes(self.queue + index, self.max_frame_size)
+            items.append(frames)
+            total += <size_t> len(frames)
         return items
 
-    def _take_outbox(self) -> list[bytes | memoryview]:
-        """Empty the outbox; what was in it: messages and control frames.
+    cdef int queue_small(self) except -1:
+        """Have all output in the queue, an item a message."""
+        if self.small_used > self.small_sent:
+            items = self.outbox_items(self.waiting)
+            self.discard()
+            for frames in items:
+                self._enqueue(frames)
+        return 0
 
-        Only the first may be partly sent, and is a memoryview of the rest then.
+    def _unfinished(self) -> int:
+        """Bytes that are left of a message that was sent in part."""
+        cdef Item* item
+        self.queue_small()
+        item = self.queue + self.queue_start
+        if self.queue_used and (item.sent or item.partial):
+            return item.wire - item.sent
+        return 0
+
+    def _drop_oldest(self, size_t excess) -> int:
+        """Drop messages, the oldest first, until so many bytes are gone.
+
+        What was sent in part must be finished, and control frames stay.
+
+        Returns:
+            How many messages were dropped.
         """
-        cdef list items = self.outbox_items()
-        self.discard()
-        return items
-
+        cdef uint32_t index, end
+        cdef uint32_t stay = 0
+        cdef uint32_t dropped = 0
+        cdef size_t gone = 0
+        cdef Item* item
+        self.queue_small()
+        index = self.queue_start
+        end = index + self.queue_used
+        while index < end and gone < excess:
+            item = self.queue + index
+            if may_drop(item):
+                gone += item.wire
+                dropped += 1
+                self.release_item(item)
+            else:
+                self.queue[self.queue_start + stay] = item[0]
+                stay += 1
+            index += 1
+        if stay:  # they stand before the rest
+            memmove(
+                self.queue + (index - stay),
+                self.queue + self.queue_start,
+                stay * sizeof(Item),
+            )
+        self.queue_used -= dropped
+        self.queue_start = index - stay if self.queue_used else 0
+        self.waiting -= gone
+        self._loop.buffered -= <int64_t> gone
+        return dropped
     cdef void discard(self) noexcept:
         self.small_used = self.small_sent = 0
         self.clear_queue()
@@ -1462,6 +1633,13 @@ cdef int list_part(
     offered[0] += wide + size - skip
     pos[0] += wide + size - skip
     return count + 1
+
+
+cdef inline bint may_drop(Item* item) noexcept:
+    """Whether this is a message, and has not begun to be sent."""
+    if item.sent or item.partial:
+        return False
+    return item.first != 0 or not item.data[0] & CONTROL
 
 
 cdef object item_bytes(Item* item, size_t limit):

@@ -28,9 +28,10 @@ from .messages import encode_message
 __all__ = ["ConnectionCore", "LoopState", "Poller", "Tally", "accept_from", "fan_out"]
 
 _PONG_FRAME = 0x8A
+_CONTROL = 0x08
 _READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
 _TEXT = int(Opcode.TEXT)
-_OPEN = int(State.OPEN)
+_OPEN, _CLOSED = int(State.OPEN), int(State.CLOSED)
 _NEVER = 2**62
 # A member of an enum is found by its class at every use; these are the same objects.
 _DROPPED, _SENT, _BACKPRESSURE = SendStatus
@@ -42,9 +43,15 @@ _BINARY = int(Opcode.BINARY)
 _FINAL_TEXT = 0x80 | _TEXT
 _FINAL_BINARY = 0x80 | _BINARY
 
-#: Messages of one read beyond which less is read at once: a turn of a connection takes
-#: some milliseconds then, and no more.
+#: Messages and events of one connection in one turn; the rest waits for the next, so
+#: that others have their turn.
 _MANY_MESSAGES = 1024
+#: Seconds of such a turn; looked at once in so many messages, and at each event.
+_LONG_TURN = 0.005
+_LOOK_EVERY = 8
+#: Bytes handed to `protocol` at once: it takes some milliseconds for as many fragments
+#: of one byte as there are in them.
+_SLICE = 8192
 #: Pongs of one turn that are sent each; of those beyond only the last.
 _MANY_PONGS = 128
 #: Up to here waiting frames are joined and sent at once; beyond, copying costs more
@@ -114,12 +121,13 @@ class LoopState:
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
         attention: something else than readiness wants the loop: a call, a deadline.
+        eager: have `on_dirty` called for output that is written outside of a turn.
         buffered: bytes of unsent output of all connections.
         buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
         slow: seconds that one connection may hold the loop before `on_slow` is called.
-        pause: seconds that make a turn a pause of ours.
-        paused_at: when the last such turn ended; what peers failed to do until then
-            was not theirs to do.
+        pause: seconds that make a turn a pause of ours, in which nobody was heard;
+            `on_pause` is called then.
+        longest_turn: seconds of the longest turn since this was set to 0.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -127,12 +135,16 @@ class LoopState:
         self.now = clock()
         self.owner = get_ident()
         self.dirty: list[Any] = []
-        self.attention = False
+        self.attention = self.eager = False
         self.buffered = 0
         self.buffered_limit = 2**63 - 1
         self.slow = self.pause = math.inf
-        self.paused_at = 0.0
+        self.longest_turn = 0.0
         self._mark = self.now  # until when time has been accounted for
+        # Of the connection whose input is handled: what it may still do in this turn,
+        # and whether it must stop for now.
+        self._credit = 0
+        self._sated = False
         # What was last handed to a compressing connection in this turn, and its
         # compressed forms that hold for every receiver, by agreement.
         self._source: object = None
@@ -142,8 +154,14 @@ class LoopState:
         """Look at the clock; at the beginning of a turn."""
         self.now = self._mark = self.clock()
 
+    def on_dirty(self) -> None:
+        """Output was written outside of a turn: nobody will flush it by itself."""
+
     def on_slow(self, target: object, seconds: float) -> None:
         """What was called for readiness has held the loop for longer than `slow`."""
+
+    def on_pause(self, began: float, ended: float) -> None:
+        """From then to then nobody was heard."""
 
     def _account(self, target: object) -> None:
         """Book the time since the last look at the clock."""
@@ -155,9 +173,10 @@ class LoopState:
             self.on_slow(target, spent)
 
     def _end_turn(self) -> None:
-        """Note a turn in which nobody was heard for too long."""
+        """Note how long nobody was heard, above all if it was for too long."""
+        self.longest_turn = max(self.longest_turn, self._mark - self.now)
         if self._mark - self.now > self.pause:
-            self.paused_at = self._mark
+            self.on_pause(self.now, self._mark)
 
     def on_failure(self, target: object, error: Exception) -> None:
         """What was called for readiness raised; the loop must go on."""
@@ -232,6 +251,8 @@ class ConnectionCore:
         self._last_message = loop.now
         self._waiting = 0
         self._deaf = False  # not read from, until the peer has read more of our output
+        self._held = False  # nor until `_hold` says so
+        self._rest = b""  # of the last read, for another turn
         self._pongs = 0  # put into the outbox since the last write
         self._bucket: _Bucket | None = None
         self._tally = _nobody
@@ -286,6 +307,10 @@ class ConnectionCore:
         """All output has left."""
         raise AssertionError("to be provided")
 
+    def _on_rest(self) -> None:
+        """Input is left for another turn: have `_go_on` called then."""
+        raise AssertionError("to be provided")
+
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
         """`write_message` was called from a thread that is not the loop's."""
         raise AssertionError("to be provided")
@@ -295,26 +320,60 @@ class ConnectionCore:
         protocol = self._protocol
         self._open = protocol.state == _OPEN
         self._ordinary = protocol.between_messages
+        if protocol.state == _CLOSED:
+            self._rest = b""
 
     # Receiving
 
     def __call__(self, events: int) -> None:
         """Called by the selector."""
-        if events & _READ and not self._deaf:
-            self._on_readable()
-            if self._blocked and not self._deaf:
-                self._mind_output()
+        if events & _READ and not (self._deaf or self._held or self._rest):
+            waiting = self._waiting
+            if not waiting or self._may_take(self._protocol.expected):
+                self._on_readable()
         if events & _WRITE and self._blocked:
             self._flush()
 
-    def _mind_output(self) -> None:
-        """Do not read from a peer that does not read.
+    def _hold(self, held: bool) -> None:
+        """Read no more, until told otherwise; whoever works on messages has enough."""
+        self._held = held
+        if self._blocked:
+            self._watch(_WRITE if held or self._deaf else _READ | _WRITE)
+        else:
+            self._watch(0 if held else _READ)
+        if not held and self._rest:
+            self._on_rest()
 
-        Otherwise whoever sends without reading the answers makes us keep them.
+    def _may_take(self, size: int) -> bool:
+        """Whether a message of so many bytes may be delivered: is there room for an
+        answer as long?
+
+        A peer that does not read is not heard, or whoever sends without reading the
+        answers would make us keep them, and a peer that does read them be cut off
+        because it was quick to ask.
         """
-        if self._waiting > self._write_limit >> 1 and self._open:
-            self._deaf = True
-            self._watch(_WRITE)
+        for _ in range(2):
+            waiting, limit = self._waiting, self._write_limit
+            if not waiting or (waiting <= limit >> 1 and waiting + size <= limit):
+                return True
+            if self._blocked or not self._open:
+                break
+            self._flush()  # it may only be that this turn has not been flushed yet
+        if not self._open or not self._blocked:
+            return True  # nothing is answered any more; the peer's close frame may come
+        self._deaf = self._loop._sated = True
+        self._watch(_WRITE)
+        return False
+
+    def _may_go_on(self, steps: int) -> bool:
+        """Whether this turn has time for more of this connection."""
+        loop = self._loop
+        loop._credit -= steps
+        tired = loop._credit <= 0 or loop.clock() - loop._mark > _LONG_TURN
+        if tired or self._held:
+            loop._sated = True
+            return False
+        return True
 
     def _on_readable(self) -> None:
         try:
@@ -341,19 +400,47 @@ class ConnectionCore:
             self._read_size >>= 1
 
     def _feed(self, data: bytes) -> None:
-        """Handle what was received, one message or event after the other."""
-        pos, end, before = 0, len(data), self.messages_received
+        """Handle what was received, one message or event after the other.
+
+        What is too much for this turn, or for a peer that does not read, is kept.
+        """
+        loop = self._loop
+        loop._credit, loop._sated = _MANY_MESSAGES, False
+        pos, end = 0, len(data)
         while pos < end:
             # Every callback may have closed this connection: look again.
             if self._ordinary:
                 pos = self._receive_whole(data, pos, end)
-                if pos == end:
-                    break
-            pos = self._receive_odd(data, pos, end)
+            if pos == end or loop._sated:
+                break
+            expected = self._protocol.expected + _SLICE
+            if not self._may_take(expected) or not self._may_go_on(1):
+                break
+            pos = self._receive_odd(data, pos, min(end, pos + _SLICE))
+        if pos < end:
+            self._keep(data[pos:])
 
-        if self.messages_received - before > _MANY_MESSAGES:
-            # Many small ones: less at once, so that others have their turn.
+    def _keep(self, rest: bytes) -> None:
+        """Keep what was read for another turn."""
+        self._rest = rest
+        if not self._deaf and not self._held:
+            # Many small ones: less at once.
             self._read_size = max(self._buffer_size, self._read_size >> 2)
+            self._on_rest()
+
+    def _go_on(self) -> None:
+        """Handle what was kept; for the loop, which `_on_rest` asked for it."""
+        rest, loop = self._rest, self._loop
+        if not rest or self._deaf or self._held:
+            return
+        self._rest = b""
+        self._last_received = loop.now  # it is we who are late
+        loop._mark = loop.clock()
+        try:
+            self._feed(rest)
+        except Exception as error:
+            loop.on_failure(self, error)
+        loop._account(self)
 
     def _receive_whole(self, data: bytes, pos: int, end: int) -> int:
         """Deliver the ordinary messages at the front: whole, one frame, plain.
@@ -363,6 +450,7 @@ class ConnectionCore:
         # Written out where functions would read better: a call costs 60 ns in Python,
         # and this loop runs once a message.
         max_size, number = self._protocol.max_size, int.from_bytes
+        half, look_at = self._write_limit >> 1, self.messages_received + _LOOK_EVERY
         while end - pos >= 6:
             first, second = data[pos], data[pos + 1]
             if 0x80 <= second < 0xFE:
@@ -378,6 +466,12 @@ class ConnectionCore:
             stop = start + length
             if stop > end or length > max_size:
                 return pos
+            if self._waiting + length > half and not self._may_take(length):
+                return pos
+            if self.messages_received >= look_at:
+                look_at += _LOOK_EVERY
+                if not self._may_go_on(_LOOK_EVERY):
+                    return pos
             key = data[start - 4 : start]
             if length < 1024:
                 mask = number((key * (length // 4 + 1))[:length], "little")
@@ -509,6 +603,8 @@ class ConnectionCore:
         if not self._dirty and not self._blocked:
             self._dirty = True
             self._loop.dirty.append(self)
+            if self._loop.eager:
+                self._loop.on_dirty()
 
     def _enqueue_pong(self, frame: bytes) -> None:
         """Put a pong into the outbox, in place of one that has not left yet.
@@ -544,12 +640,14 @@ class ConnectionCore:
                 self._on_lost(error)
                 return
             self._consume(sent)
+            if sent and self._blocked:
+                self._last_received = self._loop.now  # who reads is alive
             if not whole:
-                self._block(sent)
+                self._block()
                 return
         if self._blocked:
-            self._blocked = self._deaf = False
-            self._watch(_READ)
+            self._blocked = False
+            self._hear_again(0)
         if self._await_drain:
             self._await_drain = False
             self._on_drained()
@@ -583,25 +681,46 @@ class ConnectionCore:
             outbox.popleft()
             sent -= size
 
-    def _block(self, sent: int) -> None:
+    def _block(self) -> None:
         """Wait for the peer to read, and hear it again when it has read enough."""
-        if sent and self._blocked:
-            self._last_received = self._loop.now  # who reads is alive
         if not self._blocked:
             self._blocked = True
-            self._watch(_READ | _WRITE)
+            self._watch(_WRITE if self._held else _READ | _WRITE)
         elif self._deaf and self._waiting <= self._write_limit >> 2:
-            self._deaf = False
-            self._watch(_READ | _WRITE)
+            self._hear_again(_WRITE)
 
-    def _take_outbox(self) -> list[bytes | memoryview]:
-        """Empty the outbox; what was in it: messages and control frames.
+    def _hear_again(self, events: int) -> None:
+        """Read from the peer, where nothing else is against it."""
+        self._deaf = False
+        self._watch(events if self._held else _READ | events)
+        if self._rest and not self._held:
+            self._on_rest()
 
-        Only the first may be partly sent, and is a memoryview of the rest then.
+    def _unfinished(self) -> int:
+        """Bytes that are left of a message that was sent in part."""
+        first = self._outbox[0] if self._outbox else b""
+        return len(first) if isinstance(first, memoryview) else 0
+
+    def _drop_oldest(self, excess: int) -> int:
+        """Drop messages, the oldest first, until so many bytes are gone.
+
+        What was sent in part must be finished, and control frames stay.
+
+        Returns:
+            How many messages were dropped.
         """
-        items = list(self._outbox)
-        self._discard_output()
-        return items
+        outbox, before, dropped = self._outbox, self._waiting, 0
+        stays: list[bytes | memoryview] = []
+        while outbox and before - self._waiting < excess:
+            frame = outbox.popleft()
+            if isinstance(frame, memoryview) or frame[0] & _CONTROL:
+                stays.append(frame)
+            else:
+                self._waiting -= len(frame)
+                dropped += 1
+        outbox.extendleft(reversed(stays))
+        self._loop.buffered -= before - self._waiting
+        return dropped
 
     def _discard_output(self) -> None:
         self._outbox.clear()

@@ -37,7 +37,7 @@ from .journal import Journal
 from .messages import check_close, check_ping, encode_message
 from .options import Options
 from .protocol import Protocol as WebSocketProtocol
-from .reactor import READ, WRITE, Reactor
+from .reactor import READ, WRITE, Reactor, unsent_by_system
 from .speedups import ConnectionCore, Tally
 from .timers import Timer
 from .topics import Group
@@ -49,7 +49,6 @@ logger = logging.getLogger("simple_ws")
 _ids = itertools.count(1)
 
 _PONG = 0x80 | Opcode.PONG
-_CONTROL = 0x08
 #: Pings whose answer is waited for; more than a handful only a user sends.
 _MAX_PINGS = 64
 #: Pings of these that a peer that does not read is sent: control frames are never
@@ -125,9 +124,13 @@ class Client(ConnectionCore):
     Every method may be called from any thread: on the loop's own it acts directly,
     from another it is queued and wakes the loop, in the order of the calls.
 
+    A subclass (`client_class` of a handler) may override what it likes; what it makes
+    of `write_message` holds for all that is sent. A function that is put in place of
+    `write_message` on one client only is not asked by `broadcast`, `publish` and
+    `send_to`, which send one frame to many.
+
     Attributes:
         id: unique in the process.
-        client_id: the identity given by `bind`, or None.
         subprotocol: what was agreed (RFC 6455 §1.9), or None.
         latency: seconds from the last answered ping to its pong, or None.
         ping_payload, pong_payload: bytes of the last ping and pong.
@@ -142,9 +145,12 @@ class Client(ConnectionCore):
     # Attributes of the user's own live in a dict that is made when first used: a
     # server holds 50,000 of these.
     __slots__ = (
+        "_ahead",
+        "_client_id",
         "_ended",
         "_handler",
         "_home",
+        "_parked",
         "_pinged_at",
         "_pings",
         "_registered",
@@ -153,7 +159,6 @@ class Client(ConnectionCore):
         "_timer",
         "_topics",
         "bucket",
-        "client_id",
         "latency",
         "ping_payload",
         "pong_payload",
@@ -179,7 +184,7 @@ class Client(ConnectionCore):
             sock, home.reactor, protocol, options.buffer_size, options.write_limit
         )
         self.id = next(_ids)
-        self.client_id: Any = None
+        self._client_id: Any = None
         self.opened_at = time.time()
         self.subprotocol = subprotocol
         self.latency: float | None = None
@@ -191,9 +196,12 @@ class Client(ConnectionCore):
         self._tally = handler.tally
         if options.message_rate is not None:
             self._limit_rate(*options.message_rate)
-        self._registered = self._ended = False
+        self._registered = self._ended = self._parked = False
         self._timer: Timer | None = None
         self._pinged_at: float | None = None
+        #: Where the ping stands in our output, and how much before it the peer has not
+        #: taken; None for nothing.
+        self._ahead: tuple[int, int] | None = None
         # Made when first used.
         self._pings: dict[bytes, float] | None = None
         self._session: Any = None
@@ -222,11 +230,18 @@ class Client(ConnectionCore):
         self._session = session
 
     @property
-    def topics(self) -> set[str]:
-        """Names of the topics subscribed to."""
-        if self._topics is None:
-            self._topics = set()
-        return self._topics
+    def topics(self) -> frozenset[str]:
+        """Names of the topics subscribed to, as they are now."""
+        return frozenset(self._topics or ())
+
+    @property
+    def client_id(self) -> Any:
+        """The identity given by `bind`, or None; it stays when the connection ends."""
+        return self._client_id
+
+    @client_id.setter
+    def client_id(self, client_id: Any) -> None:
+        raise AttributeError(f"client_id is given by bind({client_id!r})")
 
     @property
     def compressed(self) -> bool:
@@ -235,8 +250,16 @@ class Client(ConnectionCore):
 
     @property
     def address(self) -> Any:
-        """(host, port) of the peer."""
+        """(host, port) of the client, see the option `trusted_proxies`.
+
+        Of a Unix socket's peer its path, "" as a rule.
+        """
         return self._request.address
+
+    @property
+    def secure(self) -> bool:
+        """Whether it came through TLS."""
+        return self._request.secure
 
     @property
     def path(self) -> str:
@@ -318,7 +341,8 @@ class Client(ConnectionCore):
         code = check_close(code if status is None else status, reason)
         if self._elsewhere():
             was_open = self.is_open()
-            self._reactor.call_threadsafe(partial(self._close, code, reason))
+            if was_open:
+                self._reactor.call_threadsafe(partial(self._close, code, reason))
             return was_open
         return self._close(code, reason)
 
@@ -345,9 +369,11 @@ class Client(ConnectionCore):
         """
         payload = check_ping(payload)
         if self._elsewhere():
-            was_open = self.is_open()
-            self._reactor.call_threadsafe(partial(self._ping, payload))
-            return was_open
+            size = len(payload)
+            if not self.is_open() or not self._reactor.reserve(size):
+                return False
+            self._reactor.call_threadsafe(partial(self._ping_queued, payload))
+            return True
         return self._ping(payload)
 
     def subscribe(self, topic: str, priority: float = 0) -> None:
@@ -372,7 +398,14 @@ class Client(ConnectionCore):
         return self._home.publish(topic, msg, exclude=(self,))
 
     def bind(self, client_id: Any) -> None:
-        """Give this connection an identity; one identity may have several."""
+        """Give this connection an identity; one identity may have several.
+
+        Args:
+            client_id: anything hashable; None takes the one it has away.
+
+        Raises:
+            TypeError: It is not hashable.
+        """
         self._home.bind(self, client_id)
 
     # Beginning
@@ -443,7 +476,14 @@ class Client(ConnectionCore):
         elif opcode == Opcode.CLOSE:
             self._end()
         else:
+            if protocol.inflated is not None:
+                self._count_inflated(*protocol.inflated)
+                protocol.inflated = None
             self._deliver(payload)
+
+    def _count_inflated(self, packed: int, plain: int) -> None:
+        self._tally.packed_received += packed
+        self._tally.plain_received += plain
 
     def _on_ping(self, payload: bytes) -> None:
         self.ping_payload = payload
@@ -478,58 +518,58 @@ class Client(ConnectionCore):
         self._enqueue(self._protocol.send_ping(payload))
         return True
 
+    def _ping_queued(self, payload: bytes) -> None:
+        self._reactor.release(len(payload))
+        self._ping(payload)
+
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
         opcode, payload = encode_message(msg, binary)
         if not self.is_open() or not self._reactor.reserve(len(payload)):
             return SendStatus.DROPPED
-        self._reactor.call_threadsafe(partial(self._send_queued, opcode, payload))
-        return SendStatus.BACKPRESSURE if self._blocked else SendStatus.SENT
+        blocked = self._blocked
+        self._reactor.call_threadsafe(
+            partial(self._send_queued, opcode, payload, blocked)
+        )
+        return SendStatus.BACKPRESSURE if blocked else SendStatus.SENT
 
-    def _send_queued(self, opcode: int, payload: bytes) -> None:
+    def _send_queued(self, opcode: int, payload: bytes, blocked: bool) -> None:
         self._reactor.release(len(payload))
         self._send(opcode, payload)
+        if blocked:
+            self._await_drain = True  # as was promised, though it may be over by now
 
     def _make_room(self, size: int) -> bool:
         if not self._blocked:
             self._flush()  # it may only be that this turn has not been flushed yet
         if not self.is_open():
             return False
-        policy = self._options.slow_consumer
-        if self._has_room(size):
+        waiting, reactor = self.buffered_amount, self._reactor
+        fits = waiting + size <= self._write_limit
+        if not waiting or (fits and reactor.buffered <= reactor.buffered_limit):
             return True
-        if policy == "drop_old":
-            self._drop_unsent(size)
-            return self._has_room(size)
+        policy = self._options.slow_consumer
         if policy == "close":
             reason = f"unsent output exceeds write_limit {self._write_limit:,}"
-            if self.buffered_amount + size <= self._write_limit:
-                limit = self._reactor.buffered_limit
+            if fits:
+                limit = reactor.buffered_limit
                 reason = f"unsent output of all exceeds max_buffered {limit:,}"
-            self._drop_unsent(None)
+            self._tally.dropped += self._drop_oldest(waiting)
             self._close(CloseCode.TRY_AGAIN_LATER, reason, CloseCause.SLOW_CONSUMER)
-        return False
+            return False
+        self._await_drain = True
+        return policy == "drop_old" and self._drop_for(size)
 
-    def _has_room(self, size: int) -> bool:
+    def _drop_for(self, size: int) -> bool:
+        """Drop the oldest messages for a new one; none if that does not help."""
         waiting, reactor = self.buffered_amount, self._reactor
-        return not waiting or (
-            waiting + size <= self._write_limit
-            and reactor.buffered <= reactor.buffered_limit
-        )
-
-    def _drop_unsent(self, size: int | None) -> None:
-        """Drop messages, the oldest first, until `size` more fit; None drops all.
-
-        What has been sent in part must be finished, and control frames stay.
-        """
-        items = self._take_outbox()
-        total = sum(map(len, items))
-        for frame in items:
-            whole = isinstance(frame, bytes) and not frame[0] & _CONTROL
-            if whole and (size is None or total + size > self._write_limit):
-                total -= len(frame)
-                self._tally.dropped += 1
-            else:
-                self._enqueue(frame)
+        excess = waiting + size - self._write_limit
+        if reactor.buffered > reactor.buffered_limit:
+            excess = max(excess, size)  # in exchange: all together do not grow
+        excess = min(excess, waiting)
+        if excess > waiting - self._unfinished():
+            return False
+        self._tally.dropped += self._drop_oldest(excess)
+        return self.buffered_amount <= waiting - excess
 
     # Heartbeat
 
@@ -538,8 +578,11 @@ class Client(ConnectionCore):
         if not self.is_open():
             return None
         options = self._options
-        quiet = now - max(self._last_message, self._reactor.paused_at)
-        if options.idle_timeout and quiet >= options.idle_timeout:
+        if self._held or self._deaf:
+            self._last_message = now  # it is we who do not listen
+        if options.idle_timeout and self._waited(
+            self._last_message, now, options.idle_timeout
+        ):
             reason = f"no message for {options.idle_timeout:g} s"
             self._close(CloseCode.GOING_AWAY, reason, CloseCause.IDLE_TIMEOUT)
             return None
@@ -549,21 +592,49 @@ class Client(ConnectionCore):
 
     def _keep_alive(self, now: float) -> bool:
         options, pinged_at = self._options, self._pinged_at
+        if self._held:
+            self._last_received = now  # it is we who do not listen
         if pinged_at is not None and self._last_received >= pinged_at:
             pinged_at = self._pinged_at = None  # any byte is a sign of life
         if pinged_at is None:
             if now - self._last_received >= options.ping_interval:
                 self._pinged_at = now
                 self._heartbeat()
-        # What a peer did not do while we heard nobody is not held against it.
-        elif now - max(pinged_at, self._reactor.paused_at) >= options.ping_timeout:
+        elif self._waited(pinged_at, now, options.ping_timeout):
+            if self._is_taking():
+                self._pinged_at = now  # the ping has not come to it yet
+                return True
             reason = f"no answer to a ping for {options.ping_timeout:g} s"
             self._close(CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT)
             return False
         return True
 
+    def _waited(self, since: float, now: float, seconds: float) -> bool:
+        """Whether we have listened for so long."""
+        if now - since < seconds:
+            return False
+        # What a peer did not do while we heard nobody is not held against it.
+        return now - since - self._reactor.paused_since(since) >= seconds
+
+    def _untaken(self) -> int:
+        """Bytes of output that the peer has not taken, as far as this system knows."""
+        return self.buffered_amount + unsent_by_system(self._sock)
+
+    def _is_taking(self) -> bool:
+        """Whether the peer has gone on taking what stands before the ping: such a one
+        is slow, and not dead."""
+        if self._ahead is None:
+            return False
+        place, left_before = self._ahead
+        left = place - self.bytes_sent + unsent_by_system(self._sock)
+        self._ahead = (place, left) if left > 0 else None
+        return left < left_before
+
     def _heartbeat(self) -> None:
         payload = b"%x" % next(_beats)
+        left = self._untaken()
+        place = self.bytes_sent + self.buffered_amount
+        self._ahead = (place, left) if left else None
         self._ping(payload)
         self.ping_payload = payload
         self._call(self._handler.on_ping, self)
@@ -581,7 +652,7 @@ class Client(ConnectionCore):
         return min(deadlines)
 
     def _check_identity(self) -> None:
-        if self.client_id is None:
+        if self._client_id is None:
             reason = f"no identity for {self._options.auth_timeout:g} s"
             self._close(CloseCode.POLICY_VIOLATION, reason, CloseCause.AUTH_TIMEOUT)
 
@@ -602,11 +673,19 @@ class Client(ConnectionCore):
     def _on_callback_error(self, error: Exception) -> None:
         """The one place where exceptions of user code arrive."""
         if isinstance(error, AuthenticationError):
-            logger.info("client %d of %s refused: %s", self.id, self.address, error)
+            self._home.journal.note_refusal(self.address, str(error))
             self._close(CloseCode.POLICY_VIOLATION, "authentication failed")
             return
-        if isinstance(error, ProtocolError):
-            self._on_fault(error)  # what the peer sent broke a rule of the user's
+        closed = self._protocol.state is State.CLOSED
+        if isinstance(error, ProtocolError) and not closed:
+            # What the peer sent broke a rule of the user's; it is told in their words,
+            # which may hold what cannot be sent.
+            error.args = (str(error).encode(errors="replace").decode(),)
+            self._protocol.fail(error)
+            self._protocol.take_event()
+            self._follow()
+            # Not from here: others may still have to be told that it opened.
+            self._reactor.call_soon(self._end)
             return
         try:
             self._handler.on_error(error, self)
@@ -622,8 +701,11 @@ class Client(ConnectionCore):
     def _on_drained(self) -> None:
         if self._protocol.state is State.CLOSED:
             self._half_close()
-        else:
+        elif self.is_open():
             self._call(self._handler.on_drain, self)
+
+    def _on_rest(self) -> None:
+        self._reactor.call_soon(self._go_on)
 
     def _elsewhere(self) -> bool:
         return get_ident() != self._reactor.owner
@@ -639,9 +721,11 @@ class Client(ConnectionCore):
     ) -> bool:
         if not self.is_open():
             return False
+        self._wait_for_peer(self._on_close_timeout, patience)
         self._enqueue(self._protocol.send_close(code, reason, cause))
         self._sync()
-        self._arm(self._on_close_timeout, patience)
+        if self._held:
+            self._hold(False)  # nothing is delivered any more: hear the answer
         return True
 
     def _on_close_timeout(self) -> None:
@@ -692,18 +776,38 @@ class Client(ConnectionCore):
         self._home.journal.note_end(self)
         self._call(self._handler.on_close, self)
         if self._registered:
-            self._arm(self._release)
+            self._wait_for_peer(self._release)
             if self.buffered_amount:
                 self._await_drain = True
             else:
                 self._half_close()
 
-    def _arm(
-        self, callback: Callable[[], object], patience: float | None = None
+    def _wait_for_peer(
+        self, give_up: Callable[[], object], patience: float | None = None
     ) -> None:
+        """Give up after `patience` seconds, or after `close_timeout`: then, whoever
+        still takes what was written before has `ping_timeout` in all."""
+        latest = 0.0
+        if patience is None:
+            patience = self._options.close_timeout
+            latest = self._reactor.time() + self._options.ping_timeout
+        # What the system has, it will deliver without us.
+        left = self._untaken() if self.buffered_amount else 0
+        self._arm(partial(self._look_at_peer, give_up, left, latest), patience)
+
+    def _look_at_peer(
+        self, give_up: Callable[[], object], left_before: int, latest: float
+    ) -> None:
+        left, rest = self._untaken(), latest - self._reactor.time()
+        if rest > 0 and self.buffered_amount and left < left_before:
+            look = partial(self._look_at_peer, give_up, left, latest)
+            self._arm(look, min(rest, self._options.close_timeout))
+        else:
+            give_up()
+
+    def _arm(self, callback: Callable[[], object], delay: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        delay = self._options.close_timeout if patience is None else patience
         self._timer = self._reactor.call_later(delay, callback)
 
     def _half_close(self) -> None:
@@ -711,8 +815,19 @@ class Client(ConnectionCore):
             self._sock.shutdown(socket.SHUT_WR)
 
     def _watch(self, events: int) -> None:
-        if self._registered:
-            self._reactor.modify(self._sock, events, self)
+        if not self._registered:
+            return
+        reactor = self._reactor
+        if not events:
+            # Selectors tell of a hang-up even to those who want nothing.
+            if not self._parked:
+                self._parked = True
+                reactor.unregister(self._sock)
+        elif self._parked:
+            self._parked = False
+            reactor.register(self._sock, events, self)
+        else:
+            reactor.modify(self._sock, events, self)
 
     def _release(self) -> None:
         """Give the socket back."""
@@ -722,7 +837,8 @@ class Client(ConnectionCore):
         if self._timer is not None:
             self._timer.cancel()
         self._discard_output()
-        self._reactor.unregister(self._sock)
+        if not self._parked:
+            self._reactor.unregister(self._sock)
         self._sock.close()
         self._home.release(self)
 

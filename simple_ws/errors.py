@@ -7,27 +7,44 @@
     │   └── RateExceeded           too many messages or empty fragments    1008
     ├── HandshakeError             the opening handshake failed        HTTP status
     ├── AuthenticationError        wrong credentials            HTTP 401, 1008
-    └── InvalidState               we were called when it cannot be
+    ├── InvalidState               we were called when it cannot be
+    ├── ConnectError               clients: no connection came to be
+    │   ├── InvalidURI             the address is wrong (a ValueError as well)
+    │   ├── ConnectTimeout         beyond `open_timeout` (a TimeoutError as well)
+    │   ├── TLSError               no TLS, or a certificate that is not accepted
+    │   ├── ProxyError             the proxy did not connect us
+    │   ├── InvalidHandshake       the answer breaks RFC 6455 §4.1
+    │   └── HandshakeRefused       another answer than 101             HTTP status
+    └── ConnectionClosed           clients: the connection has ended    close code
 
 A fault of the peer is raised in codecs and caught in one place, which fails that
 connection; a fault of the caller is raised at once to the caller, as `InvalidState`,
-`ValueError` or `TypeError`.
+`ValueError` or `TypeError`. What ends a client's connection is raised by the call that
+needs it open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .constants import CloseCause, CloseCode
 
 __all__ = [
     "AuthenticationError",
+    "ConnectError",
+    "ConnectTimeout",
+    "ConnectionClosed",
     "HandshakeError",
+    "HandshakeRefused",
     "InvalidData",
+    "InvalidHandshake",
     "InvalidState",
+    "InvalidURI",
     "MessageTooBig",
     "ProtocolError",
+    "ProxyError",
     "RateExceeded",
+    "TLSError",
     "WebSocketError",
 ]
 
@@ -95,3 +112,112 @@ class AuthenticationError(WebSocketError):
 
 class InvalidState(WebSocketError):
     """A method was called when it cannot be, such as `run` on a running server."""
+
+
+class ConnectError(WebSocketError):
+    """A client could not connect.
+
+    Raised as it is when there is no way to the server: its name is unknown, nobody
+    listens, the network is down; `__cause__` is the system's `OSError` then.
+
+    Attributes:
+        url: the address, without a password.
+        problem: what was wrong with it, and what to try where that can be said.
+    """
+
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(url, problem)
+        self.url = url
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.problem}"
+
+
+class InvalidURI(ConnectError, ValueError):
+    """The address is no URL of a WebSocket server (RFC 6455 §3), or of a proxy."""
+
+
+class ConnectTimeout(ConnectError, TimeoutError):
+    """The connection was not open within `open_timeout`."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(url, problem)
+        # `OSError` takes two arguments for a number and its text.
+        self.errno = self.strerror = None
+
+
+class TLSError(ConnectError):
+    """The TLS handshake failed; `__cause__` is the `ssl.SSLError`."""
+
+
+class InvalidHandshake(ConnectError):
+    """The server's answer to the opening handshake breaks RFC 6455 §4.1."""
+
+
+class ProxyError(ConnectError):
+    """The proxy cannot be reached, or did not connect us.
+
+    Attributes:
+        status: HTTP status of the proxy's answer, 0 where none came.
+        headers: its header fields.
+        body: the first bytes of its body.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        problem: str,
+        status: int = 0,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> None:
+        super().__init__(url, problem)
+        self.status = status
+        self.headers = {} if headers is None else headers
+        self.body = body
+
+
+class HandshakeRefused(ConnectError):
+    """The server answered the opening handshake with another status than 101.
+
+    Attributes:
+        status: the HTTP status.
+        headers: the header fields of the answer; names are case-insensitive.
+        body: the first bytes of its body, at most 1 KiB.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        problem: str,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> None:
+        super().__init__(url, problem)
+        self.args = (url, problem, status, headers, body)
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class ConnectionClosed(WebSocketError):
+    """A client's connection has ended: nothing can be sent or received any more.
+
+    Attributes:
+        code: the close code (RFC 6455 §7.4); 1005 without one, 1006 without a close
+            frame.
+        reason: the text that went with it.
+        cause: who or what ended it.
+    """
+
+    def __init__(self, code: int, reason: str, cause: CloseCause) -> None:
+        super().__init__(code, reason, cause)
+        self.code = code
+        self.reason = reason
+        self.cause = cause
+
+    def __str__(self) -> str:
+        reason = f" {self.reason!r}" if self.reason else ""
+        return f"closed with {self.code}{reason} ({self.cause})"

@@ -49,14 +49,15 @@ class Gate:
         Raises:
             HandshakeError: 429 or 503, with `Retry-After`.
         """
-        if self._rate is not None and not self._take(*self._rate):
-            raise HandshakeError(
-                503, "Too many handshakes at the moment.", [retry_after()]
-            )
+        # First, so that a single host cannot use up the rate of all.
         limit = self._per_host
         if limit is not None and self._hosts.get(_host(address), 0) >= limit:
             raise HandshakeError(
                 429, "Too many connections from this address.", [retry_after()]
+            )
+        if self._rate is not None and not self._take(*self._rate):
+            raise HandshakeError(
+                503, "Too many handshakes at the moment.", [retry_after()]
             )
 
     def check_room(self, clients: Group[Any], limit: int | None) -> None:
@@ -70,14 +71,14 @@ class Gate:
 
     def enter(self, address: Any) -> None:
         """A connection of this address opened."""
-        if self._per_host is not None:
-            host = _host(address)
+        host = _host(address)
+        if self._per_host is not None and host:
             self._hosts[host] = self._hosts.get(host, 0) + 1
 
     def leave(self, address: Any) -> None:
         """A connection of this address ended."""
-        if self._per_host is not None:
-            host = _host(address)
+        host = _host(address)
+        if self._per_host is not None and host:
             self._hosts[host] -= 1
             if not self._hosts[host]:
                 del self._hosts[host]
@@ -97,16 +98,19 @@ class Gate:
 
 
 def _host(address: Any) -> str:
-    """Of an IPv6 address the network, /64: a single customer has all of it."""
-    host = address[0] if isinstance(address, tuple) else str(address)
-    if ":" not in host:
-        return host
-    return _network_of(host)
+    """Of an IPv6 address the network, /64: a single customer has all of it.
+
+    Who comes by a Unix socket has none, and is not counted.
+    """
+    host: str = address[0] if isinstance(address, tuple) else ""
+    return _network_of(host) if ":" in host else host
 
 
 def _network_of(host: str) -> str:
     try:
-        number = int(IPv6Address(host.partition("%")[0]))
+        address = IPv6Address(host.partition("%")[0])
     except ValueError:
         return host
-    return str(IPv6Address(number >> 64 << 64))
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> 64 << 64))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .connection import Client
@@ -15,6 +15,7 @@ from .deflate import Deflate
 from .errors import InvalidState
 from .handshake import OriginRule
 from .http11 import Request
+from .later import ends_later
 from .options import Options, check_options
 from .speedups import Tally
 from .topics import Group
@@ -22,11 +23,18 @@ from .topics import Group
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["CALLBACKS", "BaseHandler", "FunctionHandler", "check_callback"]
+__all__ = [
+    "CALLBACKS",
+    "BaseHandler",
+    "FunctionHandler",
+    "check_callback",
+    "check_not_late",
+]
 
 logger = logging.getLogger("simple_ws")
 
 _OPTION_NAMES = tuple(Options.__dataclass_fields__)
+_OPTIONS = frozenset((*_OPTION_NAMES, "ping_intervall"))
 
 #: What each callback is handed.
 CALLBACKS = {
@@ -61,8 +69,23 @@ def check_callback(what: str, function: object, handed: Sequence[str]) -> None:
         raise TypeError(f"{wanted}, not of {signature}") from None
 
 
+def check_not_late(what: str, function: object) -> None:
+    """Refuse what is not done when it returns.
+
+    Raises:
+        TypeError: It is async, or `in_thread`.
+    """
+    if ends_later(function):
+        raise TypeError(f"{what} must not be async nor in_thread: nobody waits for it")
+
+
 class BaseHandler:
-    """What `WebSocket` is, but for serving by itself."""
+    """What `WebSocket` is, but for serving by itself.
+
+    A plain function may be put in place of a method, and taken away again by `del`.
+    An option that is set as an attribute counts as given; connections that are open
+    may go on with what they have.
+    """
 
     #: Class of the connections; a subclass of `Client` with state and methods.
     client_class: type[Client] = Client
@@ -72,6 +95,8 @@ class BaseHandler:
     #: `on_message`, bound once for all connections.
     message_callback: Callable[[Any, Any], Any]
     server: Any
+    #: Some callbacks are async, or `in_thread`.
+    _late: bool
     options: Options
     #: What logs and figures call it.
     name: str
@@ -108,6 +133,7 @@ class BaseHandler:
     handshake_rate: tuple[float, float] | None
     max_buffered: int
     slow_callback: float
+    worker_threads: int
 
     #: Say that clients of this handler must be bound to an identity
     #: (`client.bind`) within the option `auth_timeout`.
@@ -120,13 +146,10 @@ class BaseHandler:
         self.server = None
         self.name = cls.__name__
         self.tally = Tally()
+        self._late = any(ends_later(getattr(cls, name)) for name in CALLBACKS)
         self.message_callback = self.on_message
         self._given = check_options(
-            {
-                name: getattr(cls, name)
-                for name in (*_OPTION_NAMES, "ping_intervall")
-                if hasattr(cls, name)
-            }
+            {name: getattr(cls, name) for name in _OPTIONS if hasattr(cls, name)}
         )
         self._take_options(Options())
         return self
@@ -175,15 +198,46 @@ class BaseHandler:
         return next((name for name in self.subprotocols if name in offered), None)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OPTIONS:
+            self._give({name: value})
+            return
         if name in CALLBACKS:
             check_callback(name, value, CALLBACKS[name])
+            if ends_later(value):
+                self._take_late(name, value)
         super().__setattr__(name, value)
         if name == "on_message":
-            self.message_callback = value
-            # Connections take it once, when they open: looking it up for every message
-            # takes 34 ns.
-            for client in self.clients:
-                client._on_message = client._handler.message_callback
+            self._note_message_callback()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name == "on_message":
+            self._note_message_callback()
+
+    def _note_message_callback(self) -> None:
+        """Connections take it once, when they open: looking it up for every message
+        takes 34 ns."""
+        self.message_callback = self.on_message
+        for client in self.clients:
+            client._on_message = client._handler.message_callback
+
+    def _give(self, options: dict[str, Any]) -> None:
+        """Take options that a user gives, in place of earlier ones."""
+        self._given |= check_options(options)
+        self._take_options(Options() if self.server is None else self.server.options)
+
+    def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """Every callback, with the name that errors call it by."""
+        for name in CALLBACKS:
+            yield f"{self.name}.{name}", getattr(self, name)
+
+    def _take_late(self, name: str, function: Callable[..., Any]) -> None:
+        """Note a callback that ends later, if it can be waited for."""
+        if name == "select_subprotocol":
+            check_not_late(name, function)
+        if self.server is not None:
+            self.server.check_late(self, f"{self.name}.{name}", function)
+        super().__setattr__("_late", True)
 
     def _take_options(self, defaults: Options) -> None:
         self.options = defaults.merged(self._given)
@@ -195,11 +249,30 @@ class BaseHandler:
         """Belong to a server; its options stand behind the handler's own."""
         if self.server is not None and self.server is not server:
             raise InvalidState("the handler is mounted on another server")
+        class_name = type(self).__name__
+        if type(self).__hash__ is None:
+            raise TypeError(f"{class_name} must be hashable; @dataclass needs eq=False")
         for name, handed in CALLBACKS.items():
-            what = f"{type(self).__name__}.{name}"
-            check_callback(what, getattr(self, name), handed)
+            check_callback(f"{class_name}.{name}", getattr(self, name), handed)
+        check_not_late(f"{class_name}.select_subprotocol", self.select_subprotocol)
+        _check_client_class(f"{class_name}.client_class", self.client_class)
         self.server = server
         self._take_options(server.options)
+
+    def _abandon_server(self) -> None:
+        """Belong to nobody: it came to no path."""
+        self.server = None
+        self._take_options(Options())
+
+
+def _check_client_class(what: str, client_class: object) -> None:
+    """Refuse what cannot be the class of connections; a function may make them."""
+    if isinstance(client_class, type):
+        good = issubclass(client_class, Client)
+    else:
+        good = callable(client_class)
+    if not good:
+        raise TypeError(f"{what} must be a subclass of Client, not {client_class!r}")
 
 
 class FunctionHandler(BaseHandler):
@@ -214,7 +287,11 @@ class FunctionHandler(BaseHandler):
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], **options: Any) -> None:
-        self._given |= check_options(options)
-        self._take_options(Options())
+        self._give(options)
         self.name = getattr(function, "__name__", repr(function))
+        check_callback(self.name, function, CALLBACKS["on_message"])
         self.on_message = function  # type: ignore[assignment]
+
+    def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """The function."""
+        yield self.name, self.on_message

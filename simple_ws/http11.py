@@ -1,8 +1,8 @@
 """HTTP/1.1 heads: reading a request, writing a response (RFC 9112).
 
 `RequestReader` collects the bytes of one request head within its limits; `Request` and
-`Response` are what users get and give. Whether a request is a good WebSocket upgrade
-is left to `handshake`, sockets and time-outs to the server.
+`Response` are what users get and give. Where bodies end is left to `framing`, whether a
+request is a good WebSocket upgrade to `handshake`, sockets and time-outs to the server.
 """
 
 from __future__ import annotations
@@ -10,14 +10,29 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 from .constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from .errors import HandshakeError
 
-__all__ = ["Fields", "Headers", "Request", "RequestReader", "Response"]
+__all__ = [
+    "Fields",
+    "Headers",
+    "Request",
+    "RequestReader",
+    "Response",
+    "check_request",
+    "encode_head",
+    "expects_continue",
+    "http_date",
+    "is_field_line",
+    "may_have_body",
+    "stays_open",
+    "wants_upgrade",
+]
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 #: RFC 9112 §2.1 and §5: no space before the colon, no line folding, no bare CR or LF.
@@ -29,6 +44,8 @@ _FIELD_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
 _METHOD_START = re.compile(_TOKEN)
 _ABSOLUTE = re.compile(r"(?:https?|wss?)://[^/?#]*", re.IGNORECASE)
+#: RFC 3986 §3.2.2 and §3.2.3, without judging addresses.
+_HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*")
 
 
 class Fields(Mapping[str, str]):
@@ -89,7 +106,7 @@ class Headers(Fields):
 
 
 class Request:
-    """An HTTP request, as `on_request` sees it.
+    """An HTTP request, as `on_request` and functions of `Server.http` see it.
 
     Attributes:
         method: such as "GET".
@@ -100,10 +117,12 @@ class Request:
 
     # Ten thousand idle connections keep theirs: as bytes, parsed when asked for.
     __slots__ = (
+        "_body",  # set where there is one, as is `_secure`
         "_fields",
         "_headers",
         "_params",
         "_parts",
+        "_secure",
         "address",
         "method",
         "target",
@@ -125,6 +144,35 @@ class Request:
     def compact(self) -> None:
         """Forget what can be parsed again from the bytes."""
         self._headers = self._parts = None
+
+    @property
+    def body(self) -> bytes:
+        """The whole body, of `max_body` bytes at most; none in a WebSocket upgrade."""
+        return getattr(self, "_body", b"")
+
+    @body.setter
+    def body(self, body: bytes) -> None:
+        self._body = body
+
+    @property
+    def secure(self) -> bool:
+        """Whether the request came through TLS."""
+        return getattr(self, "_secure", False)
+
+    @secure.setter
+    def secure(self, secure: bool) -> None:
+        self._secure = secure
+
+    def json(self) -> Any:
+        """The body, parsed as JSON.
+
+        Raises:
+            HandshakeError: 400, it is not JSON; unless caught, that is the answer.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise HandshakeError(400, "The body of the request is not JSON.") from None
 
     @property
     def params(self) -> dict[str, Any]:
@@ -162,9 +210,19 @@ class Request:
         return unquote(self._split()[0])
 
     @property
+    def raw_path(self) -> bytes:
+        """The path, percent-decoded to whatever bytes it stands for."""
+        return unquote_to_bytes(self._split()[0])
+
+    @property
     def query(self) -> Fields:
         """The query's names and values, decoded."""
-        return Fields(parse_qsl(self._split()[1], keep_blank_values=True))
+        return Fields(parse_qsl(self.query_string, keep_blank_values=True))
+
+    @property
+    def query_string(self) -> str:
+        """What stood behind the question mark, percent-encoded as it was."""
+        return self._split()[1]
 
     @property
     def cookies(self) -> dict[str, str]:
@@ -277,6 +335,11 @@ def _check_target(request: Request) -> None:
         raise HandshakeError(400, "The request target is neither a path nor a URI.")
 
 
+def is_field_line(line: bytes) -> bool:
+    """Whether this may stand among header fields or trailers, without its end."""
+    return _FIELD_LINE.fullmatch(line) is not None
+
+
 def _what_is_wrong(head: bytes) -> str:
     """One sentence for a head that is not well formed."""
     lines = head.split(b"\r\n")
@@ -285,9 +348,63 @@ def _what_is_wrong(head: bytes) -> str:
     for number, line in enumerate(lines[1:-2], 1):
         if line.startswith((b" ", b"\t")):
             return f"Header line {number} is folded (RFC 9112 §5.2)."
-        if not _FIELD_LINE.fullmatch(line):
+        if not is_field_line(line):
             return f"Header line {number} is malformed."
     return "The request head is malformed."
+
+
+def check_request(request: Request) -> None:
+    """Check what HTTP wants of every request (RFC 9112 §2.3 and §3.2).
+
+    Raises:
+        HandshakeError: 400 or 505.
+    """
+    if request.version[0] != 1:
+        raise HandshakeError(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    hosts = request.headers.get_all("Host")
+    # "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
+    # request message that lacks a Host header field and to any request message that
+    # contains more than one". Health checks of version 1.0 have none.
+    if len(hosts) != 1 and (hosts or request.version >= (1, 1)):
+        raise HandshakeError(400, "The request needs exactly one Host header.")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise HandshakeError(400, "The Host header is malformed.")
+
+
+def wants_upgrade(request: Request) -> bool:
+    """Whether this is meant to open a WebSocket, however badly it is said.
+
+    Other protocols may be offered in `Upgrade` by those who are content with HTTP.
+    """
+    headers = request.headers
+    return "websocket" in headers.tokens("Upgrade") or "Sec-WebSocket-Key" in headers
+
+
+def stays_open(request: Request) -> bool:
+    """Whether the client may send another request behind this (RFC 9112 §9.3)."""
+    options = request.headers.tokens("Connection")
+    if "close" in options:
+        return False
+    return request.version >= (1, 1) or "keep-alive" in options
+
+
+def expects_continue(request: Request) -> bool:
+    """Whether the client waits for `CONTINUE` before it sends the body.
+
+    Raises:
+        HandshakeError: 417, it expects something else (RFC 9110 §10.1.1).
+    """
+    expected = request.headers.tokens("Expect")
+    if not expected or request.version < (1, 1):
+        return False
+    if expected != ["100-continue"]:
+        raise HandshakeError(417, "The only expectation understood is 100-continue.")
+    return True
+
+
+def http_date(seconds: float) -> str:
+    """A moment as HTTP writes it (RFC 9110 §5.6.7), of seconds since the epoch."""
+    return formatdate(seconds, usegmt=True)
 
 
 class Response:
@@ -327,21 +444,34 @@ class Response:
 
     def encode(self, *, head_only: bool = False) -> bytes:
         """The bytes on the wire; `head_only` leaves the body out (HEAD)."""
-        try:
-            phrase = HTTPStatus(self.status).phrase
-        except ValueError:
-            phrase = "Unknown"
-        lines = [f"HTTP/1.1 {self.status} {phrase}"]
-        lines += [f"{name}: {value}" for name, value in self.headers]
-        # RFC 9110 §6.4.1: no other answer to a GET is without a body.
-        has_body = self.status >= 200 and self.status not in (204, 304)
+        headers = self.headers
+        has_body = may_have_body(self.status)
         if has_body and not self.has("Content-Length"):
-            lines.append(f"Content-Length: {len(self.body)}")
-        head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
+            headers = [*headers, ("Content-Length", str(len(self.body)))]
+        head = encode_head(self.status, headers)
         return head if head_only or not has_body else head + self.body
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
+
+
+def may_have_body(status: int) -> bool:
+    """Whether an answer to anything but HEAD has a body (RFC 9110 §6.4.1)."""
+    return status >= 200 and status not in (204, 304)
+
+
+def encode_head(
+    status: int, headers: Iterable[tuple[str, str]], reason: str | None = None
+) -> bytes:
+    """Status line, header fields and the empty line behind them."""
+    if reason is None:
+        try:
+            reason = HTTPStatus(status).phrase
+        except ValueError:
+            reason = "Unknown"
+    lines = [f"HTTP/1.1 {status} {reason}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
 
 
 def _encode_body(body: Any) -> tuple[bytes, str]:

@@ -39,6 +39,8 @@ class Hub:
         self.clients: Group[Client] = Group()
         self._topics: Topics[Client] = Topics()
         self._identities: Identities[Client] = Identities()
+        # Middlewares see what is sent: any object may become a message on its way.
+        self._filtered = False
 
     # Sending
 
@@ -46,6 +48,13 @@ class Hub:
         """Send a message to every client; return how many took it.
 
         From a thread that is not the loop's it is queued, and 0 is returned.
+
+        Raises:
+            TypeError: A message of another type than `Client.write_message` takes, or
+                `exclude` is not a collection of clients.
+            ValueError: Text that is not valid Unicode.
+            Exception: Whatever `on_send` of a middleware raised; not before everybody
+                else was sent the message.
         """
         return self._send_to(lambda: self.clients, msg, exclude)
 
@@ -68,13 +77,17 @@ class Hub:
         if self._elsewhere():
             self._queue(msg, lambda frozen: self.deliver(topic, frozen))
             return None
-        for client in self._topics.by_priority(topic):
+        ranked = self._topics.by_priority(topic)
+        for client in ranked:
             if client.write_message(msg):
                 return client
+        if not ranked and not self._filtered:
+            encode_message(msg, None)  # a wrong one raises, also where nobody is
         return None
 
     def send_to(self, client_id: Any, msg: object) -> int:
         """Send a message to every connection of an identity; see `broadcast`."""
+        _check_identity(client_id)
         return self._send_to(lambda: self._identities.members(client_id), msg, ())
 
     def _send_to(
@@ -83,15 +96,17 @@ class Hub:
         msg: object,
         exclude: Collection[Client],
     ) -> int:
+        left_out = _clients_in(exclude)
+        send = _send_to_each if self._filtered else fan_out
         if self._elsewhere():
-            self._queue(msg, lambda frozen: fan_out(find(), frozen, exclude))
+            self._queue(msg, lambda frozen: send(find(), frozen, left_out))
             return 0
-        return fan_out(find(), msg, exclude)
+        return send(find(), msg, left_out)
 
     def _queue(self, msg: object, send: Callable[[object], object]) -> None:
         """Have a message sent in the loop's thread, as it is now."""
-        size = len(encode_message(msg, None)[1])  # raises now what it would raise then
-        reactor, frozen = self.reactor, _frozen(msg)
+        reactor = self.reactor
+        frozen, size = _frozen(msg, self._filtered)
         if not reactor.reserve(size):
             logger.warning("a message of %d bytes is dropped: the loop is behind", size)
             return
@@ -111,15 +126,24 @@ class Hub:
             topic: any name.
             client: who subscribes; again means the latest, with the new priority.
             priority: who of several is chosen by `deliver`; the highest.
+
+        Raises:
+            TypeError: The topic is no str, the client no `Client`, or the priority no
+                number.
+            ValueError: The client is of another server, or the priority is NaN.
         """
         _check_topic(topic)
+        self._check_client(client)
         if isinstance(priority, bool) or not isinstance(priority, int | float):
             raise TypeError(f"priority must be a number, not {priority!r}")
+        if priority != priority:  # not to be compared with others
+            raise ValueError(f"priority must be a number, not {priority!r}")
         self._on_loop(self._subscribe, topic, client, priority)
 
     def unsubscribe(self, topic: str, client: Client) -> None:
-        """Take a client's subscription away."""
+        """Take a client's subscription away; no harm where there is none."""
         _check_topic(topic)
+        self._check_client(client)
         self._on_loop(self._unsubscribe, topic, client)
 
     def count(self, topic: str) -> int:
@@ -133,31 +157,47 @@ class Hub:
         return list(self._topics.members(topic))
 
     def bind(self, client: Client, client_id: Any) -> None:
-        """Give a connection an identity; an earlier one of it ends."""
-        hash(client_id)
+        """Give a connection an identity, until it ends; an earlier one of it ends.
+
+        Args:
+            client: whose identity it is; one that has ended gets none.
+            client_id: anything hashable; one identity may have several connections.
+                None takes the one it has away.
+
+        Raises:
+            TypeError: `client` is no `Client`, or `client_id` is not hashable.
+            ValueError: The client is of another server.
+        """
+        self._check_client(client)
+        _check_identity(client_id)
         self._on_loop(self._bind, client, client_id)
 
     def is_online(self, client_id: Any) -> bool:
-        """Whether an identity has an open connection."""
+        """Whether an identity has a connection that has not ended."""
+        _check_identity(client_id)
         return bool(self._identities.members(client_id))
 
     def online(self) -> list[Any]:
-        """Every identity with an open connection."""
+        """Every identity with a connection that has not ended, the earliest first."""
         return self._identities.online()
 
     def _subscribe(self, topic: str, client: Client, priority: float) -> None:
         if client in self.clients:
             self._topics.subscribe(topic, client, priority)
-            client.topics.add(topic)
+            if client._topics is None:
+                client._topics = set()
+            client._topics.add(topic)
 
     def _unsubscribe(self, topic: str, client: Client) -> None:
         self._topics.unsubscribe(topic, client)
-        client.topics.discard(topic)
+        if client._topics is not None:
+            client._topics.discard(topic)
 
     def _bind(self, client: Client, client_id: Any) -> None:
-        if client in self.clients:
-            self._identities.unbind(client.client_id, client)
-            client.client_id = client_id
+        bound = client in self._identities.members(client_id)
+        if client in self.clients and not bound:
+            self._identities.unbind(client._client_id, client)
+            client._client_id = client_id
             if client_id is not None:
                 self._identities.bind(client_id, client)
 
@@ -172,9 +212,16 @@ class Hub:
         """A connection ended."""
         for topic in tuple(client._topics or ()):
             self._unsubscribe(topic, client)
-        self._identities.unbind(client.client_id, client)
+        self._identities.unbind(client._client_id, client)
         self.clients.discard(client)
         client._handler.clients.discard(client)
+
+    def _check_client(self, client: object) -> None:
+        if not isinstance(client, Client):
+            raise TypeError(f"client must be a Client, not {client!r}")
+        home: object = client._home
+        if home is not self:
+            raise ValueError(f"client {client!r} is of another server")
 
     def _on_loop(self, function: Callable[..., object], *args: object) -> None:
         if self._elsewhere():
@@ -187,11 +234,57 @@ class Hub:
         return threading.get_ident() != self.reactor.owner
 
 
-def _frozen(msg: object) -> object:
-    """A message as it is now: its owner may change it before its turn comes."""
-    if isinstance(msg, str):
-        return msg
-    return deepcopy(msg) if isinstance(msg, dict | list) else bytes(msg)  # type: ignore[call-overload]
+def _send_to_each(
+    clients: Iterable[Client], msg: object, exclude: Collection[Client]
+) -> int:
+    """What `fan_out` does, where each message to each client may be looked at.
+
+    Who fails to be sent it keeps it from nobody else: that is raised in the end.
+    """
+    taken, failure = 0, None
+    for client in clients:
+        if client not in exclude:
+            try:
+                taken += bool(client.write_message(msg))
+            except Exception as error:
+                failure = failure or error
+    if failure is not None:
+        raise failure
+    return taken
+
+
+def _frozen(msg: object, filtered: bool) -> tuple[object, int]:
+    """A message as it is now, since its owner may change it before its turn comes, and
+    its size; raises now what it would raise then."""
+    try:
+        _, payload = encode_message(msg, None)
+    except (TypeError, ValueError):
+        if filtered:
+            return deepcopy(msg), 0
+        raise
+    if isinstance(msg, dict | list):
+        return deepcopy(msg), len(payload)
+    return (msg if isinstance(msg, str) else payload), len(payload)
+
+
+def _clients_in(exclude: object) -> Collection[Client]:
+    """Those who are left out, as they are now."""
+    if exclude is None or exclude == ():
+        return ()
+    try:
+        clients: frozenset[Any] = frozenset(exclude)  # type: ignore[call-overload]
+    except TypeError:
+        clients = frozenset((None,))
+    if not all(isinstance(client, Client) for client in clients):
+        raise TypeError(f"exclude must be a collection of clients, not {exclude!r}")
+    return clients
+
+
+def _check_identity(client_id: object) -> None:
+    try:
+        hash(client_id)
+    except TypeError:
+        raise TypeError(f"client_id must be hashable, not {client_id!r}") from None
 
 
 def _check_topic(topic: object) -> None:

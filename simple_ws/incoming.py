@@ -1,7 +1,9 @@
-"""A connection before its upgrade: reads the request, refuses it or opens a `Client`.
+"""A connection before its upgrade: reads requests, and decides what becomes of each.
 
-The rules of the handshake are in `handshake`; this module asks them in order, asks the
-server and the handler, and owns the socket until a `Client` takes it over.
+A handshake opens a `Client`, which takes the socket over; a page is answered by an
+`http.Exchange`, which borrows it; what is neither is refused. The rules of the
+handshake are in `handshake`; this module asks them in order, the server and the
+handler.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from copy import copy
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from .connection import Client, Handler, Home
 from .deflate import Agreement, Deflate, negotiate, parse_extensions
 from .errors import AuthenticationError, HandshakeError
+from .gate import Gate
 from .handshake import (
     check_origin,
     check_upgrade,
@@ -24,9 +26,11 @@ from .handshake import (
     refusal,
     upgrade_response,
 )
-from .http11 import Request, RequestReader, Response
+from .http import Entry, Exchange, Site, unauthorized
+from .http11 import Request, RequestReader, Response, wants_upgrade
 from .options import Options
-from .reactor import READ, WRITE
+from .proxies import TrustedProxies, client_address
+from .reactor import READ
 from .speedups import read_upgrade
 
 __all__ = ["Door", "Incoming", "Mount"]
@@ -35,8 +39,9 @@ logger = logging.getLogger("simple_ws")
 
 #: Bytes of one read; a browser's request takes 500 to 1,500.
 _READ_SIZE = 4096
-#: Reads that are thrown away after a refusal before the socket is closed regardless.
-_MAX_LINGER_READS = 64
+#: Seconds that a connection is kept between two requests; browsers open a new one for
+#: little, and servers keep them for 5 (Node, Apache) to 75 (nginx).
+KEEP_ALIVE = 15.0
 
 
 class Mount(Handler, Protocol):
@@ -52,33 +57,36 @@ class Mount(Handler, Protocol):
         """Choose among the subprotocols that a client offers."""
 
 
-class Door(Home, Protocol):
+class Door(Home, Site, Protocol):
     """What a handshake needs of its server."""
 
-    options: Options
+    proxies: TrustedProxies | None
+    gate: Gate
 
     def find(self, request: Request) -> Mount:
-        """The handler of a path; sets `request.params`; HandshakeError 404, 503."""
+        """The handler of a path; sets `request.params`; HandshakeError if not."""
+
+    def find_page(self, request: Request) -> Entry | None:
+        """What plain HTTP has at a path; sets `request.params`."""
 
     def left(self, incoming: Incoming) -> None:
-        """The handshake is over, whatever became of it."""
+        """The connection was upgraded, or is closed."""
 
 
 class Incoming:
-    """One accepted connection until it is upgraded or refused."""
+    """One accepted connection until it is upgraded or closed."""
+
+    _events = 0  # that are watched for
+    _kept = False  # a request was answered here before
+    _over = False  # closed, or handed over to a client
 
     def __init__(self, sock: socket.socket, address: Any, door: Door) -> None:
-        self._sock = sock
-        self._address = address
-        self._door = door
-        self._reader: RequestReader | None = None  # once it is no ordinary handshake
-        self._over = False  # closed, or handed over to a client
-        self._refused = False
-        self._head_only = False
-        self._unsent = memoryview(b"")  # of the refusal
-        self._reads_left = _MAX_LINGER_READS
+        self.sock = sock
+        self.address = address
+        self.site = door
         self.bucket: set[Any] | None = None
-        self._registered = False
+        self._reader: RequestReader | None = None  # once it is no ordinary handshake
+        self._exchange: Exchange | None = None  # has the socket, while there is one
 
     def begin(self) -> None:
         """Read at once what has come with the connection; wait for the rest.
@@ -86,98 +94,127 @@ class Incoming:
         Most clients send their request before we accept, and need no waiting.
         """
         self._read()
-        if not self._over and not self._registered:
-            reactor = self._door.reactor
-            self._watch(READ)
-            reactor.wheel.put(self, reactor.now + self._door.options.open_timeout)
+        if not self._over and not self._events and self._exchange is None:
+            self.watch(READ, self._on_ready)
+            self._wait(self.site.options.open_timeout)
 
     def sweep(self, now: float) -> float | None:
-        """The time for the handshake, or for the peer to close, is over."""
-        if self._refused or self._reader is None or self._reader.empty:
+        """The time for a request is over (`timers.Sweepable`)."""
+        if self._reader is None or self._reader.empty:
             self.close()
-            return None
-        self._refuse(HandshakeError(408, "The opening handshake took too long."))
-        return None if self._over else now + self._door.options.close_timeout
+        else:
+            self._refuse(HandshakeError(408, "The opening handshake took too long."))
+        return None
+
+    def stop(self) -> None:
+        """The server stops: finish an answer, and nothing else."""
+        if self._exchange is not None:
+            self._exchange.stop()
+        else:
+            self.close()
 
     def close(self) -> None:
         """Close the socket; nothing more will happen."""
         if not self._over:
             self._leave()
-            if self._registered:
-                self._door.reactor.unregister(self._sock)
-            self._sock.close()
+            if self._exchange is not None:
+                self._exchange.drop()
+            self.watch(0, self._on_ready)
+            self.sock.close()
 
     _abandon = close
 
+    def watch(self, events: int, callback: Callable[[int], object]) -> None:
+        """Have `callback(events)` called when the socket is ready; 0: not at all."""
+        reactor = self.site.reactor
+        if not self._events and events:
+            reactor.register(self.sock, events, callback)
+        elif events:
+            reactor.modify(self.sock, events, callback)
+        elif self._events:
+            reactor.unregister(self.sock)
+        self._events = events
+
+    def resume(self, rest: bytes) -> None:
+        """An answer is out: go on with what came behind its request."""
+        if self._over:
+            return
+        self._exchange = self._reader = None
+        self._kept = True
+        self.watch(READ, self._on_ready)
+        if rest:
+            self._receive(rest)
+        else:
+            self._wait(KEEP_ALIVE)
+
     def _leave(self) -> None:
         self._over = True
-        self._door.reactor.wheel.discard(self)
-        self._door.left(self)
+        self.site.reactor.wheel.discard(self)
+        self.site.left(self)
 
-    def _watch(self, events: int) -> None:
-        reactor = self._door.reactor
-        if self._registered:
-            reactor.modify(self._sock, events, self._on_ready)
-        else:
-            self._registered = True
-            reactor.register(self._sock, events, self._on_ready)
+    def _wait(self, seconds: float) -> None:
+        reactor = self.site.reactor
+        reactor.wheel.put(self, reactor.now + seconds)
 
     def _on_ready(self, events: int) -> None:
-        if events & WRITE and not self._over:
-            self._write()
         # Not for a socket that a callback of this turn closed.
-        if events & READ and not self._over:
+        if not self._over and self._exchange is None:
             self._read()
 
     def _read(self) -> None:
         try:
-            data = self._sock.recv(_READ_SIZE)
+            data = self.sock.recv(_READ_SIZE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data = b""
-        if not data:
-            self._on_end()
-        elif self._refused:
-            self._linger()
-        else:
+        if data:
             self._receive(data)
-
-    def _on_end(self) -> None:
-        if self._unsent:
-            # The peer ceased to send, not to read: finish the answer.
-            self._watch(WRITE)
         else:
-            self.close()
-
-    def _linger(self) -> None:
-        self._reads_left -= 1
-        if not self._reads_left:
             self.close()
 
     def _receive(self, data: bytes) -> None:
         # What nearly every client sends is read in one step; all else is read again,
         # slowly, by those who can say what is wrong with it.
         ordinary = read_upgrade(data) if self._reader is None else None
+        request = None
         try:
             if ordinary is not None:
                 request = Request("GET", ordinary[1], (1, 1), ordinary[2])
-                self._answer(request, ordinary, data[ordinary[0] :])
+                self._upgrade(request, ordinary, data[ordinary[0] :])
                 return
-            if self._reader is None:
-                self._reader = RequestReader()
-            found = self._reader.feed(data)
-            if found is not None:
-                self._answer(found, None, self._reader.rest)
+            request = self._read_head(data)
+            if request is not None:
+                assert self._reader is not None
+                self._decide(request, self._reader.rest)
         except HandshakeError as error:
-            self._refuse(error)
+            self._refuse(error, request)
 
-    def _answer(
+    def _read_head(self, data: bytes) -> Request | None:
+        if self._reader is None:
+            self._reader = RequestReader()
+            if self._kept:
+                self._wait(self.site.options.open_timeout)
+        return self._reader.feed(data)
+
+    def _decide(self, request: Request, rest: bytes) -> None:
+        """Upgrade, or answer a page; who asks for no page is told of WebSocket."""
+        entry = None if wants_upgrade(request) else self.site.find_page(request)
+        if entry is None:
+            self._upgrade(request, None, rest)
+            return
+        self._introduce(request)
+        self.site.reactor.wheel.discard(self)
+        self._exchange = Exchange(self, request)
+        self._exchange.begin(entry, rest)
+
+    def _upgrade(
         self, request: Request, ordinary: tuple[Any, ...] | None, rest: bytes
     ) -> None:
-        request.address = self._address
-        self._head_only = request.method == "HEAD"
-        mount = self._door.find(request)
+        request.address = self.address
+        if self.site.proxies is not None or type(self.sock) is not socket.socket:
+            self._introduce(request)
+        mount = self.site.find(request)
         options = mount.options
         if ordinary is None:
             key = check_upgrade(request)
@@ -196,13 +233,13 @@ class Incoming:
             )
         session = self._ask(mount.on_request, request)
         if isinstance(session, Response):
-            self._respond(session, f"on_request answered {session.status}")
+            self._end(session, f"on_request answered {session.status}", request)
             return
         subprotocol = self._ask(mount.select_subprotocol, offered) if offered else None
         if subprotocol is not None and subprotocol not in offered:
             logger.error("select_subprotocol chose %r, not offered", subprotocol)
             raise HandshakeError(500, "The server failed.")
-        create = partial(_create, mount.client_class, self._sock, self._door, mount)
+        create = partial(_create, mount.client_class, self.sock, self.site, mount)
         client = self._ask(create, request, options, agreement, subprotocol)
         if session is not None:
             client.session = session
@@ -210,52 +247,43 @@ class Incoming:
             return  # one of the user's functions stopped the server
         self._leave()
         response = upgrade_response(key, subprotocol, extension)
-        client._start(response, rest, self._registered)
+        client._start(response, rest, self._events != 0)
+
+    def _introduce(self, request: Request) -> None:
+        """Note who asks, and how."""
+        request.address = self.address
+        proxies = self.site.proxies
+        if proxies is not None:
+            request.address = client_address(self.address, request.headers, proxies)
+        # A socket with TLS is of another class, and says so.
+        if type(self.sock) is not socket.socket:
+            request.secure = getattr(self.sock, "secure", False)
 
     def _ask(self, question: Callable[..., Any], *args: object) -> Any:
         """Call the user's code; what it raises is our fault, not the peer's."""
         try:
             return question(*args)
         except AuthenticationError as error:
-            logger.info("%s refused: %s", self._address, error)
-            raise HandshakeError(
-                401, "Who are you?", [("WWW-Authenticate", "Bearer")]
-            ) from None
+            logger.info("%s refused: %s", self.address, error)
+            raise unauthorized() from None
         except HandshakeError:
             raise  # a refusal, in the user's own words
         except Exception:
-            logger.exception("the handshake of %s failed", self._address)
+            logger.exception("the handshake of %s failed", self.address)
             raise HandshakeError(500, "The server failed.") from None
 
-    def _refuse(self, error: HandshakeError) -> None:
-        self._respond(refusal(error), str(error))
+    def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
+        self._end(refusal(error), str(error), request)
 
-    def _respond(self, response: Response, why: str) -> None:
+    def _end(self, response: Response, why: str, request: Request | None) -> None:
         """Send an HTTP answer that ends the connection, and let the peer read it."""
         if self._over:
             return
-        logger.info("handshake of %s refused: %s", self._address, why)
-        self._refused = True
-        response = copy(response)  # the user may give the same one every time
-        response.headers = [*response.headers, ("Connection", "close")]
-        self._unsent = memoryview(response.encode(head_only=self._head_only))
-        self._write()
-
-    def _write(self) -> None:
-        """Send what is left of the answer; then the peer has `close_timeout`."""
-        reactor = self._door.reactor
-        try:
-            while self._unsent:
-                self._unsent = self._unsent[self._sock.send(self._unsent) :]
-            self._sock.shutdown(socket.SHUT_WR)
-            events = READ
-        except (BlockingIOError, InterruptedError):
-            events = READ | WRITE
-        except OSError:
-            self.close()
-            return
-        self._watch(events)
-        reactor.wheel.put(self, reactor.now + self._door.options.close_timeout)
+        self.site.gate.note_refusal(response.status)
+        if self._exchange is None:
+            self.site.reactor.wheel.discard(self)
+            self._exchange = Exchange(self, request)
+        self._exchange.end(response, why)
 
 
 def _create(client_class: Callable[..., Any], *args: object) -> Client:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ logger = logging.getLogger("simple_ws")
 #: Lines of one kind in a window of so many seconds; those beyond are counted.
 _LINES = 20
 _WINDOW = 10.0
+#: Slow callbacks that are remembered, so that none is named twice.
+_NAMED = 16
 
 #: Ends that are the peer's fault and worth a line where DEBUG is off.
 _FAULTS = frozenset(
@@ -79,25 +82,66 @@ class Journal:
     """
 
     def __init__(self, reactor: Reactor) -> None:
-        self.reactor = reactor
         self.ends: dict[str, int] = {}
         self.slow_calls = 0
         self._seen: dict[str, int] = {}  # lines of this window, by kind
         self._blame: tuple[float, str] | None = None  # who held the loop last, when
+        self._named: deque[tuple[float, float]] = deque(maxlen=_NAMED)
+        self._reactor = reactor
+
+    @property
+    def reactor(self) -> Reactor:
+        """Of the loop; a server that begins anew has another one."""
+        return self._reactor
+
+    @reactor.setter
+    def reactor(self, reactor: Reactor) -> None:
+        # The timer that would sum up is gone with the old one.
+        self._sum_up()
+        self._blame = None
+        self._named.clear()
+        self._reactor = reactor
+
+    def may_say(self, kind: str) -> bool:
+        """Whether one more line of a kind may be written; whoever may not is counted.
+
+        Args:
+            kind: a few words, for the line that sums up; one of few.
+        """
+        if not self._seen:
+            self._reactor.call_later(_WINDOW, self._sum_up)
+        self._seen[kind] = self._seen.get(kind, 0) + 1
+        return self._seen[kind] <= _LINES
 
     def note_end(self, client: Ended) -> None:
         """A connection has ended."""
         cause = str(client.close_cause)
         self.ends[cause] = self.ends.get(cause, 0) + 1
         level = logging.INFO if client.close_cause in _FAULTS else logging.DEBUG
-        if logger.isEnabledFor(level) and self._may_say(f"ended by {cause}"):
+        if logger.isEnabledFor(level) and self.may_say(f"ended by {cause}"):
             self._say_end(client, cause, level)
 
+    def note_refusal(self, address: Any, why: str) -> None:
+        """A client was not let in, or sent away because of who it is."""
+        if logger.isEnabledFor(logging.INFO) and self.may_say("refused"):
+            logger.info(
+                "client at %s refused: %s",
+                address,
+                why,
+                extra={
+                    "ws_event": "refused",
+                    "ws_address": address,
+                    "ws_reason": why,
+                },
+            )
+
     def note_slow(self, what: str, path: str, seconds: float) -> None:
-        """A callback has held the loop for too long."""
+        """A callback has held the loop for too long, up to now."""
         self.slow_calls += 1
-        self._blame = self.reactor.time(), f"{what} at {path!r} ({seconds:.2f} s)"
-        if self._may_say(f"slow: {what}"):
+        now = self.reactor.time()
+        self._named.append((now - seconds, now))
+        self._blame = now, f"{what} at {path!r} ({seconds:.2f} s)"
+        if self.may_say(f"slow: {what}"):
             logger.warning(
                 "%s at %r held the loop for %.2f s: nobody else was served",
                 what,
@@ -114,7 +158,9 @@ class Journal:
     def note_slow_client(self, client: Ended, seconds: float) -> None:
         """What was read of a connection has held the loop for too long."""
         began = self.reactor.time() - seconds
-        if self._blame is None or self._blame[0] < began:  # not named already
+        for start, end in self._named:  # those were named already
+            seconds -= max(0.0, end - max(start, began))
+        if seconds > self.reactor.slow:
             what = f"{client._handler.name}.on_message"
             self.note_slow(what, client.path, seconds)
 
@@ -148,12 +194,6 @@ class Journal:
         when, who = self._blame
         since = client._pinged_at
         return f"; meanwhile {who} held the loop" if since and when >= since else ""
-
-    def _may_say(self, kind: str) -> bool:
-        if not self._seen:
-            self.reactor.call_later(_WINDOW, self._sum_up)
-        self._seen[kind] = self._seen.get(kind, 0) + 1
-        return self._seen[kind] <= _LINES
 
     def _sum_up(self) -> None:
         seen, self._seen = self._seen, {}

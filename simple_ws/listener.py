@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,7 +18,7 @@ from typing import Any
 from .reactor import READ, Reactor
 from .speedups import accept_from
 
-__all__ = ["Listener", "bind"]
+__all__ = ["Listener", "SocketFile", "bind", "bind_unix"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -126,6 +127,98 @@ def _open(
         raise OSError(error.errno, f"cannot listen on {where}: {reason}") from None
 
 
+class SocketFile:
+    """The file of a Unix socket that listens, to be removed at the end.
+
+    Args:
+        path: where the socket is bound.
+
+    Attributes:
+        path: the same, absolute: the program may change its folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._identity = _identity(self.path)
+
+    def remove(self) -> None:
+        """Remove the file, if it is still ours; before the socket is closed.
+
+        While the socket is open nobody else's file can have its number.
+        """
+        with suppress(OSError):
+            if _identity(self.path) == self._identity:
+                os.unlink(self.path)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def bind_unix(path: str, backlog: int) -> tuple[socket.socket, SocketFile]:
+    """Open a listening Unix socket; who may connect is decided by its folder's rights.
+
+    A file that is left of a server that runs no more is replaced.
+
+    Args:
+        path: where; systems take 103 to 107 bytes.
+        backlog: connections the system keeps waiting.
+
+    Returns:
+        The socket, and its file.
+
+    Raises:
+        OSError: Somebody listens there, a file that is no socket stands there, or the
+            path is not to be had; the message names it.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(
+            errno.EAFNOSUPPORT,
+            f"cannot listen on unix:{path}: this system has no Unix sockets",
+        )
+    sock, file = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), None
+    try:
+        _bind_file(sock, path)
+        file = SocketFile(path)
+        sock.listen(backlog)
+    except OSError as error:
+        if file is not None:
+            file.remove()
+        sock.close()
+        # Without a number: the path did not fit into an address.
+        number = error.errno or errno.ENAMETOOLONG
+        reason = error.strerror or f"{error}, it has {len(os.fsencode(path))} bytes"
+        raise OSError(number, f"cannot listen on unix:{path}: {reason}") from None
+    return sock, file
+
+
+def _bind_file(sock: socket.socket, path: str) -> None:
+    try:
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        _check_stale(path)
+        os.unlink(path)
+        sock.bind(path)
+
+
+def _check_stale(path: str) -> None:
+    """Raise OSError unless the file is a socket on which nobody listens."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise OSError(errno.EEXIST, "the file is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return
+        except BlockingIOError:
+            pass  # its backlog is full
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
 def _send_at_once(sock: socket.socket) -> None:
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         with suppress(OSError):
@@ -138,6 +231,7 @@ class Listener:
     Args:
         sock: bound and listening; the listener owns it from now on.
         on_accept: called with each connection, non-blocking, and its peer's address.
+        file: of a Unix socket, to be removed at the end.
     """
 
     def __init__(
@@ -145,10 +239,12 @@ class Listener:
         reactor: Reactor,
         sock: socket.socket,
         on_accept: Callable[[socket.socket, Any], object],
+        file: SocketFile | None = None,
     ) -> None:
         self._reactor = reactor
         self._sock = sock
         self._on_accept = on_accept
+        self._file = file
         self._paused = False
         self._closed = False
         sock.setblocking(False)
@@ -164,6 +260,8 @@ class Listener:
             self._closed = True
             if not self._paused:
                 self._reactor.unregister(self._sock)
+            if self._file is not None:
+                self._file.remove()
             self._sock.close()
 
     def _on_ready(self, events: int) -> None:

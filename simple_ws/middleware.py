@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+import math
+import types
+from collections.abc import Callable, Generator, Iterator, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Final
 
 from .connection import Client
 from .constants import SendStatus
 from .errors import AuthenticationError, InvalidData, InvalidState
-from .handler import BaseHandler, check_callback
+from .handler import BaseHandler, check_callback, check_not_late
 from .http11 import Request, Response
+from .later import discard, go_through, is_late
+from .schedule import check_interval
 
 __all__ = [
     "Chain",
@@ -25,6 +29,7 @@ __all__ = [
     "JSONMessages",
     "Middleware",
     "Radio",
+    "changes_output",
     "check_middleware",
 ]
 
@@ -48,18 +53,27 @@ class _Stop(Enum):
 class Middleware:
     """Sees what comes and goes on all paths of a server; `Server.use` puts it in.
 
-    Every method is optional. They run in the thread of the loop and must not block;
-    `on_send` runs in the thread that sends, and what it raises reaches whoever sends.
+    Every method is optional. They run in the thread of the loop and must not block, but
+    for those that are `in_thread`. `on_send` runs in the thread that writes to a
+    client, and what it raises reaches whoever writes; what other threads broadcast,
+    publish, deliver or send to an identity it sees in the loop's thread. All but
+    `on_use` and `on_send` may be `async def` where callbacks of handlers may be.
+
+    A plain function may be put in place of a method, before `Server.use`.
 
     Attributes:
         STOP: what `on_first_message`, `on_message` and `on_send` return to have the
-            message go no further.
+            message go no further. They must not return None, unless that is what they
+            were given: it would be a forgotten `return`.
         authenticates: clients must be bound to an identity (`client.bind`) within the
             option `auth_timeout`.
     """
 
     STOP: Final = _Stop.STOP
     authenticates: ClassVar[bool] = False
+
+    #: None is what it may make of a message.
+    _makes_none: ClassVar[bool] = False
 
     def on_use(self, server: Any) -> Any:
         """It was put into a server."""
@@ -97,12 +111,18 @@ class Middleware:
     def on_close(self, client: Any) -> Any:
         """A connection ended."""
 
+    def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """What is called of it, each with the name that errors call it by."""
+        for name in _HANDED:
+            yield f"{type(self).__name__}.{name}", getattr(self, name)
+
 
 def check_middleware(middleware: object) -> None:
     """Refuse what is no middleware.
 
     Raises:
-        TypeError: It is of another class, or a method has another signature.
+        TypeError: It is of another class, or a method has another signature or may not
+            be async.
     """
     if not isinstance(middleware, Middleware):
         raise TypeError(
@@ -111,12 +131,28 @@ def check_middleware(middleware: object) -> None:
     for name, handed in _HANDED.items():
         what = f"{type(middleware).__name__}.{name}"
         check_callback(what, getattr(middleware, name), handed)
+        if name in ("on_use", "on_send"):
+            check_not_late(what, getattr(middleware, name))
+
+
+def changes_output(middleware: Middleware) -> bool:
+    """Whether it looks at what is sent."""
+    return _overrides(middleware, "on_send")
 
 
 def _overrides(middleware: Middleware, name: str) -> bool:
     return getattr(type(middleware), name) is not getattr(Middleware, name) or (
         name in vars(middleware)
     )
+
+
+def _check_returned(middleware: Middleware, name: str, given: object) -> None:
+    """Refuse None in place of a message."""
+    if given is not None and not middleware._makes_none:
+        raise TypeError(
+            f"{type(middleware).__name__}.{name} returned None; it must return the "
+            "message, another one, or Middleware.STOP"
+        )
 
 
 class Chain:
@@ -142,16 +178,21 @@ class Chain:
             if _overrides(middleware, "on_message")
             or _overrides(middleware, "on_first_message")
         )
-        outward = tuple(
-            middleware.on_send
-            for middleware in reversed(middlewares)
-            if _overrides(middleware, "on_send")
+        # So many of them at most ask for a first message.
+        self._firsts = max(
+            (
+                number
+                for number, middleware in enumerate(self._inward, 1)
+                if _overrides(middleware, "on_first_message")
+            ),
+            default=0,
         )
-        self.client_class = handler.client_class
+        # How many of them a client's messages have reached, while not all.
+        self._reached: dict[Client, int] = {}
+        outward = tuple(filter(changes_output, reversed(middlewares)))
+        self.client_class: Any = handler.client_class
         if outward:
             self.client_class = _sending_through(handler.client_class, outward)
-        # How many middlewares a client's messages have reached, while not all.
-        self._reached: dict[Client, int] = {}
 
     def __getattr__(self, name: str) -> Any:
         # Options, and the callbacks that no middleware has.
@@ -171,7 +212,7 @@ class Chain:
 
     def on_open(self, client: Client) -> None:
         """Tell all; also if one fails or closes the client, since `on_close` comes."""
-        if self._inward:
+        if self._firsts:
             self._reached[client] = 0
         for told in self._all:
             client._call(told.on_open, client)
@@ -187,17 +228,26 @@ class Chain:
         reached = self._reached.get(client)
         for index, middleware in enumerate(self._inward):
             if reached is not None and index >= reached:
+                given, msg = msg, middleware.on_first_message(msg, client)
+                if is_late(msg):
+                    discard(msg)
+                    name = type(middleware).__name__
+                    raise InvalidState(f"nobody awaits {name}.on_first_message")
+                if msg is None:
+                    _check_returned(middleware, "on_first_message", given)
+                # Behind it: where it fails, and the client stays, it is asked again.
                 reached = self._note_reached(client, index + 1)
-                msg = middleware.on_first_message(msg, client)
                 if msg is _Stop.STOP:
                     return None
-            msg = middleware.on_message(msg, client)
+            given, msg = msg, middleware.on_message(msg, client)
             if msg is _Stop.STOP:
                 return None
+            if msg is None:
+                _check_returned(middleware, "on_message", given)
         return self._handler.message_callback(msg, client)
 
     def _note_reached(self, client: Client, reached: int) -> int | None:
-        if reached < len(self._inward):
+        if reached < self._firsts:
             self._reached[client] = reached
             return reached
         self._reached.pop(client, None)
@@ -205,23 +255,49 @@ class Chain:
 
 
 def _sending_through(
-    client_class: type[Client], filters: Sequence[Callable[[Any, Any], Any]]
-) -> type[Client]:
-    """A class of connections whose messages pass through functions."""
+    client_class: type[Client], filters: Sequence[Middleware]
+) -> Callable[..., Client]:
+    """A class of connections whose messages pass through middlewares.
+
+    A class of its own, since the connections of handlers without such middlewares must
+    not pay for it.
+    """
 
     def write_message(
         self: Client, msg: object, binary: bool | None = None
     ) -> SendStatus:
         if not self.is_open():
             return SendStatus.DROPPED
-        for function in filters:
-            msg = function(msg, self)
+        for middleware in filters:
+            given, msg = msg, middleware.on_send(msg, self)
             if msg is _Stop.STOP:
                 return SendStatus.DROPPED
+            if msg is None:
+                _check_returned(middleware, "on_send", given)
         return client_class.write_message(self, msg, binary)
 
-    members = {"write_message": write_message, "send": write_message}
-    return type(client_class.__name__, (client_class,), {"__slots__": (), **members})
+    def refuse(*args: object) -> Client:
+        raise TypeError(
+            f"{client_class!r} cannot be subclassed, which middlewares with on_send "
+            "need of a client_class"
+        )
+
+    members = {
+        "__slots__": (),
+        "__doc__": client_class.__doc__,
+        "__module__": client_class.__module__,
+        "write_message": write_message,
+    }
+    try:
+        name = client_class.__name__
+        made: type[Client] = types.new_class(
+            name, (client_class,), exec_body=lambda space: space.update(members)
+        )
+        made.__qualname__ = client_class.__qualname__
+    except Exception:  # a function, or a metaclass that wants something else
+        logger.debug("no subclass of %r", client_class, exc_info=True)
+        return refuse  # the handshake is the first to hear of it
+    return made
 
 
 # Ready-made
@@ -236,14 +312,19 @@ class FirstMessageAuth(Middleware):
             `AuthenticationError` to refuse: the client is closed with 1008. Whatever
             else it raises is the handler's failure (1011).
 
-    The message goes no further. Who says nothing for `auth_timeout` seconds is closed
-    with 1008.
+    The check may be async, or `in_thread`. The message goes no further. Who says
+    nothing for `auth_timeout` seconds is closed with 1008.
+
+    Until then it is a client like any other, but for what it says: `on_open` was
+    called, and it gets what is broadcast. What is not for strangers, publish to a topic
+    that `check` or `on_message` subscribes the client to; or have `on_request` look at
+    credentials, before anything is open.
     """
 
     authenticates = True
 
     def __init__(self, check: Callable[..., Any]) -> None:
-        self._check = check
+        self._check = self._given = check
         try:
             check_callback("check", check, ("msg",))
             self._check = lambda msg, client: check(msg)
@@ -252,27 +333,41 @@ class FirstMessageAuth(Middleware):
 
     def on_first_message(self, msg: Any, client: Any) -> Any:
         """Take it for credentials."""
-        identity = self._check(msg, client)
-        if identity is None:
-            logger.error("check of FirstMessageAuth returned None, not an identity")
+        return go_through(self._admit(msg, client))
+
+    def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """The check as well."""
+        yield from super()._callbacks()
+        yield "check of FirstMessageAuth", self._given
+
+    def _admit(self, msg: Any, client: Any) -> Generator[Any, Any, Any]:
+        identity = yield self._check(msg, client)
+        if identity is None or isinstance(identity, bool):
+            # True would be everybody's.
+            logger.error(
+                "check of FirstMessageAuth returned %r, not an identity", identity
+            )
             raise AuthenticationError("no identity")
         client.bind(identity)
         return self.STOP
 
 
 class JSONMessages(Middleware):
-    """Handlers get and give what JSON can say; text on the wire is JSON.
+    """Handlers get and give what JSON can say; text on the wire is JSON (RFC 8259).
 
     Binary messages pass as they are. Text that is not JSON fails the connection with
-    1007 (`bad_data`).
+    1007 (`bad_data`), and so do NaN, infinities and numbers too large for a float. What
+    cannot be said in JSON raises `TypeError` or `ValueError` where it is sent.
     """
+
+    _makes_none = True  # of `null`
 
     def on_message(self, msg: Any, client: Any) -> Any:
         """Parse text."""
         if not isinstance(msg, str):
             return msg
         try:
-            return json.loads(msg)
+            return json.loads(msg, parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError) as error:
             raise InvalidData("the message is not JSON") from error
 
@@ -280,42 +375,86 @@ class JSONMessages(Middleware):
         """Write whatever is not binary as JSON."""
         if isinstance(msg, bytes | bytearray | memoryview):
             return msg
-        return json.dumps(msg)
+        text = json.dumps(msg, allow_nan=False, ensure_ascii=False, separators=_TIGHT)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half a pair, as any peer may have said it
+            text = json.dumps(msg, allow_nan=False, separators=_TIGHT)
+        return text
+
+
+_TIGHT = (",", ":")
+
+
+def _finite(text: str) -> float:
+    """A number that can be said again."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return number
 
 
 class Radio(Middleware):
     """Broadcasts on a timer, while somebody is connected.
 
     Args:
-        interval: seconds from one message to the next.
-        produce: called for each message, without arguments; None sends nothing.
+        interval: seconds from one message to the next, and to the first one.
+        produce: called for each message, without arguments; None sends nothing. It may
+            be async, or `in_thread`. What it raises is logged.
+
+    Raises:
+        TypeError, ValueError: `interval` is not 0.001 seconds or more, or `produce`
+            takes arguments.
     """
 
     def __init__(self, interval: float, produce: Callable[[], Any]) -> None:
         check_callback("produce", produce, ())
-        self._interval = interval
+        self._interval = check_interval(interval)
         self._produce = produce
         self._server: Any = None
         self._timer: Any = None
 
     def on_use(self, server: Any) -> Any:
-        """Remember where to broadcast."""
+        """Remember where to broadcast; begin if somebody is connected already."""
         if self._server not in (None, server):
             raise InvalidState("a Radio broadcasts on one server")
         self._server = server
+        if server.clients:
+            server.call_later(0, self._begin)
 
     def on_open(self, client: Any) -> Any:
         """Begin with the first one."""
-        if self._timer is None:
-            self._timer = self._server.every(self._interval, self._send)
+        self._begin()
 
     def on_close(self, client: Any) -> Any:
         """Cease with the last one."""
-        if not self._server.clients and self._timer is not None:
+        self._cease_alone()
+
+    def _begin(self) -> None:
+        if self._timer is None:
+            self._timer = self._server.every(self._interval, self._send)
+
+    def _cease_alone(self) -> bool:
+        """Cease when nobody is connected; say whether that is so."""
+        if self._server.clients:
+            return False
+        if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        return True
 
-    def _send(self) -> None:
-        msg = self._produce()
+    def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """What makes the messages as well."""
+        yield from super()._callbacks()
+        yield "produce of Radio", self._produce
+
+    def _send(self) -> Any:
+        return go_through(self._produce_and_send())
+
+    def _produce_and_send(self) -> Generator[Any, Any, None]:
+        # Those who were connected before it was used leave unnoticed.
+        if self._cease_alone():
+            return
+        msg = yield self._produce()
         if msg is not None:
             self._server.broadcast(msg)

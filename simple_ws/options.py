@@ -25,6 +25,9 @@ __all__ = ["Options", "check_options"]
 
 _DEFAULT_DEFLATE = Deflate()
 
+#: Most threads that make sense where one of them computes at a time.
+_MAX_THREADS = 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -63,6 +66,8 @@ class Options:
         max_buffered: unsent output of all clients together; beyond, those that have
             output waiting are slow consumers; of the server.
         slow_callback: callbacks that take longer are logged, with their names.
+        worker_threads: threads for `in_thread` and `Server.run_in_thread`, made when
+            needed; of the server.
         max_body: largest body of a plain HTTP request; beyond: 413.
         busy_poll: look for work so long before going to sleep, which saves a wake-up
             (some 10 µs) for the price of a core; of the server, 0 never.
@@ -98,6 +103,7 @@ class Options:
     handshake_rate: tuple[float, float] | None = None
     max_buffered: int = 2**28
     slow_callback: float = 0.2
+    worker_threads: int = 8
 
     def merged(self, given: Mapping[str, Any]) -> Options:
         """These options, with checked ones (`check_options`) in their place."""
@@ -157,6 +163,13 @@ def _whole(least: int, unit: str) -> Callable[[str, Any], int]:
         return value
 
     return check
+
+
+def _worker_threads(name: str, value: Any) -> int:
+    threads: int = _whole(1, "threads")(name, value)
+    if threads > _MAX_THREADS:
+        raise ValueError(f"{name} must be at most {_MAX_THREADS:,}, not {value!r}")
+    return threads
 
 
 def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
@@ -325,5 +338,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "handshake_rate": _optional(_rate),
     "max_buffered": _whole(0, "bytes"),
     "slow_callback": _seconds,
+    "worker_threads": _worker_threads,
 }
 assert set(_CHECKS) == {field.name for field in fields(Options)}

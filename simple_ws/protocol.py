@@ -86,6 +86,8 @@ class Protocol:
         state: see the head of the module.
         event: what the last `receive` found, to be taken by the caller.
         output: frames that answer the peer, to be taken and sent in this order.
+        inflated: bytes of the last compressed message before and after inflation, to be
+            taken by whoever counts.
         close_code, close_reason, close_cause: how it ended, valid once CLOSED; the
             first reason stays.
     """
@@ -111,6 +113,7 @@ class Protocol:
         "close_code",
         "close_reason",
         "event",
+        "inflated",
         "max_frame_size",
         "max_size",
         "output",
@@ -133,6 +136,7 @@ class Protocol:
         self.state = State.OPEN
         self.event: Event | None = None
         self.output: tuple[bytes, ...] = ()
+        self.inflated: tuple[int, int] | None = None
         self.close_code: int | None = None
         self.close_reason = ""
         self.close_cause: CloseCause | None = None
@@ -374,6 +378,7 @@ class Protocol:
         if self._compressed:
             self._compressed = False
             self._append(self._inflate(b"", end=True))
+            self.inflated = (self._wire_size, len(self._message))
         message, self._message = self._message, _NOTHING
         if self._opcode == _BINARY:
             self.event = (_BINARY, bytes(message))
@@ -381,6 +386,11 @@ class Protocol:
             raise InvalidData("text ends inside a UTF-8 sequence")
         else:
             self.event = (_TEXT, str(message, "utf-8"))
+
+    @property
+    def expected(self) -> int:
+        """Bytes of the message under way, as far as headers have told."""
+        return self._wire_size if self._opcode else 0
 
     # Control frames
 

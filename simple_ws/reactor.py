@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import selectors
 import socket
+import struct
+import sys
 import threading
 import time
 from collections import deque
@@ -23,15 +25,41 @@ from .selector import EpollSelector, best_selector
 from .speedups import LoopState
 from .timers import Timer, Timers, Wheel
 
-__all__ = ["Reactor"]
+if sys.platform == "linux":
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
+__all__ = ["Reactor", "unsent_by_system"]
 
 logger = logging.getLogger("simple_ws")
 
 #: Bytes that a queued call takes besides its message, roughly.
 _CALL_SIZE = 256
+#: Queued calls of one turn; some milliseconds, and clients are heard in between.
+_MANY_CALLS = 1024
+#: Rounds of queued calls before closing, beside those that are queued already: threads
+#: that never cease must not keep us.
+_LAST_ROUNDS = 100
+#: Pauses that are remembered; each took half a second or more.
+_MANY_PAUSES = 100
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
+
+
+def unsent_by_system(sock: Any) -> int:
+    """Bytes that the system took of us and the peer's system not of it.
+
+    0 where that cannot be asked (it can on Linux). Of a Unix socket rather the memory
+    that they take: to be compared, not to be added up.
+    """
+    if sys.platform != "linux":
+        return 0
+    try:
+        answer = ioctl(sock.fileno(), TIOCOUTQ, b"\0" * 4)
+    except (OSError, ValueError):  # it is closed
+        return 0
+    return int(struct.unpack("i", answer)[0])
 
 
 class Reactor(LoopState):
@@ -47,6 +75,8 @@ class Reactor(LoopState):
     Attributes:
         timers, wheel: exact deadlines, and coarse ones for very many.
         turning: a turn is under way: whoever asks was called by it.
+        work_listener: called when `eager` is set and there is something to do though no
+            turn is under way; for loops that drive this one.
         slow_listener: called with whatever has held the loop for longer than `slow`
             seconds, and for how long.
         busy_poll: seconds to look again and again before going to sleep, which saves
@@ -72,7 +102,9 @@ class Reactor(LoopState):
         self._reserved = 0
         self._reserving = threading.Lock()
         self.turning = False
+        self._pauses: deque[tuple[float, float]] = deque(maxlen=_MANY_PAUSES)
         self.busy_poll = 0.0
+        self.work_listener: Callable[[], object] = lambda: None
         self.slow_listener: Callable[[object, float], object] = lambda who, how: None
 
     def open(self) -> None:
@@ -97,10 +129,14 @@ class Reactor(LoopState):
     ) -> None:
         """Have `callback(ready events)` called whenever `sock` is ready."""
         self._register(sock, events, callback)
+        if self.eager:
+            self.on_dirty()
 
     def modify(self, sock: Any, events: int, callback: Callable[[int], object]) -> None:
         """Ask for other events of a registered socket."""
         self._modify(sock, events, callback)
+        if self.eager:
+            self.on_dirty()
 
     def unregister(self, sock: Any) -> None:
         """Forget a socket; before it is closed."""
@@ -112,7 +148,7 @@ class Reactor(LoopState):
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         """Have `callback()` called once the loop's clock says `when`."""
-        self.attention = True
+        self.want_attention()
         return self.timers.call_at(when, callback)
 
     def time(self) -> float:
@@ -122,7 +158,7 @@ class Reactor(LoopState):
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Have `callback()` called at the top of the loop, in this turn or the next."""
         self._calls.append(callback)
-        self.attention = True
+        self.want_attention()
 
     def call_threadsafe(self, callback: Callable[[], object]) -> None:
         """Have `callback()` called in the loop's thread; from any thread, in order."""
@@ -156,7 +192,7 @@ class Reactor(LoopState):
 
     def run_once(self, timeout: float | None = None) -> None:
         """One turn: wait at most `timeout` seconds (None: as long as it takes)."""
-        self._turn(lambda: self._dispatch(self._patience(timeout)))
+        self._turn(lambda: self._dispatch(self.patience(timeout)))
 
     def run_turns(self) -> None:
         """Turn until something else than readiness has wanted attention.
@@ -175,12 +211,19 @@ class Reactor(LoopState):
     def want_attention(self) -> None:
         """Have `run_turns` return after this turn."""
         self.attention = True
+        if self.eager:
+            self.on_dirty()
+
+    def on_dirty(self) -> None:
+        """There is something to do, outside of a turn."""
+        self.work_listener()
 
     def _turn(self, hear: Callable[[], object]) -> None:
         """Call what is ready, then what is due, then what was queued; write it all."""
         if self.turning:
             raise InvalidState("the loop is running already: called from a callback")
         self.turning = True
+        eager, self.eager = self.eager, False
         self.owner = threading.get_ident()
         try:
             hear()
@@ -189,10 +232,12 @@ class Reactor(LoopState):
             self._run_calls()
             self.flush()
             ended = self.clock()
+            self.longest_turn = max(self.longest_turn, ended - self.now)
             if ended - self.now > self.pause:
-                self.paused_at = ended
+                self.on_pause(self.now, ended)
         finally:
             self.turning = False
+            self.eager = eager
 
     def _run(self, selector: EpollSelector) -> None:
         deadlines = (self.timers.next_deadline(), self.wheel.next_deadline)
@@ -238,6 +283,25 @@ class Reactor(LoopState):
         """What was called for readiness has held the loop for longer than `slow`."""
         self.slow_listener(target, seconds)
 
+    def on_pause(self, began: float, ended: float) -> None:
+        """Nobody was heard for so long; a turn may tell in parts."""
+        if self._pauses:
+            began = max(began, self._pauses[-1][1])
+        self._pauses.append((began, ended))
+
+    def paused_since(self, when: float) -> float:
+        """Seconds since a moment in which nobody was heard, and peers not to blame.
+
+        Summed up, not the moment of the last one: who pauses again and again would
+        never find out that a peer is dead.
+        """
+        total = 0.0
+        for began, ended in reversed(self._pauses):
+            if ended <= when:
+                break
+            total += ended - max(began, when)
+        return total
+
     def _spin(
         self, selector: selectors.BaseSelector, timeout: float | None
     ) -> list[Any]:
@@ -249,9 +313,16 @@ class Reactor(LoopState):
                 return ready
         return []
 
+    def wait(self) -> None:
+        """Wait until something is ready, and leave it at that; from any thread."""
+        with suppress(OSError, ValueError, KeyError):  # something was closed meanwhile
+            self._selector.select()
+
     def finish_calls(self) -> None:
         """Run what is queued, also what that queues, and flush; before `close`."""
-        while self._calls or self.dirty:
+        for _ in range(_LAST_ROUNDS + 3 * (len(self._calls) // _MANY_CALLS)):
+            if not self._calls and not self.dirty:
+                break
             self._run_calls()
             self.flush()
 
@@ -270,7 +341,7 @@ class Reactor(LoopState):
             self._waker.close()
             self._wakee.close()
 
-    def _patience(self, timeout: float | None) -> float | None:
+    def patience(self, timeout: float | None) -> float | None:
         """How long this turn may sleep."""
         if self._calls or self.dirty:
             return 0
@@ -289,7 +360,7 @@ class Reactor(LoopState):
 
     def _run_calls(self) -> None:
         # Only as many as there are now: callbacks that queue more get the next turn.
-        for _ in range(len(self._calls)):
+        for _ in range(min(len(self._calls), _MANY_CALLS)):
             try:
                 self._calls.popleft()()
             except Exception:

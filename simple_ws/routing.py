@@ -10,8 +10,8 @@ one there, so that matching takes no longer than reading the path. Its type says
 takes and what becomes of it:
 
     str     anything but a slash (the default)
-    int     decimal digits -> int
-    float   decimal digits, perhaps with a point -> float
+    int     decimal digits, at most 18, perhaps with a minus -> int
+    float   the same, perhaps with a point and more digits -> float
     uuid    a UUID in its usual form -> uuid.UUID
     path    the rest of the path, slashes too; at the end of a pattern only
 """
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-__all__ = ["Router"]
+__all__ = ["Router", "check_pattern"]
 
 T = TypeVar("T")
 
@@ -78,10 +78,7 @@ class Router(Generic[T]):
             TypeError: The pattern is not a string.
             ValueError: The pattern is malformed, or taken already.
         """
-        if not isinstance(pattern, str):
-            raise TypeError(f"path must be a str, not {pattern!r}")
-        if pattern != "*" and not pattern.startswith("/"):
-            raise ValueError(f"path must begin with '/' or be '*', not {pattern!r}")
+        check_pattern(pattern)
         if self.get(pattern) is not None:
             raise ValueError(f"path {pattern!r} is mounted already")
         if pattern == "*":
@@ -89,10 +86,9 @@ class Router(Generic[T]):
         elif "{" in pattern or "}" in pattern:
             self._add_pattern(pattern, target)
         elif pattern.endswith("/*"):
-            self._prefixes[pattern[:-1]] = target
-            longest_first = sorted(
-                self._prefixes.items(), key=lambda item: -len(item[0])
-            )
+            prefixes = {**self._prefixes, pattern[:-1]: target}
+            longest_first = sorted(prefixes.items(), key=lambda item: -len(item[0]))
+            # A new one: another thread may be walking the old.
             self._prefixes = dict(longest_first)
         else:
             self._exact[pattern] = target
@@ -126,11 +122,36 @@ class Router(Generic[T]):
         return list(dict.fromkeys(self._all()))
 
     def _all(self) -> Iterator[T]:
-        yield from self._exact.values()
+        yield from list(self._exact.values())
         yield from (pattern.target for pattern in self._patterns)
         yield from self._prefixes.values()
         if self._rest is not None:
             yield self._rest
+
+
+def check_pattern(pattern: object) -> None:
+    """Refuse what is no pattern.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It is malformed.
+    """
+    if not isinstance(pattern, str):
+        raise TypeError(f"path must be a str, not {pattern!r}")
+    if pattern == "*":
+        return
+    if not pattern.startswith("/"):
+        raise ValueError(f"path must begin with '/' or be '*', not {pattern!r}")
+    if "?" in pattern or "#" in pattern:
+        raise ValueError(f"path {pattern!r}: a query or fragment is no part of a path")
+    has_parameters = "{" in pattern or "}" in pattern
+    if "*" in pattern.removesuffix("/*") or ("*" in pattern and has_parameters):
+        raise ValueError(
+            f"path {pattern!r}: '*' stands alone, or behind the last '/' of a path "
+            "without parameters; use {name} or {name:path}"
+        )
+    if has_parameters:
+        _compile(pattern, None)
 
 
 def _compile(pattern: str, target: T) -> _Pattern[T]:
@@ -150,7 +171,8 @@ def _compile(pattern: str, target: T) -> _Pattern[T]:
         expression += re.escape(parts[0])
         if len(parts) == 4:
             last = number == len(segments) - 1 and not parts[3]
-            expression += _take(pattern, parts[1], parts[2] or "str", last, types)
+            kind = "str" if parts[2] is None else parts[2]
+            expression += _take(pattern, parts[1], kind, last, types)
             expression += re.escape(parts[3])
     return _Pattern(pattern, re.compile(expression, re.DOTALL), types, target)
 

@@ -10,10 +10,16 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
 __all__ = ["Sweepable", "Timer", "Timers", "Wheel"]
+
+logger = logging.getLogger("simple_ws")
+
+#: Timers below which it is not worth looking for cancelled ones.
+_FEW = 64
 
 
 class Timer:
@@ -50,12 +56,22 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[Timer] = []
         self._order = itertools.count()
+        self._many = _FEW  # so many, and cancelled ones are thrown away
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         """Have `callback()` called once the clock says `when` (seconds)."""
+        if len(self._heap) >= self._many:
+            self._drop_cancelled()
         timer = Timer(when, next(self._order), callback)
         heapq.heappush(self._heap, timer)
         return timer
+
+    def _drop_cancelled(self) -> None:
+        """Otherwise a time-out of an hour that each visit sets and takes back would
+        stay for that hour."""
+        self._heap = [timer for timer in self._heap if timer.active]
+        heapq.heapify(self._heap)
+        self._many = max(_FEW, 2 * len(self._heap))
 
     def next_deadline(self) -> float | None:
         """When the next timer is due, or None."""
@@ -65,12 +81,25 @@ class Timers:
         return heap[0].when if heap else None
 
     def run_due(self, now: float) -> None:
-        """Call what is due at `now`; timers made meanwhile wait for the next turn."""
+        """Call what is due at `now`; timers made meanwhile wait for the next turn.
+
+        One that raises is logged, and takes nothing from the others.
+        """
         due = []
         while self._heap and self._heap[0].when <= now:
             due.append(heapq.heappop(self._heap))
-        for timer in due:
-            timer._fire()
+        due.reverse()
+        try:
+            while due:
+                timer = due.pop()
+                try:
+                    timer._fire()
+                except Exception:
+                    logger.exception("internal error in a timer")
+        finally:
+            # Something ended the program: whoever goes on all the same misses none.
+            for timer in due:
+                heapq.heappush(self._heap, timer)
 
 
 class Sweepable(Protocol):

@@ -14,6 +14,9 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
+#: As installed; the tests may run from a tree that is not.
+pytest_plugins = ["simple_ws.pytest_plugin"]
+
 # Time is shared with whatever else the machine does; a slow example is no failure.
 # New examples are looked for at the desk; what CI runs is the same every time.
 settings.register_profile("simple_ws", deadline=None, derandomize="CI" in os.environ)

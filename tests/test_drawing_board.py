@@ -101,8 +101,8 @@ class Program:
 class Board(Program):
     """ws_example.py, with the address it says is to be opened."""
 
-    def __init__(self, *, port: int = 0, page_port: int = 0) -> None:
-        super().__init__("ws_example.py", f"--port={port}", f"--page-port={page_port}")
+    def __init__(self, *, port: int = 0) -> None:
+        super().__init__("ws_example.py", f"--port={port}")
         self.address = ""
 
     def wait(self) -> Board:
@@ -110,11 +110,11 @@ class Board(Program):
         return self
 
     @property
-    def ports(self) -> tuple[int, int]:
-        """The ports of WebSocket and page."""
-        match = re.fullmatch(r"http://localhost:(\d+)/\?ws=(\d+)", self.address)
+    def port(self) -> int:
+        """Of the WebSocket and of the page."""
+        match = re.fullmatch(r"http://localhost:(\d+)", self.address)
         assert match, self.address
-        return int(match[2]), int(match[1])
+        return int(match[1])
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ def programs() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def start_board(programs: ExitStack) -> Callable[..., Board]:
-    def start(**ports: int) -> Board:
-        board = Board(**ports)
+    def start(port: int = 0) -> Board:
+        board = Board(port=port)
         programs.callback(board.stop)
         return board.wait()
 
@@ -153,10 +153,10 @@ def fetch(url: str) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("path", ["/", "/index.html", "/?ws=8080"])
-def test_page_server_answers_with_the_page(
+def test_board_answers_with_its_page(
     start_board: Callable[..., Board], path: str
 ) -> None:
-    _, port = start_board().ports
+    port = start_board().port
     assert fetch(f"http://127.0.0.1:{port}{path}") == (
         200,
         (ROOT / "index.html").read_bytes(),
@@ -174,23 +174,12 @@ def test_page_server_answers_with_the_page(
         "/x",
     ],
 )
-def test_page_server_answers_with_nothing_else(
+def test_board_answers_with_nothing_else(
     start_board: Callable[..., Board], path: str
 ) -> None:
-    _, port = start_board().ports
-    assert fetch(f"http://127.0.0.1:{port}{path}")[0] == 404
-
-
-def test_board_goes_on_when_another_program_serves_the_page_port(
-    start_board: Callable[..., Board], taken_port: int
-) -> None:
-    board = start_board(page_port=taken_port)
-    assert board.ports[1] == taken_port
-    assert board.seen[0] == (
-        f"Something else serves port {taken_port}: going on with the WebSocket alone.\n"
-    )
-    with socket.create_connection(("127.0.0.1", board.ports[0]), timeout=DEADLINE):
-        pass
+    port = start_board().port
+    # There is a WebSocket everywhere, and no other page.
+    assert fetch(f"http://127.0.0.1:{port}{path}")[0] == 426
 
 
 def test_board_says_in_one_line_that_its_port_is_taken(
@@ -207,7 +196,7 @@ def test_board_ends_quietly_when_it_is_told_to(
     start_board: Callable[..., Board],
 ) -> None:
     board = start_board()
-    fetch(f"http://127.0.0.1:{board.ports[0]}/")  # it is up when it says no to this
+    fetch(f"http://127.0.0.1:{board.port}/")  # it is up when it answers
     board.process.terminate()
     assert not [line for line in board.rest() if "Traceback" in line]
     if sys.platform != "win32":  # where terminate() kills
@@ -215,7 +204,7 @@ def test_board_ends_quietly_when_it_is_told_to(
 
 
 def test_newcomer_is_told_the_strokes_so_far(start_board: Callable[..., Board]) -> None:
-    url = f"ws://127.0.0.1:{start_board().ports[0]}/"
+    url = f"ws://127.0.0.1:{start_board().port}/"
     stroke = '{"type":"stroke","id":"a-1"}'
     with connect(url) as first:
         welcome = json.loads(first.recv(DEADLINE))
@@ -235,7 +224,7 @@ def test_newcomer_is_told_the_strokes_so_far(start_board: Callable[..., Board]) 
 
 
 def test_stroke_has_a_largest_size(start_board: Callable[..., Board]) -> None:
-    with connect(f"ws://127.0.0.1:{start_board().ports[0]}/") as client:
+    with connect(f"ws://127.0.0.1:{start_board().port}/") as client:
         client.recv(DEADLINE)  # welcome
         client.recv(DEADLINE)  # people
         client.send("x" * 8192)
@@ -364,9 +353,7 @@ def address(
     server = Program("-m", "http.server", "0", "--directory", str(ROOT))
     programs.callback(server.stop)
     page_port = int(server.expect(r"^Serving HTTP on .* port (\d+)")[1])
-    board = start_board(page_port=page_port)
-    assert "Something else serves port" in board.seen[0]
-    return board.address
+    return f"http://localhost:{page_port}/?ws={start_board().port}"
 
 
 @pytest.mark.browser
@@ -443,7 +430,7 @@ def test_pages_come_back_after_the_server_was_killed(
     start_board: Callable[..., Board], pages: Pages, tmp_path: Path
 ) -> None:
     board = start_board()
-    port, page_port = board.ports
+    port = board.port
     first, second = pages.open(board.address), pages.open(board.address)
     draw(first, (0.1, 0.2), (0.9, 0.2), RED)
     wait_for_colour(second, (0.5, 0.2), RED)
@@ -455,7 +442,7 @@ def test_pages_come_back_after_the_server_was_killed(
     draw(first, (0.1, 0.4), (0.9, 0.4), BLUE)  # is kept for later
     first.screenshot(path=tmp_path / "offline.png")
 
-    start_board(port=port, page_port=page_port)
+    start_board(port=port)
     for page in (first, second):
         wait_for_state(page, "connected")
     wait_for_colour(second, (0.5, 0.4), BLUE)
@@ -575,7 +562,7 @@ def test_page_draws_nothing_that_it_has_not_checked(
           const socket = new WebSocket(url);
           socket.onopen = () => messages.forEach((message) => socket.send(message));
         }""",
-        [f"ws://localhost:{board.ports[0]}/", [*HOSTILE, json.dumps(wide)]],
+        [f"ws://localhost:{board.port}/", [*HOSTILE, json.dumps(wide)]],
     )
     wait_for_colour(page, (0.5, 0.2), BLUE)  # clamped, and the last of them
     wait_for_colour(page, (0.5, 0.9), RED)

@@ -14,7 +14,18 @@ from rfc_cases import bytewise, cut
 
 from simple_ws.constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from simple_ws.errors import HandshakeError
-from simple_ws.http11 import Fields, Headers, Request, RequestReader, Response
+from simple_ws.http11 import (
+    Fields,
+    Headers,
+    Request,
+    RequestReader,
+    Response,
+    check_request,
+    expects_continue,
+    http_date,
+    stays_open,
+    wants_upgrade,
+)
 
 HEAD = (
     b"GET /chat?room=1 HTTP/1.1\r\n"
@@ -353,6 +364,142 @@ def test_origin_and_authorization() -> None:
     assert request_for("/").origin is None
     assert request_for("/").authorization is None
     assert repr(request) == "<Request GET />"
+
+
+def test_request_has_no_body_and_no_tls_unless_told() -> None:
+    request = request_for("/")
+    assert (request.body, request.secure) == (b"", False)
+    request.body, request.secure = b"x", True
+    assert (request.body, request.secure) == (b"x", True)
+
+
+@pytest.mark.parametrize(
+    ("target", "raw", "query"),
+    [
+        ("/a%20b/%C3%A9?x=%20", b"/a b/\xc3\xa9", "x=%20"),
+        ("/%ff%00", b"/\xff\0", ""),
+        ("http://h/a?b?c", b"/a", "b?c"),
+    ],
+)
+def test_path_and_query_may_be_had_as_they_came(
+    target: str, raw: bytes, query: str
+) -> None:
+    request = request_for(target)
+    assert (request.raw_path, request.query_string) == (raw, query)
+
+
+@pytest.mark.parametrize(
+    ("body", "value"), [(b"{}", {}), (b"[1]", [1]), ('"é"'.encode(), "é")]
+)
+def test_body_may_be_json(body: bytes, value: object) -> None:
+    request = request_for("/")
+    request.body = body
+    assert request.json() == value
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"'x'"])
+def test_body_that_is_not_json_is_400(body: bytes) -> None:
+    request = request_for("/")
+    request.body = body
+    with pytest.raises(HandshakeError, match="not JSON") as caught:
+        request.json()
+    assert caught.value.status == 400
+
+
+def plain(*lines: str, version: tuple[int, int] = (1, 1)) -> Request:
+    """A request with just these header lines."""
+    fields = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+    return Request("GET", "/", version, fields)
+
+
+@pytest.mark.parametrize(
+    ("lines", "version"),
+    [
+        (["Host: h"], (1, 1)),
+        (["Host: h:80"], (1, 1)),
+        (["Host: [::1]:80"], (1, 1)),
+        (["Host:"], (1, 1)),  # RFC 9112 §3.2: where the target has no authority
+        ([], (1, 0)),
+        (["Host: h"], (1, 0)),
+        (["Host: h"], (1, 2)),
+    ],
+)
+def test_request_of_http_1_is_good(lines: list[str], version: tuple[int, int]) -> None:
+    check_request(plain(*lines, version=version))
+
+
+@pytest.mark.parametrize(
+    ("lines", "version", "status"),
+    [
+        ([], (1, 1), 400),
+        (["Host: h", "Host: h"], (1, 1), 400),
+        (["Host: h", "Host: h"], (1, 0), 400),
+        (["Host: a b"], (1, 1), 400),
+        (["Host: a/b"], (1, 1), 400),
+        (["Host: a@b"], (1, 1), 400),
+        (['Host: a"b'], (1, 1), 400),
+        (["Host: \xe9"], (1, 1), 400),
+        (["Host: h"], (2, 0), 505),
+        ([], (0, 9), 505),
+    ],
+)
+def test_request_that_http_forbids_is_refused(
+    lines: list[str], version: tuple[int, int], status: int
+) -> None:
+    with pytest.raises(HandshakeError) as caught:
+        check_request(plain(*lines, version=version))
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("lines", "version", "stays"),
+    [
+        ([], (1, 1), True),
+        (["Connection: close"], (1, 1), False),
+        (["Connection: Foo, Close"], (1, 1), False),
+        (["Connection: foo", "Connection: close"], (1, 1), False),
+        (["Connection: keep-alive"], (1, 1), True),
+        ([], (1, 0), False),
+        (["Connection: Keep-Alive"], (1, 0), True),
+        (["Connection: keep-alive, close"], (1, 0), False),
+    ],
+)
+def test_client_says_whether_it_wants_to_stay(
+    lines: list[str], version: tuple[int, int], stays: bool
+) -> None:
+    assert stays_open(plain(*lines, version=version)) is stays
+
+
+def test_client_may_wait_before_it_sends_a_body() -> None:
+    line = "Expect: 100-Continue"
+    assert expects_continue(plain(line))
+    assert not expects_continue(plain())
+    # RFC 9110 §10.1.1: a server "MUST ignore" it in HTTP/1.0.
+    assert not expects_continue(plain(line, version=(1, 0)))
+    with pytest.raises(HandshakeError) as caught:
+        expects_continue(plain("Expect: a-miracle"))
+    assert caught.value.status == 417
+
+
+@pytest.mark.parametrize(
+    ("lines", "wants"),
+    [
+        (["Upgrade: websocket"], True),
+        (["Upgrade: h2c, WebSocket"], True),
+        (["Sec-WebSocket-Key: x"], True),
+        (["Upgrade: h2c"], False),
+        ([], False),
+    ],
+)
+def test_upgrade_is_meant_however_badly_it_is_said(
+    lines: list[str], wants: bool
+) -> None:
+    assert wants_upgrade(plain(*lines)) is wants
+
+
+def test_date_is_the_one_of_the_rfc() -> None:
+    # RFC 9110 §5.6.7
+    assert http_date(784111777.9) == "Sun, 06 Nov 1994 08:49:37 GMT"
 
 
 # --- The response --------------------------------------------------------------------

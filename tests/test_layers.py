@@ -20,15 +20,19 @@ LAYERS = {
     "codecs": (
         "_fallback _fallback_codecs _fallback_connection "
         "_speedups _accept _connection _selector _upgrade speedups "
-        "http11 deflate uri messages"
+        "http11 framing deflate uri messages"
     ),
-    "protocol": "handshake protocol",
+    "protocol": "handshake client_handshake client_proxy protocol",
     "engine": "timers selector reactor listener tls",
     "server": (
         "options topics routing journal gate connection hub handler middleware "
-        "schedule http static wsgi incoming proxies server"
+        "schedule later workers awaiting attachment http static wsgi incoming proxies "
+        "stats metrics dashboard server"
     ),
-    "faces": "websocket client aio cli testing __init__ __main__",
+    "faces": (
+        "websocket client_options client_core client_dial client aio "
+        "cli cli_bench cli_connect cli_reload testing pytest_plugin __init__ __main__"
+    ),
 }
 LEVELS = {
     module: level

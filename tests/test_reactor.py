@@ -189,12 +189,12 @@ def test_turn_waits_until_the_next_deadline(
         reactor.call_later(timer, lambda: None)
     if wheel is not None:
         reactor.wheel.put(Owner(), reactor.now + wheel)
-    assert reactor._patience(asked) == patience
+    assert reactor.patience(asked) == patience
 
 
 def test_turn_does_not_wait_while_something_is_queued(reactor: Reactor) -> None:
     reactor.call_soon(lambda: None)
-    assert reactor._patience(None) == 0
+    assert reactor.patience(None) == 0
 
 
 def test_dirty_owners_are_flushed_once_at_the_end_of_the_turn(

@@ -70,9 +70,8 @@ class PortSeen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.msg.startswith("listening on"):
-            assert isinstance(record.args, tuple)
-            self.port = record.args[1]  # type: ignore[assignment]
             self.line = record.getMessage()
+            self.port = int(self.line.partition(" (")[0].rpartition(":")[2])
             self._seen.set()
 
     def wait(self) -> int:

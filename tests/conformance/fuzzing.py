@@ -1,7 +1,8 @@
 """One backend under the fuzzer: its server, the fuzzing client, and their logs.
 
 What the report means is left to ``judging.py``, when to look and when to give up to
-``run.py``.
+``run.py``. The other way round, our clients and the fuzzing server, is
+``clients.py``.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import processes
 import python27
-from judging import Verdict, judge
+from judging import NON_STRICT_REASONS, Verdict, judge
 
 # Backend -> what SIMPLE_WS_EXTENSION must be to get it.
 BACKENDS = {"extension": "1", "fallback": "0"}
 
 # Seconds until the server has to say its port; importing takes well under one.
-_START_TIMEOUT = 20.0
+START_TIMEOUT = 20.0
 
 # Seconds without a new line from a fuzzer that has printed a traceback. The slowest
 # case took 25 s on a busy core.
@@ -44,9 +45,15 @@ class BackendRun:
     ``verdict``. ``stop`` may come at any time, and must.
 
     Attributes:
-        backend: the name it is reported under.
+        backend: a name in ``BACKENDS``.
+        name: what it is reported under.
         seconds: how long the fuzzer worked, once it has finished.
     """
+
+    #: Whom the fuzzer talks to.
+    role = "server"
+    #: Cases that may be NON-STRICT.
+    reasons: Mapping[str, str] = NON_STRICT_REASONS
 
     def __init__(self, backend: str, home: Path, server: Path, root: Path) -> None:
         """Take the places; nothing is started yet.
@@ -58,7 +65,7 @@ class BackendRun:
                 ``backend=<name>`` behind it if it has any.
             root: folder the server imports the library from.
         """
-        self.backend = backend
+        self.backend = self.name = backend
         self.seconds = 0.0
         self._home = home
         self._script = server
@@ -110,10 +117,10 @@ class BackendRun:
             expected: how many cases must be there, beside those the fuzzer announced.
         """
         expected = max(expected, self._announced())
-        verdict = judge(self._index(), self.backend, expected)
+        verdict = judge(self._index(), self.name, expected, self.reasons)
         verdict.problems[:0] = self._problems
         if _TRACEBACK in _text(self._server_log):
-            verdict.problems.append("the server printed a traceback")
+            verdict.problems.append(f"the {self.role} printed a traceback")
         if verdict.problems:
             verdict.details += _telling_lines(self._server_log)
         if not verdict.cases:
@@ -122,9 +129,9 @@ class BackendRun:
 
     def progress(self) -> str:
         """Say how far the fuzzer is."""
-        ids = _find_all(r"^Running test case ID (\S+)", self._fuzzer_log)
+        ids = find_all(r"^Running test case ID (\S+)", self._fuzzer_log)
         now = f", now {ids[-1]}" if ids else ""
-        return f"{self.backend}: {len(ids)} of {self._announced()} cases{now}"
+        return f"{self.name}: {len(ids)} of {self._announced()} cases{now}"
 
     def _start_server(self, deadline: float) -> int | None:
         """Start the server; return its port, or None with the problem noted."""
@@ -141,9 +148,9 @@ class BackendRun:
             {**os.environ, **environ},
             self._root,
         )
-        start_deadline = time.monotonic() + _START_TIMEOUT
+        start_deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < start_deadline and self._server.poll() is None:
-            if ports := _find_all(r"^port=(\d+)\b.*\n", self._server_log):
+            if ports := find_all(r"^port=(\d+)\b.*\n", self._server_log):
                 self._check_backend()
                 return int(ports[0])
             processes.pause(deadline)
@@ -152,9 +159,9 @@ class BackendRun:
 
     def _check_backend(self) -> None:
         """Note it where the server runs on another backend than was asked for."""
-        for name in _find_all(r"\bbackend=(\S+)", self._server_log):
+        for name in find_all(r"\bbackend=(\S+)", self._server_log):
             if name != self.backend:
-                self._problems.append(f"the server runs on backend {name}")
+                self._problems.append(f"the {self.role} runs on backend {name}")
 
     def _is_stuck(self) -> bool:
         """Whether the fuzzer has stumbled and waits for nothing, as after a KeyError.
@@ -206,7 +213,7 @@ class BackendRun:
 
     def _announced(self) -> int:
         """Return how many cases the fuzzer set out to run, 0 if it never said."""
-        counts = _find_all(r"^Ok, will run (\d+) test cases", self._fuzzer_log)
+        counts = find_all(r"^Ok, will run (\d+) test cases", self._fuzzer_log)
         return int(counts[0]) if counts else 0
 
     def _index(self) -> dict[str, Any]:
@@ -223,7 +230,7 @@ def _text(path: Path) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
-def _find_all(pattern: str, log: Path) -> list[str]:
+def find_all(pattern: str, log: Path) -> list[str]:
     return re.findall(pattern, _text(log), re.MULTILINE)
 
 

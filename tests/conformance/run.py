@@ -1,9 +1,10 @@
-"""Run the Autobahn test suite against an echo server on each backend.
+"""Run the Autobahn test suite against our server or our clients on each backend.
 
-``python tests/conformance/run.py [--subset]``; README.md beside this file says what the
-numbers mean. All that is installed and reported goes to ``.conformance/`` in the root
-of the checkout. Here are the command line and the order of things; see ``fuzzing.py``
-for a backend's run, ``judging.py`` for the verdict, ``python27.py`` for the suite.
+``python tests/conformance/run.py [--clients] [--subset]``; README.md beside this file
+says what the numbers mean. All that is installed and reported goes to ``.conformance/``
+in the root of the checkout. Here are the command line and the order of things; see
+``fuzzing.py`` and ``clients.py`` for a backend's run, ``judging.py`` for the verdict,
+``python27.py`` for the suite.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import processes
 import python27
+from clients import FACES, ClientRun
 from fuzzing import BACKENDS, BackendRun
 from judging import ALL_CASES, Verdict
 
@@ -62,11 +64,14 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run the Autobahn test suite.")
     parser.add_argument("--backend", choices=[*BACKENDS, "both"], default="both")
+    parser.add_argument(
+        "--clients", action="store_true", help="test the clients, not the server"
+    )
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--subset", action="store_true", help="what is quick")
     choice.add_argument("--cases", help="patterns with commas, e.g. '1.*,9.3.1'")
     parser.add_argument(
-        "--jobs", type=int, choices=(1, 2), default=2, help="backends at a time"
+        "--jobs", type=int, choices=(1, 2), default=2, help="runs at a time"
     )
     parser.add_argument(
         "--timeout", type=float, default=3600, help="seconds for everything"
@@ -84,14 +89,24 @@ def _options() -> argparse.Namespace:
 
 def _run_all(options: argparse.Namespace, deadline: float) -> list[Verdict]:
     backends = list(BACKENDS) if options.backend == "both" else [options.backend]
-    server = options.server.resolve()
-    runs = [BackendRun(backend, _HOME, server, _ROOT) for backend in backends]
+    runs = _runs(options, backends)
     cases = _cases(options)
     with _only_one():
         suite = python27.environment(_HOME, deadline)
         for first in range(0, len(runs), options.jobs):
             _run_together(runs[first : first + options.jobs], suite, cases, deadline)
     return [_report(run, expected=ALL_CASES if cases == ["*"] else 1) for run in runs]
+
+
+def _runs(options: argparse.Namespace, backends: Sequence[str]) -> list[BackendRun]:
+    if options.clients:
+        return [
+            ClientRun(face, backend, _HOME, _ROOT)
+            for face in FACES
+            for backend in backends
+        ]
+    server = options.server.resolve()
+    return [BackendRun(backend, _HOME, server, _ROOT) for backend in backends]
 
 
 def _cases(options: argparse.Namespace) -> list[str]:
@@ -148,7 +163,7 @@ def _wait(runs: Sequence[BackendRun], deadline: float) -> None:
 
 def _report(run: BackendRun, expected: int) -> Verdict:
     verdict = run.verdict(expected)
-    print(f"{run.backend}: {verdict.cases} cases in {run.seconds:.0f} s")
+    print(f"{run.name}: {verdict.cases} cases in {run.seconds:.0f} s")
     print(f"  behavior       {_counts(verdict.behavior)}")
     print(f"  behaviorClose  {_counts(verdict.behavior_close)}")
     for line in verdict.remarks + verdict.problems + verdict.details:
@@ -164,7 +179,7 @@ def _print_summary(verdicts: Sequence[Verdict]) -> None:
     cases = sum(verdict.cases for verdict in verdicts)
     failed = sum(verdict.failed for verdict in verdicts)
     problems = sum(len(verdict.problems) for verdict in verdicts)
-    line = f"{_plural(len(verdicts), 'backend')}, {cases} cases, {failed} failed"
+    line = f"{_plural(len(verdicts), 'run')}, {cases} cases, {failed} failed"
     # "0 failed" alone would look well where a server died before its first case.
     line += f", {_plural(problems, 'other problem')}" if problems else ""
     print(f"conformance: {line}")

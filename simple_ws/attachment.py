@@ -1,0 +1,205 @@
+"""Turning a reactor from within an asyncio loop, of asyncio or uvloop.
+
+Two ways lead there. Where our selector has a descriptor and the loop watches
+descriptors, the loop watches ours. Elsewhere (on Windows) a thread looks for readiness,
+and tells the loop.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .errors import InvalidState
+from .reactor import Reactor
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Attachment", "check_loop"]
+
+#: Seconds that timers of a loop are set for at most: uvloop's have a limit.
+_LONGEST = 86400.0
+#: Seconds to wait for the thread that looks for readiness, when it has been told.
+_PATIENCE = 1.0
+
+
+def check_loop(loop: Any) -> None:
+    """Refuse what is no asyncio loop.
+
+    Raises:
+        TypeError: It is something else.
+        InvalidState: It is closed.
+    """
+    import asyncio
+
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        raise TypeError(f"loop must be an asyncio event loop, not {loop!r}")
+    if loop.is_closed():
+        raise InvalidState("the asyncio loop is closed")
+
+
+class Attachment:
+    """Turns a reactor whenever there is something to do.
+
+    Args:
+        loop: of this thread; it may be running or not yet.
+        reactor: open.
+        after_turn: called after each turn; False ends the attachment.
+
+    Attributes:
+        loop: the loop.
+        ended: a future that is done when it has ended.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reactor: Reactor,
+        after_turn: Callable[[], bool],
+    ) -> None:
+        self.loop = loop
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self._reactor = reactor
+        self._after_turn = after_turn
+        self._over = self._soon = False
+        self._handle: asyncio.Handle | None = None
+        self._watcher: _Watcher | None = None
+        self._fd = -1
+        try:
+            self._fd = reactor.fileno()
+            loop.add_reader(self._fd, self._turn)
+        except (AttributeError, NotImplementedError):
+            self._fd = -1
+            self._watcher = _Watcher(loop, reactor, self._turn_soon)
+        reactor.work_listener = self._turn_soon
+        reactor.eager = True
+        self._turn_soon()
+
+    def end(self) -> None:
+        """Leave the loop; before the reactor is closed."""
+        self._over = True
+        self._reactor.eager = False
+        if self._watcher is not None:
+            self._watcher.end()
+        if self._handle is not None:
+            self._handle.cancel()
+        if self.loop.is_closed():
+            return
+        if self._fd >= 0:
+            self.loop.remove_reader(self._fd)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def finish(self) -> None:
+        """Have the loop run until the end, if it does not run by itself."""
+        import asyncio
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self.loop.run_until_complete(self.ended)
+
+    async def wait(
+        self, stop: Callable[[], object], hurry: Callable[[], object]
+    ) -> None:
+        """Wait for the end.
+
+        Args:
+            stop: brings it about; called when this is cancelled.
+            hurry: brings it about at once; called when it is cancelled again.
+        """
+        import asyncio
+
+        try:
+            await asyncio.shield(self.ended)
+        except asyncio.CancelledError:
+            stop()
+            try:
+                await asyncio.shield(self.ended)
+            except asyncio.CancelledError:
+                hurry()
+            raise
+
+    def _turn(self) -> None:
+        if self._over:
+            return
+        self._soon = False
+        try:
+            self._reactor.run_once(0)
+        finally:
+            # Also when it was interrupted (Ctrl-C): the loop may go on, and so do we.
+            if self._after_turn():
+                self._wait(self._reactor.patience(_LONGEST))
+
+    def _turn_soon(self) -> None:
+        if not self._soon:
+            self._wait(0)
+
+    def _wait(self, seconds: float | None) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._watcher is not None:
+            self._watcher.look()
+        if not seconds:
+            self._soon = True
+            self._handle = self.loop.call_soon(self._turn)
+        else:
+            # uvloop counts milliseconds, and half of one is none: it would spin.
+            seconds = math.ceil(seconds * 1000) / 1000
+            self._handle = self.loop.call_later(seconds, self._turn)
+
+
+class _Watcher:
+    """Looks for readiness in a thread of its own.
+
+    Args:
+        loop: which is told.
+        reactor: open.
+        on_ready: called in the loop.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reactor: Reactor,
+        on_ready: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._reactor = reactor
+        self._on_ready = on_ready
+        self._asked = threading.Semaphore(0)
+        self._looking = self._over = False
+        self._thread = threading.Thread(
+            target=self._work, name="simple_ws watcher", daemon=True
+        )
+        self._thread.start()
+
+    def look(self) -> None:
+        """Look for what is registered now; after each turn."""
+        if self._looking:
+            self._reactor.wake()  # it looks for what was registered before
+        else:
+            self._looking = True
+            self._asked.release()
+
+    def end(self) -> None:
+        """Look no more; before the reactor is closed."""
+        self._over = True
+        self._asked.release()
+        self._reactor.wake()
+        self._thread.join(_PATIENCE)
+
+    def _work(self) -> None:
+        while self._asked.acquire() and not self._over:
+            self._reactor.wait()
+            try:
+                self._loop.call_soon_threadsafe(self._found)
+            except RuntimeError:  # the loop is closed
+                return
+
+    def _found(self) -> None:
+        self._looking = False
+        self._on_ready()

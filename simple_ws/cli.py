@@ -1,0 +1,226 @@
+"""The command line: serve a handler, echo, talk to a server, measure one.
+
+Here are the arguments, the short commands and the exit codes; `cli_connect`,
+`cli_bench` and `cli_reload` do the rest. What is asked for goes to standard output,
+what is said about it to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import platform
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import BACKEND, Server, WebSocket, __version__
+from .cli_bench import add_bench
+from .cli_connect import add_connect
+from .cli_reload import keep_running
+from .errors import ConnectError, ConnectionClosed, WebSocketError
+from .handler import BaseHandler
+
+__all__ = ["main"]
+
+#: Exit codes: what was asked for failed; the arguments were wrong (as argparse has it);
+#: no connection came to be.
+FAILED, USAGE, UNREACHABLE = 1, 2, 3
+
+_EPILOG = """\
+exit codes:
+  0  all went well
+  1  it failed: a connection broke, a message was not sent, a port is taken
+  2  the arguments are wrong
+  3  the server could not be reached, or refused
+"""
+
+
+class UsageError(Exception):
+    """The arguments are well formed, and wrong; the message says what and why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(message)s" if not options.verbose else "%(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        return int(options.run(options) or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return _leave_quietly()
+    except UsageError as error:
+        return _complain(error, USAGE)
+    except ConnectionClosed as error:
+        return _complain(error, FAILED)
+    except ConnectError as error:
+        return _complain(error, UNREACHABLE)
+    except (OSError, WebSocketError, ValueError) as error:
+        return _complain(error, FAILED)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"simple-ws: {error}", file=sys.stderr)
+    return code
+
+
+def _leave_quietly() -> int:
+    """Whoever read our output has gone, as `head` does."""
+    sys.stdout = None  # or Python complains at its end
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="simple-ws",
+        description="Serve WebSockets, talk to a server, measure one.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("-v", "--verbose", action="store_true", help="log everything")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_echo(commands)
+    add_connect(commands)
+    add_bench(commands)
+    info = commands.add_parser("info", help="say what runs here")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    parser.add_argument("--port", type=_port, default=8080, help="0 picks one")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port is from 0 to 65535")
+    return port
+
+
+# serve
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="serve a handler or a server of a module",
+        description="Serve what stands in a module of the current folder.",
+        epilog="example: simple-ws serve chat:Room --static public --reload",
+    )
+    serve.add_argument(
+        "what",
+        metavar="MODULE:NAME",
+        help="a handler class, a handler, a Server, or a function of (msg, client)",
+    )
+    _add_address(serve)
+    serve.add_argument("--path", default="*", help="where to mount it; default: *")
+    serve.add_argument("--static", type=Path, metavar="DIR", help="serve files as well")
+    serve.add_argument(
+        "--reload", action="store_true", help="start anew when a source file changes"
+    )
+    serve.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if options.reload:
+        watched = [Path.cwd(), *([options.static] if options.static else [])]
+        return keep_running(watched)
+    server = _build(_find(options.what), options)
+    if options.static is not None:
+        server.static("/", options.static)
+    _announce(server)
+    server.run()
+    return 0
+
+
+def _find(what: str) -> Any:
+    """What MODULE:NAME means, in the current folder first."""
+    module_name, colon, name = what.partition(":")
+    if not colon or not module_name or not name:
+        raise UsageError(f"MODULE:NAME is wanted, such as chat:Room, not {what!r}")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0] and error.name != module_name:
+            raise
+        raise UsageError(f"there is no module {module_name!r} here") from None
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise UsageError(f"{module_name!r} has no {name!r}") from None
+    return found
+
+
+def _build(found: Any, options: argparse.Namespace) -> Server:
+    if isinstance(found, Server):
+        return found
+    if isinstance(found, type) and issubclass(found, BaseHandler):
+        found = found()
+    server = Server(options.host, options.port)
+    if isinstance(found, BaseHandler):
+        server.mount(options.path, found)
+    elif callable(found):
+        server.route(options.path)(found)
+    else:
+        raise UsageError(
+            f"{options.what} must be a handler, a Server or a function, not {found!r}"
+        )
+    return server
+
+
+def _announce(server: Server) -> None:
+    server.listen()
+    if server.options.unix is None:
+        host = server.host or "localhost"
+        host = f"[{host}]" if ":" in host else host
+        print(f"ws://{host}:{server.port}/", flush=True)
+
+
+# echo and info
+
+
+def _add_echo(commands: Any) -> None:
+    echo = commands.add_parser("echo", help="serve an echo, to try clients on")
+    _add_address(echo)
+    echo.set_defaults(run=_echo)
+
+
+class _Echo(WebSocket):
+    def on_message(self, msg: Any, client: Any) -> Any:
+        return msg
+
+
+def _echo(options: argparse.Namespace) -> int:
+    server = Server(options.host, options.port)
+    server.mount("*", _Echo(max_size=2**24, write_limit=2**25))
+    _announce(server)
+    server.run()
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    rows = {
+        "simple_ws": __version__,
+        "backend": BACKEND,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+        "platform": platform.platform(),
+        "package": str(Path(__file__).parent),
+    }
+    for name, value in rows.items():
+        print(f"{name:<10} {value}")
+    return 0

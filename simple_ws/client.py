@@ -1,0 +1,620 @@
+"""The blocking client: `connect(url)`, and the `Connection` it returns.
+
+    with connect("ws://localhost:8080/") as ws:
+        ws.send("hello")
+        for message in ws:
+            print(message)
+
+There is no thread behind it: whoever waits (in `recv`, `ping`, `close`, or in `send`
+for a slow server) moves the connection meanwhile: reads, answers pings, writes what
+waits. Of several threads that wait one reads and one writes, for all. What is read and
+framed is `client_core`, how the connection comes to be `client_handshake` and
+`client_dial`.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from .client_core import LINGER, ClientCore, explain, may_end_quietly
+from .client_dial import READ, WRITE, Socket, dial, dial_unix, start_tls, wait_for
+from .client_handshake import BODY_PATIENCE, Accepted, Opening, Outcome
+from .client_options import ClientOptions, check_client_options
+from .client_proxy import Tunnel
+from .constants import MAX_READ, CloseCause, CloseCode
+from .errors import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectTimeout,
+    InvalidState,
+    ProxyError,
+)
+from .messages import check_close, check_ping
+from .uri import URI, parse_uri
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self, Unpack
+
+    from .client_options import ConnectOptions
+
+__all__ = ["Connection", "connect"]
+
+_PONG = b"\x8a"
+#: Frames that wait to be sent beyond which only the last of the pongs is kept.
+_MANY_FRAMES = 128
+_FIRST_READ = 64 * 1024
+#: Seconds after which a thread that waits for room only looks whether it must read as
+#: well: otherwise two peers that send to each other may wait for ever.
+_TAKE_OVER = 0.05
+
+_clock = time.monotonic
+_wait_for = wait_for
+
+
+def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
+    """Open a connection to a WebSocket server (RFC 6455 §4.1).
+
+    Args:
+        url: such as "wss://example.com/chat?room=1"; user and password in it are sent
+            as Basic credentials.
+        options: see `client_options.ClientOptions`.
+
+    Returns:
+        The open connection, to be closed by `with` or `close`.
+
+    Raises:
+        TypeError, ValueError: An option is wrong; `InvalidURI`: the address is.
+        HandshakeRefused: The server answered with another status than 101.
+        ConnectError: It could not be connected to, see `errors` for the kinds.
+    """
+    uri = parse_uri(url)
+    return _Opener(uri, check_client_options(uri, options)).open()
+
+
+class Connection(ClientCore):
+    """An open connection to a server; `connect` makes it.
+
+    Threads: one may send while another receives; every method may be called from any
+    thread.
+
+    Attributes:
+        url: the server's address, after redirects, without user and password.
+        headers: the header fields of the server's opening handshake.
+        subprotocol: what was agreed (RFC 6455 §1.9), or None.
+        latency: seconds from the last answered ping to its pong, or None.
+        address: (host, port) of the server, or of the proxy to it.
+    """
+
+    def __init__(
+        self, sock: Socket, uri: URI, accepted: Accepted, options: ClientOptions
+    ) -> None:
+        super().__init__(uri, accepted, options, _clock)
+        self.address: Any = None
+        with suppress(OSError):  # it may have been reset already
+            self.address = sock.getpeername()
+        self._sock = sock
+        # Guards everything; given up only to wait for the socket.
+        self._lock = threading.Condition(threading.Lock())
+        # Frames that the system has not taken; the first may be a part of one.
+        self._outbox: deque[bytes | memoryview] = deque()
+        self._progress_at = self._last_received  # when it last took some
+        self._read_size = _FIRST_READ
+        # Bytes may be there that waiting would not tell of.
+        self._readable = True
+        self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
+        self._covered = 0  # what threads wait for at the socket, for all
+        self._waiters = 0  # how many these are
+        self._eof = False
+        self._released = False
+        self._answers: dict[bytes, _Answer] = {}  # pings that are waited for
+        if accepted.rest:
+            self._feed(accepted.rest)
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close: 1000, 1011 after an error, 1001 where the program is told to end."""
+        if kind is None:
+            self.close()
+        elif issubclass(kind, Exception):
+            self.close(CloseCode.INTERNAL_ERROR)
+        else:
+            self.close(CloseCode.GOING_AWAY)
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """Messages, until the connection ends.
+
+        Raises:
+            ConnectionClosed: It ended with another code than 1000 or 1001, or 1005,
+                which says that there was none.
+        """
+        while True:
+            try:
+                message = self.recv()
+            except ConnectionClosed as error:
+                if may_end_quietly(error):
+                    return
+                raise
+            yield message
+
+    # What a user may do
+
+    def recv(self, timeout: float | None = None) -> str | bytes:
+        """Wait for a message.
+
+        Args:
+            timeout: seconds; None waits until one comes or the connection ends. 0
+                only looks.
+
+        Returns:
+            str for a text message, bytes for a binary one.
+
+        Raises:
+            TimeoutError: None came in time; the connection is as good as before.
+            ConnectionClosed: The connection has ended, and every message was taken.
+        """
+        with self._lock:
+            if not self._inbox:
+                deadline = None if timeout is None else self._clock() + timeout
+                if not self._wait_until(self._has_news, deadline):
+                    raise TimeoutError(f"no message within {timeout:g} s")
+            if not self._inbox:
+                raise self._farewell()
+            was_full = self._full
+            message = self._take()
+            if was_full:
+                self._lock.notify_all()  # there may be room for what others wait for
+            return message
+
+    def send(self, msg: object, binary: bool | None = None) -> None:
+        """Send a message (RFC 6455 §6.1).
+
+        Returns when the system has taken it. While the server does not read, this
+        receives messages for a later `recv`, as many as `read_limit` allows, so that
+        both sides may send at the same time.
+
+        Args:
+            msg: str is sent as text; bytes, bytearray and memoryview as binary; dict
+                and list as JSON text.
+            binary: True sends either as binary, False either as text.
+
+        Raises:
+            TypeError: A message of another type.
+            ValueError: Bytes sent as text that are not valid UTF-8.
+            ConnectionClosed: The connection has ended, or ends now, because the server
+                has read nothing for `write_timeout` (cause `slow_consumer`).
+        """
+        with self._lock:
+            if self._outbox:
+                self._flush()
+                self._wait_until(self._has_room, None)
+            if not self.is_open():
+                raise self._farewell()
+            self._put(self._frame(msg, binary))
+            self._flush()
+            if self._outbox:
+                self._wait_until(self._has_room, None)
+            if self._outbox or self._is_gone():
+                raise self._farewell()
+
+    def ping(self, payload: bytes | str = b"", timeout: float | None = None) -> float:
+        """Send a ping and wait for its pong (RFC 6455 §5.5.2).
+
+        Messages that come meanwhile wait for `recv`; beyond `read_limit` nothing more
+        is read, the pong neither.
+
+        Args:
+            payload: at most 125 bytes; when empty, some that no other ping has.
+            timeout: seconds; None takes `ping_timeout`.
+
+        Returns:
+            Seconds between the two.
+
+        Raises:
+            TypeError, ValueError: The payload is wrong.
+            InvalidState: Another thread waits for the pong to this payload.
+            TimeoutError: No pong came in time; the connection is as good as before.
+            ConnectionClosed: The connection has ended.
+        """
+        payload = check_ping(payload)
+        timeout = self._options.ping_timeout if timeout is None else timeout
+        deadline = None if timeout is None else self._clock() + timeout
+        with self._lock:
+            if not self.is_open():
+                raise self._farewell()
+            if payload in self._answers:
+                raise InvalidState(f"ping {payload!r} is already waited for")
+            payload = self._ping(payload)
+            answer = self._answers[payload] = _Answer()
+            self._flush()
+            try:
+                came = self._wait_until(lambda: answer.came or self._over, deadline)
+            finally:
+                self._answers.pop(payload, None)
+                self._pings.pop(payload, None)
+            if answer.came:
+                return answer.latency
+            if not came:
+                raise TimeoutError(f"no pong within {timeout:g} s")
+            raise self._farewell()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection (RFC 6455 §7.1.2), and wait until it is closed.
+
+        The server has `close_timeout` to answer. Messages that came before can still
+        be received, those that come now are skipped. Does nothing on a connection that
+        has ended.
+
+        Args:
+            code: close code to send; one that may travel on the wire (§7.4).
+            reason: text for people, at most 123 bytes of UTF-8.
+
+        Raises:
+            TypeError: `code` is not an int, or `reason` not a str.
+            ValueError: The code may not travel, or the reason is too long.
+        """
+        code = check_close(code, reason)
+        with self._lock:
+            if self.is_open():
+                self._start_close(code, reason)
+            elif self._loss is not None:
+                self._protocol.conclude(CloseCode.ABNORMAL, *self._loss)
+            self._leave()
+
+    def fileno(self) -> int:
+        """The descriptor, for `select` and its kin; -1 once closed.
+
+        Messages may wait here that the system knows nothing of: when it becomes
+        readable, call `recv(0)` until that raises `TimeoutError`.
+        """
+        return self._sock.fileno()
+
+    # What `ClientCore` asks for
+
+    def _put(self, frame: bytes) -> None:
+        if not self._eof and not self._released:
+            if not self._outbox:
+                self._progress_at = self._clock()
+            self._outbox.append(frame)
+
+    def _put_pong(self, frame: bytes) -> None:
+        last = self._outbox[-1] if len(self._outbox) > _MANY_FRAMES else b""
+        if isinstance(last, bytes) and last[:1] == _PONG:
+            self._outbox.pop()
+        self._put(frame)
+
+    def _on_pong(self, payload: bytes, latency: float) -> None:
+        answer = self._answers.get(payload)
+        if answer is not None:
+            answer.came = True
+            answer.latency = latency
+
+    # Conditions to wait for
+
+    @property
+    def _over(self) -> bool:
+        """Whether nothing can be sent any more, and nothing is being closed."""
+        return self._ended or self._eof
+
+    def _has_news(self) -> bool:
+        return bool(self._inbox) or self._ended
+
+    def _has_room(self) -> bool:
+        return not self._outbox or self._over
+
+    def _is_gone(self) -> bool:
+        return self._eof or self._released
+
+    # Waiting: the lock is held, and given up only meanwhile
+
+    def _wait_until(self, done: Callable[[], bool], deadline: float | None) -> bool:
+        """Move the connection until something is so; False at the deadline."""
+        while not done():
+            events = self._wanted() & ~self._covered
+            if events:
+                self._move(events, deadline)
+            else:  # other threads do it, or the inbox is full until one takes from it
+                left = None if deadline is None else deadline - self._clock()
+                self._lock.wait(left)
+            if deadline is not None and self._clock() >= deadline:
+                return done()
+        return True
+
+    def _move(self, events: int, deadline: float | None) -> None:
+        """Wait for the socket and do what it is ready for; for all threads."""
+        self._covered |= events
+        try:
+            ready = events
+            if not self._readable or not events & READ:
+                ready = self._wait_for_socket(events, self._patience(events, deadline))
+            if ready & READ:
+                self._read()
+            if not ready:
+                self._on_time()
+            self._flush()
+        finally:
+            self._covered &= ~events
+            self._lock.notify_all()
+
+    def _wait_for_socket(self, events: int, timeout: float | None) -> int:
+        self._waiters += 1
+        self._lock.release()
+        try:
+            ready = _wait_for(self._sock, events, timeout)
+        finally:
+            self._lock.acquire()
+            self._waiters -= 1
+            if self._released and not self._waiters:
+                self._sock.close()
+        return 0 if self._released else ready
+
+    def _wanted(self) -> int:
+        """What the socket must be ready for."""
+        reading = 0 if self._full or self._eof else READ
+        return reading | (WRITE if self._outbox else 0)
+
+    def _patience(self, events: int, deadline: float | None) -> float | None:
+        """Seconds to the next thing that time brings."""
+        times = [] if deadline is None else [deadline]
+        if self._outbox:
+            times.append(self._progress_at + self._options.write_timeout)
+        beat = self._next_beat() if self.is_open() else None
+        if beat is not None:
+            times.append(beat)
+        left = min(times) - self._clock() if times else None
+        if not events & READ:
+            # Who reads may leave, or the inbox have room again: look.
+            left = _TAKE_OVER if left is None else min(left, _TAKE_OVER)
+        return left
+
+    def _on_time(self) -> None:
+        """Nothing has come until a deadline: look which one it was."""
+        now, patience = self._clock(), self._options.write_timeout
+        if self._released:
+            return
+        if self._outbox and now - self._progress_at >= patience:
+            reason = f"the server has read nothing for {patience:g} s"
+            self._give_up(CloseCode.ABNORMAL, reason, CloseCause.SLOW_CONSUMER)
+            self._release()
+        elif self._full or self._outbox:
+            # Silence is ours while we do not read; a ping would wait behind the rest.
+            self._last_received = now
+        elif self.is_open() and not self._keep_alive(now):
+            self._give_up_silent()
+            self._flush()
+            self._release()
+
+    # The socket
+
+    def _read(self) -> None:
+        self._readable = False
+        size = self._read_size
+        try:
+            data = self._sock.recv(size)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._on_end(error.strerror or str(error), CloseCause.RESET)
+            return
+        if not data:
+            self._on_end("connection closed without a close frame", CloseCause.EOF)
+            return
+        if len(data) == size:
+            self._readable = True
+            self._read_size = min(size * 2, MAX_READ)
+        elif len(data) < size >> 2 and size > _FIRST_READ:
+            self._read_size = size >> 1
+        if self._pending is not None and self._pending():
+            self._readable = True
+        self._feed(data)
+
+    def _flush(self) -> None:
+        """Write what the system takes."""
+        outbox = self._outbox
+        while outbox:
+            first = outbox[0]
+            try:
+                sent = self._sock.send(first)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._on_write_error(error)
+                return
+            if sent == len(first):
+                outbox.popleft()
+            else:
+                self._progress_at = self._clock()
+                outbox[0] = memoryview(first)[sent:]
+
+    def _on_write_error(self, error: OSError) -> None:
+        """The server has left; what it said before may be here still: why."""
+        self._outbox.clear()
+        self._readable = True
+        while self._readable and not self._full and not self._eof:
+            self._read()
+        self._on_end(error.strerror or str(error), CloseCause.RESET)
+
+    def _on_end(self, reason: str, cause: CloseCause) -> None:
+        self._eof = True
+        self._outbox.clear()
+        self._lose(reason, cause)
+
+    # Ending
+
+    def _farewell(self) -> ConnectionClosed:
+        """Let go of a connection that is not open; return what to raise."""
+        self._leave()
+        return self._closed()
+
+    def _leave(self) -> None:
+        """Wait for the server to close the connection, then let go of it.
+
+        RFC 6455 §7.1.1: the client "SHOULD wait for the server to close the connection
+        but MAY close the connection at any time subject to the definitions".
+        """
+        if not self._released:
+            self._wait_until(self._has_room, None)
+            deadline = self._clock() + self._options.close_timeout
+            self._wait_until(lambda: self._ended or self._is_gone(), deadline)
+            deadline = min(deadline, self._clock() + LINGER)
+            self._wait_until(self._is_gone, deadline)
+        if not self._eof:
+            reason = "no answer to our close frame"
+            self._protocol.conclude(CloseCode.ABNORMAL, reason, CloseCause.LOCAL)
+        self._release()
+
+    def _release(self) -> None:
+        """Close the socket; nothing more comes or goes."""
+        if self._released:
+            return
+        self._released = True
+        self._outbox.clear()
+        self._log_end()
+        if self._waiters:
+            # The descriptor must not be given away while somebody waits for it.
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+        else:
+            self._sock.close()
+        self._lock.notify_all()
+
+
+class _Answer:
+    """What became of a ping."""
+
+    __slots__ = ("came", "latency")
+
+    def __init__(self) -> None:
+        self.came = False
+        self.latency = 0.0
+
+
+class _Opener:
+    """Opens one connection.
+
+    Args:
+        uri: where the user wants to go.
+        options: of the client.
+    """
+
+    def __init__(self, uri: URI, options: ClientOptions) -> None:
+        self._home = uri
+        self._options = options
+        self._opening = Opening(uri, options, stay=options.unix is not None)
+        self._deadline = _clock() + options.open_timeout
+
+    def open(self) -> Connection:
+        while True:
+            uri = self._opening.uri
+            try:
+                sock = self._reach(uri)
+                try:
+                    outcome = self._exchange(sock, self._opening)
+                    if outcome is Outcome.OPEN:
+                        accepted = self._opening.accepted
+                        return Connection(sock, uri, accepted, self._options)
+                except BaseException:
+                    sock.close()
+                    raise
+                sock.close()
+            except OSError as error:
+                if isinstance(error, ConnectError):
+                    raise
+                raise explain(uri, error) from error
+
+    def _left(self) -> float:
+        """Seconds until the deadline.
+
+        Raises:
+            ConnectTimeout: It has passed.
+        """
+        left = self._deadline - _clock()
+        if left <= 0:
+            limit = f"{self._options.open_timeout:g} s"
+            raise ConnectTimeout(str(self._opening.uri), f"not open within {limit}")
+        return left
+
+    def _reach(self, uri: URI) -> Socket:
+        """A socket to the server, with TLS if it must be."""
+        tls = self._options.tls_to(uri, self._home)
+        sock = self._connect(uri)
+        if tls is None:
+            return sock
+        return start_tls(sock, *tls, self._left)
+
+    def _connect(self, uri: URI) -> socket.socket:
+        options = self._options
+        if options.unix is not None:
+            return dial_unix(options.unix, self._left)
+        proxy = options.proxy_to(uri)
+        if proxy is None:
+            return dial(uri.host, uri.port, options.source_address, self._left)
+        return self._connect_by(proxy, uri)
+
+    def _connect_by(self, proxy: URI, uri: URI) -> socket.socket:
+        tunnel = Tunnel(proxy, uri, self._options.user_agent)
+        try:
+            sock = dial(
+                proxy.host, proxy.port, self._options.source_address, self._left
+            )
+        except ConnectError:
+            raise
+        except OSError as error:
+            why = explain(proxy, error).problem
+            raise ProxyError(
+                str(uri), f"the proxy {proxy.host_and_port}: {why}"
+            ) from error
+        try:
+            self._exchange(sock, tunnel)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _exchange(self, sock: Socket, asking: Any) -> Any:
+        """Ask, and return what the answer means (`Opening` or `Tunnel`)."""
+        request = memoryview(asking.begin())
+        while request:
+            try:
+                request = request[sock.send(request) :]
+            except BlockingIOError:
+                _wait_for(sock, WRITE, self._left())
+        outcome = None
+        while not outcome:
+            data = self._receive(sock, asking)
+            outcome = asking.receive(data) if data else asking.receive_eof()
+        return outcome
+
+    def _receive(self, sock: Socket, asking: Any) -> bytes:
+        while True:
+            try:
+                return sock.recv(_FIRST_READ)
+            except BlockingIOError:
+                self._wait_for_answer(sock, asking)
+            except OSError:
+                if not asking.refused:
+                    raise
+                return b""
+
+    def _wait_for_answer(self, sock: Socket, asking: Any) -> None:
+        if not asking.refused:
+            _wait_for(sock, READ, self._left())
+            return
+        # The verdict is here; only an explanation may come behind it.
+        patience = min(self._deadline - _clock(), BODY_PATIENCE)
+        if patience <= 0 or not _wait_for(sock, READ, patience):
+            asking.refuse()

@@ -1,0 +1,416 @@
+"""What both clients have in common: a connection after its opening handshake.
+
+`ClientCore` reads messages out of bytes into an inbox that has a limit, answers pings,
+notes pongs, and knows how the connection ended. It drives `protocol` for that; the
+ordinary message, whole in one frame, it reads and frames by itself. Sockets, waiting,
+time-outs and threads are left to `client` and `aio`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Callable
+from errno import ECONNREFUSED
+from os import urandom
+from socket import gaierror
+
+from .client_handshake import Accepted
+from .client_options import ClientOptions
+from .constants import CloseCause, CloseCode, Opcode, State
+from .errors import ConnectError, ConnectionClosed, ConnectTimeout, TLSError
+from .http11 import Headers
+from .messages import encode_message
+from .protocol import Protocol
+from .speedups import build_frame
+from .uri import URI
+
+__all__ = ["LINGER", "ClientCore", "explain", "may_end_quietly"]
+
+logger = logging.getLogger("simple_ws")
+
+_TEXT = int(Opcode.TEXT)
+_BINARY = int(Opcode.BINARY)
+_PONG = 0x80 | Opcode.PONG
+_FINAL_TEXT = 0x80 | _TEXT
+_FINAL_BINARY = 0x80 | _BINARY
+
+#: Seconds for the server to close the connection when the closing handshake is done:
+#: it is to be the first (RFC 6455 §7.1.1), but nothing else is waited for.
+LINGER = 1.0
+#: What a waiting message takes besides its own bytes, so that empty ones count too.
+_OVERHEAD = 64
+#: Ends that are no fault: an iteration over messages just stops.
+_QUIET = frozenset({CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS})
+
+_FAULTS = frozenset(
+    {
+        CloseCause.PROTOCOL_ERROR,
+        CloseCause.BAD_DATA,
+        CloseCause.TOO_BIG,
+        CloseCause.SLOW_CONSUMER,
+        CloseCause.PING_TIMEOUT,
+    }
+)
+
+_beats = itertools.count(1)
+
+
+def may_end_quietly(error: ConnectionClosed) -> bool:
+    """Whether an iteration over messages just stops here: 1000, 1001, or no code."""
+    return error.code in _QUIET
+
+
+def explain(uri: URI, error: OSError) -> ConnectError:
+    """What to raise where the system could not connect us, and what to try."""
+    url, number = str(uri), _number(error)
+    if isinstance(error, TimeoutError):
+        return ConnectTimeout(url, "the server does not answer")
+    if isinstance(error, gaierror):
+        return ConnectError(
+            url, f"the name of the server is not known: {error.strerror}"
+        )
+    # By name: `ssl` is not there on every Python, and here only if it was needed.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "SSLCertVerificationError" in kinds:
+        why = getattr(error, "verify_message", "")
+        hint = "server_hostname=... or ssl=... with the server's authority may help"
+        return TLSError(url, f"its certificate is not accepted: {why}; {hint}")
+    if "SSLError" in kinds:
+        why = getattr(error, "reason", None) or str(error)
+        hint = "; try ws://" if why == "WRONG_VERSION_NUMBER" else ""
+        return TLSError(url, f"TLS failed: {why}{hint}")
+    if number == ECONNREFUSED:
+        return ConnectError(url, "connection refused; is the server running there?")
+    text = os.strerror(number) if number else str(error)
+    return ConnectError(url, text or "the connection was lost")
+
+
+def _number(error: OSError) -> int | None:
+    """The system's number of an error, also of one that asyncio made of several."""
+    if error.errno is None:
+        numbers = set(re.findall(r"\[Errno (\d+)\]", str(error)))
+        return int(numbers.pop()) if len(numbers) == 1 else None
+    return error.errno
+
+
+class ClientCore:
+    """One open connection, as seen by its client.
+
+    Args:
+        uri: of the server, after redirects.
+        accepted: what was agreed in the opening handshake.
+        options: of this client.
+        clock: seconds that never run backwards.
+
+    Attributes:
+        url: the server's address, after redirects, without user and password.
+        headers: the header fields of the server's opening handshake.
+        subprotocol: what was agreed (RFC 6455 §1.9), or None.
+        latency: seconds from the last answered ping to its pong, or None.
+    """
+
+    def __init__(
+        self,
+        uri: URI,
+        accepted: Accepted,
+        options: ClientOptions,
+        clock: Callable[[], float],
+    ) -> None:
+        self.url = str(uri)
+        self.headers: Headers = accepted.headers
+        self.subprotocol = accepted.subprotocol
+        self.latency: float | None = None
+        agreement = accepted.agreement
+        self._options = options
+        self._clock = clock
+        self._protocol = Protocol(
+            server=False,
+            max_size=options.max_size,
+            max_frame_size=options.max_frame_size,
+            agreement=agreement,
+        )
+        # Payloads below this are sent as they are, in one frame.
+        self._plain_below = self._protocol.max_frame_size + 1
+        if agreement is not None:
+            self._plain_below = min(self._plain_below, agreement.threshold)
+        # Messages, and what each counts.
+        self._inbox: deque[tuple[str | bytes, int]] = deque()
+        self._inbox_size = 0
+        # What came and was not read, because the inbox is full.
+        self._rest = b""
+        self._read_from = 0
+        # Why nothing will come behind the rest: the connection is gone.
+        self._loss: tuple[str, CloseCause] | None = None
+        # Pings that were not answered yet, and when they were sent.
+        self._pings: dict[bytes, float] = {}
+        self._last_received = clock()
+        self._pinged_at: float | None = None
+
+    # What a user may ask
+
+    @property
+    def compressed(self) -> bool:
+        """Whether permessage-deflate was agreed (RFC 7692)."""
+        return self._protocol.agreement is not None
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code that ended it, from whichever side began; None while open.
+
+        1005: the peer's close frame had no code; 1006: there was no close frame
+        (RFC 6455 §7.1.5).
+        """
+        return self._protocol.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that went with the close code."""
+        return self._protocol.close_reason
+
+    @property
+    def close_cause(self) -> CloseCause | None:
+        """Who or what ended it, see `CloseCause`; None while open."""
+        return self._protocol.close_cause
+
+    def is_open(self) -> bool:
+        """Whether messages can be sent: no close began, and nothing was lost."""
+        return self._protocol.state is State.OPEN and self._loss is None
+
+    def __repr__(self) -> str:
+        state = self._protocol.state.name.lower()
+        return f"<{type(self).__name__} {self.url} {state}>"
+
+    # What the owner of the socket provides
+
+    def _put(self, frame: bytes) -> None:
+        """Have a frame sent, behind those before."""
+        raise AssertionError("to be provided")
+
+    def _put_pong(self, frame: bytes) -> None:
+        """The same for a pong, which may take the place of one that has not left.
+
+        RFC 6455 §5.5.3: an endpoint that has not sent the pongs of earlier pings yet
+        "MAY elect to send a Pong frame for only the most recently processed Ping".
+        """
+        raise AssertionError("to be provided")
+
+    def _on_pong(self, payload: bytes, latency: float) -> None:
+        """A ping of ours was answered, by its own pong or by that of a later one."""
+
+    # Receiving
+
+    @property
+    def _full(self) -> bool:
+        """Whether nothing more is to be read until messages are taken."""
+        waiting = self._inbox_size >= self._options.read_limit
+        return waiting and self._protocol.state is State.OPEN
+
+    @property
+    def _ended(self) -> bool:
+        """Whether nothing will enter the inbox any more."""
+        return self._protocol.state is State.CLOSED
+
+    def _feed(self, data: bytes) -> None:
+        """Take bytes of the server."""
+        self._last_received = self._clock()
+        if self._rest:
+            data = self._rest[self._read_from :] + data
+        self._rest, self._read_from = data, 0
+        self._read_on()
+
+    def _lose(self, reason: str, cause: CloseCause) -> None:
+        """The connection is gone; what came before may still be read."""
+        if self._loss is None:
+            self._loss = (reason, cause)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read what has come, while there is room for messages."""
+        protocol, data, pos = self._protocol, self._rest, self._read_from
+        end = len(data)
+        while pos < end and not self._full:
+            if protocol.between_messages:
+                pos = self._read_whole(data, pos, end)
+                if pos == end or self._full:
+                    break
+            pos = protocol.receive(data, pos, end)
+            self._follow()
+        if pos < end:
+            self._rest, self._read_from = data, pos
+            return
+        self._rest, self._read_from = b"", 0
+        if self._loss is not None:
+            protocol.conclude(CloseCode.ABNORMAL, *self._loss)
+
+    def _read_whole(self, data: bytes, pos: int, end: int) -> int:
+        """Take the ordinary messages at the front: whole, in one frame, plain.
+
+        Stops before anything else, faults included: `protocol` judges those.
+        """
+        max_size, room = self._protocol.max_size, self._options.read_limit
+        while end - pos >= 2 and self._inbox_size < room:
+            first, length = data[pos], data[pos + 1]
+            start = pos + 2
+            if length == 126 and end - pos >= 4:
+                length = data[pos + 2] << 8 | data[pos + 3]
+                start = pos + 4
+                if length < 126:
+                    break
+            elif length >= 126:  # masked frames as well
+                break
+            stop = start + length
+            if stop > end or length > max_size:
+                break
+            payload = data[start:stop]
+            if first == _FINAL_TEXT:
+                try:
+                    self._keep(payload.decode(), length)
+                except UnicodeDecodeError:
+                    break
+            elif first == _FINAL_BINARY:
+                self._keep(payload, length)
+            else:
+                break
+            pos = stop
+        return pos
+
+    def _follow(self) -> None:
+        """Do what the protocol has come to: send its answers, keep its message."""
+        protocol = self._protocol
+        for frame in protocol.take_output():
+            if frame[0] == _PONG:
+                self._put_pong(frame)
+            else:
+                self._put(frame)
+        event = protocol.take_event()
+        if event is None:
+            return
+        opcode, payload = event
+        if opcode == _BINARY:
+            self._keep(payload, len(payload))
+        elif opcode == _TEXT:
+            # As many bytes as there are characters, but for those beyond ASCII.
+            size = len(payload) if payload.isascii() else len(payload.encode())
+            self._keep(payload, size)
+        elif opcode == Opcode.PONG:
+            self._note_pong(payload)
+
+    def _keep(self, message: str | bytes, size: int) -> None:
+        size += _OVERHEAD
+        self._inbox.append((message, size))
+        self._inbox_size += size
+
+    def _take(self) -> str | bytes:
+        """The oldest message; then there is room for more.
+
+        Raises:
+            IndexError: There is none.
+        """
+        message, size = self._inbox.popleft()
+        self._inbox_size -= size
+        if self._rest:
+            self._read_on()
+        return message
+
+    def _closed(self) -> ConnectionClosed:
+        """What to raise where the connection is needed open."""
+        protocol = self._protocol
+        if protocol.close_cause is not None:
+            assert protocol.close_code is not None
+            return ConnectionClosed(
+                protocol.close_code, protocol.close_reason, protocol.close_cause
+            )
+        assert self._loss is not None
+        return ConnectionClosed(CloseCode.ABNORMAL, *self._loss)
+
+    # Sending
+
+    def _frame(self, msg: object, binary: bool | None) -> bytes:
+        """A message as it travels; it must be sent then, as it has been compressed.
+
+        Raises:
+            TypeError: A message of another type.
+            ValueError: Bytes sent as text that are not valid UTF-8.
+        """
+        if binary is None and type(msg) is str:
+            opcode, payload = _TEXT, msg.encode()
+        elif binary is None and type(msg) is bytes:
+            opcode, payload = _BINARY, msg
+        else:
+            opcode, payload = encode_message(msg, binary)
+        if len(payload) < self._plain_below:
+            # RFC 6455 §5.3: "The masking key needs to be unpredictable".
+            return build_frame(0x80 | opcode, payload, urandom(4))
+        return self._protocol.send_message(opcode, payload)
+
+    # Pings
+
+    def _ping(self, payload: bytes) -> bytes:
+        """Send a ping; return its payload, made up if it is empty.
+
+        An empty one is like every other: its pong could answer any of them.
+        """
+        payload = payload or b"%x" % next(_beats)
+        self._pings.pop(payload, None)
+        self._pings[payload] = self._clock()
+        self._put(self._protocol.send_ping(payload))
+        return payload
+
+    def _note_pong(self, payload: bytes) -> None:
+        if payload not in self._pings:
+            return  # unsolicited, as §5.5.3 allows
+        now = self._clock()
+        # A pong answers the pings before it as well (§5.5.3).
+        for earlier in list(self._pings):
+            self.latency = now - self._pings.pop(earlier)
+            self._on_pong(earlier, self.latency)
+            if earlier == payload:
+                break
+
+    def _keep_alive(self, now: float) -> bool:
+        """Ping a silent server; False when it has not answered for too long."""
+        interval, patience = self._options.ping_interval, self._options.ping_timeout
+        pinged_at = self._pinged_at
+        if pinged_at is not None and self._last_received >= pinged_at:
+            pinged_at = self._pinged_at = None  # any byte is a sign of life
+        if pinged_at is None:
+            if interval is not None and now - self._last_received >= interval:
+                self._pinged_at = now
+                self._ping(b"")
+        elif patience is not None and now - pinged_at >= patience:
+            return False
+        return True
+
+    def _next_beat(self) -> float | None:
+        """When `_keep_alive` has something to do, by the clock."""
+        interval, patience = self._options.ping_interval, self._options.ping_timeout
+        if self._pinged_at is None or self._last_received >= self._pinged_at:
+            return None if interval is None else self._last_received + interval
+        return None if patience is None else self._pinged_at + patience
+
+    def _give_up_silent(self) -> None:
+        """The server has not answered a ping: close, without waiting for an answer."""
+        reason = f"no answer to a ping for {self._options.ping_timeout:g} s"
+        self._give_up(CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT)
+
+    # Ending
+
+    def _start_close(self, code: int, reason: str) -> None:
+        """Start the closing handshake; messages that come now are skipped."""
+        self._put(self._protocol.send_close(code, reason))
+        self._read_on()
+
+    def _give_up(self, code: int, reason: str, cause: CloseCause) -> None:
+        """Say goodbye to a server that will not answer, and end."""
+        if self._protocol.state is State.OPEN:
+            self._put(self._protocol.send_close(code, reason, cause))
+        self._protocol.conclude(CloseCode.ABNORMAL, reason, cause)
+
+    def _log_end(self) -> None:
+        """Say how it ended; once, and worth a line where it is a fault."""
+        level = logging.INFO if self.close_cause in _FAULTS else logging.DEBUG
+        logger.log(level, "%s: %s", self.url, self._closed())

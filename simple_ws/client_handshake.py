@@ -1,0 +1,522 @@
+"""The opening handshake of a client (RFC 6455 §4.1): the request, and its answer.
+
+Sans-I/O: `Opening` gives the bytes of the request and takes those of the answer. It
+follows redirects by naming the next address; connecting to it, proxies and time-outs
+are left to the clients. A server's side of all this is `handshake`.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import os
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import NoReturn
+
+from .constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT, VERSION
+from .deflate import EXTENSION, Agreement, Deflate, Parameters, parse_extensions
+from .errors import (
+    ConnectError,
+    HandshakeError,
+    HandshakeRefused,
+    InvalidHandshake,
+    InvalidURI,
+)
+from .handshake import accept_key
+from .http11 import Headers
+from .uri import URI
+
+__all__ = ["Accepted", "Offer", "Opening", "Outcome", "ResponseReader", "basic"]
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+#: RFC 9112 §4 and §5: no line folding, no bare CR or LF; the reason may be missing.
+_HEAD = re.compile(
+    rb"HTTP/([0-9])\.([0-9]) ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r\n"
+    rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
+)
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_WINDOW_BITS = re.compile(r"[89]|1[0-5]")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[^\r\n]*)?\r\n")
+
+#: Bytes of a refusal's body that are kept: enough for a sentence or an error document.
+MAX_BODY = 1024
+#: Seconds for that body, once the head of the refusal is here.
+BODY_PATIENCE = 1.0
+#: Redirects that are followed; as many as browsers' `fetch` had at first (RFC 2068).
+MAX_REDIRECTS = 5
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: What is for the one origin only that the user named (RFC 9110 §15.4).
+_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+_HINTS = {
+    200: "; this path answers plain HTTP: is it the right one?",
+    401: "; give credentials: headers={'Authorization': ...} or user:password@host",
+    403: "; the server may ask for another origin=... or other credentials",
+    404: "; is the path right?",
+    426: "; the server wants another protocol",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a client asks for.
+
+    Attributes:
+        subprotocols: what it speaks, by preference.
+        headers: more header fields.
+        cookies: names and values.
+        origin: the page it acts for; None for programs.
+        user_agent: None sends none.
+        compression: what is offered of permessage-deflate, or None.
+    """
+
+    subprotocols: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    cookies: tuple[tuple[str, str], ...] = ()
+    origin: str | None = None
+    user_agent: str | None = "simple_ws"
+    compression: Deflate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the server agreed to.
+
+    Attributes:
+        headers: of its answer.
+        subprotocol: one of those offered, or None.
+        agreement: about compression, or None.
+        rest: what came behind the answer: the first frames.
+    """
+
+    headers: Headers
+    subprotocol: str | None
+    agreement: Agreement | None
+    rest: bytes
+
+
+class Outcome(enum.Enum):
+    """What an answer means, unless it is an error."""
+
+    OPEN = "open"
+    #: `Opening.uri` is another one now: connect to that.
+    REDIRECT = "redirect"
+
+
+class Opening:
+    """The opening handshake with a server, and with those it redirects to.
+
+    Args:
+        uri: where the user wants to go.
+        offer: what is asked for.
+        stay: never follow a redirect to another origin: the connection is made by
+            other means than the address.
+
+    Attributes:
+        uri: where to connect now.
+        accepted: what was agreed, once `receive` returned `Outcome.OPEN`.
+    """
+
+    accepted: Accepted
+
+    def __init__(self, uri: URI, offer: Offer, *, stay: bool = False) -> None:
+        self.uri = uri
+        self._offer = offer
+        self._stay = stay
+        self._home = uri
+        self._at_home = True  # not been sent to another origin yet
+        self._redirects = 0
+        self._key = ""
+        self._reader = ResponseReader()
+
+    def begin(self) -> bytes:
+        """Return the request to be sent to `uri`; anew after each redirect."""
+        # RFC 6455 §4.1, 7: "randomly selected for each connection".
+        self._key = base64.b64encode(os.urandom(16)).decode()
+        self._reader = ResponseReader()
+        return self._request().encode("latin-1")
+
+    def receive(self, data: bytes) -> Outcome | None:
+        """Take bytes of the answer; None means that there must be more.
+
+        Raises:
+            InvalidHandshake: It breaks RFC 6455 §4.1 or RFC 9112.
+            HandshakeRefused: It is another one than 101, and complete.
+        """
+        try:
+            self._reader.feed(data)
+            return self._judge()
+        except HandshakeError as error:
+            raise InvalidHandshake(str(self.uri), str(error)) from None
+
+    def receive_eof(self) -> Outcome:
+        """The server has closed the connection.
+
+        Raises:
+            ConnectError: Before the head of its answer was complete.
+            HandshakeRefused: Behind it.
+        """
+        if not self._reader.status:
+            when = "in the middle of" if self._reader.begun else "without"
+            problem = f"the server closed the connection {when} an answer"
+            raise ConnectError(str(self.uri), problem)
+        self._reader.feed_eof()
+        outcome = self._judge()
+        assert outcome is not None
+        return outcome
+
+    @property
+    def refused(self) -> bool:
+        """Whether only the rest of a refusal's body is waited for."""
+        return self._reader.status not in (0, 101)
+
+    def _request(self) -> str:
+        """RFC 6455 §4.1; without credentials where a redirect has led us."""
+        offer, uri, at_home = self._offer, self.uri, self._at_home
+        fields = [
+            ("Host", uri.authority),
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Key", self._key),
+            ("Sec-WebSocket-Version", VERSION),
+        ]
+        if offer.origin is not None:
+            fields.append(("Origin", offer.origin))
+        if offer.subprotocols:
+            fields.append(("Sec-WebSocket-Protocol", ", ".join(offer.subprotocols)))
+        if offer.compression is not None:
+            fields.append(("Sec-WebSocket-Extensions", _offered(offer.compression)))
+        if offer.user_agent is not None:
+            fields.append(("User-Agent", offer.user_agent))
+        if offer.cookies and at_home:
+            pairs = (f"{name}={value}" for name, value in offer.cookies)
+            fields.append(("Cookie", "; ".join(pairs)))
+        own = [
+            (name, value)
+            for name, value in offer.headers
+            if at_home or name.lower() not in _CREDENTIALS
+        ]
+        named = any(name.lower() == "authorization" for name, _ in own)
+        user = self._home.user
+        if user is not None and at_home and not named:
+            fields.append(("Authorization", basic(user, self._home.password)))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields + own)
+        return f"GET {uri.target} HTTP/1.1\r\n{lines}\r\n"
+
+    def _judge(self) -> Outcome | None:
+        reader = self._reader
+        if not reader.status:
+            return None
+        if reader.status == 101:
+            self.accepted = self._check_upgrade()
+            return Outcome.OPEN
+        location = reader.headers.get("Location")
+        if reader.status in _REDIRECTS and location is not None:
+            self._follow(location)
+            return Outcome.REDIRECT
+        if reader.complete:
+            self.refuse()
+        return None
+
+    # Redirects
+
+    def _follow(self, location: str) -> None:
+        """Go where a redirect leads, as far as that is safe."""
+        try:
+            uri = self.uri.join(location)
+        except InvalidURI as error:
+            self.refuse(f"; it redirects to {error}")
+        self._redirects += 1
+        if self._redirects > MAX_REDIRECTS:
+            self.refuse(f"; these are more than {MAX_REDIRECTS} redirects")
+        if self.uri.secure and not uri.secure:
+            self.refuse(f"; it redirects to {uri}, which is without TLS")
+        if uri.origin != self._home.origin:
+            if self._stay:
+                self.refuse(f"; it redirects to {uri}, which is another server")
+            self._at_home = False
+        self.uri = uri
+
+    def refuse(self, hint: str | None = None) -> NoReturn:
+        """Say what the server answered in place of 101, with what came of the body.
+
+        Raises:
+            HandshakeRefused: Always.
+        """
+        reader = self._reader
+        if hint is None:
+            hint = _hint(reader.status, reader.headers)
+        raise HandshakeRefused(
+            str(self.uri),
+            f"the server answered {reader.describe()}{hint}",
+            reader.status,
+            reader.headers,
+            reader.body,
+        )
+
+    # The server's opening handshake (RFC 6455 §4.1, from "Once the client's...")
+
+    def _check_upgrade(self) -> Accepted:
+        reader = self._reader
+        headers = reader.headers
+        if reader.version < (1, 1):
+            raise _wrong("it speaks HTTP/1.0")
+        if headers.tokens("Upgrade") != ["websocket"]:
+            raise _wrong("its Upgrade field does not say websocket")
+        if "upgrade" not in headers.tokens("Connection"):
+            raise _wrong("its Connection field does not say Upgrade")
+        if headers.get_all("Sec-WebSocket-Accept") != [accept_key(self._key)]:
+            raise _wrong("its Sec-WebSocket-Accept field does not answer our key")
+        subprotocol = self._check_subprotocol(headers)
+        agreement = self._check_extensions(headers)
+        return Accepted(headers, subprotocol, agreement, reader.rest)
+
+    def _check_subprotocol(self, headers: Headers) -> str | None:
+        chosen = headers.get_all("Sec-WebSocket-Protocol")
+        if not chosen:
+            return None
+        # §11.3.4: it "MUST NOT appear more than once in an HTTP response".
+        if len(chosen) > 1 or chosen[0] not in self._offer.subprotocols:
+            raise _wrong(f"subprotocol {', '.join(chosen)!r} was not offered")
+        return chosen[0]
+
+    def _check_extensions(self, headers: Headers) -> Agreement | None:
+        try:
+            found = parse_extensions(headers.get_all("Sec-WebSocket-Extensions"))
+        except HandshakeError:
+            raise _wrong("its Sec-WebSocket-Extensions field is malformed") from None
+        agreement = None
+        for name, parameters in found:
+            config = self._offer.compression
+            if name != EXTENSION or config is None or agreement is not None:
+                raise _wrong(f"extension {name!r} was not offered")
+            agreement = _agree(parameters, config)
+        return agreement
+
+
+def basic(user: str, password: str | None) -> str:
+    """The credentials of an address, as a header field has them (RFC 7617 §2)."""
+    return "Basic " + base64.b64encode(f"{user}:{password or ''}".encode()).decode()
+
+
+def _wrong(problem: str) -> HandshakeError:
+    return HandshakeError(400, f"the server's answer is wrong: {problem}")
+
+
+def _hint(status: int, headers: Headers) -> str:
+    versions = headers.get_all("Sec-WebSocket-Version")
+    if versions:  # RFC 6455 §4.4
+        return f"; it speaks version {', '.join(versions)} of the protocol, not 13"
+    return _HINTS.get(status, "")
+
+
+# permessage-deflate (RFC 7692 §5 and §7.1), as the client sees it
+
+
+def _offered(config: Deflate) -> str:
+    """The value of our Sec-WebSocket-Extensions."""
+    offer = [EXTENSION]
+    if config.server_no_context_takeover:
+        offer.append("server_no_context_takeover")
+    if config.client_no_context_takeover:
+        offer.append("client_no_context_takeover")
+    if config.server_max_window_bits < 15:
+        offer.append(f"server_max_window_bits={config.server_max_window_bits}")
+    # §7.1.2.2: without a value it says that the server may choose.
+    bits = config.client_max_window_bits
+    offer.append("client_max_window_bits" + (f"={bits}" if bits < 15 else ""))
+    return "; ".join(offer)
+
+
+def _agree(parameters: Parameters, config: Deflate) -> Agreement:
+    """What the server's answer to that means.
+
+    Raises:
+        HandshakeError: It is no answer to it. RFC 7692 §7.1: a client "MUST _Fail the
+            WebSocket Connection_" then.
+    """
+    answer = _read_answer(parameters)
+    asked_bits = config.server_max_window_bits
+    server_bits = int(answer.get("server_max_window_bits", 15))
+    # §7.1.1.1 and §7.1.2.1: who accepts an offer with these says so.
+    if config.server_no_context_takeover and "server_no_context_takeover" not in answer:
+        raise _wrong("server_no_context_takeover is missing")
+    if server_bits > asked_bits:
+        raise _wrong(f"server_max_window_bits={server_bits}, asked {asked_bits}")
+    client_bits = int(answer.get("client_max_window_bits", 15))
+    # §7.1.2.2: "a value equal to or smaller than the received value".
+    offered_bits = config.client_max_window_bits
+    if "client_max_window_bits" in answer and client_bits > offered_bits:
+        raise _wrong(f"client_max_window_bits={client_bits}, offered {offered_bits}")
+    return Agreement(
+        # §7.1.1.2: a server may ask for this whether or not we offered it.
+        send_takeover=not (
+            config.client_no_context_takeover or "client_no_context_takeover" in answer
+        ),
+        receive_takeover="server_no_context_takeover" not in answer,
+        send_window_bits=min(client_bits, offered_bits),
+        receive_window_bits=server_bits,
+        level=config.level,
+        mem_level=config.mem_level,
+        threshold=config.threshold,
+    )
+
+
+def _read_answer(parameters: Parameters) -> dict[str, int]:
+    answer: dict[str, int] = {}
+    for name, value in parameters:
+        if name in answer:
+            raise _wrong(f"{name} is there twice")
+        if name in ("server_no_context_takeover", "client_no_context_takeover"):
+            if value is not None:
+                raise _wrong(f"{name}={value}")
+            answer[name] = 1
+        elif name in ("server_max_window_bits", "client_max_window_bits"):
+            if value is None or not _WINDOW_BITS.fullmatch(value):
+                raise _wrong(f"{name}={value}")
+            answer[name] = int(value)
+        else:
+            raise _wrong(f"{EXTENSION} has a parameter {name!r}")
+    return answer
+
+
+class ResponseReader:
+    """Reads an HTTP answer at any byte boundary: its head, and an excerpt of its body.
+
+    Args:
+        tunnel: it answers a CONNECT, and has no body when it is a success.
+
+    Attributes:
+        begun: something has come.
+        status: 0 until the head is complete.
+        version: (1, 1) for HTTP/1.1.
+        headers: the header fields.
+        body: its first bytes, at most `MAX_BODY`.
+        rest: what came behind a head without a body.
+        complete: no more of the body is wanted.
+    """
+
+    def __init__(self, *, tunnel: bool = False) -> None:
+        self.begun = False
+        self.status = 0
+        self.version = (0, 0)
+        self.headers = Headers()
+        self.body = b""
+        self.rest = b""
+        self.complete = False
+        self._tunnel = tunnel
+        self._buffer = bytearray()
+        self._size = 0  # bytes of heads so far, those of interim answers included
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes.
+
+        Raises:
+            HandshakeError: This is no answer of HTTP/1.1, or beyond a limit.
+        """
+        self.begun = True
+        self._buffer += data
+        while not self.status and (end := self._find_end()) >= 0:
+            self._read_head(bytes(self._buffer[:end]))
+            self._size += end
+            del self._buffer[:end]
+        if self.status:
+            self._read_body()
+
+    def feed_eof(self) -> None:
+        """The peer has closed the connection: there is no more of the body."""
+        self.complete = True
+
+    def describe(self) -> str:
+        """Status and phrase, and the first line of a text."""
+        try:
+            phrase = f" {HTTPStatus(self.status).phrase}"
+        except ValueError:
+            phrase = ""
+        kind = self.headers.get("Content-Type", "text/plain")
+        line = self.body.decode("utf-8", "replace").strip().partition("\n")[0][:200]
+        shown = kind.startswith("text/plain") and line.isprintable() and line
+        return f"{self.status}{phrase}" + (f" ({line.strip()})" if shown else "")
+
+    def _find_end(self) -> int:
+        """Where the head ends, or -1."""
+        buffer = self._buffer
+        start = bytes(buffer[:5])
+        if start != b"HTTP/"[: len(start)]:
+            hint = ", but TLS: try wss://" if start.startswith(b"\x15\x03") else ""
+            raise HandshakeError(400, f"it does not speak HTTP{hint}")
+        room = MAX_HEAD_SIZE - self._size
+        end = buffer.find(b"\r\n\r\n", 0, room)
+        if _BARE_LF.search(buffer, 0, len(buffer) if end < 0 else end):
+            raise HandshakeError(400, "a line of its answer ends without CR LF")
+        if end < 0 and len(buffer) >= room:
+            limit = f"{MAX_HEAD_SIZE:,} bytes"
+            raise HandshakeError(400, f"the head of its answer exceeds {limit}")
+        return end + 4 if end >= 0 else -1
+
+    def _read_head(self, head: bytes) -> None:
+        match = _HEAD.fullmatch(head)
+        if match is None:
+            raise HandshakeError(400, "the head of its answer is malformed")
+        major, minor, status, fields = match.groups()
+        lines = fields.decode("latin-1").split("\r\n")[:-1]
+        if len(lines) > MAX_HEADER_COUNT:
+            limit = f"{MAX_HEADER_COUNT} header lines"
+            raise HandshakeError(400, f"its answer has more than {limit}")
+        # RFC 9110 §15.2: "A client MUST be able to parse one or more 1xx responses
+        # received prior to a final response, even if the client does not expect one."
+        if int(status) >= 200 or int(status) == 101:
+            self.status = int(status)
+            self.version = (int(major), int(minor))
+            parts = (line.partition(":") for line in lines)
+            self.headers = Headers((part[0], part[2].strip(" \t")) for part in parts)
+
+    def _read_body(self) -> None:
+        if self.status == 101 or (self._tunnel and 200 <= self.status < 300):
+            self.rest += self._buffer
+            self._buffer.clear()
+            self.complete = True
+        elif self.status in (204, 304):
+            self.complete = True
+        elif "chunked" in self.headers.tokens("Transfer-Encoding"):
+            self.body, self.complete = _read_chunks(bytes(self._buffer))
+            self._keep(MAX_HEAD_SIZE)
+        else:
+            length = self.headers.get("Content-Length", "")
+            wanted = min(int(length), MAX_BODY) if _is_length(length) else MAX_BODY
+            self.body = bytes(self._buffer[:wanted])
+            self.complete = len(self.body) == wanted
+            self._keep(MAX_BODY)
+
+    def _keep(self, limit: int) -> None:
+        """Stop where no more than an excerpt will be looked at."""
+        if len(self._buffer) > limit:
+            self.complete = True
+
+
+def _is_length(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,18}", text) is not None
+
+
+def _read_chunks(data: bytes) -> tuple[bytes, bool]:
+    """The body in chunks (RFC 9112 §7.1) as far as it is here and wanted.
+
+    What is malformed ends it: it is only shown to people.
+    """
+    body, pos = b"", 0
+    while len(body) < MAX_BODY:
+        size = _CHUNK.match(data, pos)
+        if size is None:
+            malformed = b"\n" in data[pos:] or len(data) - pos > MAX_BODY
+            return body, malformed
+        length = int(size[1], 16)
+        body += data[size.end() : size.end() + length]
+        pos = size.end() + length + 2
+        if length == 0:
+            return body, True
+        if pos > len(data):
+            break
+    return body[:MAX_BODY], len(body) >= MAX_BODY

@@ -1,0 +1,355 @@
+"""Options of both clients: their defaults, what they may be, what they mean.
+
+A wrong value is refused when it is given, with the option's name, the value and what is
+allowed; so are options that contradict each other or the address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from .client_handshake import Offer
+from .client_proxy import parse_proxy, proxy_for
+from .deflate import Deflate
+from .options import check_options
+from .uri import URI
+
+if TYPE_CHECKING:
+    import os
+    from ssl import SSLContext
+
+__all__ = ["ClientOptions", "ConnectOptions", "check_client_options"]
+
+#: What `compression=True` offers: the server may choose the windows. They cost memory
+#: once a connection, of which a server has many and a client few.
+_DEFLATE = Deflate(server_max_window_bits=15, client_max_window_bits=15)
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The keyword arguments of `connect`, for type checkers; see `ClientOptions`."""
+
+    subprotocols: Iterable[str]
+    headers: Mapping[str, str] | Iterable[tuple[str, str]]
+    cookies: Mapping[str, str]
+    origin: str | None
+    user_agent: str | None
+    compression: Deflate | bool | None
+    max_size: int | None
+    max_frame_size: int | None
+    read_limit: int
+    open_timeout: float
+    close_timeout: float
+    write_timeout: float
+    ping_interval: float | None
+    ping_timeout: float | None
+    ssl: SSLContext | bool | None
+    server_hostname: str | None
+    proxy: str | bool | None
+    source_address: tuple[str, int] | None
+    unix: str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions(Offer):
+    """Options with their defaults; times in seconds, sizes in bytes.
+
+    Attributes:
+        subprotocols: what we speak, by preference.
+        headers: more header fields of the handshake, a mapping or pairs; not those
+            that are the handshake's own or have an option.
+        cookies: a mapping of names to values.
+        origin: the page we act for; None for programs.
+        user_agent: None sends none.
+        compression: what is offered of permessage-deflate: True, False, or a
+            `Deflate` with parameters of your own.
+        max_size: largest incoming message, after inflation; None takes any.
+        max_frame_size: largest payload of one outgoing frame; None never splits.
+        read_limit: messages that wait to be received; beyond, nothing more is read
+            from the server until some are.
+        open_timeout: for everything until the connection is open.
+        close_timeout: for the server's answer to our close frame.
+        write_timeout: for the server to read at least something of what we send.
+        ping_interval: a server silent for so long is pinged; None never.
+        ping_timeout: no sign of life so long after a ping: given up, cause
+            `ping_timeout`; None never.
+        ssl: TLS by this context; None or True for the default one, which checks the
+            certificate. For wss only.
+        server_hostname: the name the certificate must be for, in place of the host.
+        proxy: True asks environment and system settings, an address such as
+            "http://user:password@host:port" names one, None or False use none.
+        source_address: (host, port) to connect from; port 0 lets the system choose.
+        unix: path of a Unix socket to connect to, in place of host and port.
+    """
+
+    compression: Deflate | None = _DEFLATE
+    max_size: int | None = 2**20
+    max_frame_size: int | None = None
+    read_limit: int = 2**20
+    open_timeout: float = 10.0
+    close_timeout: float = 10.0
+    write_timeout: float = 20.0
+    ping_interval: float | None = 20.0
+    ping_timeout: float | None = 20.0
+    ssl: SSLContext | None = None
+    server_hostname: str | None = None
+    proxy: URI | bool = True
+    source_address: tuple[str, int] | None = None
+    unix: str | None = None
+
+    def proxy_to(self, uri: URI) -> URI | None:
+        """The proxy to reach a server by, or None.
+
+        Raises:
+            InvalidURI: The environment names one of a kind that is not spoken to.
+        """
+        if self.unix is not None or self.proxy is False:
+            return None
+        return proxy_for(uri) if self.proxy is True else self.proxy
+
+    def tls_to(self, uri: URI, home: URI) -> tuple[SSLContext, str] | None:
+        """Context and name for TLS with a server, or None where it is without.
+
+        Args:
+            uri: the server.
+            home: the one the user named; `server_hostname` is for that one.
+        """
+        if not uri.secure:
+            return None
+        import ssl  # some builds of Python have none
+
+        name = self.server_hostname if uri.origin == home.origin else None
+        return self.ssl or ssl.create_default_context(), name or uri.tls_name
+
+
+def check_client_options(uri: URI, given: Mapping[str, Any]) -> ClientOptions:
+    """Check options as a user gave them.
+
+    Args:
+        uri: where to.
+        given: names and values.
+
+    Raises:
+        TypeError: An unknown option, or a value of a wrong type.
+        ValueError: A value out of range, or one that contradicts another.
+    """
+    checked = {}
+    for name, value in given.items():
+        if name not in _CHECKS:
+            raise TypeError(
+                f"unknown option {name!r}; options are {', '.join(sorted(_CHECKS))}"
+            )
+        checked[name] = _CHECKS[name](name, value)
+    for name in ("ssl", "server_hostname"):
+        if given.get(name) is not None and not uri.secure:
+            raise ValueError(f"{name} is for wss addresses, not for {uri}")
+    if checked.get("unix") is not None:
+        for name in ("proxy", "source_address"):
+            if given.get(name) not in (None, True, False):
+                raise ValueError(f"{name} is of no use with unix={given['unix']!r}")
+    return ClientOptions(**checked)
+
+
+Check = Callable[[str, Any], Any]
+
+
+def _as_of_server(name: str, value: Any) -> Any:
+    """Of the same kind as the server's option of this name."""
+    return check_options({name: value})[name]
+
+
+def _seconds(name: str, value: Any) -> float:
+    # It is no option of the server's; those for times are all of one kind.
+    try:
+        return float(check_options({"open_timeout": value})["open_timeout"])
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("open_timeout", name, 1)) from None
+
+
+def _or_none(check: Check) -> Check:
+    def or_none(name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            return check(name, value)
+        except (TypeError, ValueError) as error:
+            text = str(error).replace(", not ", " or None, not ", 1)
+            raise type(error)(text) from None
+
+    return or_none
+
+
+def _size(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number of bytes, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1 bytes, not {value!r}")
+    return value
+
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+#: RFC 9110 §5.5; no space at either end.
+_FIELD_VALUE = re.compile(
+    r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*"
+    r"[\x21-\x7e\x80-\xff])?)?"
+)
+#: RFC 6265 §4.1.1, with the spaces, commas and quotes that are met in practice.
+_COOKIE_VALUE = re.compile(
+    r"(?:[\x21-\x3a\x3c-\x7e](?:[\x20-\x3a\x3c-\x7e]*"
+    r"[\x21-\x3a\x3c-\x7e])?)?"
+)
+#: Header fields that are the handshake's own, or say how long its body is.
+_FORBIDDEN = frozenset(
+    {"host", "upgrade", "connection", "content-length", "transfer-encoding"}
+)
+#: Header fields that have an option.
+_HAVE_OPTIONS = {
+    "cookie": "cookies",
+    "origin": "origin",
+    "user-agent": "user_agent",
+    "sec-websocket-protocol": "subprotocols",
+    "sec-websocket-extensions": "compression",
+}
+
+
+def _headers(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else value
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
+        raise TypeError(f"{name} must be a mapping or pairs, not {value!r}")
+    return tuple(_header(name, pair) for pair in pairs)
+
+
+def _header(name: str, pair: Any) -> tuple[str, str]:
+    if (
+        not isinstance(pair, tuple | list)
+        or len(pair) != 2
+        or not all(isinstance(part, str) for part in pair)
+    ):
+        raise TypeError(f"{name} must hold pairs of two strings, not {pair!r}")
+    field, value = pair
+    if not _TOKEN.fullmatch(field):
+        raise ValueError(f"{name}: {field!r} is no name of a header field")
+    lower = field.lower()
+    if lower in _HAVE_OPTIONS:
+        raise ValueError(
+            f"{name}: for {field} there is the option {_HAVE_OPTIONS[lower]}"
+        )
+    if lower in _FORBIDDEN or lower.startswith("sec-websocket-"):
+        raise ValueError(f"{name}: {field} is the handshake's own")
+    return field, _field_value(f"{name}: {field}", value)
+
+
+def _field_value(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {value!r}")
+    if not _FIELD_VALUE.fullmatch(value):
+        raise ValueError(
+            f"{name} must be latin-1 text without line breaks, not {value!r}"
+        )
+    return value
+
+
+def _cookies(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of names to values, not {value!r}")
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise TypeError(f"{name} must hold strings, not {key!r}: {text!r}")
+        if not _TOKEN.fullmatch(key):
+            raise ValueError(
+                f"{name}: {key!r} is no name of a cookie (RFC 6265 §4.1.1)"
+            )
+        if not _COOKIE_VALUE.fullmatch(text):
+            raise ValueError(
+                f"{name}: {key} must be ASCII text without semicolons, not {text!r}"
+            )
+    return tuple(value.items())
+
+
+def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
+    names: tuple[str, ...] = _as_of_server(name, value)
+    # RFC 6455 §4.1, 10: "the elements that comprise this value MUST [...] all be
+    # unique strings".
+    if len(set(names)) < len(names):
+        raise ValueError(f"{name} must hold each name once, not {value!r}")
+    return names
+
+
+def _compression(name: str, value: Any) -> Deflate | None:
+    if value is True:
+        return _DEFLATE
+    config: Deflate | None = _as_of_server(name, value)
+    return config
+
+
+def _ssl(name: str, value: Any) -> SSLContext | None:
+    if value is None or value is True:
+        return None
+    import ssl
+
+    if not isinstance(value, ssl.SSLContext):
+        raise TypeError(
+            f"{name} must be an ssl.SSLContext, True or None, not {value!r}"
+        )
+    return value
+
+
+def _server_hostname(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a host name, not {value!r}")
+    if not value or not value.isascii() or not value.isprintable():
+        raise ValueError(f"{name} must be a host name, not {value!r}")
+    return value
+
+
+def _proxy(name: str, value: Any) -> URI | bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{name} must be True, None or an address such as "
+            f"'http://host:port', not {value!r}"
+        )
+    try:
+        return parse_proxy(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _source_address(name: str, value: Any) -> tuple[str, int]:
+    if (
+        not isinstance(value, tuple)
+        or len(value) != 2
+        or not isinstance(value[0], str)
+        or not isinstance(value[1], int)
+    ):
+        raise TypeError(f"{name} must be (host, port), not {value!r}")
+    if not 0 <= value[1] <= 65535:
+        raise ValueError(f"{name}: the port must be from 0 to 65535, not {value[1]}")
+    return value
+
+
+_CHECKS: dict[str, Check] = {
+    "subprotocols": _subprotocols,
+    "headers": _headers,
+    "cookies": _cookies,
+    "origin": _or_none(_field_value),
+    "user_agent": _or_none(_field_value),
+    "compression": _compression,
+    "max_size": _as_of_server,
+    "max_frame_size": _as_of_server,
+    "read_limit": _size,
+    "open_timeout": _as_of_server,
+    "close_timeout": _as_of_server,
+    "write_timeout": _seconds,
+    "ping_interval": _or_none(_as_of_server),
+    "ping_timeout": _or_none(_as_of_server),
+    "ssl": _ssl,
+    "server_hostname": _or_none(_server_hostname),
+    "proxy": _proxy,
+    "source_address": _or_none(_source_address),
+    "unix": _as_of_server,
+}
+assert set(_CHECKS) == {field.name for field in fields(ClientOptions)}

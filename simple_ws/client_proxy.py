@@ -1,0 +1,136 @@
+"""HTTP proxies of the clients: which one to use, and its CONNECT (RFC 9110 §9.3.6).
+
+RFC 6455 §4.1 has a client with a proxy ask that proxy for a TCP connection to the
+server, with TLS or without. Sans-I/O but for a look at the environment.
+"""
+
+from __future__ import annotations
+
+from .client_handshake import ResponseReader, basic
+from .errors import HandshakeError, InvalidURI, ProxyError
+from .uri import URI, parse_uri, without_password
+
+__all__ = ["Tunnel", "parse_proxy", "proxy_for"]
+
+
+def parse_proxy(address: str) -> URI:
+    """Read the address of a proxy: "http://user:password@host:port" or "host:port".
+
+    Raises:
+        ValueError: It is none, or one of another kind.
+    """
+    scheme = address.partition("://")[0].lower() if "://" in address else ""
+    if scheme not in ("", "http"):
+        raise ValueError(f"only http:// proxies are spoken to, not {scheme}://")
+    return parse_uri(address if scheme else f"http://{address}")
+
+
+def proxy_for(uri: URI) -> URI | None:
+    """The proxy that environment or system settings name for a server, if any.
+
+    `wss_proxy` or `https_proxy` is taken for wss, `ws_proxy` or `http_proxy` for ws,
+    otherwise `all_proxy`; hosts in `no_proxy` are connected to directly.
+
+    Raises:
+        InvalidURI: It is a proxy of a kind that is not spoken to.
+    """
+    # Not before it is needed: it takes some 20 ms to import.
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    kinds = ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
+    address = next((proxies[kind] for kind in kinds if proxies.get(kind)), None)
+    if address is None or proxy_bypass(uri.host_and_port) or proxy_bypass(uri.host):
+        return None
+    try:
+        return parse_proxy(address)
+    except ValueError as error:
+        problem = error.problem if isinstance(error, InvalidURI) else str(error)
+        raise InvalidURI(
+            str(uri),
+            f"the proxy of the environment, {without_password(address)}, cannot be "
+            f"used: {problem}; proxy=None connects directly",
+        ) from None
+
+
+class Tunnel:
+    """The opening of a way through a proxy.
+
+    Args:
+        proxy: its address.
+        uri: where to.
+        user_agent: as in the handshake; None sends none.
+    """
+
+    def __init__(self, proxy: URI, uri: URI, user_agent: str | None) -> None:
+        self._proxy = proxy
+        self._uri = uri
+        self._user_agent = user_agent
+        self._reader = ResponseReader(tunnel=True)
+
+    def begin(self) -> bytes:
+        """Return the request to be sent to the proxy."""
+        target = self._uri.host_and_port
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+        if self._user_agent is not None:
+            lines.append(f"User-Agent: {self._user_agent}")
+        if self._proxy.user is not None:
+            credentials = basic(self._proxy.user, self._proxy.password)
+            lines.append(f"Proxy-Authorization: {credentials}")
+        return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+
+    def receive(self, data: bytes) -> bool:
+        """Take bytes of the answer; True when the way is open.
+
+        Raises:
+            ProxyError: It will not be.
+        """
+        reader = self._reader
+        try:
+            reader.feed(data)
+        except HandshakeError as error:
+            self._fail(f"does not answer as one: {error}")
+        if not reader.complete:
+            return False
+        if not 200 <= reader.status < 300:
+            self.refuse()
+        if reader.rest:
+            # A server says nothing before it is asked (RFC 6455 §4.2, TLS).
+            self._fail("sent bytes of its own behind its answer")
+        return True
+
+    def receive_eof(self) -> None:
+        """The proxy has closed the connection before the way was open.
+
+        Raises:
+            ProxyError: Always.
+        """
+        if self._reader.status:
+            self.refuse()
+        self._fail("closed the connection without an answer")
+
+    @property
+    def refused(self) -> bool:
+        """Whether only the rest of a refusal's body is waited for."""
+        return self._reader.status >= 300 or self._reader.status == 101
+
+    def refuse(self) -> None:
+        """Say what the proxy answered, with what came of the body.
+
+        Raises:
+            ProxyError: Always.
+        """
+        hint = ""
+        if self._reader.status == 407:
+            hint = "; give credentials: proxy='http://user:password@host:port'"
+        self._fail(f"answered {self._reader.describe()}{hint}")
+
+    def _fail(self, problem: str) -> None:
+        reader = self._reader
+        raise ProxyError(
+            str(self._uri),
+            f"the proxy {self._proxy.host_and_port} {problem}",
+            reader.status,
+            reader.headers,
+            reader.body,
+        )

@@ -1,0 +1,217 @@
+"""The live page of a server: `dashboard.html`, and the figures it draws.
+
+Page and WebSocket stand at one path. While somebody looks, one JSON text a second goes
+to all who do: what `Server.stats` returns. They are no clients: broadcasts, limits,
+middleware and figures do not know them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from ipaddress import ip_address
+from typing import Any, Protocol
+
+from .connection import Client
+from .errors import HandshakeError
+from .gate import retry_after
+from .handler import BaseHandler
+from .http11 import Request, Response
+from .journal import Journal
+from .options import check_options
+from .reactor import Reactor
+from .schedule import Job
+from .speedups import fan_out
+from .stats import Audience, Figures
+
+__all__ = ["Dashboard", "from_this_machine"]
+
+logger = logging.getLogger("simple_ws")
+
+#: Seconds from one look at the figures to the next.
+_INTERVAL = 1.0
+#: Who may look at the same time: each costs a message a second.
+_MAX_VIEWERS = 32
+
+#: Header fields by which proxies tell for whom they ask.
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+
+#: An address in brackets or a name, and perhaps a port.
+_HOST = re.compile(r"(?:\[([^]]+)\]|([^:]+))(?::[0-9]*)?")
+
+
+class Watched(Protocol):
+    """What a dashboard needs of its server."""
+
+    reactor: Reactor
+    figures: Figures
+    _ending: set[Client]
+
+    def stats(self) -> dict[str, Any]:
+        """The figures."""
+
+    def every(self, interval: float, callback: Callable[[], object]) -> Job:
+        """Have something called again and again."""
+
+
+class Dashboard(BaseHandler):
+    """The connections of those who look.
+
+    Args:
+        watched: whose figures they see.
+        audience: who may look.
+    """
+
+    def __init__(self, watched: Watched, audience: Audience) -> None:
+        self._watched = watched
+        self._audience = audience
+        self._job: Job | None = None
+        self._page = _Page()
+        self.client_class = _Viewer
+        # A page has nothing to say, and must not be found idle for that. What it has
+        # no time to read it misses.
+        self._given |= check_options(
+            {
+                "compression": False,
+                "idle_timeout": None,
+                "max_size": 1024,
+                "message_rate": (1, 10),
+                "slow_consumer": "drop_new",
+                "write_limit": 64 * 1024,
+                "origins": ("same", None),
+            }
+        )
+
+    def page(self, request: Request) -> Response:
+        """Answer a request for the page; HandshakeError for those who may not."""
+        self._audience.check(request)
+        return self._page.response()
+
+    def on_request(self, request: Request) -> Any:
+        """Let in who may look, and not too many."""
+        self._audience.check(request)
+        if len(self.clients) >= _MAX_VIEWERS:
+            raise HandshakeError(503, "Too many look already.", [retry_after()])
+
+    def on_open(self, client: Any) -> Any:
+        """Show the figures at once; the first one starts the clock."""
+        client.write_message(self._figures())
+        if self._job is None:
+            self._job = self._watched.every(_INTERVAL, self._tell)
+
+    def on_close(self, client: Any) -> Any:
+        """The last one stops it."""
+        if not self.clients and self._job is not None:
+            self._job.cancel()
+            self._job = None
+
+    def _tell(self) -> None:
+        fan_out(self.clients, self._figures(), ())
+
+    def _figures(self) -> str:
+        return json.dumps(self._watched.stats(), separators=(",", ":"))
+
+
+class _Viewer(Client):
+    """The connection of one who looks."""
+
+    __slots__ = ()
+
+    def __init__(self, sock: Any, home: Any, *rest: Any) -> None:
+        super().__init__(sock, _Gallery(home), *rest)
+
+
+class _Gallery:
+    """The server, to those who look: they come and go without being counted."""
+
+    def __init__(self, server: Watched) -> None:
+        self._server = server
+        self.journal = Journal(server.reactor)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+    def welcome(self, client: Client) -> None:
+        self._server.figures.viewers.add(client)
+        client._handler.clients.add(client)
+
+    def forget(self, client: Client) -> None:
+        self._server.figures.viewers.discard(client)
+        client._handler.clients.discard(client)
+        if client._registered:
+            self._server._ending.add(client)
+
+
+class _Page:
+    """The page, with a policy that lets nothing run but what is in it."""
+
+    def __init__(self) -> None:
+        # By way of text, which makes every line end as browsers hash it.
+        html = files(__package__).joinpath("dashboard.html").read_text("utf-8")
+        policy = (
+            "default-src 'none'",
+            f"script-src {_hashes('script', html)}",
+            f"style-src {_hashes('style', html)}",
+            "img-src data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+        self._html = html.encode()
+        self._headers = [
+            ("Content-Type", "text/html; charset=utf-8"),
+            ("Content-Security-Policy", "; ".join(policy)),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "no-referrer"),
+            ("Cache-Control", "no-store"),
+        ]
+
+    def response(self) -> Response:
+        return Response(200, self._html, self._headers)
+
+
+def _hashes(tag: str, html: str) -> str:
+    """Of all elements of a kind, as a policy names them (CSP Level 3 §2.3.1)."""
+    inside = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+    digests = (hashlib.sha256(text.encode()).digest() for text in inside)
+    return " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
+
+
+def from_this_machine(request: Request) -> bool:
+    """Whether a request was made on this machine, for this machine.
+
+    The address of the peer alone does not say: a proxy beside the server has a loopback
+    address too, and so has the browser of the operator while it shows a page of
+    somebody else's whose name was made to lead here. The first adds header fields, or
+    keeps the name that was asked for; the second has that name in `Host`.
+    """
+    if any(request.headers.get(name) is not None for name in _FORWARDED):
+        return False
+    address = request.address
+    host = address[0] if isinstance(address, tuple) else ""
+    return _is_loopback(host) and _is_local_name(request.headers.get("Host", ""))
+
+
+def _is_local_name(field: str) -> bool:
+    """Whether the name in a `Host` field is of this machine for everybody."""
+    match = _HOST.fullmatch(field)
+    if match is None:
+        return False
+    name = (match[1] or match[2]).lower().removesuffix(".")
+    return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    # Where one socket serves both families, IPv4 comes as ::ffff:127.0.0.1.
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)

@@ -1,0 +1,626 @@
+"""Plain HTTP: what stands at a path, and one request with its answer on a socket.
+
+`Pages` is the table of paths; `Exchange` takes over a connection from a whole request
+head to the end of the answer, and gives it back. Reading heads is left to `incoming`,
+making answers to functions of users, `static` and `wsgi`.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+from .errors import AuthenticationError, HandshakeError
+from .framing import (
+    CONTINUE,
+    Answer,
+    ChunkedBody,
+    IncompleteAnswer,
+    LengthBody,
+    Stream,
+    body_reader,
+)
+from .handler import check_callback
+from .handshake import refusal
+from .http11 import Request, Response, check_request, expects_continue, stays_open
+from .later import is_late
+from .options import Options
+from .reactor import READ, WRITE, Reactor
+from .routing import Router
+
+__all__ = [
+    "Entry",
+    "Exchange",
+    "Line",
+    "Pages",
+    "Serve",
+    "Site",
+    "answered_by",
+    "check_methods",
+    "check_prefix",
+    "server_error",
+    "unauthorized",
+]
+
+logger = logging.getLogger("simple_ws")
+
+#: Bytes of one read of a body: a turn's work, also where each byte is a chunk.
+_READ_SIZE = 16 * 1024
+#: Bytes of later requests that are taken before the answer to this one is out.
+_MAX_AHEAD = 16 * 1024
+#: Bytes written in one turn: a fast reader of a large file must not keep the loop.
+_MAX_BURST = 256 * 1024
+#: Bytes of a body that a peer must send within each `open_timeout`.
+_PROGRESS = 1024
+#: Seconds without any of the answer being taken by the peer.
+WRITE_TIMEOUT = 30.0
+#: Seconds without a sign from whoever makes the answer; 100 to 300 in usual proxies.
+ANSWER_TIMEOUT = 300.0
+#: Reads that are thrown away behind a last answer before the socket is closed.
+_MAX_LINGER_READS = 64
+
+#: Makes the answer to a request: calls `Exchange.answer`, at once or later.
+Serve = Callable[["Exchange"], object]
+
+
+class Entry:
+    """What HTTP has at one path: for each method who answers it.
+
+    Args:
+        serve: answers every method; None: `add` tells who answers which.
+    """
+
+    def __init__(self, serve: Serve | None = None) -> None:
+        self._any = serve
+        self._by_method: dict[str, Serve] = {}
+
+    def add(self, path: str, methods: Iterable[str], serve: Serve) -> None:
+        """Answer methods; ValueError when one of them is taken."""
+        for method in methods:
+            if self._any is not None or method in self._by_method:
+                raise ValueError(f"{method} of path {path!r} is answered already")
+        self._by_method.update(dict.fromkeys(methods, serve))
+
+    def select(self, method: str) -> Serve:
+        """Who answers a method; HEAD is GET without a body (RFC 9110 §9.3.2).
+
+        Raises:
+            HandshakeError: 405.
+        """
+        serve = self._any or self._by_method.get(method)
+        if serve is None and method == "HEAD":
+            serve = self._by_method.get("GET")
+        if serve is None and method == "OPTIONS":
+            return self._tell_methods
+        if serve is None:
+            raise self.refusal()
+        return serve
+
+    def refusal(self) -> HandshakeError:
+        """Of a method that nobody answers, and of WebSocket."""
+        return HandshakeError(
+            405, "This method is not allowed here.", [("Allow", self._allowed())]
+        )
+
+    def _allowed(self) -> str:
+        if self._any is not None:
+            return "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"
+        methods = dict.fromkeys([*self._by_method, "OPTIONS"])
+        if "GET" in methods:
+            methods["HEAD"] = None
+        return ", ".join(methods)
+
+    def _tell_methods(self, exchange: Exchange) -> None:
+        exchange.answer(Response(204, headers=[("Allow", self._allowed())]))
+
+
+class Pages:
+    """Paths and what HTTP has there; patterns as of `routing.Router`."""
+
+    def __init__(self) -> None:
+        self._router: Router[Entry] = Router()
+        self._ends: list[Callable[[], object]] = []
+
+    def add(self, path: str, methods: Iterable[str], serve: Serve) -> None:
+        """Have methods of a path answered.
+
+        Raises:
+            TypeError, ValueError: As of `Router.add`; a method is answered already.
+        """
+        entry = self._router.get(path) if isinstance(path, str) else None
+        if entry is None:
+            entry = Entry()
+            self._router.add(path, entry)
+        entry.add(path, methods, serve)
+
+    def add_below(
+        self, prefix: str, entry: Entry, end: Callable[[], object] | None = None
+    ) -> None:
+        """Have everything below a prefix answered.
+
+        Args:
+            prefix: as of `check_prefix`.
+            entry: who answers.
+            end: called when the server stops.
+        """
+        self._router.add(f"{prefix}/*", entry)
+        if end is not None:
+            self._ends.append(end)
+
+    def find(self, request: Request) -> Entry | None:
+        """What HTTP has at a path, or None; sets `request.params`."""
+        found = self._router.find(request.path)
+        if found is None:
+            return None
+        entry, request.params = found
+        return entry
+
+    def end(self) -> None:
+        """The server stops: nothing is asked until it runs again."""
+        for end in self._ends:
+            end()
+
+
+class Site(Protocol):
+    """What an exchange needs of its server."""
+
+    reactor: Reactor
+    options: Options
+    host: str
+    port: int
+
+    def settle(
+        self, late: Any, done: Callable[[Any, BaseException | None], object]
+    ) -> object:
+        """Have `done(value, error)` called when what a function began has ended."""
+
+
+class Line(Protocol):
+    """What an exchange needs of its connection (`incoming.Incoming` has it)."""
+
+    @property
+    def sock(self) -> socket.socket:
+        """Non-blocking; only recv, send and shutdown are used."""
+
+    @property
+    def site(self) -> Site:
+        """The server."""
+
+    @property
+    def address(self) -> Any:
+        """Of the peer."""
+
+    def watch(self, events: int, callback: Callable[[int], object]) -> None:
+        """Have `callback(events)` called; 0 events for not at all."""
+
+    def resume(self, rest: bytes) -> None:
+        """The answer is out: go on with what came behind the request."""
+
+    def close(self) -> None:
+        """Close the socket; calls `Exchange.drop`."""
+
+
+class Phase(enum.Enum):
+    """Where an exchange stands; it goes down this list, and may leave some out."""
+
+    #: The body of the request is read.
+    BODY = enum.auto()
+    #: The page was asked, and has not answered.
+    SERVING = enum.auto()
+    #: The answer is written.
+    ANSWERING = enum.auto()
+    #: Our side is shut; what still comes is thrown away until the peer closes.
+    LINGERING = enum.auto()
+    #: The connection is closed, or belongs to its line again.
+    DONE = enum.auto()
+
+
+class Exchange:
+    """One request and its answer; until that is out, the socket is ours.
+
+    Args:
+        line: the connection.
+        request: None when its head was no good; then it can only be refused.
+
+    All methods but `call` are for the thread of the loop.
+    """
+
+    def __init__(self, line: Line, request: Request | None) -> None:
+        self.bucket: set[Any] | None = None
+        self._line = line
+        self._request = request
+        self._reactor = line.site.reactor
+        self._phase = Phase.BODY
+        self._stays = request is not None and stays_open(request)
+        self._patience = WRITE_TIMEOUT
+        self._serve: Serve | None = None
+        self._body: LengthBody | ChunkedBody | None = None
+        self._unpaid = 0  # bytes of the body since its deadline was set
+        self._answer: Answer | None = None
+        self._unsent = memoryview(b"")
+        self._sent = 0  # bytes, to see whether there is progress
+        self._starved = False  # the answer has no bytes for us yet
+        self._ahead = b""  # what came behind the request
+        self._ended = False  # the peer sends nothing more
+        self._reads_left = _MAX_LINGER_READS
+
+    # For whoever makes the answer
+
+    @property
+    def request(self) -> Request:
+        """The request that is to be answered."""
+        assert self._request is not None
+        return self._request
+
+    @property
+    def site(self) -> Site:
+        """The server."""
+        return self._line.site
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer is still wanted."""
+        return self._phase in (Phase.BODY, Phase.SERVING)
+
+    def answer(self, given: Response | Stream) -> None:
+        """Send the answer; once, later ones are thrown away."""
+        if not self.waiting:
+            if isinstance(given, Stream):
+                given.source.close()
+            return
+        request = self._request
+        self._answer = Answer(
+            given,
+            version=(1, 1) if request is None else request.version,
+            head_only=request is not None and request.method == "HEAD",
+            stays=self._stays,
+        )
+        self._phase = Phase.ANSWERING
+        self._reactor.wheel.discard(self)
+        self._write()
+
+    def fail(self, error: BaseException) -> None:
+        """Answer that it cannot be answered: what the user's code raised."""
+        if isinstance(error, HandshakeError):
+            self.answer(refusal(error))
+        elif isinstance(error, AuthenticationError):
+            logger.info("%r refused: %s", self.request, error)
+            self.answer(refusal(unauthorized()))
+        else:
+            logger.error("%r failed", self.request, exc_info=error)
+            self.answer(server_error())
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have a function called in the thread of the loop; from any thread."""
+        self._reactor.call_threadsafe(function)
+
+    def go_on(self) -> None:
+        """The source of the answer has bytes again."""
+        if self._phase is Phase.ANSWERING and self._starved:
+            self._write()
+
+    # For the connection
+
+    def begin(self, entry: Entry, rest: bytes) -> None:
+        """Take the body, if there is one, and have the request answered.
+
+        Args:
+            entry: what stands at its path.
+            rest: what came behind its head.
+
+        Raises:
+            HandshakeError: To be answered with `refuse`.
+        """
+        check_request(self.request)
+        self._body = body_reader(self.request, self.site.options.max_body)
+        waits = expects_continue(self.request)
+        try:
+            self._serve = entry.select(self.request.method)
+        except HandshakeError as error:
+            self._ahead = rest
+            self._stays = self._stays and self._body is None
+            self.answer(refusal(error))
+            return
+        if self._body is None:
+            self._ahead = rest
+            self._ask()
+        else:
+            self._begin_body(rest, waits)
+
+    def refuse(self, error: HandshakeError) -> None:
+        """Say what was wrong, and end the connection."""
+        self.end(refusal(error), str(error))
+
+    def end(self, response: Response, why: str) -> None:
+        """Send a last answer, for which the peer has `close_timeout`."""
+        logger.info("request of %s refused: %s", self._line.address, why)
+        self._stays = False
+        self._patience = self.site.options.close_timeout
+        self.answer(response)
+
+    def stop(self) -> None:
+        """The server stops: finish the answer, and nothing else."""
+        self._stays = False
+        if self._phase not in (Phase.SERVING, Phase.ANSWERING):
+            self._line.close()
+
+    def drop(self) -> None:
+        """The socket is closed; whoever makes the answer is told."""
+        self._leave()
+        self._unsent = memoryview(b"")
+        if self._answer is not None:
+            self._answer.close()
+
+    def sweep(self, now: float) -> float | None:
+        """A deadline has passed (`timers.Sweepable`)."""
+        if self._phase is Phase.BODY:
+            self.refuse(HandshakeError(408, "The body of the request took too long."))
+        elif self._phase is Phase.SERVING:
+            why = "The server took too long."
+            self.end(Response(503, f"{why}\n"), why)
+        else:
+            if self._phase is Phase.ANSWERING:
+                logger.info("an answer to %r was given up", self._request)
+            self._line.close()
+        return None
+
+    def _abandon(self) -> None:
+        """After an error of ours (`reactor.on_failure`)."""
+        self._line.close()
+
+    def _leave(self) -> None:
+        self._phase = Phase.DONE
+        self._reactor.wheel.discard(self)
+
+    # The body, and whoever answers
+
+    def _begin_body(self, rest: bytes, waits: bool) -> None:
+        if waits and not rest:
+            self._unsent = memoryview(CONTINUE)
+            self._write()
+        if self._phase is Phase.BODY:
+            self._wait(self.site.options.open_timeout)
+            self._receive_body(rest)
+        if self._phase is Phase.BODY:
+            self._watch()
+
+    def _receive_body(self, data: bytes) -> None:
+        assert self._body is not None
+        if self._body.feed(data):
+            self.request.body = self._body.body
+            self._ahead = self._body.rest
+            self._ask()
+            return
+        self._unpaid += len(data)
+        if self._unpaid >= _PROGRESS:
+            self._unpaid = 0
+            self._wait(self.site.options.open_timeout)
+
+    def _ask(self) -> None:
+        self._phase = Phase.SERVING
+        assert self._serve is not None
+        try:
+            self._serve(self)
+        except Exception as error:
+            self.fail(error)
+        # It may answer later, and the socket may be closed by now.
+        if self._phase is Phase.SERVING:
+            self._wait(ANSWER_TIMEOUT)
+            self._watch()
+
+    # The socket
+
+    def _wait(self, seconds: float) -> None:
+        self._reactor.wheel.put(self, self._reactor.now + seconds)
+
+    def _watch(self) -> None:
+        """Ask for the events that there is something to do for."""
+        events = 0
+        reads_ahead = not self._ended and len(self._ahead) < _MAX_AHEAD
+        if self._phase in (Phase.BODY, Phase.LINGERING) or reads_ahead:
+            events |= READ
+        if self._unsent or (self._phase is Phase.ANSWERING and not self._starved):
+            events |= WRITE
+        self._line.watch(events, self._on_ready)
+
+    def _on_ready(self, events: int) -> None:
+        # Another callback of this turn may have closed the connection, and writing may
+        # have closed it or given it back.
+        if events & WRITE and (self._unsent or self._phase is Phase.ANSWERING):
+            self._write()
+        if events & READ and self._phase is not Phase.DONE:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self._line.sock.recv(_READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._line.close()
+            return
+        try:
+            if data:
+                self._receive(data)
+            else:
+                self._on_end()
+        except HandshakeError as error:
+            self.refuse(error)
+
+    def _receive(self, data: bytes) -> None:
+        if self._phase is Phase.BODY:
+            self._receive_body(data)
+        elif self._phase is Phase.LINGERING:
+            self._reads_left -= 1
+            if not self._reads_left:
+                self._line.close()
+        else:
+            self._ahead += data
+            self._watch()
+
+    def _on_end(self) -> None:
+        if self._phase in (Phase.SERVING, Phase.ANSWERING):
+            # The peer ceased to send, perhaps not to read: finish the answer.
+            self._ended = True
+            self._watch()
+        else:
+            self._line.close()
+
+    def _write(self) -> None:
+        """Write what the socket takes, within the bounds of a turn."""
+        before = self._sent
+        try:
+            finished = self._write_burst()
+        except (BlockingIOError, InterruptedError):
+            finished = False
+        except (OSError, IncompleteAnswer) as error:
+            logger.debug("an answer to %r was cut: %s", self._request, error)
+            self._line.close()
+            return
+        if self._phase is Phase.ANSWERING and finished:
+            self._finish()
+            return
+        if self._phase is Phase.ANSWERING and (
+            self._sent > before or self.bucket is None
+        ):
+            self._wait(ANSWER_TIMEOUT if self._starved else self._patience)
+        self._watch()
+
+    def _write_burst(self) -> bool:
+        """Write; return whether the answer is out. Raises as sockets do."""
+        budget = _MAX_BURST
+        while budget > 0:
+            if not self._unsent and not self._take_piece():
+                return not self._starved
+            sent = self._line.sock.send(self._unsent)
+            self._unsent = self._unsent[sent:]
+            self._sent += sent
+            budget -= sent
+        return False
+
+    def _take_piece(self) -> bool:
+        """Have the next bytes in `_unsent`; False when there are none."""
+        if self._answer is None:
+            return False
+        piece = self._answer.read()
+        self._starved = piece is None
+        self._unsent = memoryview(piece or b"")
+        return bool(piece)
+
+    def _finish(self) -> None:
+        """The answer is out."""
+        assert self._answer is not None
+        if self._stays and self._answer.stays and not self._ended:
+            self._leave()
+            if self._ahead:
+                # One request a turn, and no deeper on the stack with each of them.
+                self._reactor.call_soon(self._give_back)
+            else:
+                self._give_back()
+        else:
+            self._linger()
+
+    def _give_back(self) -> None:
+        self._line.resume(self._ahead)
+
+    def _linger(self) -> None:
+        """A socket closed with unread input is reset, and our answer lost with it."""
+        try:
+            self._line.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._line.close()
+            return
+        self._phase = Phase.LINGERING
+        self._wait(self.site.options.close_timeout)
+        self._watch()
+
+
+def server_error() -> Response:
+    """The answer when the code of users failed: nothing of how."""
+    return Response(500, "The server failed.\n")
+
+
+def unauthorized() -> HandshakeError:
+    """The refusal of an `AuthenticationError`: not a word of what was wrong."""
+    return HandshakeError(401, "Who are you?", [("WWW-Authenticate", "Bearer")])
+
+
+def answered_by(function: Callable[[Request], object]) -> Serve:
+    """Have requests answered by a function of a user.
+
+    What it returns is the answer: a `Response`, dict or list (JSON), str, bytes, or
+    None for 204; at once, or later (`later.in_thread`, `async def`).
+
+    Raises:
+        TypeError: It takes other arguments.
+    """
+    check_callback("what answers HTTP", function, ("request",))
+    return partial(_answer_by, function)
+
+
+def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
+    given = function(exchange.request)
+    if is_late(given):
+        exchange.site.settle(given, partial(_answer_late, exchange))
+    else:
+        exchange.answer(_response_of(given))
+
+
+def _answer_late(exchange: Exchange, given: Any, error: BaseException | None) -> None:
+    if exchange.waiting:  # the client may have left
+        try:
+            if error is not None:
+                raise error
+            exchange.answer(_response_of(given))
+        except BaseException as raised:
+            exchange.fail(raised)
+
+
+def _response_of(given: Any) -> Response:
+    if given is None:
+        return Response(204)
+    if not isinstance(given, Response):
+        return Response(200, given)
+    if given.status < 200:
+        raise ValueError(f"an answer must have a status of 200 or more, not {given!r}")
+    return given
+
+
+def check_prefix(prefix: object) -> str:
+    """Check the path below which there is something; return it without its last slash.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It is not the begin of a path, or has parameters.
+    """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a str, not {prefix!r}")
+    if not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}*?#"):
+        raise ValueError(
+            f"prefix must be a path such as '/' or '/files', not {prefix!r}"
+        )
+    return prefix.rstrip("/")
+
+
+def check_methods(methods: object) -> tuple[str, ...]:
+    """Check methods that a user names.
+
+    Raises:
+        TypeError: It is not a list of strings.
+        ValueError: It is empty, or one is no name of a method.
+    """
+    if isinstance(methods, str) or not isinstance(methods, Iterable):
+        raise TypeError(f"methods must be a list such as ['GET'], not {methods!r}")
+    names = tuple(methods)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"methods must hold strings, not {name!r}")
+        if not (name.isascii() and name.replace("-", "").isalpha() and name.isupper()):
+            raise ValueError(f"methods must hold names such as 'GET', not {name!r}")
+    if not names:
+        raise ValueError("methods must hold at least one, such as 'GET'")
+    return names

@@ -1,0 +1,251 @@
+"""Figures as Prometheus reads them: its text format, version 0.0.4.
+
+`TABLE` says what each metric is called and where `Server.stats` has it. Names have base
+units at their end, counters `_total` behind it. A label is only ever one of few values:
+each pair of labels is a time series that a database keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from .http11 import Request, Response
+from .stats import Audience
+
+__all__ = ["CONTENT_TYPE", "TABLE", "Metric", "Metrics", "render"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+#: Labels of a sample, and its value.
+Sample = tuple[Mapping[str, str], float]
+
+
+class Metric(NamedTuple):
+    """One metric: how it is declared, and how its samples are found in the figures."""
+
+    name: str
+    kind: str
+    help: str
+    samples: Callable[[Mapping[str, Any]], Iterable[Sample]]
+
+
+def _one(*keys: str) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
+    """The value under these keys, without labels."""
+
+    def samples(stats: Mapping[str, Any]) -> Iterable[Sample]:
+        value: Any = stats
+        for key in keys:
+            value = value[key]
+        return [({}, value)]
+
+    return samples
+
+
+def _each(label: str, key: str) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
+    """The values of a dict, each labelled with its key."""
+    return lambda stats: [({label: name}, value) for name, value in stats[key].items()]
+
+
+def _of_handlers(key: str) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
+    """A value of each handler.
+
+    Handlers of one class share their name; no two have the same first path.
+    """
+    return lambda stats: [
+        ({"handler": handler["name"], "path": handler["paths"][0]}, handler[key])
+        for handler in stats["handlers"]
+    ]
+
+
+def _start_time(stats: Mapping[str, Any]) -> Iterable[Sample]:
+    """The moment: the time since then is left to the reader."""
+    started = stats["started"]
+    return [] if started is None else [({}, started)]
+
+
+TABLE = (
+    Metric(
+        "simple_ws_info",
+        "gauge",
+        "What serves; the value is always 1.",
+        lambda stats: [({"backend": stats["backend"]}, 1)],
+    ),
+    Metric(
+        "simple_ws_start_time_seconds",
+        "gauge",
+        "When the server began to listen, in seconds since the epoch.",
+        _start_time,
+    ),
+    Metric(
+        "simple_ws_connections",
+        "gauge",
+        "Open WebSocket connections.",
+        _of_handlers("clients"),
+    ),
+    Metric(
+        "simple_ws_connections_opened_total",
+        "counter",
+        "WebSocket connections that were opened.",
+        _one("connections", "opened"),
+    ),
+    Metric(
+        "simple_ws_connections_closed_total",
+        "counter",
+        "WebSocket connections that ended, by cause.",
+        _each("cause", "closed"),
+    ),
+    Metric(
+        "simple_ws_handshakes_refused_total",
+        "counter",
+        "Requests for a connection that were refused, by HTTP status.",
+        _each("status", "refused"),
+    ),
+    Metric(
+        "simple_ws_dashboard_connections",
+        "gauge",
+        "Open connections of dashboards, which no other metric counts.",
+        _one("connections", "dashboards"),
+    ),
+    Metric(
+        "simple_ws_messages_received_total",
+        "counter",
+        "Data messages that came.",
+        _of_handlers("messages_received"),
+    ),
+    Metric(
+        "simple_ws_messages_sent_total",
+        "counter",
+        "Data messages that were accepted for sending.",
+        _of_handlers("messages_sent"),
+    ),
+    Metric(
+        "simple_ws_messages_dropped_total",
+        "counter",
+        "Data messages that slow consumers were not sent.",
+        _of_handlers("dropped"),
+    ),
+    Metric(
+        "simple_ws_received_bytes_total",
+        "counter",
+        "Bytes that came behind the request, with frames, without TLS.",
+        _of_handlers("bytes_received"),
+    ),
+    Metric(
+        "simple_ws_sent_bytes_total",
+        "counter",
+        "Bytes that were sent, with frames and answers to handshakes, without TLS.",
+        _of_handlers("bytes_sent"),
+    ),
+    Metric(
+        "simple_ws_deflate_input_bytes_total",
+        "counter",
+        "Bytes of messages that were sent compressed, before compression.",
+        _of_handlers("plain_sent"),
+    ),
+    Metric(
+        "simple_ws_deflate_output_bytes_total",
+        "counter",
+        "Bytes of messages that were sent compressed, after compression.",
+        _of_handlers("packed_sent"),
+    ),
+    Metric(
+        "simple_ws_inflate_input_bytes_total",
+        "counter",
+        "Bytes of messages that came compressed, before inflation.",
+        _of_handlers("packed_received"),
+    ),
+    Metric(
+        "simple_ws_inflate_output_bytes_total",
+        "counter",
+        "Bytes of messages that came compressed, after inflation.",
+        _of_handlers("plain_received"),
+    ),
+    Metric(
+        "simple_ws_busy_seconds_total",
+        "counter",
+        "Time spent on reading connections, callbacks included.",
+        _of_handlers("busy"),
+    ),
+    Metric(
+        "simple_ws_slow_callbacks_total",
+        "counter",
+        "Callbacks that took longer than the option slow_callback.",
+        _one("slow_callbacks"),
+    ),
+    Metric(
+        "simple_ws_longest_turn_seconds",
+        "gauge",
+        "Longest turn of the loop in the last 10 to 20 seconds.",
+        _one("longest_turn"),
+    ),
+    Metric(
+        "simple_ws_buffered_bytes",
+        "gauge",
+        "Output that the system has not taken yet.",
+        _one("buffered"),
+    ),
+    Metric("simple_ws_topics", "gauge", "Topics with subscribers.", _one("topics")),
+    Metric(
+        "simple_ws_identities",
+        "gauge",
+        "Identities with an open connection.",
+        _one("identities"),
+    ),
+)
+
+
+class Metrics:
+    """Answers the scrapes of Prometheus.
+
+    Args:
+        take: returns the figures, as `Server.stats` does.
+        audience: who may read them; None is everybody.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[], Mapping[str, Any]],
+        audience: Audience | None,
+    ) -> None:
+        self._take = take
+        self._audience = audience
+
+    def answer(self, request: Request) -> Response:
+        """Answer with the figures; HandshakeError for those who may not."""
+        if self._audience is not None:
+            self._audience.check(request)
+        return Response(200, render(self._take()), [("Content-Type", CONTENT_TYPE)])
+
+
+def render(stats: Mapping[str, Any]) -> bytes:
+    """Write figures down.
+
+    Args:
+        stats: as `Server.stats` returns them.
+    """
+    text = "".join(f"{line}\n" for metric in TABLE for line in _lines(metric, stats))
+    # A name of the user's may hold what UTF-8 cannot say: a lone surrogate.
+    return text.encode("utf-8", "replace")
+
+
+def _lines(metric: Metric, stats: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# HELP {metric.name} {_escaped(metric.help)}"
+    yield f"# TYPE {metric.name} {metric.kind}"
+    for labels, value in metric.samples(stats):
+        yield f"{metric.name}{_labels(labels)} {value!r}"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    pairs = (f'{name}="{_quoted(value)}"' for name, value in labels.items())
+    return f"{{{','.join(pairs)}}}"
+
+
+def _quoted(value: str) -> str:
+    return _escaped(value).replace('"', '\\"')
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")

@@ -1,0 +1,205 @@
+"""The address of a client that comes through proxies of ours.
+
+A proxy notes whom it serves in `Forwarded` (RFC 7239) or `X-Forwarded-For`, behind what
+is there already. Everything to the left of what our own proxies have written may have
+been made up by the client. So the list is read from the right, only as long as those
+who wrote it are trusted, and nothing to the left can change what was read before:
+quoted strings too are found from their end.
+
+What this cannot know is which of the two headers a proxy writes, and most hand on the
+other one as their client sent it. So where both are there, they must name the same
+client; otherwise neither is believed, and the address is that of the proxy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from itertools import islice
+from typing import Any
+
+from .http11 import Headers
+
+__all__ = ["TrustedProxies", "client_address"]
+
+#: Proxies behind each other that are followed; real chains have one to four.
+_MAX_HOPS = 32
+
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+#: RFC 7239 §4, `forwarded-pair`, with what ends it.
+_PAIR = re.compile(
+    rf'[ \t]*({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")[ \t]*(?:;|\Z)'
+)
+#: RFC 7239 §6, `node`, but for "unknown" and names that stand for addresses.
+_NODE = re.compile(
+    r"(?:([0-9.]{7,15})|\[([0-9A-Fa-f:.]{2,45})\])"
+    r"(?::(?:([0-9]{1,5})|_[A-Za-z0-9._-]+))?"
+)
+#: In X-Forwarded-For IPv6 stands without brackets, unless there is a port.
+_BARE = re.compile(r"[0-9A-Fa-f:.]{2,45}")
+
+_Address = IPv4Address | IPv6Address
+_Hop = tuple[_Address, int]
+
+
+class TrustedProxies:
+    """Those whose headers are believed.
+
+    Args:
+        networks: such as "10.0.0.0/8"; "unix" for whoever comes by a Unix socket.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        names = list(networks)
+        self._unix = "unix" in names
+        self._networks: list[IPv4Network | IPv6Network] = [
+            ip_network(name) for name in names if name != "unix"
+        ]
+
+    def trust(self, address: Any) -> bool:
+        """Whether the peer of a socket is one: (host, port), or a string (Unix)."""
+        if not isinstance(address, tuple):
+            return self._unix
+        try:
+            return ip_address(address[0]) in self
+        except ValueError:
+            return False
+
+    def __contains__(self, host: _Address) -> bool:
+        return any(host in network for network in self._networks)
+
+
+def client_address(address: Any, headers: Headers, trusted: TrustedProxies) -> Any:
+    """The rightmost address that is not trusted.
+
+    Args:
+        address: of the socket's peer; it is returned when it is not trusted itself.
+        headers: of the request, with `Forwarded` or `X-Forwarded-For`.
+        trusted: whose word counts.
+
+    Returns:
+        (host, port) of the client, the port 0 where it was not told. What is malformed,
+        "unknown" or hidden (RFC 7239 §6.3) ends the search: the last address that was
+        believed is returned, and so is the leftmost when all are trusted. Where the two
+        headers name different clients, one of them is forged: `address`.
+    """
+    if not trusted.trust(address):
+        return address
+    named = [
+        _walk(address, _hops(split(",".join(lines)), read), trusted)
+        for header, split, read in _HEADERS
+        if (lines := headers.get_all(header))
+    ]
+    if len({client[0] for client in named}) != 1:
+        return address
+    return named[0]
+
+
+def _walk(address: Any, hops: Iterator[_Hop], trusted: TrustedProxies) -> Any:
+    for host, port in islice(hops, _MAX_HOPS):
+        address = str(host), port
+        if host not in trusted:
+            break
+    return address
+
+
+def _hops(
+    elements: Iterator[str], read: Callable[[str], _Hop | None]
+) -> Iterator[_Hop]:
+    """Who was served by whom, the nearest first, up to what cannot be read."""
+    for element in elements:
+        element = element.strip(" \t")
+        if not element:
+            continue  # RFC 9110 §5.6.1.2: "a recipient MUST parse and ignore" these
+        hop = read(element)
+        if hop is None:
+            return
+        yield hop
+
+
+def _plain_elements(text: str) -> Iterator[str]:
+    """What commas separate, from right to left."""
+    end = len(text)
+    while end >= 0:
+        comma = text.rfind(",", 0, end)
+        yield text[comma + 1 : end]
+        end = comma
+
+
+def _quoted_elements(text: str) -> Iterator[str]:
+    """What commas outside of quoted strings separate, from right to left."""
+    end = at = len(text)
+    while at > 0:
+        at -= 1
+        if text[at] == ",":
+            yield text[at + 1 : end]
+            end = at
+        elif text[at] == '"':
+            at = _opening_quote(text, at)
+    yield text[:end]
+
+
+def _opening_quote(text: str, closing: int) -> int:
+    """Where a quoted string begins whose end is at `closing`; -1 if nowhere."""
+    at = text.rfind('"', 0, closing)
+    while at > 0:
+        first = at
+        while first > 0 and text[first - 1] == "\\":
+            first -= 1
+        if (at - first) % 2 == 0:
+            break
+        at = text.rfind('"', 0, first)  # escaped: a part of the string
+    return at
+
+
+def _read_forwarded(element: str) -> _Hop | None:
+    node, pos = None, 0
+    while pos < len(element):
+        pair = _PAIR.match(element, pos)
+        if pair is None:
+            return None
+        pos = pair.end()
+        if pair[1].lower() == "for":
+            if node is not None:
+                return None  # §4: "MUST NOT occur more than once"
+            node = pair[2] or re.sub(r"\\(.)", r"\1", pair[3] or "")
+    return None if node is None else _read_node(node)
+
+
+def _read_plain(element: str) -> _Hop | None:
+    if _BARE.fullmatch(element) and element.count(":") > 1:
+        return _hop(element, None)
+    return _read_node(element)
+
+
+def _read_node(text: str) -> _Hop | None:
+    node = _NODE.fullmatch(text)
+    return None if node is None else _hop(node[1] or node[2], node[3])
+
+
+def _hop(host: str, port: str | None) -> _Hop | None:
+    number = int(port or 0)
+    if number > 65535:
+        return None
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped, number
+    return address, number
+
+
+#: The headers, how the elements of each are told apart, and how one is read.
+_HEADERS = (
+    ("Forwarded", _quoted_elements, _read_forwarded),
+    ("X-Forwarded-For", _plain_elements, _read_plain),
+)

@@ -1,0 +1,28 @@
+"""The fixture `simple_ws`, for whoever has pytest: servers that end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .handler import BaseHandler
+    from .server import Server
+    from .testing import TestServer
+
+
+@pytest.fixture
+def simple_ws() -> Iterator[Callable[..., TestServer]]:
+    """Make servers in memory: `simple_ws(handler, **options)`, see `TestServer`."""
+    # Not before a test asks: this module is loaded with every pytest.
+    from .testing import TestServer
+
+    with ExitStack() as stack:
+
+        def make(served: BaseHandler | Server, **options: Any) -> TestServer:
+            return stack.enter_context(TestServer(served, **options))
+
+        yield make

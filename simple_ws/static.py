@@ -1,0 +1,288 @@
+"""Files of a folder as HTTP answers (RFC 9110 §13 and §14).
+
+What may be seen is decided here, and which part of it is sent; how that reaches the
+socket is left to `http`. Files are read on the loop, a piece when the socket takes one:
+they should lie on a disk of this machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import mimetypes
+import os
+import re
+import stat
+import time
+from email.utils import parsedate_to_datetime
+from pathlib import PurePath
+from urllib.parse import quote
+
+from .errors import HandshakeError
+from .framing import Stream
+from .http import Entry, Exchange, check_prefix
+from .http11 import Headers, Request, Response, http_date
+
+__all__ = ["Static"]
+
+#: Bytes of a file in memory at a time, for each connection.
+_PIECE = 64 * 1024
+#: What no segment of a path may hold; on Windows also drives, streams, short names.
+_FORBIDDEN = frozenset("\\\0" + (":~" if os.name == "nt" else ""))
+#: Never through a link that was put there meanwhile, never waiting for a writer.
+_OPEN_FLAGS = os.O_RDONLY
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
+    _OPEN_FLAGS |= getattr(os, _name, 0)
+#: RFC 9110 §14.1.2, of one range; numbers of more digits are no range of any file.
+_RANGE = re.compile(r"bytes=[\t ]*([0-9]{0,18})-([0-9]{0,18})[\t ]*", re.IGNORECASE)
+_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+
+#: What browsers are strict about or systems disagree about.
+_TYPES = {
+    ".avif": "image/avif",
+    ".css": "text/css",
+    ".csv": "text/csv",
+    ".htm": "text/html",
+    ".html": "text/html",
+    ".ico": "image/vnd.microsoft.icon",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".map": "application/json",
+    ".md": "text/markdown",
+    ".mjs": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+    ".webp": "image/webp",
+    ".woff": "font/woff",
+    ".woff2": "font/woff2",
+    ".xml": "text/xml",
+}
+_COMPRESSED = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+}
+
+
+class Static:
+    """The files of a folder, below a prefix.
+
+    Args:
+        prefix: the path that stands for the folder.
+        folder: it must be there.
+
+    Raises:
+        TypeError: The folder is no path.
+        ValueError: See `check_prefix`; there is no such folder.
+    """
+
+    def __init__(self, prefix: str, folder: str | os.PathLike[str]) -> None:
+        self.prefix = check_prefix(prefix)
+        if not isinstance(folder, str | os.PathLike):
+            raise TypeError(f"folder must be a path, not {folder!r}")
+        if not os.path.isdir(folder):
+            raise ValueError(f"folder must be a folder that is there, not {folder!r}")
+        self._root = os.path.realpath(os.fsdecode(folder))
+        self.entry = Entry()
+        self.entry.add(prefix, ["GET"], self._serve)
+
+    def _serve(self, exchange: Exchange) -> None:
+        exchange.answer(self._answer(exchange.request))
+
+    def _answer(self, request: Request) -> Response | Stream:
+        path = request.path.removeprefix(self.prefix)
+        segments = path.split("/")[1:]
+        # The last one is empty for a folder; so is the whole path for this one.
+        names = segments[:-1] if not segments or not segments[-1] else segments
+        if not all(map(_may_be_seen, names)):
+            raise _not_found()
+        found = self._resolve(names)
+        if os.path.isdir(found):
+            if not path.endswith("/"):
+                return _redirect(request)
+            found = self._resolve([*names, "index.html"])
+        elif path.endswith("/"):
+            raise _not_found()
+        return _send(request, found)
+
+    def _resolve(self, names: list[str]) -> str:
+        """The real path of what is in the folder; HandshakeError 404 if there is none.
+
+        Links inside the folder are followed, also to what would be hidden by its name;
+        those that lead out of it are not.
+        """
+        asked = os.path.join(self._root, *names)
+        # One question to the system: following the links of a long path takes many.
+        if not os.path.lexists(asked):
+            raise _not_found()
+        found = os.path.realpath(asked)
+        if os.path.commonpath([self._root, found]) != self._root:
+            raise _not_found()
+        return found
+
+
+def _may_be_seen(name: str) -> bool:
+    """Whether a segment is an ordinary name: not empty, hidden or a trick."""
+    return name != "" and name[0] != "." and _FORBIDDEN.isdisjoint(name)
+
+
+def _not_found() -> HandshakeError:
+    return HandshakeError(404, "There is nothing at this path.")
+
+
+def _redirect(request: Request) -> Response:
+    """To the same path with a slash, so that relative links in a page are right."""
+    # Quoted anew: what follows can begin with one slash only, and names no other host.
+    location = quote(request.path) + "/"
+    if request.query_string:
+        location += f"?{request.query_string}"
+    return Response(301, headers=[("Location", location)])
+
+
+def _send(request: Request, path: str) -> Response | Stream:
+    """The answer with a file, after all conditions."""
+    descriptor, found = _open(path)
+    try:
+        answer = _choose(request, path, descriptor, found)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if isinstance(answer, Response):
+        os.close(descriptor)
+    return answer
+
+
+def _open(path: str) -> tuple[int, os.stat_result]:
+    """Open a regular file; whatever else there is, is not there."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a device may do things
+            raise _not_found()
+        descriptor = os.open(path, _OPEN_FLAGS)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise HandshakeError(
+                503, "The server is busy.", [("Retry-After", "5")]
+            ) from None
+        raise _not_found() from None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise _not_found()
+    return descriptor, found
+
+
+def _choose(
+    request: Request, path: str, descriptor: int, found: os.stat_result
+) -> Response | Stream:
+    # A date in the future would be believed for too long (RFC 9110 §8.8.2.1).
+    modified = int(max(0.0, min(found.st_mtime, time.time())))
+    etag = f'"{found.st_size:x}-{found.st_mtime_ns:x}"'
+    headers = [
+        ("ETag", etag),
+        ("Last-Modified", http_date(modified)),
+        ("Accept-Ranges", "bytes"),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    status = _check_conditions(request.headers, etag, modified)
+    if status != 200:
+        return Response(status, headers=headers)
+    start, stop = 0, found.st_size
+    asked = _asked_range(request, etag, modified, found.st_size)
+    if asked is not None:
+        start, stop = asked
+        if start >= stop:
+            headers.append(("Content-Range", f"bytes */{found.st_size}"))
+            return Response(416, headers=headers)
+        headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{found.st_size}"))
+    headers.append(("Content-Type", _type_of(path)))
+    source = _FilePart(descriptor, start, stop - start)
+    return Stream(200 if asked is None else 206, headers, source, stop - start)
+
+
+def _check_conditions(headers: Headers, etag: str, modified: int) -> int:
+    """200, 304 or 412, in the order of RFC 9110 §13.2.2."""
+    if "If-Match" in headers:
+        if not _names(headers, "If-Match", etag, weak=False):
+            return 412
+    elif modified > _date(headers.get("If-Unmodified-Since"), default=modified):
+        return 412
+    if "If-None-Match" in headers:
+        return 304 if _names(headers, "If-None-Match", etag, weak=True) else 200
+    since = _date(headers.get("If-Modified-Since"), default=modified - 1)
+    return 304 if modified <= since else 200
+
+
+def _names(headers: Headers, name: str, etag: str, *, weak: bool) -> bool:
+    """Whether a list of entity tags names this one (RFC 9110 §8.8.3.2)."""
+    value = ",".join(headers.get_all(name))
+    if value.strip() == "*":
+        return True
+    given = _ETAG.findall(value)
+    return etag in ([tag.removeprefix("W/") for tag in given] if weak else given)
+
+
+def _date(value: str | None, *, default: int) -> int:
+    """Seconds since the epoch; `default` for none, and for what is no date."""
+    try:
+        return int(parsedate_to_datetime(value or "").timestamp())
+    except (TypeError, ValueError, OverflowError):
+        return default
+
+
+def _asked_range(
+    request: Request, etag: str, modified: int, size: int
+) -> tuple[int, int] | None:
+    """First byte and the one behind the last; None: the whole file is asked for.
+
+    Several ranges in one request are not worth their answer: it is the whole file, as
+    for what is no range at all (RFC 9110 §14.2 leaves that to us).
+    """
+    match = _RANGE.fullmatch(request.headers.get("Range", ""))
+    if match is None or request.method != "GET":
+        return None
+    condition = request.headers.get("If-Range")
+    if condition is not None and condition not in (etag, http_date(modified)):
+        return None
+    first, last = match.groups()
+    if not first:
+        return (max(0, size - int(last)), size) if last else None
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+def _type_of(path: str) -> str:
+    suffix = PurePath(path).suffix.lower()
+    kind = _TYPES.get(suffix)
+    if kind is None:
+        # Only the end of the name: what it takes for a URL has rules of its own.
+        guessed, encoding = mimetypes.guess_type("file" + suffix)
+        kind = guessed or "application/octet-stream"
+        if encoding is not None:
+            kind = _COMPRESSED.get(encoding, "application/octet-stream")
+    if kind.startswith("text/"):
+        kind += "; charset=utf-8"
+    return kind
+
+
+class _FilePart:
+    """A part of an open file, a piece at a time (`framing.Source`)."""
+
+    def __init__(self, descriptor: int, start: int, length: int) -> None:
+        self._descriptor = descriptor
+        self._left = length
+        if start:
+            os.lseek(descriptor, start, os.SEEK_SET)
+
+    def read(self) -> bytes:
+        """The next piece; b"" also when the file has become shorter."""
+        piece = os.read(self._descriptor, min(_PIECE, self._left))
+        self._left -= len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Close the file."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

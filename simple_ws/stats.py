@@ -1,0 +1,183 @@
+"""The figures of a server: what its parts have counted, gathered in one dict.
+
+Connections count their messages by themselves (`Tally`), the journal counts ends, the
+gate refusals. `Figures` keeps what nobody else does, and puts all of it together.
+Writing it down for others is left to `metrics` and `dashboard`; `Audience` says to whom
+they may show it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .connection import Client
+from .constants import CloseCause
+from .errors import HandshakeError
+from .gate import Gate
+from .handler import BaseHandler, check_callback, check_not_late
+from .http11 import Request
+from .journal import Journal
+from .reactor import Reactor
+from .speedups import BACKEND, Tally
+from .topics import Group, Identities, Topics
+
+__all__ = ["Audience", "Counted", "Figures"]
+
+#: Seconds for which the longest turn is kept; it is seen for one to two of them.
+_LAG_WINDOW = 10.0
+
+#: Attributes of a `Tally`; those of a handler, and those of all together.
+_COUNTS = (
+    "messages_received",
+    "messages_sent",
+    "bytes_received",
+    "bytes_sent",
+    "plain_sent",
+    "packed_sent",
+    "packed_received",
+    "plain_received",
+    "dropped",
+    "busy",
+)
+
+
+class Counted(Protocol):
+    """What there is to count of a server (`server.Server` has it)."""
+
+    reactor: Reactor
+    journal: Journal
+    gate: Gate
+    clients: Group[Client]
+    _topics: Topics[Client]
+    _identities: Identities[Client]
+
+
+class Figures:
+    """What a server counts beside its connections.
+
+    It belongs to the server, not to a run: stopping and starting resets no count.
+
+    Attributes:
+        opened: connections opened so far.
+        viewers: open connections of dashboards, which count nowhere else.
+    """
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.viewers: Group[Client] = Group()
+        self._paths: dict[BaseHandler, list[str]] = {}
+        self._reactor: Reactor | None = None  # while it runs
+        self._began = 0.0  # by the clock of the loop
+        self._started: float | None = None  # by the calendar
+        self._lag_before = 0.0  # the longest turn of the window before this one
+
+    def note_mount(self, path: str, handler: BaseHandler) -> None:
+        """A handler is served on one more path."""
+        self._paths.setdefault(handler, []).append(path)
+
+    def begin(self, reactor: Reactor) -> None:
+        """The server is about to run."""
+        self._reactor = reactor
+        self._began, self._started = reactor.time(), time.time()
+        self._lag_before = 0.0
+        reactor.call_later(_LAG_WINDOW, self._next_window)
+
+    def end(self) -> None:
+        """The server has stopped."""
+        self._reactor = self._started = None
+
+    def _next_window(self) -> None:
+        if self._reactor is not None:
+            self._lag_before = self._reactor.longest_turn
+            self._reactor.longest_turn = 0.0
+            self._reactor.call_later(_LAG_WINDOW, self._next_window)
+
+    def gather(self, server: Counted) -> dict[str, Any]:
+        """All figures of a server; see `Server.stats`. From any thread.
+
+        Nothing is locked: each count is right, and what happens meanwhile may be in
+        one and not yet in the next.
+        """
+        # `list` and `dict` copy in one step of the interpreter: the loop may go on.
+        paths = list(self._paths.items())
+        tallies = [_counts_of(handler.tally) for handler, _ in paths]
+        viewers = list(self.viewers)
+        unsent = sum(viewer.buffered_amount for viewer in viewers)
+        refused = dict(server.gate.refused)
+        # In this order nobody is seen to have ended who was not seen to have opened.
+        closed = dict.fromkeys(map(str, CloseCause), 0) | server.journal.ends
+        connections = {
+            "open": len(server.clients),
+            "opened": self.opened,
+            "dashboards": len(viewers),
+        }
+        return {
+            "time": time.time(),
+            "started": self._started,
+            "uptime": self._uptime(),
+            "backend": BACKEND,
+            "connections": connections,
+            "total": {
+                name: sum(counts[name] for counts in tallies) for name in _COUNTS
+            },
+            "handlers": [
+                {
+                    "name": handler.name,
+                    "paths": list(mounted),
+                    "clients": len(handler.clients),
+                    **counts,
+                }
+                for (handler, mounted), counts in zip(paths, tallies, strict=True)
+            ],
+            "closed": closed,
+            "refused": {str(status): refused[status] for status in sorted(refused)},
+            "buffered": max(0, server.reactor.buffered - unsent),
+            "topics": len(server._topics._groups),
+            "identities": len(server._identities._groups),
+            "slow_callbacks": server.journal.slow_calls,
+            "longest_turn": self._longest_turn(),
+        }
+
+    def _uptime(self) -> float:
+        reactor = self._reactor
+        return 0.0 if reactor is None else reactor.time() - self._began
+
+    def _longest_turn(self) -> float:
+        reactor = self._reactor
+        return 0.0 if reactor is None else max(self._lag_before, reactor.longest_turn)
+
+
+class Audience:
+    """Those who may see figures.
+
+    Args:
+        allow: says of a request whether it may.
+
+    Raises:
+        TypeError: `allow` is no function of a request, or not done when it returns.
+    """
+
+    def __init__(self, allow: Callable[[Request], object]) -> None:
+        check_callback("allow", allow, ("request",))
+        check_not_late("allow", allow)
+        self._allow = allow
+
+    def check(self, request: Request) -> None:
+        """Refuse whoever is not among them.
+
+        Raises:
+            HandshakeError: 403, or what `allow` raises itself.
+            TypeError: It has not said yes or no; whatever is true by being something,
+                such as a coroutine, must not let everybody in.
+        """
+        allowed = self._allow(request)
+        if not isinstance(allowed, bool):
+            raise TypeError(f"allow must return True or False, not {allowed!r}")
+        if not allowed:
+            raise HandshakeError(403, "You may not see this from where you are.")
+
+
+def _counts_of(tally: Tally) -> dict[str, Any]:
+    return {name: getattr(tally, name) for name in _COUNTS}

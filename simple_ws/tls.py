@@ -1,0 +1,385 @@
+"""TLS on accepted sockets: a context from files, and a socket that encrypts.
+
+`TLSSocket` has those methods of a non-blocking socket that connections use. It drives
+an `ssl.SSLObject` between two `ssl.MemoryBIO`s, so that bytes of the network and bytes
+of the user never wait for each other, which `ssl.SSLSocket` cannot promise (its `recv`
+may want to write). Who is served, and the deadline of the handshake, are left to those
+who own the connection.
+
+What was sent. The owner keeps plaintext until it is told that it was sent, drops whole
+messages of which nothing was sent, and asks again when the socket is writable while it
+keeps anything. Here ciphertext may wait that the system has not taken yet. Of the
+plaintext, let `encrypted` bytes have gone into it and `reported` bytes be told as sent:
+
+1. `encrypted - reported` is 0 or 1. It is 1 (`_held`) only when all that was offered
+   is encrypted and ciphertext waits: the last byte offered is held back, so that the
+   owner keeps something, and asks again. Offered next, it is skipped.
+2. That byte is the last of a message. No message (frame, HTTP answer) is of one byte,
+   so the owner takes it for one that was sent in part, and finishes it.
+3. When not all that was offered is encrypted, nothing is held back: the owner keeps the
+   rest anyway. A byte held back there could be the first of a message, which the owner
+   would take for one not begun, and might drop.
+
+Ciphertext that nobody asked for (handshake, answers to the peer's TLS, alerts) is not
+in anybody's account: when the system does not take it, a timer tries again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+__all__ = ["TLSSocket", "server_context"]
+
+logger = logging.getLogger("simple_ws")
+
+#: Bytes of one read from the network; what comes of it is handed on whole.
+_READ_SIZE = 65536
+#: Bytes encrypted at once: so much ciphertext, and a little, waits at most. Four
+#: records of the largest size (RFC 8446 §5.1).
+_PIECE = 65536
+#: Bytes of one read from the `SSLObject`, which gives a record at most.
+_RECORD = 16384
+#: Bytes of ciphertext nobody asked for. Handshakes have 3,000 to 20,000; beyond, a peer
+#: makes us answer (KeyUpdate, RFC 8446 §4.6.3) and does not read.
+_MAX_OWED = 262144
+#: Seconds until such ciphertext is offered again to a system that did not take it.
+_RETRY = 0.02
+
+
+class Cancellable(Protocol):
+    """A timer (`timers.Timer` is one)."""
+
+    def cancel(self) -> object:
+        """Have it not fire."""
+
+
+def server_context(
+    context: ssl.SSLContext | None, certfile: str | None, keyfile: str | None
+) -> ssl.SSLContext:
+    """The context of a server: the one given, or one made from files.
+
+    Args:
+        context: for servers; used as it is.
+        certfile: PEM file with the certificate and those above it.
+        keyfile: PEM file with the private key, if it is not in `certfile`.
+
+    Returns:
+        The context; one made here speaks TLS 1.2 and later.
+
+    Raises:
+        ValueError: Options that exclude or need each other, a context for clients,
+            files that are no certificate and key, or do not fit.
+        OSError: A file cannot be read; `filename` is its path.
+    """
+    if context is not None:
+        if certfile is not None or keyfile is not None:
+            raise ValueError("either ssl or certfile and keyfile, not both")
+        _check_context(context)
+        return context
+    if certfile is None:
+        raise ValueError(f"keyfile {keyfile!r} needs a certfile")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A peer could have us do the costly half of a handshake again and again.
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    # RFC 6455 §4.1 speaks of HTTP/1.1; some clients insist on an answer (RFC 7301).
+    context.set_alpn_protocols(["http/1.1"])
+    _load(context, certfile, keyfile)
+    return context
+
+
+def _check_context(context: ssl.SSLContext) -> None:
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+    except ssl.SSLError:
+        raise ValueError(
+            "ssl must be a context for servers, such as "
+            f"ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), not {context!r}"
+        ) from None
+
+
+def _load(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
+    _check_readable("certfile", certfile)
+    if keyfile is not None:
+        _check_readable("keyfile", keyfile)
+    named = f"certfile {certfile!r}"
+    if keyfile is not None:
+        named += f" and keyfile {keyfile!r}"
+
+    def refuse_password() -> str:
+        # Without this OpenSSL would ask at the terminal, and a service wait for ever.
+        raise ValueError(f"{named}: the key is encrypted; load it into an ssl context")
+
+    try:
+        context.load_cert_chain(certfile, keyfile, password=refuse_password)
+    except ssl.SSLError as error:
+        reason = _reason(error) if error.reason else "no certificate and key in PEM"
+        raise ValueError(f"{named} cannot be used: {reason}") from None
+
+
+def _check_readable(option: str, path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        what = os.strerror(error.errno) if error.errno else str(error)
+        raise type(error)(error.errno, f"{option}: {what}", path) from None
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """What went wrong in OpenSSL's words, without its punctuation."""
+    return (error.reason or str(error)).replace("_", " ").lower()
+
+
+class TLSSocket:
+    """The server's end of a TLS connection, in the manner of a non-blocking socket.
+
+    Args:
+        context: of the server.
+        sock: accepted and non-blocking; it is ours from now on.
+        address: of the peer, for the log.
+        call_later: has a function called in so many seconds, in this thread
+            (`Reactor.call_later`).
+    """
+
+    #: What is sent here is encrypted (`Request.secure`).
+    secure = True
+
+    __slots__ = (
+        "_address",
+        "_call_later",
+        "_ciphertext",
+        "_ended",
+        "_fault",
+        "_held",
+        "_incoming",
+        "_object",
+        "_outgoing",
+        "_shaken",
+        "_shut",
+        "_sock",
+        "_timer",
+    )
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        sock: socket.socket,
+        address: Any,
+        call_later: Callable[[float, Callable[[], object]], Cancellable],
+    ) -> None:
+        self._sock = sock
+        self._address = address
+        self._call_later = call_later
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, True)
+        self._ciphertext = memoryview(b"")  # from `_outgoing`, offered to the system
+        self._held = 0  # bytes encrypted and not reported: 0 or 1
+        self._shaken = False  # the handshake is done
+        self._ended = False  # nothing more will come
+        self._fault: str | None = None
+        self._shut = False  # to be shut once all is written
+        self._timer: Cancellable | None = None
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when it is closed."""
+        return self._sock.fileno()
+
+    # Receiving
+
+    def recv(self, size: int) -> bytes:
+        """All plaintext of one read from the network; it drives the handshake too.
+
+        Nothing stays behind here, because no selector would tell of it.
+
+        Args:
+            size: is not kept to: more or less may be returned.
+
+        Returns:
+            Some bytes; none when the peer will send no more.
+
+        Raises:
+            BlockingIOError: There is nothing for the user yet.
+            OSError: The connection is lost, or the peer's TLS is wrong.
+        """
+        plain = b""
+        if self._fault is None and not self._ended:
+            plain = self._take_in(self._sock.recv(_READ_SIZE))
+            self._answer()
+        if plain:
+            return plain
+        if self._fault is not None:
+            raise ConnectionAbortedError(errno.ECONNABORTED, f"TLS: {self._fault}")
+        if self._ended:
+            return b""
+        raise BlockingIOError(errno.EAGAIN, "no whole TLS record is there")
+
+    def _take_in(self, data: bytes) -> bytes:
+        if data:
+            self._incoming.write(data)
+            return self._decrypt() if self._shaken or self._shake() else b""
+        # An end without close_notify. Frames and lengths of HTTP tell by themselves
+        # whether something is missing, and many peers just leave. OpenSSL is not told:
+        # to it this is a fault, and what waits for the peer could not be sent.
+        if not self._shaken:
+            logger.debug("%s left before its TLS handshake was done", self._address)
+        self._end(None)
+        return b""
+
+    def _shake(self) -> bool:
+        """Go on with the handshake; whether it is done."""
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            fault = _reason(error)
+            logger.info("TLS handshake of %s failed: %s", self._address, fault)
+            self._end(fault)
+        else:
+            self._shaken = True
+        return self._shaken
+
+    def _decrypt(self) -> bytes:
+        parts = []
+        try:
+            while part := self._object.read(_RECORD):
+                parts.append(part)
+            self._end(None)  # close_notify
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self._end(None)  # likewise, and ours was sent before
+        except ssl.SSLError as error:
+            self._end(_reason(error))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _end(self, fault: str | None) -> None:
+        self._fault = fault
+        self._ended = True
+        # So that the socket stays readable, as one is whose peer has ended, also when
+        # there is plaintext to be handed on first.
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
+
+    def _answer(self) -> None:
+        """Send what OpenSSL has to say to the peer's OpenSSL."""
+        if self._outgoing.pending > _MAX_OWED and self._fault is None:
+            self._end("the peer does not read what it makes us answer")
+        if self._outgoing.pending:
+            with suppress(OSError):  # reading tells better what has become of it
+                if not self._flush():
+                    self._try_later()
+
+    # Sending
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Encrypt and send; see the head of this module.
+
+        Args:
+            data: begins with what was not reported as sent before.
+
+        Returns:
+            How many bytes count as sent.
+
+        Raises:
+            BlockingIOError: None.
+            OSError: The connection is lost or not ready, or TLS has failed.
+        """
+        if not self._shaken or self._fault is not None:
+            raise ConnectionAbortedError(
+                errno.ECONNABORTED, f"TLS: {self._fault or 'no handshake'}"
+            )
+        if not self._flush():
+            raise BlockingIOError(errno.EAGAIN, "ciphertext is waiting")
+        view = memoryview(data)
+        total = len(view)
+        done = min(self._held, total)
+        self._held -= done
+        while done < total:
+            done += self._write(view[done : done + _PIECE])
+            if not self._flush():
+                return self._report(done, total)
+        return total
+
+    def _report(self, done: int, total: int) -> int:
+        """What counts as sent, of `done` bytes encrypted, while ciphertext waits."""
+        if done < total:
+            return done
+        self._held = 1
+        if total == 1:
+            raise BlockingIOError(errno.EAGAIN, "ciphertext is waiting")
+        return total - 1
+
+    def _write(self, piece: memoryview) -> int:
+        try:
+            return self._object.write(piece)
+        except ssl.SSLError as error:
+            fault = _reason(error)
+            self._end(fault)
+            raise ConnectionAbortedError(errno.ECONNABORTED, f"TLS: {fault}") from None
+
+    def _flush(self) -> bool:
+        """Hand ciphertext to the system; whether it took all."""
+        while True:
+            if not self._ciphertext:
+                if not self._outgoing.pending:
+                    return True
+                self._ciphertext = memoryview(self._outgoing.read())
+            try:
+                sent = self._sock.send(self._ciphertext)
+            except (BlockingIOError, InterruptedError):
+                return False
+            if not sent:
+                return False
+            self._ciphertext = self._ciphertext[sent:]
+
+    def _try_later(self) -> None:
+        """Flush by and by; the owner may know of nothing to send."""
+        if self._timer is None:
+            self._timer = self._call_later(_RETRY, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        with suppress(OSError):
+            if not self._flush():
+                self._try_later()
+            elif self._shut:
+                self._sock.shutdown(socket.SHUT_WR)
+
+    # Ending
+
+    def shutdown(self, how: int) -> None:
+        """Say that nothing more will be sent: close_notify, then the socket's own end.
+
+        Args:
+            how: `socket.SHUT_WR`; the other direction ends when the peer says so.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        if self._shaken and self._fault is None:
+            # It writes our close_notify and then looks for the peer's, which `recv`
+            # does as well.
+            with suppress(ssl.SSLError):
+                self._object.unwrap()
+        self._shut = True
+        if self._flush():
+            self._sock.shutdown(how)
+        else:
+            self._try_later()
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._sock.close()

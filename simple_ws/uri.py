@@ -1,0 +1,214 @@
+"""Addresses: `ws://user:password@host:port/path?query` (RFC 6455 §3, RFC 3986).
+
+`parse_uri` reads what a user wrote, with international host names and paths, into what
+goes on the wire. Where a redirect leads is `URI.join`; who resolves the name and
+connects is left to the clients.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv6Address
+from typing import NoReturn
+from urllib.parse import quote, unquote, urljoin
+
+from .errors import InvalidURI
+
+__all__ = ["URI", "parse_uri", "without_password"]
+
+#: Schemes, and whether they mean TLS. A WebSocket begins as HTTP, so its address is
+#: understood too.
+_SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
+
+_SHAPE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")
+_AUTHORITY = re.compile(r"(?:(.*)@)?(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
+#: What may stand in a name (RFC 952), and the underscore of container networks.
+_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
+_SPACE = re.compile(r"[\x00-\x20\x7f]")
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+#: RFC 3986 §3.2.1 forbids these; some read a backslash as the end of the host.
+_BAD_USERINFO = re.compile(r"%(?![0-9A-Fa-f]{2})|[\\\"<>^`{|}\[\]\ud800-\udfff]")
+_PASSWORD = re.compile(r"(?<=://)([^/?#]*?):[^/?#]*@")
+
+#: RFC 3986 §3.3: what a path may hold as it is, besides letters and digits; `%` is
+#: checked before. A query may hold a question mark as well (§3.4).
+_PATH_SAFE = "/%:@!$&'()*+,;=~-._"
+_QUERY_SAFE = _PATH_SAFE + "?"
+
+
+@dataclass(frozen=True, slots=True)
+class URI:
+    """Where a WebSocket server is, as it goes on the wire.
+
+    Attributes:
+        secure: with TLS.
+        host: name in ASCII and lower case, or IP address without brackets.
+        port: 1 to 65535.
+        target: path and query, percent-encoded; begins with a slash.
+        user, password: decoded; None where the address has none.
+    """
+
+    secure: bool
+    host: str
+    port: int
+    target: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        """The address, without user and password: for logs and errors."""
+        return f"{'wss' if self.secure else 'ws'}://{self.authority}{self.target}"
+
+    @property
+    def origin(self) -> tuple[bool, str, int]:
+        """What must be the same for credentials to be sent again."""
+        return self.secure, self.host, self.port
+
+    @property
+    def authority(self) -> str:
+        """The value of the Host field (RFC 9110 §7.2): no default port."""
+        if self.port == (443 if self.secure else 80):
+            return self._bracketed
+        return f"{self._bracketed}:{self.port}"
+
+    @property
+    def host_and_port(self) -> str:
+        """What a proxy is asked to connect to (RFC 9110 §9.3.6)."""
+        return f"{self._bracketed}:{self.port}"
+
+    @property
+    def tls_name(self) -> str:
+        """The name that the certificate must be for."""
+        return self.host.partition("%")[0].rstrip(".")
+
+    @property
+    def _bracketed(self) -> str:
+        # RFC 6874 §4: a zone means something on this machine only.
+        host = self.host.partition("%")[0]
+        return f"[{host}]" if ":" in host else host
+
+    def join(self, location: str) -> URI:
+        """Where the Location of a redirect leads (RFC 9110 §10.2.2).
+
+        Raises:
+            InvalidURI: It leads to no WebSocket server.
+        """
+        # `urljoin` knows http on every Python; both names mean the same here.
+        base = f"http{str(self).removeprefix('ws')}"
+        # Fields are read as latin-1; many servers send UTF-8 there.
+        raw = location.encode("latin-1", "surrogateescape")
+        joined = urljoin(base, raw.decode("utf-8", "replace"))
+        return parse_uri(joined.partition("#")[0])
+
+
+def parse_uri(url: str) -> URI:
+    """Read the address of a WebSocket server.
+
+    Args:
+        url: with the scheme ws, wss, http or https; host and path may hold any
+            letters.
+
+    Raises:
+        TypeError: It is not a str.
+        InvalidURI: It is no such address; the error says what is wrong.
+    """
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a str, not {url!r}")
+    if _SPACE.search(url):
+        _refuse(url, "it holds a space or a control character")
+    shape = _SHAPE.fullmatch(url)
+    if shape is None:
+        _refuse(url, "it must begin like ws://host/ or wss://host/")
+    scheme, authority, path, query, fragment = shape.groups()
+    if scheme.lower() not in _SCHEMES:
+        _refuse(url, f"the scheme must be ws or wss, not {scheme}")
+    if fragment is not None:
+        # RFC 6455 §3: "fragment identifiers are meaningless in the context of
+        # WebSocket URIs and MUST NOT be used".
+        _refuse(url, "a WebSocket address has no fragment; a # in it is written %23")
+    secure = _SCHEMES[scheme.lower()]
+    userinfo, host, port = _split_authority(url, authority)
+    user, password = _read_userinfo(url, userinfo)
+    return URI(
+        secure,
+        _read_host(url, host),
+        _read_port(url, port) or (443 if secure else 80),
+        _encode(url, path or "/", _PATH_SAFE) + _encode(url, query or "", _QUERY_SAFE),
+        user,
+        password,
+    )
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown."""
+    return _PASSWORD.sub(r"\1:***@", url)
+
+
+def _refuse(url: str, problem: str) -> NoReturn:
+    shown = without_password(url)
+    # A line break in it must not break the line it is shown in.
+    raise InvalidURI(shown if shown.isprintable() else ascii(shown)[1:-1], problem)
+
+
+def _split_authority(url: str, authority: str) -> tuple[str | None, str, str | None]:
+    parts = _AUTHORITY.fullmatch(authority)
+    if parts is None:
+        _refuse(url, "what stands before the path must be host or host:port")
+    return parts[1], parts[2], parts[3]
+
+
+def _read_userinfo(url: str, userinfo: str | None) -> tuple[str | None, str | None]:
+    if not userinfo:
+        return None, None
+    if _BAD_USERINFO.search(userinfo):
+        _refuse(url, "user or password hold a character to be percent-encoded")
+    user, colon, password = userinfo.partition(":")
+    user, password = unquote(user), unquote(password)
+    if ":" in user:
+        # RFC 7617 §2: "a user-id containing a colon character is invalid".
+        _refuse(url, "the user's name must not hold a colon")
+    return user, password if colon else None
+
+
+def _read_host(url: str, host: str) -> str:
+    if host.startswith("["):
+        return _read_ipv6(url, host[1:-1])
+    try:
+        # Python's codec knows IDNA 2003, as the resolver of `socket` does.
+        name = unquote(host, errors="strict").lower().encode("idna").decode()
+    except UnicodeError:
+        _refuse(url, f"{host!r} is no host name")
+    if not name:
+        _refuse(url, "it names no host")
+    if len(name) > 253 or not _NAME.fullmatch(name):
+        _refuse(url, f"{host!r} is no host name")
+    return name
+
+
+def _read_ipv6(url: str, text: str) -> str:
+    # RFC 6874 §2 writes the zone behind %25; people write what `ip` prints.
+    text = text.replace("%25", "%", 1)
+    try:
+        return str(IPv6Address(text))
+    except AddressValueError:
+        _refuse(url, f"'{text}' is no IPv6 address")
+
+
+def _read_port(url: str, port: str | None) -> int | None:
+    if not port:
+        return None  # RFC 3986 §3.2.3: an empty port is the default one
+    number = int(port) if len(port) <= 5 else 0
+    if not 1 <= number <= 65535:
+        _refuse(url, f"the port must be from 1 to 65535, not {port}")
+    return number
+
+
+def _encode(url: str, text: str, safe: str) -> str:
+    """Percent-encode what may not travel as it is; what is encoded stays."""
+    if _BAD_PERCENT.search(text):
+        _refuse(url, "a % in path or query is written %25")
+    try:
+        return quote(text, safe=safe)
+    except UnicodeEncodeError:
+        _refuse(url, "path or query are not valid Unicode")

@@ -1,0 +1,372 @@
+"""WSGI applications as HTTP answers (PEP 3333), in worker threads.
+
+A request is read as a whole before an application sees it, so that nobody holds a
+thread by sending slowly. What the application gives goes to the loop through a `_Pipe`
+of bounded size, whose worker waits while the peer does not read.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, cast
+
+from .errors import HandshakeError
+from .framing import IncompleteAnswer, Stream
+from .handler import check_callback
+from .http import Entry, Exchange, check_prefix, server_error
+from .http11 import Request
+from .workers import Pool
+
+__all__ = ["Wsgi"]
+
+logger = logging.getLogger("simple_ws")
+
+#: Of the threads, with a number behind it.
+_NAME = "simple_ws wsgi"
+#: Requests that wait for a worker; each may hold a body of `max_body` bytes.
+_MAX_QUEUED = 100
+#: Most threads that make sense where one of them computes at a time.
+_MAX_THREADS = 1000
+#: Bytes of an answer that wait for the peer before the worker does: most pages are
+#: smaller, and leave their worker at once.
+_MAX_WAITING = 256 * 1024
+#: Bytes that are handed to the socket at once.
+_PIECE = 64 * 1024
+#: Seconds that a worker waits for the peer to take a piece.
+PATIENCE = 60.0
+
+_STATUS = re.compile(r"([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
+_LINE_BREAK = re.compile(r"[\r\n\0]")
+#: RFC 9110 §7.6.1: of one connection, so none of the application's business.
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], None]]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class Wsgi:
+    """A WSGI application, below a prefix.
+
+    Args:
+        prefix: the path below which everything is the application's.
+        app: the application.
+        threads: how many requests it answers at a time.
+
+    Raises:
+        TypeError: The application takes other arguments; `threads` is not a number.
+        ValueError: See `check_prefix`; `threads` is out of range.
+    """
+
+    def __init__(self, prefix: str, app: App, threads: int) -> None:
+        self.prefix = check_prefix(prefix)
+        check_callback("app", app, ("environ", "start_response"))
+        if isinstance(threads, bool) or not isinstance(threads, int):
+            raise TypeError(f"threads must be a whole number, not {threads!r}")
+        if not 1 <= threads <= _MAX_THREADS:
+            raise ValueError(f"threads must be from 1 to {_MAX_THREADS}, not {threads}")
+        self._app = app
+        self._threads = threads
+        self._pool: Pool | None = None
+        self.entry = Entry(self._serve)
+
+    def _serve(self, exchange: Exchange) -> None:
+        if self._pool is None:
+            self._pool = Pool(_NAME, self._threads, _MAX_QUEUED)
+        environ = _environ(exchange, self.prefix)
+        if not self._pool.submit(_Call(self._app, environ, exchange)):
+            raise HandshakeError(503, "The server is busy.", [("Retry-After", "5")])
+
+    def end(self) -> None:
+        """The server stops, and with it the threads, once they are free."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            for call in pool.end():
+                cast("_Call", call).pipe.close()
+
+
+class _Gone(Exception):
+    """Nobody takes the answer any more."""
+
+
+class _Pipe:
+    """Bytes of an answer on their way from a worker to the loop (`framing.Source`).
+
+    Args:
+        on_bytes: called in the worker when there are some after `read` found none.
+    """
+
+    def __init__(self, on_bytes: Callable[[], object]) -> None:
+        self._on_bytes = on_bytes
+        self._changed = threading.Condition()
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._asked = False
+        self._closed = self._ended = self._failed = False
+
+    # In the worker
+
+    def put(self, data: bytes) -> None:
+        """Hand on bytes; waits while too many are on their way.
+
+        Raises:
+            _Gone: The peer has left, or takes nothing.
+        """
+        for start in range(0, len(data), _PIECE):
+            self._put(data[start : start + _PIECE])
+
+    def _put(self, piece: bytes) -> None:
+        with self._changed:
+            room = self._changed.wait_for(self._has_room, PATIENCE)
+            if self._closed or not room:
+                raise _Gone
+            self._pieces.append(piece)
+            self._size += len(piece)
+        self._tell()
+
+    def end(self, *, failed: bool = False) -> None:
+        """There is no more, as it should be or because the application failed."""
+        with self._changed:
+            self._failed = failed and not self._ended
+            self._ended = True
+        self._tell()
+
+    def _has_room(self) -> bool:
+        return self._closed or self._size < _MAX_WAITING
+
+    def _tell(self) -> None:
+        with self._changed:
+            asked, self._asked = self._asked, False
+        if asked:
+            self._on_bytes()
+
+    # In the loop
+
+    def read(self) -> bytes | None:
+        """See `framing.Source`."""
+        with self._changed:
+            if self._pieces:
+                return self._take()
+            if self._failed:
+                raise IncompleteAnswer("the application failed")
+            self._asked = not self._ended
+            return b"" if self._ended else None
+
+    def _take(self) -> bytes:
+        pieces = [self._pieces.popleft()]
+        size = len(pieces[0])
+        while self._pieces and size + len(self._pieces[0]) <= _PIECE:
+            size += len(self._pieces[0])
+            pieces.append(self._pieces.popleft())
+        self._size -= size
+        self._changed.notify()
+        return b"".join(pieces) if len(pieces) > 1 else pieces[0]
+
+    def close(self) -> None:
+        """Nobody reads on; the worker is told at its next piece."""
+        with self._changed:
+            self._closed = True
+            self._pieces.clear()
+            self._changed.notify()
+
+
+class _Call:
+    """One call of an application.
+
+    Args:
+        app: the application.
+        environ: its request.
+        exchange: what it answers; everything about it happens in the loop.
+    """
+
+    def __init__(self, app: App, environ: Environ, exchange: Exchange) -> None:
+        self.pipe = _Pipe(partial(exchange.call, exchange.go_on))
+        self._app = app
+        self._environ = environ
+        self._exchange = exchange
+        self._head: tuple[int, str, list[tuple[str, str]], int | None] | None = None
+        self._head_sent = False
+        self._single = False  # the body is one piece, whose length is the body's
+
+    def run(self) -> None:
+        """Call it, hand on what it gives, and close what wants to be closed."""
+        if not self._exchange.waiting:
+            return  # the client has left
+        try:
+            self._iterate()
+        except _Gone:
+            self.pipe.end(failed=True)
+        except BaseException as error:  # also what is meant to end a program
+            logger.error("%r failed", self._exchange.request, exc_info=error)
+            self._fail()
+
+    def _iterate(self) -> None:
+        result = self._app(self._environ, self._start_response)
+        try:
+            self._single = not self._head_sent and _length_of(result) == 1
+            for piece in result:
+                self._write(piece)
+            self._finish()
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+
+    def _fail(self) -> None:
+        if self._head_sent:
+            self.pipe.end(failed=True)
+        else:
+            self._exchange.call(partial(self._exchange.answer, server_error()))
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        if exc_info is not None:
+            try:
+                if self._head_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # a circle, through the frame of the traceback
+        elif self._head is not None:
+            raise AssertionError("start_response was called before")
+        self._head = _check_head(status, headers)
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        if not isinstance(data, bytes):
+            raise TypeError(f"an application must give bytes, not {data!r}")
+        # PEP 3333: headers wait for the first piece that is not empty.
+        if not data:
+            return
+        if self._head_sent:
+            self.pipe.put(data)
+        else:
+            self._send_head(len(data) if self._single else None, data)
+
+    def _finish(self) -> None:
+        if not self._head_sent:
+            self._send_head(0, b"")
+        self.pipe.end()
+
+    def _send_head(self, length: int | None, data: bytes) -> None:
+        if self._head is None:
+            raise AssertionError("start_response was not called")
+        status, reason, headers, promised = self._head
+        self._head_sent = True
+        # The loop finds the first bytes with the head, and takes them with one call.
+        self.pipe.put(data[:_PIECE])
+        if promised is not None:
+            length = promised
+        stream = Stream(status, headers, self.pipe, length, reason)
+        self._exchange.call(partial(self._exchange.answer, stream))
+        self.pipe.put(data[_PIECE:])
+
+
+def _length_of(result: object) -> int | None:
+    """How many pieces there are, where that is known."""
+    try:
+        return len(result)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _check_head(
+    status: object, headers: object
+) -> tuple[int, str, list[tuple[str, str]], int | None]:
+    """What an application says of its answer: status, reason, headers and length."""
+    match = _STATUS.fullmatch(status) if isinstance(status, str) else None
+    if match is None:
+        raise ValueError(f"status must be such as '200 OK', not {status!r}")
+    if not isinstance(headers, list):
+        raise TypeError(f"headers must be a list, not {headers!r}")
+    length = None
+    kept = []
+    for name, value in headers:
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"headers must hold strings, not {name!r}: {value!r}")
+        if _LINE_BREAK.search(name + value):
+            raise ValueError(f"header {name!r} holds a line break: {value!r}")
+        if name.lower() in _HOP_BY_HOP:
+            raise ValueError(f"header {name!r} is not for applications to set")
+        if name.lower() == "content-length":
+            length = _check_length(value)
+        else:
+            kept.append((name, value))
+    return int(match[1]), match[2], kept, length
+
+
+def _check_length(value: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", value):
+        raise ValueError(f"Content-Length must be a whole number, not {value!r}")
+    return int(value)
+
+
+def _environ(exchange: Exchange, prefix: str) -> Environ:
+    """What an application is told of a request (PEP 3333, environ Variables).
+
+    Bytes of the request are in it as characters of latin-1.
+    """
+    request, site = exchange.request, exchange.site
+    root = prefix.encode()
+    environ = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": root.decode("latin-1"),
+        "PATH_INFO": request.raw_path.removeprefix(root).decode("latin-1"),
+        "QUERY_STRING": request.query_string,
+        "CONTENT_TYPE": request.headers.get("Content-Type", ""),
+        "CONTENT_LENGTH": str(len(request.body)) if request.body else "",
+        "SERVER_NAME": site.host or "localhost",
+        "SERVER_PORT": str(site.port),
+        "SERVER_PROTOCOL": "HTTP/{}.{}".format(*request.version),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https" if request.secure else "http",
+        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    if isinstance(request.address, tuple):
+        environ["REMOTE_ADDR"] = str(request.address[0])
+        environ["REMOTE_PORT"] = str(request.address[1])
+    environ.update(_header_variables(request))
+    return environ
+
+
+#: Not handed on: told by other names, undone by us, or taken for another variable:
+#: HTTP_PROXY is what programs read their proxy from.
+_NOT_HEADERS = frozenset(
+    {"content-type", "content-length", "transfer-encoding", "proxy"}
+)
+
+
+def _header_variables(request: Request) -> Environ:
+    headers = request.headers
+    return {
+        "HTTP_" + name.upper().replace("-", "_"): _joined(name, headers.get_all(name))
+        for name in headers
+        # X_Name would be taken for X-Name, which a proxy may have checked.
+        if name not in _NOT_HEADERS and "_" not in name
+    }
+
+
+def _joined(name: str, values: list[str]) -> str:
+    return ("; " if name == "cookie" else ", ").join(values)
