@@ -1,0 +1,50 @@
+"""Authentication: the first message says who a client is, or it has to go.
+
+Replaces example 3 of Pywss. Run it:
+
+    python examples/pywss/example3.py [port] [--auth-timeout 15]
+
+and paste this into the console of a browser (F12):
+
+    ws = new WebSocket("ws://127.0.0.1:8866/test/example/3");
+    ws.onmessage = (event) => console.log(JSON.parse(event.data));
+    ws.onclose = (event) => console.log("closed", event.code, event.reason);
+    ws.onopen = () => {
+      ws.send(JSON.stringify({"name": "example3"}));  // goes to check()
+      ws.send(JSON.stringify("Is anybody there?"));   // goes to example_3()
+    };
+
+Whoever sends something else first, or nothing within the time-out, is closed with 1008.
+"""
+
+import argparse
+
+from simple_ws import AuthenticationError, FirstMessageAuth, JSONMessages, Server
+
+parser = argparse.ArgumentParser(description="Authentication by the first message.")
+parser.add_argument("port", nargs="?", type=int, default=8866)
+parser.add_argument("--auth-timeout", type=float, default=15, help="seconds for it")
+args = parser.parse_args()
+
+server = Server("127.0.0.1", args.port, auth_timeout=args.auth_timeout)
+
+
+def check(msg):
+    """Return who sent this first message; a real check would look at a password."""
+    if isinstance(msg, dict) and "name" in msg:
+        return str(msg["name"])
+    # The text goes to the log. The client learns no more than that it failed.
+    raise AuthenticationError("the first message has no name")
+
+
+@server.route("/test/example/3")
+def example_3(msg, client):
+    """Nobody comes here whom check() does not know."""
+    return f"{client.client_id} said: {msg}"
+
+
+server.use(JSONMessages())  # check() gets what this has parsed
+server.use(FirstMessageAuth(check))
+server.listen()
+print(f"Listening on ws://127.0.0.1:{server.port}/test/example/3", flush=True)
+server.run()

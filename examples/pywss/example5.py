@@ -1,0 +1,87 @@
+"""Point to point: people with names, who is online, and messages from one to another.
+
+Replaces example 5 of Pywss. Run it, then open the address it prints in two windows:
+
+    python examples/pywss/example5.py [port] [--auth-timeout 15]
+
+What travels is JSON. The first message of a client says who it is, the others whom they
+are for; one person may have several windows open, and sees everything in each:
+
+    -> {"name": "Ann"}
+    <- {"online": ["Ann", "Bob"]}                          whenever that changes
+    -> {"to": "Bob", "text": "Hello!"}
+    <- {"from": "Ann", "to": "Bob", "text": "Hello!"}      for Bob, and for Ann
+    <- {"error": "Cid is not online"}
+"""
+
+import argparse
+from pathlib import Path
+
+from simple_ws import (
+    AuthenticationError,
+    FirstMessageAuth,
+    JSONMessages,
+    Server,
+    WebSocket,
+)
+
+FOLDER = Path(__file__).resolve().parent
+
+parser = argparse.ArgumentParser(description="A chat between two at a time.")
+parser.add_argument("port", nargs="?", type=int, default=8866)
+parser.add_argument("--auth-timeout", type=float, default=15, help="seconds for a name")
+args = parser.parse_args()
+
+server = Server("127.0.0.1", args.port, auth_timeout=args.auth_timeout)
+
+
+def check(msg):
+    """Return the name in a first message; a real check would look at a password."""
+    name = msg.get("name") if isinstance(msg, dict) else None
+    if not isinstance(name, str) or not 0 < len(name.strip()) <= 40:
+        raise AuthenticationError("the first message has no good name")
+    return name.strip()
+
+
+class Entrance(FirstMessageAuth):
+    """Tells everybody when somebody came in."""
+
+    def on_first_message(self, msg, client):
+        stop = super().on_first_message(msg, client)  # calls check() and client.bind()
+        client.subscribe("everybody")
+        tell_who_is_online()
+        return stop
+
+
+class Chat(WebSocket):
+    def on_message(self, msg, client):
+        match msg:
+            case {"to": str(to), "text": str(text)}:
+                return self.pass_on(client.client_id, to, text)
+        return {"error": "a message needs a 'to' and a 'text'"}
+
+    def pass_on(self, sender, to, text):
+        message = {"from": sender, "to": to, "text": text}
+        if not server.send_to(to, message):  # how many connections of theirs took it
+            return {"error": f"{to} is not online"}
+        if to != sender:
+            server.send_to(sender, message)
+        return None
+
+    def on_close(self, client):
+        # Identity and subscriptions have ended before this is called.
+        tell_who_is_online()
+
+
+def tell_who_is_online():
+    server.publish("everybody", {"online": sorted(server.online())})
+
+
+server.use(JSONMessages())
+server.use(Entrance(check))
+server.mount("/test/example/5", Chat(max_size=16 * 1024))
+server.static("/", FOLDER / "pages")
+server.static("/common", FOLDER.parent / "common")
+server.listen()
+print(f"Open http://127.0.0.1:{server.port}/chat.html in a browser", flush=True)
+server.run()

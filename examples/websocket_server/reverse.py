@@ -1,0 +1,72 @@
+"""/reverse: text comes back reversed, with dots between the characters.
+
+Replaces client_rev.html and class revBhv of python-websocket-server. Shows a class for
+each connection (`client_class`) and two ways of an origin validator. Run it, then open
+the address it prints:
+
+    python examples/websocket_server/reverse.py [port]
+"""
+
+import argparse
+from pathlib import Path
+
+from simple_ws import Client, Response, Server, WebSocket
+
+FOLDER = Path(__file__).resolve().parent
+
+parser = argparse.ArgumentParser(description="Reverses what it gets.")
+parser.add_argument("port", nargs="?", type=int, default=9001)
+args = parser.parse_args()
+
+server = Server("127.0.0.1", args.port)
+
+
+class Reverser(Client):
+    """One for each connection, with a state of its own."""
+
+    said = 0
+
+    def reverse(self, text):
+        self.said += 1
+        return ".".join(text[::-1])
+
+
+class Reverse(WebSocket):
+    """One for all connections of its path."""
+
+    client_class = Reverser
+
+    def on_open(self, client):
+        print(f"Connection ({client.id}) open", flush=True)
+
+    def on_message(self, msg, client):
+        if isinstance(msg, bytes):
+            client.close(1003, "only text can be reversed here")
+            return None
+        return client.reverse(msg)
+
+    def on_close(self, client):
+        print(f"Connection ({client.id}) closed after {client.said} texts", flush=True)
+
+
+class AskedReverse(Reverse):
+    """The validator as code: it sees the whole request."""
+
+    def on_request(self, request):
+        print(f"The origin is: {request.origin!r}", flush=True)
+        if not self.origin_validator(request.origin):
+            return Response(403, "Pages from there may not connect.\n")
+        return None  # come in
+
+    def origin_validator(self, origin):
+        return origin is None or origin.startswith("http://127.0.0.1:")
+
+
+# The validator as data: pages of this very server, and programs, which send no Origin.
+server.mount("/reverse", Reverse(origins=["same", None]))
+server.mount("/reverse/asked", AskedReverse())
+server.static("/", FOLDER / "pages")
+server.static("/common", FOLDER.parent / "common")
+server.listen()
+print(f"Open http://127.0.0.1:{server.port}/reverse.html in a browser", flush=True)
+server.run()

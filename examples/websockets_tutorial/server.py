@@ -1,0 +1,83 @@
+"""Rooms by path: whoever is in /nowtime is told the time every three seconds.
+
+Replaces server.py of the websockets tutorial. Run it, and one of the clients beside it:
+
+    python examples/websockets_tutorial/server.py [port] [--seconds 3]
+    python examples/websockets_tutorial/client_sync.py
+    python examples/websockets_tutorial/client_async.py
+
+A room has one timer for all who are in it, and none while it is empty. To leave, a
+client sends {"event": "close"}, or just goes.
+"""
+
+import argparse
+from datetime import UTC, datetime
+
+from simple_ws import JSONMessages, Server, WebSocket
+
+ROOMS = ["/nowtime"]
+
+parser = argparse.ArgumentParser(description="Tells the time to rooms.")
+parser.add_argument("port", nargs="?", type=int, default=5000)
+parser.add_argument("--seconds", type=float, default=3, help="between two times")
+args = parser.parse_args()
+
+server = Server("127.0.0.1", args.port)
+
+
+def event(name, data):
+    return {"status": 200, "event": name, "data": data}
+
+
+def now():
+    time = datetime.now(UTC).replace(tzinfo=None)
+    return event("nowtime", f"{time.isoformat()}Z")
+
+
+class Room(WebSocket):
+    """The room of one path, which is also the name of its topic."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.timer = None
+
+    def on_open(self, client):
+        client.subscribe(self.path)
+        client.write_message(event("notification", "Welcom"))
+        client.write_message(now())  # a newcomer need not wait for it
+        if self.timer is None:
+            print(f"{self.path}: somebody is here, the clock runs", flush=True)
+            self.timer = server.every(args.seconds, self.send_time)
+
+    def send_time(self):
+        server.publish(self.path, now())
+
+    def on_message(self, msg, client):
+        if isinstance(msg, dict) and msg.get("event") == "close":
+            client.write_message({"message": "bye"})
+            client.close()
+
+    def on_close(self, client):
+        print(f"Leave Room {self.path}: {client.close_cause}", flush=True)
+        if self.timer is not None and server.count(self.path) == 0:
+            print(f"{self.path}: nobody is here, the clock stands", flush=True)
+            self.timer.cancel()
+            self.timer = None
+
+
+class Unknown(WebSocket):
+    """Every other path. Without it the server would refuse them with HTTP 404."""
+
+    def on_open(self, client):
+        client.write_message(event("notification", "Unknown url"))
+        client.close()
+
+
+server.use(JSONMessages())
+for path in ROOMS:
+    server.mount(path, Room(path))
+server.mount("*", Unknown())
+server.listen()
+print(f"Listening on ws://127.0.0.1:{server.port}{ROOMS[0]}", flush=True)
+server.run()
