@@ -20,7 +20,7 @@ define install
 	$(2) "$$@" install --quiet --disable-pip-version-check $(1)
 endef
 
-.PHONY: help run test lint types conformance browser bench wheels sanitize clean
+.PHONY: help run test lint types conformance browser bench wheels sanitize soak clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -69,6 +69,9 @@ wheels: ## build, repair and test a wheel for each CPython on this machine
 
 sanitize: $(VENV)/.stamp-dev ## run the codec tests under ASAN and UBSAN
 	scripts/sanitize.sh $(abspath $(BIN))/python $(ARGS)
+
+soak: $(VENV)/.stamp ## hundreds of clients for minutes, some killed in the middle
+	$(BIN)/python tests/soak/run.py $(ARGS)
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels

@@ -100,18 +100,22 @@ cdef enum:
     MANY_MESSAGES = 1024
     #: Messages after which the clock is looked at, see `_LONG_TURN`; a power of two.
     LOOK_EVERY = 8
-    #: Bytes handed to `protocol` at once: it takes some milliseconds for as many
-    #: fragments of one byte as there are in them.
-    SLICE = 8192
+    #: Bytes handed to `protocol` at once, unless they are of one frame: it takes some
+    #: milliseconds for as many fragments of one byte as there are in them.
+    SLICE = 4096
     #: Pongs of one turn that are sent each; of those beyond only the last.
     MANY_PONGS = 128
     #: Bytes of `small`; more output in a turn goes to the queue.
     SMALL_LIMIT = 262144
     #: Bytes, in whole messages, that a socket which is not a plain one is offered.
     JOIN_LIMIT = 65536
+    #: Bytes of `write_limit` that a message which waits takes at least, but for a few:
+    #: each is an object, and a million of them for a byte each would take 100 MB.
+    MESSAGE_COST = 64
+    FEW_MESSAGES = 64
 
 #: Seconds of one connection in one turn, see MANY_MESSAGES.
-cdef double _LONG_TURN = 0.005
+cdef double _LONG_TURN = 0.002
 cdef size_t _MAX_READ = MAX_READ
 cdef object _NO_LIMIT = 2**62
 cdef object _OPEN_STATE = int(State.OPEN)
@@ -205,10 +209,7 @@ What connections share with the loop that drives them.
     cdef public double pause
     cdef public double longest_turn
     cdef double mark  # until when time has been accounted for
-    # Of the connection whose input is handled: what it may still do in this turn, and
-    # whether it must stop for now.
-    cdef int credit
-    cdef bint sated
+    cdef int credit  # messages and events that whoever is heard may still have now
     cdef public unsigned long owner
     cdef public list dirty
     cdef public bint attention
@@ -666,7 +667,7 @@ Carries messages between a socket and a callback.
             self.write_out()  # it may only be that this turn has not been flushed yet
         if not self._open or not self._blocked:
             return True  # nothing is answered any more; the peer's close frame may come
-        self._deaf = self._loop.sated = True
+        self._deaf = True
         self._watch(WRITE_READY)
         return False
 
@@ -674,11 +675,9 @@ Carries messages between a socket and a callback.
         """Whether this turn has time for more of this connection."""
         cdef LoopState loop = self._loop
         loop.credit -= steps
-        if loop.credit > 0 and not self._held:
-            if loop.read_clock() - loop.mark <= _LONG_TURN:
-                return True
-        loop.sated = True
-        return False
+        if loop.credit < 0 or self._held:
+            return False
+        return loop.read_clock() - loop.mark <= _LONG_TURN
 
     cdef int read_in(self) except -1:
         cdef LoopState loop = self._loop
@@ -755,30 +754,30 @@ Carries messages between a socket and a callback.
         self.feed(buffer, <size_t> PyBytes_GET_SIZE(data))
 
     cdef int feed(self, uint8_t* data, size_t size) except -1:
-        cdef LoopState loop = self._loop
         cdef size_t pos = 0
+        cdef size_t step
         cdef bytes rest
-        loop.credit = MANY_MESSAGES
-        loop.sated = False
+        self._loop.credit = MANY_MESSAGES
         if self._ordinary:
             pos = self.receive_whole(data, size)
         if pos == size:
             return 0
-        # Something odd, or too much for this turn, or for a peer that does not read.
-        # From here on the bytes stand in an object, copied once, because `protocol`
-        # takes no pointers.
+        # Something odd. From here on the bytes stand in an object, copied once, because
+        # `protocol` takes no pointers.
         rest = PyBytes_FromStringAndSize(<char*> data + pos, <Py_ssize_t> (size - pos))
         data = <uint8_t*> PyBytes_AS_STRING(rest)
         size -= pos
         pos = 0
-        while not loop.sated and self.may_receive_odd():
-            pos = self._receive_odd(rest, pos, min(size, pos + SLICE))
+        while self.may_receive_odd():
+            # One frame at once is always little work; many of them are not.
+            step = max(<size_t> SLICE, <size_t> self._protocol.remaining)
+            pos = self._receive_odd(rest, pos, min(size, pos + step))
             # Every callback may have closed this connection: look again.
             if self._ordinary and pos < size:
                 pos += self.receive_whole(data + pos, size - pos)
             if pos == size:
                 return 0
-        self.keep(rest if pos == 0 else rest[pos:])
+        self.keep(data + pos, size - pos)
         return 0
 
     cdef int may_receive_odd(self) except -1:
@@ -787,9 +786,9 @@ Carries messages between a socket and a callback.
             return False
         return self.may_go_on(1)
 
-    cdef int keep(self, bytes rest) except -1:
+    cdef int keep(self, const uint8_t* data, size_t size) except -1:
         """Keep what was read for another turn."""
-        self.rest = rest
+        self.rest = PyBytes_FromStringAndSize(<const char*> data, <Py_ssize_t> size)
         if not self._deaf and not self._held:
             # Many small ones: less at once.
             self.read_size = max(self.buffer_size, self.read_size >> 2)
@@ -818,7 +817,7 @@ Carries messages between a socket and a callback.
 
         Returns:
             Where it stopped: at `size`, or before what only `protocol` may judge,
-            faults included.
+            faults included. What is too much for now is kept, and done with.
         """
         cdef FrameHeader header
         cdef size_t pos = 0
@@ -837,7 +836,8 @@ Carries messages between a socket and a callback.
                 return self.keep_part(data, pos, size, &header)
             if self.waiting + header.length > self._write_limit >> 1:
                 if not self.may_take(<size_t> header.length):
-                    return pos
+                    self.keep(data + pos, size - pos)
+                    return size
             if not self.receive_frame(data + pos + header.size, &header):
                 return pos
             pos = end
@@ -845,7 +845,8 @@ Carries messages between a socket and a callback.
                 return pos
             if not self.messages_received & (LOOK_EVERY - 1) and pos < size:
                 if not self.may_go_on(LOOK_EVERY):
-                    return pos
+                    self.keep(data + pos, size - pos)
+                    return size
         return pos
 
     cdef inline bint looks_ordinary(self, const uint8_t* data, size_t size) noexcept:
@@ -1151,6 +1152,7 @@ Carries messages between a socket and a callback.
             self.waiting
             and (
                 self.waiting + size > self._write_limit
+                or self.has_too_many()
                 or self._loop.buffered > self._loop.buffered_limit
             )
             and not self._make_room(size)
@@ -1184,6 +1186,13 @@ Carries messages between a socket and a callback.
             self._await_drain = True
             return _BACKPRESSURE
         return _SENT
+
+    cdef inline bint has_too_many(self) noexcept:
+        return self.queue_used > FEW_MESSAGES + self._write_limit // MESSAGE_COST
+
+    def _has_too_many(self) -> bool:
+        """Whether so many messages wait that they take more than their bytes."""
+        return self.has_too_many()
 
     cdef bytes pack(self, object owner, const uint8_t* data, size_t size):
         """Compress a message: with this peer's context, unless it goes to others too.

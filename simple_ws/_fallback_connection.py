@@ -47,13 +47,17 @@ _FINAL_BINARY = 0x80 | _BINARY
 #: that others have their turn.
 _MANY_MESSAGES = 1024
 #: Seconds of such a turn; looked at once in so many messages, and at each event.
-_LONG_TURN = 0.005
+_LONG_TURN = 0.002
 _LOOK_EVERY = 8
-#: Bytes handed to `protocol` at once: it takes some milliseconds for as many fragments
-#: of one byte as there are in them.
-_SLICE = 8192
+#: Bytes handed to `protocol` at once, unless they are of one frame: it takes some
+#: milliseconds for as many fragments of one byte as there are in them.
+_SLICE = 4096
 #: Pongs of one turn that are sent each; of those beyond only the last.
 _MANY_PONGS = 128
+#: Bytes of `write_limit` that a message which waits takes at least, but for a few: each
+#: is an object, and a million of them for a byte each would take 100 MB.
+_MESSAGE_COST = 64
+_FEW_MESSAGES = 64
 #: Up to here waiting frames are joined and sent at once; beyond, copying costs more
 #: than a scatter/gather call.
 _JOIN_LIMIT = 64 * 1024
@@ -141,10 +145,7 @@ class LoopState:
         self.slow = self.pause = math.inf
         self.longest_turn = 0.0
         self._mark = self.now  # until when time has been accounted for
-        # Of the connection whose input is handled: what it may still do in this turn,
-        # and whether it must stop for now.
-        self._credit = 0
-        self._sated = False
+
         # What was last handed to a compressing connection in this turn, and its
         # compressed forms that hold for every receiver, by agreement.
         self._source: object = None
@@ -220,6 +221,44 @@ class ConnectionCore:
         buffer_size: bytes of the first read.
         write_limit: bytes of unsent output beyond which `_make_room` is asked.
     """
+
+    # Instances of more than 30 attributes share no keys: each access to their dicts
+    # is slower then. What users set is in a dict all the same.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_await_drain",
+        "_blocked",
+        "_bucket",
+        "_buffer_size",
+        "_deaf",
+        "_dirty",
+        "_held",
+        "_last_message",
+        "_last_received",
+        "_loop",
+        "_on_message",
+        "_open",
+        "_ordinary",
+        "_outbox",
+        "_plain_below",
+        "_pongs",
+        "_protocol",
+        "_read_size",
+        "_rest",
+        "_sock",
+        "_stale",
+        "_tally",
+        "_threshold",
+        "_waiting",
+        "_write_limit",
+        "bytes_received",
+        "bytes_sent",
+        "id",
+        "messages_received",
+        "messages_sent",
+        "opened_at",
+    )
 
     def __init__(
         self,
@@ -361,19 +400,15 @@ class ConnectionCore:
             self._flush()  # it may only be that this turn has not been flushed yet
         if not self._open or not self._blocked:
             return True  # nothing is answered any more; the peer's close frame may come
-        self._deaf = self._loop._sated = True
+        self._deaf = True
         self._watch(_WRITE)
         return False
 
-    def _may_go_on(self, steps: int) -> bool:
-        """Whether this turn has time for more of this connection."""
-        loop = self._loop
-        loop._credit -= steps
-        tired = loop._credit <= 0 or loop.clock() - loop._mark > _LONG_TURN
-        if tired or self._held:
-            loop._sated = True
+    def _may_go_on(self, done: int) -> bool:
+        """Whether this turn has time for more than so many messages and events."""
+        if done > _MANY_MESSAGES or self._held:
             return False
-        return True
+        return self._loop.clock() - self._loop._mark <= _LONG_TURN
 
     def _on_readable(self) -> None:
         try:
@@ -404,29 +439,31 @@ class ConnectionCore:
 
         What is too much for this turn, or for a peer that does not read, is kept.
         """
-        loop = self._loop
-        loop._credit, loop._sated = _MANY_MESSAGES, False
-        pos, end = 0, len(data)
+        pos, end, events = 0, len(data), 0
         while pos < end:
             # Every callback may have closed this connection: look again.
             if self._ordinary:
                 pos = self._receive_whole(data, pos, end)
-            if pos == end or loop._sated:
-                break
-            expected = self._protocol.expected + _SLICE
-            if not self._may_take(expected) or not self._may_go_on(1):
-                break
-            pos = self._receive_odd(data, pos, min(end, pos + _SLICE))
-        if pos < end:
-            self._keep(data[pos:])
+                if pos == end:
+                    return
+            events += 1
+            protocol = self._protocol
+            may_take = self._may_take(protocol.expected + _SLICE)
+            if not may_take or not self._may_go_on(events):
+                self._keep(data, pos)
+                return
+            # One frame at once is always little work; many of them are not.
+            size = max(_SLICE, protocol.remaining)
+            pos = self._receive_odd(data, pos, min(end, pos + size))
 
-    def _keep(self, rest: bytes) -> None:
-        """Keep what was read for another turn."""
-        self._rest = rest
+    def _keep(self, data: bytes, pos: int) -> int:
+        """Keep what was read for another turn; return where that ends."""
+        self._rest = data[pos:]
         if not self._deaf and not self._held:
             # Many small ones: less at once.
             self._read_size = max(self._buffer_size, self._read_size >> 2)
             self._on_rest()
+        return len(data)
 
     def _go_on(self) -> None:
         """Handle what was kept; for the loop, which `_on_rest` asked for it."""
@@ -445,12 +482,14 @@ class ConnectionCore:
     def _receive_whole(self, data: bytes, pos: int, end: int) -> int:
         """Deliver the ordinary messages at the front: whole, one frame, plain.
 
-        Stops before anything else, faults included: `protocol` judges those.
+        Stops before anything else, faults included: `protocol` judges those. What is
+        too much for now is kept, and done with.
         """
         # Written out where functions would read better: a call costs 60 ns in Python,
         # and this loop runs once a message.
         max_size, number = self._protocol.max_size, int.from_bytes
-        half, look_at = self._write_limit >> 1, self.messages_received + _LOOK_EVERY
+        half, began = self._write_limit >> 1, self.messages_received
+        look_at = began + _LOOK_EVERY
         while end - pos >= 6:
             first, second = data[pos], data[pos + 1]
             if 0x80 <= second < 0xFE:
@@ -467,11 +506,11 @@ class ConnectionCore:
             if stop > end or length > max_size:
                 return pos
             if self._waiting + length > half and not self._may_take(length):
-                return pos
+                return self._keep(data, pos)
             if self.messages_received >= look_at:
                 look_at += _LOOK_EVERY
-                if not self._may_go_on(_LOOK_EVERY):
-                    return pos
+                if not self._may_go_on(self.messages_received - began):
+                    return self._keep(data, pos)
             key = data[start - 4 : start]
             if length < 1024:
                 mask = number((key * (length // 4 + 1))[:length], "little")
@@ -575,7 +614,15 @@ class ConnectionCore:
 
     def _is_over(self, waiting: int) -> bool:
         loop = self._loop
-        return waiting > self._write_limit or loop.buffered > loop.buffered_limit
+        return (
+            waiting > self._write_limit
+            or loop.buffered > loop.buffered_limit
+            or self._has_too_many()
+        )
+
+    def _has_too_many(self) -> bool:
+        """Whether so many messages wait that they take more than their bytes."""
+        return len(self._outbox) > _FEW_MESSAGES + self._write_limit // _MESSAGE_COST
 
     def _pack(self, source: object, payload: bytes) -> bytes:
         """Compress a message: with this peer's context, unless it goes to others too.

@@ -24,18 +24,23 @@ import errno
 import logging
 import math
 import random
-import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from .client_core import LINGER, ClientCore, explain, may_end_quietly
-from .client_dial import NEXT_ATTEMPT, interleaved
-from .client_handshake import BODY_PATIENCE, Accepted, Opening, Outcome
+from .aio_dial import Exchange, attach, dial, dial_unix
+from .client_core import (
+    LINGER,
+    ClientCore,
+    explain,
+    may_end_quietly,
+    unreachable,
+)
+from .client_handshake import Accepted, Opening, Outcome
 from .client_options import ClientOptions, ConnectOptions, check_client_options
 from .client_proxy import Tunnel
 from .constants import CloseCause, CloseCode
@@ -503,7 +508,7 @@ class Connection(ClientCore, asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         self._log_end()
-        self._gone.set_result(None)
+        _resolve(self._gone, None)
         self._settle()
 
     def pause_writing(self) -> None:
@@ -614,8 +619,7 @@ class Connection(ClientCore, asyncio.Protocol):
         if self._count_unsent() < self._unsent:
             self._watch_output()
             return
-        reason = f"the server has read nothing for {self._options.write_timeout:g} s"
-        self._give_up(CloseCode.ABNORMAL, reason, CloseCause.SLOW_CONSUMER)
+        self._give_up_slow()
         self._transport.abort()
         self._settle()
 
@@ -662,7 +666,7 @@ class _Opener:
 
     async def _try(self, uri: URI) -> Connection | None:
         """Connect and ask; None where we are sent elsewhere."""
-        exchange = _Exchange()
+        exchange = Exchange()
         connection = None
         try:
             await self._reach(uri, exchange)
@@ -677,7 +681,7 @@ class _Opener:
                 exchange.abort()
         return cast("Connection | None", connection)
 
-    def _make(self, uri: URI, exchange: _Exchange, outcome: Outcome) -> Any:
+    def _make(self, uri: URI, exchange: Exchange, outcome: Outcome) -> Any:
         if outcome is Outcome.REDIRECT:
             return None
         assert exchange.transport is not None
@@ -690,13 +694,13 @@ class _Opener:
             self._options,
         )
 
-    async def _reach(self, uri: URI, exchange: _Exchange) -> None:
+    async def _reach(self, uri: URI, exchange: Exchange) -> None:
         """A transport to the server, with TLS if it must be."""
         tls = self._options.tls_to(uri, self._home)
         loop = asyncio.get_running_loop()
         proxy = self._options.proxy_to(uri)
         if self._options.unix is not None:
-            await _attach(await _dial_unix(self._options.unix), exchange)
+            await attach(await dial_unix(self._options.unix), exchange)
         elif proxy is None:
             await self._dial(uri, exchange)
         else:
@@ -711,215 +715,16 @@ class _Opener:
                 raise ConnectionResetError(errno.ECONNRESET, "connection lost")
             exchange.transport = transport
 
-    async def _dial(self, uri: URI, exchange: _Exchange) -> None:
+    async def _dial(self, uri: URI, exchange: Exchange) -> None:
         source = self._options.source_address
-        await _attach(await _dial(uri.host, uri.port, source), exchange)
+        await attach(await dial(uri.host, uri.port, source), exchange)
 
-    async def _dial_by(self, proxy: URI, uri: URI, exchange: _Exchange) -> None:
+    async def _dial_by(self, proxy: URI, uri: URI, exchange: Exchange) -> None:
         tunnel = Tunnel(proxy, uri, self._options.user_agent)
         try:
             await self._dial(proxy, exchange)
+            await exchange.ask(tunnel, lambda outcome: outcome)
         except OSError as error:
-            why = explain(proxy, error).problem
-            problem = f"the proxy {proxy.host_and_port}: {why}"
-            raise ProxyError(str(uri), problem) from error
-        await exchange.ask(tunnel, lambda outcome: outcome)
-
-
-# Sockets are connected here and not by `loop.create_connection`: with its
-# `happy_eyeballs_delay` a cancelled one may leave a socket open (seen on Python 3.11.7
-# and 3.13.0), and uvloop knows no such delay.
-
-
-async def _dial(
-    host: str, port: int, source_address: tuple[str, int] | None
-) -> socket.socket:
-    """Connect to the first address of a host that answers (RFC 8305)."""
-    stream = socket.SOCK_STREAM
-    try:
-        numeric = socket.AI_NUMERICHOST  # that takes no time
-        found = socket.getaddrinfo(host, port, type=stream, flags=numeric)
-    except socket.gaierror:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=stream)
-    attempts = [
-        partial(_connect, family, protocol, address, source_address)
-        for family, _, protocol, _, address in interleaved(found)
-    ]
-    if len(attempts) == 1:
-        sock = await attempts[0]()
-    else:
-        sock = await _first_of(attempts)
-    # Messages are sent whole: waiting for more would only delay them.
-    with suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-async def _dial_unix(path: str) -> socket.socket:
-    family = getattr(socket, "AF_UNIX", None)
-    if family is None:
-        raise OSError("this system has no Unix sockets")
-    return await _connect(family, 0, path, None)
-
-
-async def _connect(
-    family: int, protocol: int, address: Any, source_address: tuple[str, int] | None
-) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM, protocol)
-    try:
-        sock.setblocking(False)
-        if source_address is not None:
-            sock.bind(source_address)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def _first_of(
-    attempts: Sequence[Callable[[], Coroutine[Any, Any, socket.socket]]],
-) -> socket.socket:
-    """The first socket that is connected; each attempt begins a little later."""
-    waiting = deque(attempts)
-    tasks: set[asyncio.Task[socket.socket]] = set()
-    error: BaseException | None = None
-    try:
-        while waiting or tasks:
-            if waiting:
-                tasks.add(asyncio.ensure_future(waiting.popleft()()))
-            done, _ = await asyncio.wait(
-                tasks,
-                timeout=NEXT_ATTEMPT if waiting else None,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            for task in done:
-                tasks.discard(task)
-                error = task.exception()
-                if error is None:
-                    return task.result()
-    finally:
-        for task in tasks:
-            task.add_done_callback(_close_socket)
-            task.cancel()
-    assert error is not None
-    raise error
-
-
-def _close_socket(task: asyncio.Task[socket.socket]) -> None:
-    """Close what an attempt has come to that is not needed."""
-    if not task.cancelled() and task.exception() is None:
-        task.result().close()
-
-
-async def _attach(sock: socket.socket, exchange: _Exchange) -> None:
-    """Give a connected socket to a transport."""
-    loop = asyncio.get_running_loop()
-    create = loop.create_connection(lambda: exchange, sock=sock)
-    # Not cancelled half-way: it is not said whose the socket would be then.
-    attaching = asyncio.ensure_future(create)
-    try:
-        await asyncio.shield(attaching)
-    except asyncio.CancelledError:
-        attaching.add_done_callback(lambda task: task.exception() or exchange.abort())
-        raise
-
-
-class _Exchange(asyncio.Protocol):
-    """Asks a server or a proxy, and has the answer read.
-
-    Attributes:
-        transport: what we write to; with TLS one above that of the socket.
-        socket_transport: that of the socket.
-    """
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self.socket_transport: asyncio.Transport | None = None
-        self._asking: Any = None
-        self._then: Callable[[Any], Any] = lambda outcome: outcome
-        self._answer: asyncio.Future[Any] | None = None
-        self._patience: asyncio.TimerHandle | None = None
-        self._early = b""
-        self._lost = False
-        self._error: Exception | None = None
-
-    async def ask(self, asking: Any, then: Callable[[Any], Any]) -> Any:
-        """Send a request and wait for what the answer means.
-
-        Args:
-            asking: an `Opening` or a `Tunnel`.
-            then: called with the outcome, before more can come; its result is returned.
-        """
-        assert self.transport is not None
-        self._asking, self._then = asking, then
-        self._answer = asyncio.get_running_loop().create_future()
-        request = asking.begin()
-        if not self._lost:
-            self.transport.write(request)
-        if self._early:
-            self.data_received(self._early)
-        if self._lost:
-            self._end(self._error)
-        try:
-            return await self._answer
-        finally:
-            self._asking = None
-            if self._patience is not None:
-                self._patience.cancel()
-                self._patience = None
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-        for transport in (self.transport, self.socket_transport):
-            if transport is not None:
-                transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is connected."""
-        self.transport = self.socket_transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """A part of the answer."""
-        if self._asking is None:
-            self._early += data  # from one who speaks before being asked
-            return
-        self._try(lambda: self._asking.receive(data))
-        if self._asking.refused and not self._patience:
-            # The verdict is here; only an explanation may come behind it.
-            loop = asyncio.get_running_loop()
-            self._patience = loop.call_later(BODY_PATIENCE, self._on_time)
-
-    def eof_received(self) -> bool:
-        """The end of the answer."""
-        self._try(lambda: self._asking.receive_eof())
-        return False
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """The connection is gone."""
-        self._lost, self._error = True, error
-        if self._asking is not None:
-            self._end(error)
-
-    def _on_time(self) -> None:
-        self._try(lambda: self._asking.refuse())
-
-    def _end(self, error: Exception | None) -> None:
-        """There is no more of the answer."""
-        if error is None or self._asking.refused:
-            self._try(lambda: self._asking.receive_eof())
-        elif self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
-
-    def _try(self, step: Callable[[], Any]) -> None:
-        """Take a step; what it comes to, or raises, is the answer."""
-        answer = self._answer
-        if self._asking is None or answer is None or answer.done():
-            return
-        try:
-            outcome = step()
-            if outcome:
-                answer.set_result(self._then(outcome))
-        except Exception as error:
-            answer.set_exception(error)
+            if isinstance(error, ConnectError):
+                raise
+            raise unreachable(proxy, uri, error) from error

@@ -82,6 +82,7 @@ class Attachment:
         """Leave the loop; before the reactor is closed."""
         self._over = True
         self._reactor.eager = False
+        self._reactor.work_listener = _nothing
         if self._watcher is not None:
             self._watcher.end()
         if self._handle is not None:
@@ -133,6 +134,8 @@ class Attachment:
             # Also when it was interrupted (Ctrl-C): the loop may go on, and so do we.
             if self._after_turn():
                 self._wait(self._reactor.patience(_LONGEST))
+                if self._watcher is not None:
+                    self._watcher.look()
 
     def _turn_soon(self) -> None:
         if not self._soon:
@@ -141,8 +144,6 @@ class Attachment:
     def _wait(self, seconds: float | None) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        if self._watcher is not None:
-            self._watcher.look()
         if not seconds:
             self._soon = True
             self._handle = self.loop.call_soon(self._turn)
@@ -150,6 +151,10 @@ class Attachment:
             # uvloop counts milliseconds, and half of one is none: it would spin.
             seconds = math.ceil(seconds * 1000) / 1000
             self._handle = self.loop.call_later(seconds, self._turn)
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""
 
 
 class _Watcher:
@@ -171,7 +176,7 @@ class _Watcher:
         self._reactor = reactor
         self._on_ready = on_ready
         self._asked = threading.Semaphore(0)
-        self._looking = self._over = False
+        self._looking = self._found = self._over = False
         self._thread = threading.Thread(
             target=self._work, name="simple_ws watcher", daemon=True
         )
@@ -179,11 +184,11 @@ class _Watcher:
 
     def look(self) -> None:
         """Look for what is registered now; after each turn."""
-        if self._looking:
-            self._reactor.wake()  # it looks for what was registered before
-        else:
+        if not self._looking:
             self._looking = True
             self._asked.release()
+        elif not self._found:
+            self._reactor.wake()  # it looks for what was registered before this turn
 
     def end(self) -> None:
         """Look no more; before the reactor is closed."""
@@ -195,11 +200,12 @@ class _Watcher:
     def _work(self) -> None:
         while self._asked.acquire() and not self._over:
             self._reactor.wait()
+            self._found = True
             try:
-                self._loop.call_soon_threadsafe(self._found)
+                self._loop.call_soon_threadsafe(self._tell)
             except RuntimeError:  # the loop is closed
                 return
 
-    def _found(self) -> None:
-        self._looking = False
+    def _tell(self) -> None:
+        self._looking = self._found = False
         self._on_ready()

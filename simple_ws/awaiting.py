@@ -21,7 +21,7 @@ from .connection import Client
 from .constants import CloseCause
 from .errors import InvalidState
 from .http11 import Request, Response
-from .later import InThread, Steps, discard, go_through, is_async, is_late
+from .later import InThread, Steps, discard, go_through, is_late
 from .middleware import Chain, Middleware
 from .reactor import Reactor
 from .workers import Call, Pool
@@ -29,7 +29,7 @@ from .workers import Call, Pool
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Awaited", "Errand", "Errands", "LateChain", "TooMany", "needs_loop"]
+__all__ = ["Awaited", "Errand", "Errands", "LateChain", "TooMany"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -44,11 +44,6 @@ _MAX_CALLS = 1000
 
 #: Called in the loop's thread with what something has come to: a value, or an error.
 Done = Callable[[Any, BaseException | None], object]
-
-
-def needs_loop(mount: Any, names: Iterable[str]) -> str | None:
-    """The first callback that is `async def`, or None."""
-    return next((name for name in names if is_async(getattr(mount, name))), None)
 
 
 class GivenUp(BaseException):
@@ -86,7 +81,7 @@ class Errands:
 
     Attributes:
         lines: of each client that waits for something, what that is and what is next.
-        closing: the server ends: nothing but `on_close` is begun any more.
+        closing: the server ends: of clients, nothing but `on_close` is begun any more.
         on_idle: called when nothing is under way any more.
     """
 
@@ -204,7 +199,7 @@ class Errands:
             )
         coroutine = late if inspect.iscoroutine(late) else _wait_for(late)
         task = loop.create_task(coroutine, context=self._context.copy())
-        errand._give_up = task.cancel
+        errand._give_up = partial(_cancel, task)
         task.add_done_callback(partial(_on_task_done, then))
 
     def _go_on(
@@ -236,6 +231,11 @@ class Errands:
         self._reactor.call_threadsafe(self.on_idle)
 
 
+def _cancel(task: asyncio.Task[Any]) -> None:
+    if not task.get_loop().is_closed():  # otherwise it is beyond that
+        task.cancel()
+
+
 async def _wait_for(late: Any) -> Any:
     return await late
 
@@ -253,9 +253,7 @@ def _on_task_done(then: Done, task: asyncio.Task[Any]) -> None:
 class _Job:
     """A call in a worker, whose result is wanted in the loop's thread."""
 
-    def __init__(
-        self, call: Callable[[], Any], then: Done, reactor: Reactor
-    ) -> None:
+    def __init__(self, call: Callable[[], Any], then: Done, reactor: Reactor) -> None:
         self._call: Callable[[], Any] | None = call
         self._then = then
         self._reactor = reactor

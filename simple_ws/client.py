@@ -22,7 +22,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .client_core import LINGER, ClientCore, explain, may_end_quietly
+from .client_core import (
+    LINGER,
+    ClientCore,
+    explain,
+    may_end_quietly,
+    unreachable,
+)
 from .client_dial import READ, WRITE, Socket, dial, dial_unix, start_tls, wait_for
 from .client_handshake import BODY_PATIENCE, Accepted, Opening, Outcome
 from .client_options import ClientOptions, check_client_options
@@ -33,7 +39,6 @@ from .errors import (
     ConnectionClosed,
     ConnectTimeout,
     InvalidState,
-    ProxyError,
 )
 from .messages import check_close, check_ping
 from .uri import URI, parse_uri
@@ -49,6 +54,8 @@ __all__ = ["Connection", "connect"]
 _PONG = b"\x8a"
 #: Frames that wait to be sent beyond which only the last of the pongs is kept.
 _MANY_FRAMES = 128
+#: Bytes of a read at first. No less than 16 KiB, the largest record of TLS: what is
+#: left of a record is in OpenSSL's hands, and waiting for the socket would not tell.
 _FIRST_READ = 64 * 1024
 #: Seconds after which a thread that waits for room only looks whether it must read as
 #: well: otherwise two peers that send to each other may wait for ever.
@@ -108,7 +115,6 @@ class Connection(ClientCore):
         self._read_size = _FIRST_READ
         # Bytes may be there that waiting would not tell of.
         self._readable = True
-        self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
         self._covered = 0  # what threads wait for at the socket, for all
         self._waiters = 0  # how many these are
         self._eof = False
@@ -307,7 +313,7 @@ class Connection(ClientCore):
 
     @property
     def _over(self) -> bool:
-        """Whether nothing can be sent any more, and nothing is being closed."""
+        """Whether the closing handshake is done, or will never be."""
         return self._ended or self._eof
 
     def _has_news(self) -> bool:
@@ -387,8 +393,7 @@ class Connection(ClientCore):
         if self._released:
             return
         if self._outbox and now - self._progress_at >= patience:
-            reason = f"the server has read nothing for {patience:g} s"
-            self._give_up(CloseCode.ABNORMAL, reason, CloseCause.SLOW_CONSUMER)
+            self._give_up_slow()
             self._release()
         elif self._full or self._outbox:
             # Silence is ours while we do not read; a ping would wait behind the rest.
@@ -418,8 +423,6 @@ class Connection(ClientCore):
             self._read_size = min(size * 2, MAX_READ)
         elif len(data) < size >> 2 and size > _FIRST_READ:
             self._read_size = size >> 1
-        if self._pending is not None and self._pending():
-            self._readable = True
         self._feed(data)
 
     def _flush(self) -> None:
@@ -566,24 +569,17 @@ class _Opener:
         return self._connect_by(proxy, uri)
 
     def _connect_by(self, proxy: URI, uri: URI) -> socket.socket:
-        tunnel = Tunnel(proxy, uri, self._options.user_agent)
+        source, sock = self._options.source_address, None
         try:
-            sock = dial(
-                proxy.host, proxy.port, self._options.source_address, self._left
-            )
-        except ConnectError:
-            raise
-        except OSError as error:
-            why = explain(proxy, error).problem
-            raise ProxyError(
-                str(uri), f"the proxy {proxy.host_and_port}: {why}"
-            ) from error
-        try:
-            self._exchange(sock, tunnel)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+            sock = dial(proxy.host, proxy.port, source, self._left)
+            self._exchange(sock, Tunnel(proxy, uri, self._options.user_agent))
+            return sock
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if isinstance(error, ConnectError) or not isinstance(error, OSError):
+                raise
+            raise unreachable(proxy, uri, error) from error
 
     def _exchange(self, sock: Socket, asking: Any) -> Any:
         """Ask, and return what the answer means (`Opening` or `Tunnel`)."""

@@ -21,14 +21,20 @@ from socket import gaierror
 from .client_handshake import Accepted
 from .client_options import ClientOptions
 from .constants import CloseCause, CloseCode, Opcode, State
-from .errors import ConnectError, ConnectionClosed, ConnectTimeout, TLSError
+from .errors import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectTimeout,
+    ProxyError,
+    TLSError,
+)
 from .http11 import Headers
 from .messages import encode_message
 from .protocol import Protocol
 from .speedups import build_frame
 from .uri import URI
 
-__all__ = ["LINGER", "ClientCore", "explain", "may_end_quietly"]
+__all__ = ["LINGER", "ClientCore", "explain", "may_end_quietly", "unreachable"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -87,6 +93,12 @@ def explain(uri: URI, error: OSError) -> ConnectError:
         return ConnectError(url, "connection refused; is the server running there?")
     text = os.strerror(number) if number else str(error)
     return ConnectError(url, text or "the connection was lost")
+
+
+def unreachable(proxy: URI, uri: URI, error: OSError) -> ProxyError:
+    """What to raise where the way to the proxy, or the proxy, is the trouble."""
+    why = explain(proxy, error).problem
+    return ProxyError(str(uri), f"the proxy {proxy.host_and_port}: {why}")
 
 
 def _number(error: OSError) -> int | None:
@@ -395,7 +407,17 @@ class ClientCore:
     def _give_up_silent(self) -> None:
         """The server has not answered a ping: close, without waiting for an answer."""
         reason = f"no answer to a ping for {self._options.ping_timeout:g} s"
-        self._give_up(CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT)
+        self._put(
+            self._protocol.send_close(
+                CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT
+            )
+        )
+        self._protocol.conclude(CloseCode.ABNORMAL, reason, CloseCause.PING_TIMEOUT)
+
+    def _give_up_slow(self) -> None:
+        """The server does not read: end without another word, it would not read it."""
+        reason = f"the server has read nothing for {self._options.write_timeout:g} s"
+        self._protocol.conclude(CloseCode.ABNORMAL, reason, CloseCause.SLOW_CONSUMER)
 
     # Ending
 
@@ -403,12 +425,6 @@ class ClientCore:
         """Start the closing handshake; messages that come now are skipped."""
         self._put(self._protocol.send_close(code, reason))
         self._read_on()
-
-    def _give_up(self, code: int, reason: str, cause: CloseCause) -> None:
-        """Say goodbye to a server that will not answer, and end."""
-        if self._protocol.state is State.OPEN:
-            self._put(self._protocol.send_close(code, reason, cause))
-        self._protocol.conclude(CloseCode.ABNORMAL, reason, cause)
 
     def _log_end(self) -> None:
         """Say how it ended; once, and worth a line where it is a fault."""

@@ -282,10 +282,6 @@ class TLSSocket:
         except self._blocks as error:
             raise BlockingIOError from error
 
-    def pending(self) -> int:
-        """Bytes that can be received though the system says that there are none."""
-        return self._sock.pending()
-
     def shutdown(self, how: int, /) -> None:
         """End the connection below TLS, in both directions whatever is asked.
 

@@ -69,7 +69,9 @@ class ClientOptions(Offer):
         max_frame_size: largest payload of one outgoing frame; None never splits.
         read_limit: messages that wait to be received; beyond, nothing more is read
             from the server until some are.
-        open_timeout: for everything until the connection is open.
+        open_timeout: for everything until the connection is open; but the blocking
+            client waits for the name of the server to be looked up, however long that
+            takes the system.
         close_timeout: for the server's answer to our close frame.
         write_timeout: for the server to read at least something of what we send.
         ping_interval: a server silent for so long is pinged; None never.

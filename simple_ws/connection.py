@@ -544,13 +544,14 @@ class Client(ConnectionCore):
         if not self.is_open():
             return False
         waiting, reactor = self.buffered_amount, self._reactor
-        fits = waiting + size <= self._write_limit
-        if not waiting or (fits and reactor.buffered <= reactor.buffered_limit):
+        too_long = waiting + size > self._write_limit or self._has_too_many()
+        too_much = reactor.buffered > reactor.buffered_limit
+        if not waiting or not (too_long or too_much):
             return True
         policy = self._options.slow_consumer
         if policy == "close":
             reason = f"unsent output exceeds write_limit {self._write_limit:,}"
-            if fits:
+            if not too_long:
                 limit = reactor.buffered_limit
                 reason = f"unsent output of all exceeds max_buffered {limit:,}"
             self._tally.dropped += self._drop_oldest(waiting)
@@ -562,7 +563,7 @@ class Client(ConnectionCore):
     def _drop_for(self, size: int) -> bool:
         """Drop the oldest messages for a new one; none if that does not help."""
         waiting, reactor = self.buffered_amount, self._reactor
-        excess = waiting + size - self._write_limit
+        excess = max(1, waiting + size - self._write_limit)
         if reactor.buffered > reactor.buffered_limit:
             excess = max(excess, size)  # in exchange: all together do not grow
         excess = min(excess, waiting)

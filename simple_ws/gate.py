@@ -50,14 +50,22 @@ class Gate:
             HandshakeError: 429 or 503, with `Retry-After`.
         """
         # First, so that a single host cannot use up the rate of all.
+        self.check_host(address)
+        if self._rate is not None and not self._take(*self._rate):
+            raise HandshakeError(
+                503, "Too many handshakes at the moment.", [retry_after()]
+            )
+
+    def check_host(self, address: Any) -> None:
+        """Refuse a handshake of a host that has enough connections.
+
+        Raises:
+            HandshakeError: 429, with `Retry-After`.
+        """
         limit = self._per_host
         if limit is not None and self._hosts.get(_host(address), 0) >= limit:
             raise HandshakeError(
                 429, "Too many connections from this address.", [retry_after()]
-            )
-        if self._rate is not None and not self._take(*self._rate):
-            raise HandshakeError(
-                503, "Too many handshakes at the moment.", [retry_after()]
             )
 
     def check_room(self, clients: Group[Any], limit: int | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
 from functools import partial
@@ -22,6 +23,9 @@ from .topics import Group, Identities, Topics
 __all__ = ["Hub"]
 
 logger = logging.getLogger("simple_ws")
+
+#: Seconds between two lines about messages that are dropped.
+_BETWEEN_COMPLAINTS = 10.0
 
 
 class Hub:
@@ -41,6 +45,8 @@ class Hub:
         self._identities: Identities[Client] = Identities()
         # Middlewares see what is sent: any object may become a message on its way.
         self._filtered = False
+        self._lost = 0
+        self._complain_at = 0.0
 
     # Sending
 
@@ -108,7 +114,7 @@ class Hub:
         reactor = self.reactor
         frozen, size = _frozen(msg, self._filtered)
         if not reactor.reserve(size):
-            logger.warning("a message of %d bytes is dropped: the loop is behind", size)
+            self._note_lost()
             return
 
         def send_queued() -> None:
@@ -116,6 +122,17 @@ class Hub:
             send(frozen)
 
         reactor.call_threadsafe(send_queued)
+
+    def _note_lost(self) -> None:
+        """A message found no room in the queue; one line for many of them."""
+        self._lost += 1
+        now = time.monotonic()
+        if now >= self._complain_at:
+            self._complain_at = now + _BETWEEN_COMPLAINTS
+            lost, self._lost = self._lost, 0
+            logger.warning(
+                "%d messages of other threads are dropped: the loop is behind", lost
+            )
 
     # Topics and identities
 
@@ -182,7 +199,7 @@ class Hub:
         return self._identities.online()
 
     def _subscribe(self, topic: str, client: Client, priority: float) -> None:
-        if client in self.clients:
+        if client in self.clients and client.is_open():
             self._topics.subscribe(topic, client, priority)
             if client._topics is None:
                 client._topics = set()
@@ -195,7 +212,7 @@ class Hub:
 
     def _bind(self, client: Client, client_id: Any) -> None:
         bound = client in self._identities.members(client_id)
-        if client in self.clients and not bound:
+        if client in self.clients and client.is_open() and not bound:
             self._identities.unbind(client._client_id, client)
             client._client_id = client_id
             if client_id is not None:

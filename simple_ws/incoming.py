@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
+from .awaiting import Errand
 from .connection import Client, Handler, Home
 from .deflate import Agreement, Deflate, negotiate, parse_extensions
 from .errors import AuthenticationError, HandshakeError
@@ -28,6 +29,7 @@ from .handshake import (
 )
 from .http import Entry, Exchange, Site, unauthorized
 from .http11 import Request, RequestReader, Response, wants_upgrade
+from .later import is_late
 from .options import Options
 from .proxies import TrustedProxies, client_address
 from .reactor import READ
@@ -57,6 +59,10 @@ class Mount(Handler, Protocol):
         """Choose among the subprotocols that a client offers."""
 
 
+#: Key, subprotocols offered, extension agreed to in words and in fact.
+_Terms = tuple[str, list[str], str | None, Agreement | None]
+
+
 class Door(Home, Site, Protocol):
     """What a handshake needs of its server."""
 
@@ -65,6 +71,9 @@ class Door(Home, Site, Protocol):
 
     def find(self, request: Request) -> Mount:
         """The handler of a path; sets `request.params`; HandshakeError if not."""
+
+    def check_again(self, mount: Mount, request: Request) -> None:
+        """HandshakeError if there is no room any more, after some time."""
 
     def find_page(self, request: Request) -> Entry | None:
         """What plain HTTP has at a path; sets `request.params`."""
@@ -79,6 +88,8 @@ class Incoming:
     _events = 0  # that are watched for
     _kept = False  # a request was answered here before
     _over = False  # closed, or handed over to a client
+    _question: Errand | None = None  # `on_request` takes its time
+    _early = b""  # what has come meanwhile
 
     def __init__(self, sock: socket.socket, address: Any, door: Door) -> None:
         self.sock = sock
@@ -100,7 +111,9 @@ class Incoming:
 
     def sweep(self, now: float) -> float | None:
         """The time for a request is over (`timers.Sweepable`)."""
-        if self._reader is None or self._reader.empty:
+        if self._question is not None:
+            self._refuse(HandshakeError(503, "The server took too long."))
+        elif self._reader is None or self._reader.empty:
             self.close()
         else:
             self._refuse(HandshakeError(408, "The opening handshake took too long."))
@@ -117,6 +130,7 @@ class Incoming:
         """Close the socket; nothing more will happen."""
         if not self._over:
             self._leave()
+            self._drop_question()
             if self._exchange is not None:
                 self._exchange.drop()
             self.watch(0, self._on_ready)
@@ -174,6 +188,11 @@ class Incoming:
             self.close()
 
     def _receive(self, data: bytes) -> None:
+        if self._question is not None:
+            self._early += data
+            if len(self._early) >= _READ_SIZE:
+                self.watch(0, self._on_ready)  # enough of one who is not let in yet
+            return
         # What nearly every client sends is read in one step; all else is read again,
         # slowly, by those who can say what is wrong with it.
         ordinary = read_upgrade(data) if self._reader is None else None
@@ -232,9 +251,54 @@ class Incoming:
                 lines, options.compression, options.slow_consumer == "drop_old"
             )
         session = self._ask(mount.on_request, request)
+        terms = key, offered, extension, agreement
+        if session is not None and is_late(session):
+            done = partial(self._on_answer, mount, request, terms, rest)
+            self._question = self._ask(self.site.settle, session, done)
+        else:
+            self._open(mount, request, terms, rest, session)
+
+    def _on_answer(
+        self,
+        mount: Mount,
+        request: Request,
+        terms: _Terms,
+        rest: bytes,
+        session: object,
+        error: BaseException | None,
+    ) -> None:
+        """`on_request` took its time, and is done."""
+        if self._question is None:
+            return  # the client has left, or had to
+        self._question = None
+        try:
+            session = self._ask(_outcome, session, error)
+            self.site.check_again(mount, request)
+            self._open(mount, request, terms, rest + self._early, session)
+        except HandshakeError as refused:
+            self._refuse(refused, request)
+        except Exception as failure:
+            self.site.reactor.on_failure(self, failure)
+
+    def _drop_question(self) -> None:
+        question, self._question = self._question, None
+        if question is not None:
+            question.cancel()
+
+    def _open(
+        self,
+        mount: Mount,
+        request: Request,
+        terms: _Terms,
+        rest: bytes,
+        session: object,
+    ) -> None:
+        """Let a client in, if `on_request` has."""
         if isinstance(session, Response):
             self._end(session, f"on_request answered {session.status}", request)
             return
+        key, offered, extension, agreement = terms
+        options = mount.options
         subprotocol = self._ask(mount.select_subprotocol, offered) if offered else None
         if subprotocol is not None and subprotocol not in offered:
             logger.error("select_subprotocol chose %r, not offered", subprotocol)
@@ -279,11 +343,20 @@ class Incoming:
         """Send an HTTP answer that ends the connection, and let the peer read it."""
         if self._over:
             return
+        self._drop_question()
         self.site.gate.note_refusal(response.status)
         if self._exchange is None:
             self.site.reactor.wheel.discard(self)
             self._exchange = Exchange(self, request)
         self._exchange.end(response, why)
+
+
+def _outcome(value: object, error: BaseException | None) -> object:
+    if isinstance(error, Exception):
+        raise error
+    if error is not None:
+        raise RuntimeError("on_request was cancelled") from error
+    return value
 
 
 def _create(client_class: Callable[..., Any], *args: object) -> Client:

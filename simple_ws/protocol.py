@@ -392,6 +392,11 @@ class Protocol:
         """Bytes of the message under way, as far as headers have told."""
         return self._wire_size if self._opcode else 0
 
+    @property
+    def remaining(self) -> int:
+        """Bytes of the frame under way that are still to come, its header not told."""
+        return max(0, self._remaining)
+
     # Control frames
 
     def _on_ping(self, payload: bytes) -> None:

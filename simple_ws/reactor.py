@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from .constants import MAX_READY
@@ -149,7 +150,7 @@ class Reactor(LoopState):
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         """Have `callback()` called once the loop's clock says `when`."""
         self.want_attention()
-        return self.timers.call_at(when, callback)
+        return self.timers.call_at(when, partial(self._guarded, callback))
 
     def time(self) -> float:
         """What the clock says at this moment (seconds)."""
@@ -228,7 +229,8 @@ class Reactor(LoopState):
         try:
             hear()
             self.timers.run_due(self.now)
-            self.wheel.run_due(self.now)
+            # Where it failed the next turn goes on with those that are left.
+            self._guarded(partial(self.wheel.run_due, self.now))
             self._run_calls()
             self.flush()
             ended = self.clock()
@@ -238,6 +240,13 @@ class Reactor(LoopState):
         finally:
             self.turning = False
             self.eager = eager
+
+    def _guarded(self, callback: Callable[[], object]) -> None:
+        """Call what is due; a fault of ours in it must not end the loop."""
+        try:
+            callback()
+        except Exception:
+            logger.exception("internal error in %r", callback)
 
     def _run(self, selector: EpollSelector) -> None:
         deadlines = (self.timers.next_deadline(), self.wheel.next_deadline)

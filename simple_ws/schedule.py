@@ -94,9 +94,7 @@ class Job:
             self._wait(reactor)
 
     def _disarm(self) -> None:
-        self._reactor = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._reactor = None  # its timers are gone with it
 
     def _wait(self, reactor: Reactor) -> None:
         if self._callback is not None:

@@ -445,7 +445,7 @@ class Server(Hub):
             OSError: The address is taken or not ours; the message names it.
             InvalidState: It listens already.
         """
-        if self._listening:
+        if self._listening or self._running:
             raise InvalidState("the server listens already")
         self._polling = None
         sockets, file = self._open_sockets()
@@ -520,6 +520,9 @@ class Server(Hub):
         if self._polling is None:
             self._begin()
             self._polling = True
+            # Who watches `fileno` is told of what is written between two calls, too.
+            self.reactor.work_listener = self.reactor.wake
+            self.reactor.eager = True
             self._started.set()
         if self._polling:
             self.reactor.run_once(timeout)
@@ -555,7 +558,11 @@ class Server(Hub):
         if self._attachment is not None and self._attachment.loop.is_closed():
             self._tear_down()  # nobody has stopped it
         self._begin(loop)
-        self._attachment = Attachment(loop, self.reactor, self._after_turn)
+        try:
+            self._attachment = Attachment(loop, self.reactor, self._after_turn)
+        except BaseException:  # such as in debug mode, from another thread
+            self._tear_down()
+            raise
         self._started.set()
 
     async def serve_async(self) -> None:
@@ -651,6 +658,8 @@ class Server(Hub):
                 self._tear_down()
         elif threading.get_ident() == reactor.owner:
             self._begin_stop(drain)
+            if not reactor.turning:
+                reactor.flush()  # before the deadline, which may be now
             if attachment is not None:
                 attachment.finish()
             elif self._polling and not reactor.turning:
@@ -687,7 +696,7 @@ class Server(Hub):
 
     def _use_clock(self, clock: Callable[[], float]) -> None:
         """Keep another time; before anything runs. For `testing`."""
-        self._clock = clock  # type: ignore[method-assign]
+        self._clock = clock
         self.reactor = self.journal.reactor = Reactor(clock=clock)
         self.gate = Gate(self.options, clock)
 
@@ -782,11 +791,18 @@ class Server(Hub):
         self._pages.end()
         self._schedule.end()
         self.figures.end()
-        self.reactor.finish_calls()
-        self._errands.end()
+        # From now on other threads reach nobody, and queue nothing: threads that never
+        # cease must not keep us.
+        self._listening = False
+        try:
+            self.reactor.finish_calls()
+            self._errands.end()
+        finally:  # also when `on_close` ends the program
+            self._give_back()
+
+    def _give_back(self) -> None:
         self.reactor.close()
         self._listeners = []
-        self._listening = False
         self._attachment = self._loop = None
         self._chains = {}
         self._running = False
@@ -872,6 +888,13 @@ class Server(Hub):
         if self._middlewares or self._loop is not None or mount._late:
             return self._chain(mount)
         return mount
+
+    def check_again(self, mount: Mount, request: Request) -> None:
+        """Refuse a client whose handshake took time: others may have come."""
+        gate = self.gate
+        gate.check_room(self.clients, self.options.max_connections)
+        gate.check_room(mount.clients, mount.options.max_connections)
+        gate.check_host(request.address)
 
     def find_page(self, request: Request) -> Entry | None:
         """What plain HTTP has at a path, or None."""

@@ -29,13 +29,13 @@ from http.client import HTTPResponse
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from .awaiting import needs_loop
 from .client_core import ClientCore
 from .client_handshake import Opening, Outcome
 from .client_options import check_client_options
 from .connection import Client
 from .constants import CloseCause, Opcode
-from .handler import CALLBACKS, BaseHandler
+from .handler import BaseHandler
+from .later import is_async
 from .server import Server
 from .speedups import build_frame
 from .uri import parse_uri
@@ -133,7 +133,7 @@ class TestServer:
         self.server._use_clock(self.clock)
         self._clients: list[TestClient] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        if any(needs_loop(h, CALLBACKS) for h in self.server._router.targets()):
+        if any(is_async(function) for _, function in self.server._all_callbacks()):
             self._loop = _make_loop(self.clock)
         self.server._begin_in_memory(self._loop)
         self._newest: Client  # the client that opened last

@@ -101,7 +101,9 @@ class Topics(Generic[T]):
         ranked = self._ranked.get(topic)
         if ranked is None:
             ranked = list(self.members(topic))[::-1]
-            ranked.sort(key=lambda member: -self._priorities[topic, member])
+            # Another thread may ask while the last ones leave a server that stops.
+            rank = self._priorities.get
+            ranked.sort(key=lambda member: -rank((topic, member), 0))
             if ranked:
                 self._ranked[topic] = ranked
         return ranked

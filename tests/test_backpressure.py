@@ -588,6 +588,39 @@ def test_drop_old_drops_what_was_written_in_the_turn_that_blocked(wrap: Any) -> 
         assert latest > 120
 
 
+@both_kinds
+@pytest.mark.parametrize("policy", ["close", "drop_new", "drop_old"])
+def test_messages_that_wait_count_64_bytes_at_least(wrap: Any, policy: str) -> None:
+    """A million of them for a byte each would take a hundred times their bytes."""
+    limit = 2**16
+    with Driven(write_limit=limit, slow_consumer=policy) as driven:
+        driven.open(wrap=wrap)
+        client = driven.handler.client()
+        fill(driven, client, 20_000)
+        waiting = client.buffered_amount
+        taken = 0
+        while client.is_open() and taken < 5000 and not driven.handler.tally.dropped:
+            taken += bool(client.write_message(b"x"))
+        assert limit // 64 - 50 < taken < limit // 64 + 70
+        assert client.is_open() is (policy != "close")
+        if policy == "close":
+            assert client.close_reason == "unsent output exceeds write_limit 65,536"
+            return
+        for _ in range(100):
+            assert bool(client.write_message(b"x")) is (policy == "drop_old")
+        assert client.buffered_amount <= waiting + 3 * taken
+
+
+def test_many_short_messages_of_one_turn_are_all_sent() -> None:
+    """They do not wait for the peer."""
+    with Driven(write_limit=2**16) as driven:
+        peer = driven.open()
+        client = driven.handler.client()
+        assert [client.write_message(b"x") for _ in range(15_000)] == [SENT] * 15_000
+        driven.turn()
+        assert peer.read(45_000) == b"\x82\x01x" * 15_000
+
+
 def test_limit_of_all_makes_slow_consumers_of_those_who_have_output_waiting() -> None:
     with Driven(
         write_limit=MIB, max_buffered=2**19, slow_consumer="drop_new"
@@ -779,14 +812,14 @@ def test_threads_that_never_cease_do_not_keep_a_server_from_stopping() -> None:
 # --- One client, one turn ------------------------------------------------------------
 
 SMALL = frame(TEXT, "x")
-FLOODS = {
-    "messages": SMALL * 20_000,
-    "pings": frame(PING, "x") * 20_000,
-    "pongs": frame(PONG, "x") * 20_000,
-    "fragments": frame(TEXT, "x", fin=False) + frame(0, "x", fin=False) * 20_000,
-    "pings inside a message": (
-        frame(TEXT, "x", fin=False) + (frame(0, "x", fin=False) + frame(PING)) * 10_000
-    ),
+BEGUN = frame(TEXT, "x", fin=False)
+MORE = frame(0, "x", fin=False)
+FLOODS: dict[str, Callable[[int], bytes]] = {
+    "messages": lambda count: SMALL * count,
+    "pings": lambda count: frame(PING, "x") * count,
+    "pongs": lambda count: frame(PONG, "x") * count,
+    "fragments": lambda count: BEGUN + MORE * 20 * count,
+    "pings inside a message": lambda count: BEGUN + (MORE + frame(PING)) * count,
 }
 
 
@@ -840,7 +873,7 @@ def flooded(wrap: Any, flood: bytes) -> tuple[list[int], int]:
 @both_roomy
 @pytest.mark.parametrize("flood", ["messages", "pings", "pongs"])
 def test_flood_of_one_client_is_handled_in_many_turns(wrap: Any, flood: str) -> None:
-    counts, turns = flooded(wrap, FLOODS[flood])
+    counts, turns = flooded(wrap, FLOODS[flood](20_000))
     assert sum(counts) == 20_000
     # What is left may go on once in the same turn.
     assert max(counts) <= 2 * 1024 + 16
@@ -853,7 +886,7 @@ def test_turn_of_a_flooding_client_takes_some_milliseconds(
     wrap: Any, flood: str, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(harness, "Clock", Ticking)
-    counts, turns = flooded(wrap, FLOODS[flood])
+    counts, turns = flooded(wrap, FLOODS[flood](1000))
     assert max(counts) <= 100
     assert turns >= 1
 

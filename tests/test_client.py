@@ -199,10 +199,11 @@ class TestTime:
         slow: list[bytes] = []
 
         def read_some() -> None:
-            patient.clock.now += 6
+            patient.clock.now += 4
             slow.append(server.sock.recv(2**18))
 
-        patient.steps.extend([read_some] * 1000)
+        # Between two reads it is silent for longer than a ping would be waited for.
+        patient.steps.extend([read_some, None, None] * 1000)
         began = patient.clock.now
         ws.send(BIG)
         assert patient.clock.now > began + 7
@@ -403,6 +404,27 @@ class TestThreads:
             assert server.read_message() == BIG
             sending.result(DEADLINE)
         assert ws.recv() == BIG
+
+    def test_receiver_that_makes_room_wakes_who_waits_for_a_pong(
+        self, open_pair: Any
+    ) -> None:
+        ws, server = open_pair(read_limit=1)
+        wait, waits = ws._lock.wait, threading.Event()
+
+        def noted(timeout: float | None) -> bool:
+            waits.set()
+            return wait(timeout)
+
+        ws._lock.wait = noted
+        with elsewhere() as go:
+            pinging = go(ws.ping, b"", DEADLINE)
+            first, payload = server.read_frame()
+            assert first == 0x80 | PING
+            server.send(TEXT, "fills the inbox")
+            server.send(PONG, payload)
+            assert waits.wait(DEADLINE)
+            assert ws.recv() == "fills the inbox"
+            assert pinging.result(DEADLINE / 3) >= 0
 
     def test_messages_go_to_one_receiver_each(self) -> None:
         count = 200

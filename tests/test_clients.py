@@ -95,15 +95,18 @@ class TestOpening:
             server.accept("Sec-WebSocket-Protocol: v2", "X-Server: mine")
             leave_taking(server)
 
-        with scripted(script) as server, face.connect(
-            f"ws://me:secret@127.0.0.1:{server.port}/p%20q?x=\u00e4",
-            subprotocols=["v1", "v2"],
-            headers={"X-Mine": "1"},
-            cookies={"session": "42"},
-            origin="https://page.example",
-            user_agent="tester/1",
-            compression=Deflate(server_no_context_takeover=True),
-        ) as ws:
+        with (
+            scripted(script) as server,
+            face.connect(
+                f"ws://me:secret@127.0.0.1:{server.port}/p%20q?x=\u00e4",
+                subprotocols=["v1", "v2"],
+                headers={"X-Mine": "1"},
+                cookies={"session": "42"},
+                origin="https://page.example",
+                user_agent="tester/1",
+                compression=Deflate(server_no_context_takeover=True),
+            ) as ws,
+        ):
             assert ws.subprotocol == "v2"
             assert ws.headers["x-server"] == "mine"
             assert "secret" not in ws.url
@@ -230,18 +233,12 @@ class TestOpening:
             face.connect(server.url)
 
     def test_server_that_says_nothing_is_given_up(self, face: Any) -> None:
-        done = threading.Event()
-
-        def script(server: Server) -> None:
-            server.read_head()
-            assert server.read_rest() == b""
-            done.set()
-
-        with scripted(script) as server:
-            with pytest.raises(ConnectTimeout, match=r"not open within 0.05 s") as got:
-                face.connect(server.url, open_timeout=0.05)
-            assert isinstance(got.value, TimeoutError)
-            assert done.wait(DEADLINE)
+        with (
+            scripted(Server.read_rest) as server,
+            pytest.raises(ConnectTimeout, match=r"not open within 0.1 s") as got,
+        ):
+            face.connect(server.url, open_timeout=0.1)
+        assert isinstance(got.value, TimeoutError)
 
     def test_nobody_listens(self, face: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -1068,13 +1065,20 @@ class TestProxies:
         ):
             face.connect("ws://h/", proxy=f"127.0.0.1:{proxy.port}")
 
-    def test_proxy_that_says_nothing_is_given_up(self, face: Any) -> None:
+    def test_proxy_that_resets_is_named(self, face: Any) -> None:
         def script(server: Server) -> None:
             server.read_head()
-            assert server.read_rest() == b""
+            linger = b"\1\0\0\0\0\0\0\0"
+            server.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-        with scripted(script) as proxy, pytest.raises(ConnectTimeout):
-            face.connect("ws://h/", proxy=f"127.0.0.1:{proxy.port}", open_timeout=0.05)
+        with scripted(script) as proxy:
+            said = f"the proxy 127.0.0.1:{proxy.port}: Connection reset by peer"
+            with pytest.raises(ProxyError, match=said):
+                face.connect("ws://h/", proxy=f"127.0.0.1:{proxy.port}")
+
+    def test_proxy_that_says_nothing_is_given_up(self, face: Any) -> None:
+        with scripted(Server.read_rest) as proxy, pytest.raises(ConnectTimeout):
+            face.connect("ws://h/", proxy=f"127.0.0.1:{proxy.port}", open_timeout=0.1)
 
 
 # --- Real servers --------------------------------------------------------------------

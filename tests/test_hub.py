@@ -444,6 +444,27 @@ def test_deliver_from_another_thread_is_queued_in_order() -> None:
         assert peers[0].nothing_waits()
 
 
+def test_messages_that_find_no_room_in_the_queue_are_one_line(caplog: Any) -> None:
+    handler = Recorder()
+    with running(handler, max_buffered=1000) as server, open_peer(server) as peer:
+        handler.client().subscribe("t")
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            assert go.wait(15)
+
+        server.call_later(0, hold)
+        assert held.wait(15)
+        for _ in range(50):
+            assert server.broadcast("x" * 100) == 0
+            assert server.deliver("t", "x" * 100) is None
+        go.set()
+        assert peer.read_message() == "x" * 100
+    (line,) = [r for r in caplog.records if "the loop is behind" in r.getMessage()]
+    assert line.getMessage().startswith("1 messages of other threads are dropped")
+
+
 # --- Identities ----------------------------------------------------------------------
 
 

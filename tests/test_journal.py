@@ -102,7 +102,7 @@ def reset(driven: Driven, peer: Peer, client: Client) -> None:
 
 
 def stall(driven: Driven, peer: Peer, client: Client) -> None:
-    client._sock.setsockopt(1, 7, 4096)
+    small_buffers(client._sock)
     while client.write_message(b"x" * 2**18):
         driven.turn()
     driven.advance(1.0)
@@ -511,6 +511,39 @@ def test_client_that_timed_out_by_itself_is_attributed_to_nobody(log: Any) -> No
             driven.advance(5.0)
         (record,) = lines(log, "close")
         assert (record.ws_cause, record.ws_blame) == ("ping_timeout", "")
+
+
+# --- Faults of ours -------------------------------------------------------------------
+
+
+class Faulty:
+    """Something that the wheel carries and that fails."""
+
+    bucket: Any = None
+
+    def sweep(self, now: float) -> float | None:
+        raise RuntimeError("a fault of ours")
+
+
+def test_fault_in_what_is_due_is_logged_and_everything_else_is_done(log: Any) -> None:
+    def fail() -> None:
+        raise RuntimeError("another fault of ours")
+
+    with Driven(Echo()) as driven:
+        peer = driven.open()
+        done: list[str] = []
+        driven.reactor.call_later(1.0, fail)
+        driven.reactor.call_later(1.0, lambda: done.append("timer"))
+        for _ in range(3):
+            driven.reactor.wheel.put(Faulty(), driven.clock.now)
+        for _ in range(5):
+            driven.advance(1.5)
+        assert done == ["timer"]
+        assert len([each for each in log.records if each.exc_info]) == 4
+        assert len(driven.reactor.wheel) == 1  # the client
+        peer.text("still here")
+        peer.read_frame()  # a heartbeat
+        assert peer.read_message() == "still here"
 
 
 # --- Counts --------------------------------------------------------------------------

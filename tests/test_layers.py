@@ -30,7 +30,7 @@ LAYERS = {
         "stats metrics dashboard server"
     ),
     "faces": (
-        "websocket client_options client_core client_dial client aio "
+        "websocket client_options client_core client_dial client aio_dial aio "
         "cli cli_bench cli_connect cli_reload testing pytest_plugin __init__ __main__"
     ),
 }

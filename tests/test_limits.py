@@ -25,6 +25,7 @@ from harness import (
     close_frame,
     frame,
     request,
+    small_buffers,
 )
 
 from simple_ws import Client
@@ -418,12 +419,8 @@ def test_rate_of_a_handler_stands_before_that_of_its_server() -> None:
 
 
 def test_pings_that_wait_for_a_peer_that_does_not_read_have_a_limit() -> None:
-    def small(sock: Any) -> Any:
-        sock.setsockopt(1, 7, 4096)
-        return sock
-
     with Driven() as driven:
-        driven.open(wrap=small)
+        driven.open(wrap=small_buffers)
         client: Client = driven.handler.client()
         client.write_message(b"x" * 2**18)
         driven.turn()

@@ -749,6 +749,16 @@ def test_clients_that_never_speak_are_remembered_no_longer_than_they_are_there()
         assert watch() is None
 
 
+def test_nobody_is_remembered_once_those_who_ask_for_it_had_a_first_message() -> None:
+    with using(Driven(Echo()), Noting("A", []), JSONMessages()) as driven:
+        first = driven.server._middlewares[0]
+        first.on_message = lambda msg, client: Middleware.STOP  # type: ignore[method-assign]
+        driven.open().text("1")
+        driven.turn(2)
+        (chain,) = driven.server._chains.values()
+        assert not chain._reached  # type: ignore[attr-defined]
+
+
 def test_nobody_is_remembered_where_no_first_message_is_asked_for() -> None:
     with using(Driven(Echo()), JSONMessages(), Wrapping()) as driven:
         driven.open()

@@ -190,8 +190,7 @@ def test_exit_from_a_callback_passes_through_poll_which_may_go_on() -> None:
 
 def test_poll_after_stop_returns_false_until_it_listens_again() -> None:
     handler = Recorder()
-    with polling(handler) as server:
-        peer = polled_peer(server)
+    with polling(handler) as server, polled_peer(server) as peer:
         server.stop(drain=0)
         assert handler.of("close") == [(1001, "the server stops", "shutdown")]
         assert [server.poll(), server.poll(5)] == [False, False]
@@ -211,9 +210,9 @@ def test_poll_after_stop_returns_false_until_it_listens_again() -> None:
 
 def test_stop_outside_of_a_callback_waits_for_the_answers() -> None:
     handler = Recorder()
-    with polling(handler) as server:
-        peer = polled_peer(server)
+    with polling(handler) as server, polled_peer(server) as peer:
         peer.write(close_frame(1001))  # as if it knew
+        peer.end()
         server.stop(drain=DEADLINE)
         assert handler.names == ["open", "close"]
         assert server.poll() is False
@@ -248,8 +247,7 @@ def test_stop_inside_a_callback_ends_with_the_polls_that_follow(place: str) -> N
 
 
 def test_stop_of_another_thread_returns_when_the_polls_have_ended_it() -> None:
-    with polling(Recorder()) as server:
-        peer = polled_peer(server)
+    with polling(Recorder()) as server, polled_peer(server) as peer:
         stopper = threading.Thread(target=server.stop, kwargs={"drain": 0.01})
         stopper.start()
         deadline = time.monotonic() + DEADLINE
@@ -264,8 +262,10 @@ def test_stop_of_another_thread_does_not_wait_for_ever_for_a_poll(
 ) -> None:
     """The thread that polls may itself be waiting for the one that stops."""
     monkeypatch.setattr("simple_ws.server._STOP_GRACE", 0.01)
-    with polling(Recorder(), close_timeout=0.01) as server:
-        peer = polled_peer(server)
+    with (
+        polling(Recorder(), close_timeout=0.01) as server,
+        polled_peer(server) as peer,
+    ):
         stopper = threading.Thread(target=server.stop, kwargs={"drain": 0})
         stopper.start()
         ends(stopper)  # and nobody polls meanwhile
@@ -365,8 +365,12 @@ def test_stopped_server_is_not_bound_again_for_its_descriptor() -> None:
 
 
 def test_two_servers_are_polled_in_turn_by_one_thread() -> None:
-    with polling(Echo()) as first, polling(Echo()) as second:
-        one, two = polled_peer(first, second), polled_peer(second, first)
+    with (
+        polling(Echo()) as first,
+        polling(Echo()) as second,
+        polled_peer(first, second) as one,
+        polled_peer(second, first) as two,
+    ):
         for number in range(10):
             one.text(f"one {number}")
             two.text(f"two {number}")
@@ -603,6 +607,8 @@ def test_stop_ends_although_threads_never_cease_to_send() -> None:
         while not done.is_set():
             server.broadcast("x")
             server.publish("t", "y")
+            if len(server.reactor._calls) > 1000:
+                done.wait(0.001)  # nearly as fast as it can be done
 
     for _ in range(3):
         server.start()
@@ -618,3 +624,53 @@ def test_stop_ends_although_threads_never_cease_to_send() -> None:
             peer.close()
         assert not server.clients
     assert len(handler.of("close")) == len(handler.of("open")) == 9
+
+
+def test_exit_in_on_close_does_not_keep_a_server_from_ending() -> None:
+    class Quitter(Recorder):
+        def on_close(self, client: Any) -> None:
+            super().on_close(client)
+            raise SystemExit(3)
+
+    server = Server("127.0.0.1", 0)
+    handler = server.mount("*", Quitter())
+    codes: list[object] = []
+
+    def run() -> None:
+        try:
+            server.run()
+        except SystemExit as error:
+            codes.append(error.code)
+
+    server.listen()
+    thread = threading.Thread(target=run)
+    thread.start()
+    with open_peer(server):
+        server.stop(drain=0)
+    ends(thread)
+    assert codes == [3]
+    assert handler.names == ["open", "close"]
+    server.start()
+    server.stop(drain=0)
+
+
+def test_server_that_is_stopping_is_not_told_to_listen() -> None:
+    errors: list[BaseException] = []
+
+    class Quitter(Recorder):
+        def on_message(self, msg: Any, client: Any) -> None:
+            raise SystemExit  # nothing is left to do but to tell of the ends
+
+        def on_close(self, client: Any) -> None:
+            for call in (server.listen, server.start, server.run):
+                try:
+                    call()
+                except InvalidState as error:
+                    errors.append(error)
+
+    with polling(Quitter()) as server, polled_peer(server) as peer:
+        peer.text("x")
+        with pytest.raises(SystemExit):
+            poll_until(server, lambda: False)
+        server._tear_down()
+    assert len(errors) == 3

@@ -521,8 +521,10 @@ def test_timer_is_armed_once_however_often_the_loop_hears_of_it() -> None:
         counter = Counter(driven)
         schedule = driven.server._schedule
         job: Job = driven.server.every(1, counter)
+        waiting = len(driven.reactor.timers._heap)
         schedule._start(job)
         schedule.begin(driven.reactor)
+        assert len(driven.reactor.timers._heap) == waiting
         step(driven, 1, 3)
         assert counter.times == [1, 2, 3]
 

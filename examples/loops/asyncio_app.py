@@ -1,0 +1,56 @@
+"""Inside asyncio: callbacks that await, beside tasks that write when they like.
+
+    python examples/loops/asyncio_app.py [port]
+
+Each message is answered after as many seconds as it says, and nobody else waits for
+that. A task of the program tells everybody what time it is. In a browser (F12):
+
+    ws = new WebSocket("ws://127.0.0.1:8080/");
+    ws.onmessage = (event) => console.log(event.data);
+    ws.onopen = () => ws.send("2");
+"""
+
+import argparse
+import asyncio
+import signal
+import time
+
+from simple_ws import Server, WebSocket
+
+parser = argparse.ArgumentParser(description="A server inside asyncio.")
+parser.add_argument("port", nargs="?", type=int, default=8080)
+parser.add_argument("--seconds", type=float, default=5, help="between two times")
+args = parser.parse_args()
+
+
+class Sleeper(WebSocket):
+    async def on_message(self, msg, client):
+        await asyncio.sleep(min(float(msg), 10))
+        return f"slept {msg} s"
+
+    def on_error(self, error, client):
+        client.close(1007, "say how many seconds")
+
+
+async def tell_time(server):
+    while True:
+        await asyncio.sleep(args.seconds)
+        server.broadcast(time.strftime("it is %X"))
+
+
+async def main():
+    server = Server("127.0.0.1", args.port)
+    server.mount("/", Sleeper())
+    server.attach()
+    print(f"Listening on ws://127.0.0.1:{server.port}/", flush=True)
+    clock = asyncio.create_task(tell_time(server))
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, server.stop)
+    await server.serve_async()  # until stop(), or until Ctrl-C cancels it
+    clock.cancel()
+
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("Stopped")

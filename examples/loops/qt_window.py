@@ -1,0 +1,84 @@
+"""A Qt window (PySide6) that shows what clients send, and sends them what is typed.
+
+    python examples/loops/qt_window.py [port]
+
+In a browser (F12):
+
+    ws = new WebSocket("ws://127.0.0.1:8080/");
+    ws.onmessage = (event) => console.log(event.data);
+    ws.onopen = () => ws.send("hello, window");
+
+Qt watches the descriptor of the server. Closing the window ends the server.
+"""
+
+import argparse
+import signal
+
+from PySide6.QtCore import QSocketNotifier, QTimer
+from PySide6.QtWidgets import (
+    QApplication,
+    QLabel,
+    QLineEdit,
+    QListWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from simple_ws import Server, WebSocket
+
+parser = argparse.ArgumentParser(description="A server in a Qt window.")
+parser.add_argument("port", nargs="?", type=int, default=8080)
+args = parser.parse_args()
+
+
+class Window(WebSocket):
+    def __init__(self):
+        super().__init__()
+        self.widget = QWidget(windowTitle="simple_ws")
+        self.count = QLabel("nobody is here")
+        self.lines = QListWidget()
+        self.entry = QLineEdit()
+        self.entry.returnPressed.connect(self.send)
+        layout = QVBoxLayout(self.widget)
+        for part in (self.count, self.lines, self.entry):
+            layout.addWidget(part)
+
+    def on_open(self, client):
+        self.count.setText(f"{len(self.clients)} here")
+
+    on_close = on_open
+
+    def on_message(self, msg, client):
+        self.lines.addItem(f"{client.address[0]}: {msg}")
+        self.lines.scrollToBottom()
+
+    def send(self):
+        self.server.broadcast(self.entry.text())
+        self.entry.clear()
+
+
+app = QApplication([])
+window = Window()
+server = Server("127.0.0.1", args.port)
+server.mount("/", window)
+server.listen()
+print(f"Listening on ws://127.0.0.1:{server.port}/", flush=True)
+
+
+def turn():
+    if not server.poll():
+        app.quit()
+
+
+notifier = QSocketNotifier(server.fileno(), QSocketNotifier.Type.Read)
+notifier.activated.connect(turn)
+# For what no descriptor tells: heartbeats, timers; and Python sees signals meanwhile.
+timer = QTimer(interval=100)
+timer.timeout.connect(turn)
+timer.start()
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: app.quit())
+window.widget.show()
+app.exec()
+notifier.setEnabled(False)
+server.stop()  # says good-bye to everybody

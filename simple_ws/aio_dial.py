@@ -1,0 +1,224 @@
+"""Connecting for asyncio: addresses, sockets, transports, a question and its answer.
+
+Whatever is cancelled leaves no socket. What is asked and what the answer means is
+`client_handshake` and `client_proxy`; the order of things is `aio`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
+
+from .client_dial import NEXT_ATTEMPT, interleaved
+from .client_handshake import BODY_PATIENCE
+
+__all__ = ["Exchange", "attach", "dial", "dial_unix"]
+
+# Sockets are connected here and not by `loop.create_connection`: with its
+# `happy_eyeballs_delay` a cancelled one may leave a socket open (seen on Python 3.11.7
+# and 3.13.0), and uvloop knows no such delay.
+
+
+async def dial(
+    host: str, port: int, source_address: tuple[str, int] | None
+) -> socket.socket:
+    """Connect to the first address of a host that answers (RFC 8305)."""
+    stream = socket.SOCK_STREAM
+    try:
+        numeric = socket.AI_NUMERICHOST  # that takes no time
+        found = socket.getaddrinfo(host, port, type=stream, flags=numeric)
+    except socket.gaierror:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=stream)
+    attempts = [
+        partial(_connect, family, protocol, address, source_address)
+        for family, _, protocol, _, address in interleaved(found)
+    ]
+    if len(attempts) == 1:
+        sock = await attempts[0]()
+    else:
+        sock = await _first_of(attempts)
+    # Messages are sent whole: waiting for more would only delay them.
+    with suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+async def dial_unix(path: str) -> socket.socket:
+    """Connect to a Unix socket."""
+    family = getattr(socket, "AF_UNIX", None)
+    if family is None:
+        raise OSError("this system has no Unix sockets")
+    return await _connect(family, 0, path, None)
+
+
+async def _connect(
+    family: int, protocol: int, address: Any, source_address: tuple[str, int] | None
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM, protocol)
+    try:
+        sock.setblocking(False)
+        if source_address is not None:
+            sock.bind(source_address)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _first_of(
+    attempts: Sequence[Callable[[], Coroutine[Any, Any, socket.socket]]],
+) -> socket.socket:
+    """The first socket that is connected; each attempt begins a little later."""
+    waiting = deque(attempts)
+    tasks: set[asyncio.Task[socket.socket]] = set()
+    error: BaseException | None = None
+    try:
+        while waiting or tasks:
+            if waiting:
+                tasks.add(asyncio.ensure_future(waiting.popleft()()))
+            done, _ = await asyncio.wait(
+                tasks,
+                timeout=NEXT_ATTEMPT if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                tasks.discard(task)
+                error = task.exception()
+                if error is None:
+                    return task.result()
+    finally:
+        for task in tasks:
+            task.add_done_callback(_close_socket)
+            task.cancel()
+    assert error is not None
+    raise error
+
+
+def _close_socket(task: asyncio.Task[socket.socket]) -> None:
+    """Close what an attempt has come to that is not needed."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+async def attach(sock: socket.socket, exchange: Exchange) -> None:
+    """Give a connected socket to a transport."""
+    loop = asyncio.get_running_loop()
+    create = loop.create_connection(lambda: exchange, sock=sock)
+    # Not cancelled half-way: it is not said whose the socket would be then.
+    attaching = asyncio.ensure_future(create)
+    try:
+        await asyncio.shield(attaching)
+    except asyncio.CancelledError:
+        attaching.add_done_callback(partial(_abandon, exchange))
+        raise
+
+
+def _abandon(exchange: Exchange, attaching: asyncio.Future[Any]) -> None:
+    if not attaching.cancelled() and attaching.exception() is None:
+        exchange.abort()
+
+
+class Exchange(asyncio.Protocol):
+    """Asks a server or a proxy, and has the answer read.
+
+    Attributes:
+        transport: what we write to; with TLS one above that of the socket.
+        socket_transport: that of the socket.
+    """
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.socket_transport: asyncio.Transport | None = None
+        self._asking: Any = None
+        self._then: Callable[[Any], Any] = lambda outcome: outcome
+        self._answer: asyncio.Future[Any] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._early = b""
+        self._lost = False
+        self._error: Exception | None = None
+
+    async def ask(self, asking: Any, then: Callable[[Any], Any]) -> Any:
+        """Send a request and wait for what the answer means.
+
+        Args:
+            asking: an `Opening` or a `Tunnel`.
+            then: called with the outcome, before more can come; its result is returned.
+        """
+        assert self.transport is not None
+        self._asking, self._then = asking, then
+        self._answer = asyncio.get_running_loop().create_future()
+        request = asking.begin()
+        if not self._lost:
+            self.transport.write(request)
+        if self._early:
+            self.data_received(self._early)
+        if self._lost:
+            self._end(self._error)
+        try:
+            return await self._answer
+        finally:
+            self._asking = None
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        for transport in (self.transport, self.socket_transport):
+            if transport is not None:
+                transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected."""
+        self.transport = self.socket_transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """A part of the answer."""
+        if self._asking is None:
+            self._early += data  # from one who speaks before being asked
+            return
+        self._try(lambda: self._asking.receive(data))
+        if self._asking.refused and not self._patience:
+            # The verdict is here; only an explanation may come behind it.
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(BODY_PATIENCE, self._on_time)
+
+    def eof_received(self) -> bool:
+        """The end of the answer."""
+        self._try(lambda: self._asking.receive_eof())
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        self._lost, self._error = True, error
+        if self._asking is not None:
+            self._end(error)
+
+    def _on_time(self) -> None:
+        self._try(lambda: self._asking.refuse())
+
+    def _end(self, error: Exception | None) -> None:
+        """There is no more of the answer."""
+        if error is None or self._asking.refused:
+            self._try(lambda: self._asking.receive_eof())
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+    def _try(self, step: Callable[[], Any]) -> None:
+        """Take a step; what it comes to, or raises, is the answer."""
+        answer = self._answer
+        if self._asking is None or answer is None or answer.done():
+            return
+        try:
+            outcome = step()
+            if outcome:
+                answer.set_result(self._then(outcome))
+        except Exception as error:
+            answer.set_exception(error)
