@@ -20,7 +20,8 @@ define install
 	$(2) "$$@" install --quiet --disable-pip-version-check $(1)
 endef
 
-.PHONY: help run test lint types conformance browser bench wheels sanitize soak clean
+.PHONY: help run test lint types docs conformance browser bench wheels sanitize soak \
+	clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,6 +56,9 @@ types: $(VENV)/.stamp-dev ## check types, and the extension against its stub
 	then PYTHONPATH=. $(BIN)/stubtest simple_ws._speedups; \
 	else echo "== stubtest left out: the extension is not built"; fi
 
+docs: $(VENV)/.stamp-docs ## build the documentation, docs/_build/html/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)
+
 conformance: $(VENV)/.stamp ## run all cases of the Autobahn test suite
 	$(BIN)/python tests/conformance/run.py $(ARGS)
 
@@ -74,7 +78,7 @@ soak: $(VENV)/.stamp ## hundreds of clients for minutes, some killed in the midd
 	$(BIN)/python tests/soak/run.py $(ARGS)
 
 clean: ## remove what was built and installed
-	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels
+	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels docs/_build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f simple_ws/_speedups.c simple_ws/_speedups.html simple_ws/_speedups*.so
 	find simple_ws tests benchmarks scripts -name __pycache__ -prune -exec rm -r {} +

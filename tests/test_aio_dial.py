@@ -1,4 +1,4 @@
-"""Connecting for asyncio: the first address that answers, and what becomes of others."""
+"""Connecting for asyncio: the first address that answers, the end of the others."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import selectors
 import signal
 import socket
 import threading
@@ -49,7 +50,9 @@ from simple_ws import (
     Response,
     Server,
     WebSocket,
+    reactor,
 )
+from simple_ws.attachment import _Watcher
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 Make = Callable[..., "Attached"]
@@ -72,10 +75,15 @@ def loop_makers() -> dict[str, NewLoop]:
 
 
 @pytest.fixture(params=["asyncio", "uvloop", "blind"])
-def new_loop(request: pytest.FixtureRequest) -> NewLoop:
+def new_loop(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> NewLoop:
     makers = loop_makers()
     if request.param not in makers:
         pytest.skip("uvloop is not installed")
+    if request.param == "blind":
+        # Nor has our selector a descriptor there.
+        monkeypatch.setattr(reactor, "best_selector", selectors.SelectSelector)
     return makers[request.param]
 
 
@@ -845,6 +853,52 @@ def test_failure_of_one_middleware_keeps_nothing_from_the_others(
     assert handler.names == ["error", "open", "close", "closed", "error"]
 
 
+def test_error_within_a_chain_is_awaited_before_the_rest_of_it(attached: Make) -> None:
+    class Failing(Middleware):
+        def on_open(self, client: Any) -> None:
+            raise ZeroDivisionError
+
+    class Forgiving(Awaiting):
+        async def on_error(self, error: Exception, client: Any) -> None:
+            self.note("error", client)
+            await self.pass_gate("error")
+            self.note("forgiven", client)
+
+    handler = Forgiving("error")
+    server = attached(handler)
+    server.server.use(Failing())
+    peer = server.open(then=frame(TEXT, "a"))
+    server.until(lambda: "error" in handler.names)
+    server.turn(5)
+    assert handler.names == ["error"]
+    handler.release("error")
+    assert peer.read_message() == "a"
+    assert handler.names == ["error", "forgiven", "open", "message", "done"]
+
+
+def test_callback_that_ends_the_program_leaves_a_server_that_works(
+    attached: Make,
+) -> None:
+    class Leaving(Awaiting):
+        async def on_message(self, msg: Any, client: Any) -> Any:
+            if msg == "exit":
+                raise SystemExit
+            return msg
+
+    handler = Leaving()
+    server = attached(handler)
+    server.server.use(Noting("A", handler))
+    server.server._middlewares[0].on_message = lambda msg, client: msg  # type: ignore[method-assign]
+    leaving, staying = server.open(), server.open()
+    leaving.text("exit")
+    with pytest.raises(SystemExit):
+        server.until(lambda: False)
+    assert sent_away(leaving)[0] == 1011
+    server.until(lambda: "A close" in handler.names)
+    staying.text("a")
+    assert staying.read_message() == "a"
+
+
 def test_nobody_passes_before_an_async_check_is_done(attached: Make) -> None:
     gate = asyncio.Event()
 
@@ -1224,12 +1278,13 @@ def test_nothing_is_left_behind(new_loop: NewLoop) -> None:
         server = Server("127.0.0.1", 0)
         server.mount("*", handler)
         server.attach(loop)
-        fd = server.reactor.fileno()
+        assert server._attachment is not None
+        fd = server._attachment._fd
         with connect(server) as peer:
             peer._pump = lambda: (loop.call_soon(loop.stop), loop.run_forever())
             peer.shake(then=frame(TEXT, "a"))
             server.stop(drain=0)
-        assert not loop.remove_reader(fd)
+        assert fd < 0 or not loop.remove_reader(fd)
         assert not asyncio.all_tasks(loop)
         assert handler.names.count("close") == 1
     assert descriptors() == before
@@ -1258,7 +1313,7 @@ def test_stop_waits_for_callbacks(attached: Make) -> None:
     server = attached(handler)
     peer = server.open(then=frame(TEXT, "a") + frame(TEXT, "b"))
     server.until(lambda: server.server._errands.lines[server.client()].waiting)
-    server.server._begin_stop(10)
+    server.server._begin_stop(1000)
     assert sent_away(peer)[0] == 1001
     server.turn(10)
     assert server.server._running
@@ -1313,6 +1368,20 @@ def test_end_waits_for_nobody_for_ever(
     server.until(lambda: "closed" in handler.names)
     handler.release("a")
     server.turn(5)
+
+
+def test_last_callback_has_time_when_the_others_have_none(attached: Make) -> None:
+    handler = Awaiting("close")
+    server = attached(handler, close_timeout=5)
+    server.open().leave()
+    server.until(lambda: "close" in handler.names)
+    server.server._begin_stop(10)
+    server.advance(10)
+    server.turn(5)
+    assert server.server._running
+    handler.release("close")
+    server.until(lambda: not server.server._running)
+    assert handler.names[-1] == "closed"
 
 
 def test_last_callback_that_hangs_is_cancelled(attached: Make) -> None:
@@ -1542,6 +1611,53 @@ def test_serve_async_waits_for_a_server_that_was_attached(new_loop: NewLoop) -> 
         assert not server._running
 
     run(new_loop, main())
+
+
+class FakeReactor:
+    """Is ready as often as the test says."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Semaphore(0)
+        self.waits = self.wakes = 0
+
+    def wait(self) -> None:
+        self.waits += 1
+        assert self._ready.acquire(timeout=DEADLINE)
+
+    def be_ready(self) -> None:
+        self._ready.release()
+
+    def wake(self) -> None:
+        self.wakes += 1
+        self.be_ready()
+
+
+class FakeLoop:
+    def __init__(self) -> None:
+        self.called = threading.Semaphore(0)
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        self.callback = callback
+        self.called.release()
+
+
+def test_thread_looks_once_and_is_woken_only_while_it_looks() -> None:
+    loop, fake, told = FakeLoop(), FakeReactor(), []
+    watcher = _Watcher(loop, fake, lambda: told.append(1))  # type: ignore[arg-type]
+    watcher.look()
+    fake.be_ready()
+    assert loop.called.acquire(timeout=DEADLINE)
+    watcher.look()  # it has found something, and says so in a moment
+    assert (fake.waits, fake.wakes, told) == (1, 0, [])
+    loop.callback()
+    assert told == [1]
+    watcher.look()
+    watcher.look()  # what it looks for may be another now
+    assert fake.wakes == 1
+    assert loop.called.acquire(timeout=DEADLINE)
+    assert fake.waits == 2
+    watcher.end()
+    assert not watcher._thread.is_alive()
 
 
 # Misuse

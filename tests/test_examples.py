@@ -118,7 +118,8 @@ CLIENTS = ["websockets_tutorial/client_sync.py", "websockets_tutorial/client_asy
 
 def test_every_example_is_tested() -> None:
     found = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
-    assert found == {*SERVERS, *CLIENTS}
+    loops = {path for path in found if path.startswith("loops/")}  # in test_loops.py
+    assert found - loops == {*SERVERS, *CLIENTS}
 
 
 @pytest.mark.parametrize("script", SERVERS)

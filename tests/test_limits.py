@@ -7,9 +7,11 @@ those of TLS in test_tls. Nothing here waits: time is the test's.
 from __future__ import annotations
 
 import random
+import re
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -428,3 +430,17 @@ def test_pings_that_wait_for_a_peer_that_does_not_read_have_a_limit() -> None:
         assert taken[:16] == [True] * 16
         assert not any(taken[20:])
         assert client.is_open()
+
+
+# --- What docs/security.md says ------------------------------------------------------
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "security.md"
+
+
+@pytest.mark.skipif(not DOCUMENT.exists(), reason="no checkout: the docs are not here")
+def test_every_test_that_the_document_names_is_there() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", DOCUMENT.read_text("utf-8"))
+    assert len(named) > 50
+    for file, name in named:
+        text = (Path(__file__).parent / file).read_text("utf-8")
+        assert re.search(rf"^ *def {name}\(", text, re.MULTILINE), f"{file}::{name}"

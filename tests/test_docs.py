@@ -1,0 +1,964 @@
+"""The documentation: its programs are run, its commands, names and links are checked.
+
+Every Python block of README.md, docs/start.md and docs/howto/ is run, the blocks of a
+page one after the other in one namespace, as a reader would type them. Servers do not
+serve for ever here: `run` and its kin note the server and return, and what a client
+block connects to is started on a free port. Functions named `test_…` are called. What a
+page's programs do is looked at below, in a function for each page (`checks`).
+
+A block whose first line is `# name.py` is also a file that others may import. One below
+`<!-- not run: why -->` is compiled only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import test_drawing_board
+
+import simple_ws
+import simple_ws.aio
+import simple_ws.cli
+import simple_ws.errors
+import simple_ws.testing
+from simple_ws import Server
+from simple_ws.client_options import ClientOptions
+from simple_ws.options import Options
+from simple_ws.testing import TestServer
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+pytestmark = pytest.mark.skipif(
+    not (DOCS / "conf.py").exists(), reason="no checkout: the documentation is not here"
+)
+
+DEADLINE = 15  # seconds, for whatever a test waits for
+MOST_NOT_RUN = 3
+LARGEST_IMAGE = 120 * 1024  # bytes
+
+#: What a reader has installed if it is wanted, and whoever runs the tests may not have.
+OPTIONAL = {"flask", "uvloop", "PySide6", "tkinter", "trustme"}
+
+PAGES = [
+    "README.md",
+    "docs/index.md",
+    "docs/start.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("howto/*.md")),
+]
+#: All that people read, but what Sphinx has made.
+TEXTS = [
+    *sorted(path.name for path in ROOT.glob("*.md")),
+    "examples/README.md",
+    "benchmarks/README.md",
+    *sorted(
+        path.relative_to(ROOT).as_posix()
+        for path in DOCS.rglob("*.md")
+        if "_build" not in path.parts
+    ),
+]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+# ---- Blocks --------------------------------------------------------------------------
+
+_BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<why>.+) -->\n)?"
+    r"```(?P<language>[\w{}-]*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    language: str
+    code: str
+    not_run: str | None
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file that it is, if it is one."""
+        comment = self.code.partition("\n")[0]
+        match = re.fullmatch(r"(?:# |<!-- |// )([\w/.-]+\.\w+)(?: -->)?", comment)
+        return match[1] if match else None
+
+
+def blocks(page: str, *languages: str) -> list[Block]:
+    text = read(page)
+    return [
+        Block(
+            page,
+            text.count("\n", 0, match.start("code")) + 1,
+            match["language"],
+            match["code"],
+            match["why"],
+        )
+        for match in _BLOCK.finditer(text)
+        if match["language"] in languages
+    ]
+
+
+def test_blocks_are_found() -> None:
+    assert len(blocks("docs/start.md", "python")) >= 4
+    # Nothing escapes by another spelling of the language.
+    for page in PAGES:
+        for block in blocks(page, "py", "python3", "pycon", "{code-block}"):
+            pytest.fail(f"{page}:{block.line}: call it python")
+
+
+def test_few_blocks_are_not_run() -> None:
+    left_out = [b for page in PAGES for b in blocks(page, "python") if b.not_run]
+    assert len(left_out) <= MOST_NOT_RUN, left_out
+
+
+# ---- Running them --------------------------------------------------------------------
+
+
+class Sandbox:
+    """Where the blocks of a page are run.
+
+    Attributes:
+        names: what the blocks have defined.
+        servers: those that were to be run, in order.
+        started: set when one was started in the background.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.servers: list[Server] = []
+        self.started = threading.Event()
+        self._folder = folder
+        self._ends = ExitStack()
+        self._live: dict[int, Server] = {}
+        self._polls = 0
+        self._patch(monkeypatch)
+        self._furnish(monkeypatch)
+
+    def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        set_attribute = monkeypatch.setattr
+        really_bind = simple_ws.server.bind
+        really_bind_unix = simple_ws.server.bind_unix
+        self._connect = simple_ws.connect
+        self._connect_async = simple_ws.aio.connect
+        self._poll, really_start = Server.poll, Server.start
+
+        def start(server: Server) -> None:
+            really_start(server)
+            self.started.set()
+
+        async def serve_async(server: Server) -> None:
+            self.note(server)
+
+        def bind(host: str, port: int, *rest: Any) -> Any:
+            return really_bind("localhost", 0, *rest)
+
+        def bind_unix(path: str, backlog: int) -> Any:
+            return really_bind_unix(Path(path).name, backlog)
+
+        def poll(server: Server, timeout: float = 0.0) -> bool:
+            self._polls += 1
+            if self._polls % 5 == 0:
+                server.stop(drain=0)
+            return self._poll(server, timeout)
+
+        set_attribute(simple_ws.server, "bind", bind)
+        set_attribute(simple_ws.server, "bind_unix", bind_unix)
+        set_attribute(Server, "run", lambda server: self.note(server))
+        set_attribute(Server, "start", start)
+        set_attribute(Server, "serve_async", serve_async)
+        set_attribute(Server, "poll", poll)
+        set_attribute(simple_ws, "connect", self._dial(self._connect))
+        set_attribute(simple_ws.aio, "connect", self._dial(self._connect_async))
+
+    def _furnish(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make the files that the pages speak of."""
+        monkeypatch.chdir(self._folder)
+        monkeypatch.syspath_prepend(str(self._folder))
+        (self._folder / "public").mkdir()
+        (self._folder / "public" / "index.html").write_text("<!doctype html>")
+        _make_certificates(self._folder)
+        self._ends.callback(_forget_modules, set(sys.modules))
+
+    def note(self, server: Server) -> None:
+        self.servers.append(server)
+
+    def at_end(self, function: Callable[..., object], *args: object) -> None:
+        """Have something called when the page is done."""
+        self._ends.callback(function, *args)
+
+    def run(self, block: Block) -> None:
+        code = compile(
+            "\n" * (block.line - 1) + block.code, str(ROOT / block.page), "exec"
+        )
+        if block.file is not None:
+            (self._folder / block.file).write_text(block.code, encoding="utf-8")
+        if block.not_run is None:
+            before = set(self.names)
+            exec(code, self.names)
+            for name in set(self.names) - before:
+                if name.startswith("test_"):
+                    self._test(self.names[name])
+
+    def _test(self, function: Callable[..., object]) -> None:
+        with ExitStack() as stack:
+
+            def make(served: Any, **options: Any) -> TestServer:
+                return stack.enter_context(TestServer(served, **options))
+
+            known = {"simple_ws": make}
+            wanted = inspect.signature(function).parameters
+            function(**{name: known[name] for name in wanted})
+
+    def _dial(self, connect: Callable[..., Any]) -> Callable[..., Any]:
+        """A `connect` that finds what the page serves, whatever its port is here."""
+
+        def connect_here(url: str, **options: Any) -> Any:
+            parts = urlsplit(url)
+            if any(server._asked_port == parts.port for server in self.servers):
+                server = self.live(parts.port or 0)
+                parts = parts._replace(netloc=f"localhost:{server.port}")
+            return connect(parts.geturl(), **options)
+
+        return connect_here
+
+    def live(self, port: int) -> Server:
+        """The server that the page runs on a port, running."""
+        if port not in self._live:
+            found = [server for server in self.servers if server._asked_port == port]
+            self._live[port] = self._ends.enter_context(_serving(found[-1]))
+        return self._live[port]
+
+    @contextmanager
+    def serve(self, served: Any) -> Iterator[TestServer]:
+        with TestServer(served) as server:
+            yield server
+
+    def close(self) -> None:
+        self._ends.close()
+
+
+@contextmanager
+def _serving(server: Server) -> Iterator[Server]:
+    """Serve in a thread, in an asyncio loop so that callbacks may be async."""
+    listening = threading.Event()
+
+    async def serve() -> None:
+        server.attach()
+        listening.set()
+        assert server._attachment
+        await server._attachment.ended
+
+    thread = threading.Thread(target=asyncio.run, args=[serve()])
+    thread.start()
+    assert listening.wait(DEADLINE)
+    try:
+        yield server
+    finally:
+        server.stop(drain=0)
+        thread.join(DEADLINE)
+
+
+def _make_certificates(folder: Path) -> None:
+    with suppress(ModuleNotFoundError):
+        import trustme
+
+        authority = trustme.CA()
+        cert = authority.issue_cert("localhost")
+        cert.private_key_pem.write_to_path(folder / "key.pem")
+        cert.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+        for name in ("ca.pem", "devices-ca.pem"):
+            authority.cert_pem.write_to_path(folder / name)
+
+
+def _forget_modules(before: set[str]) -> None:
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if not file.startswith((sys.prefix, sys.base_prefix, str(ROOT))):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox]:
+    made = Sandbox(monkeypatch, tmp_path)
+    yield made
+    made.close()
+
+
+Check = Callable[[Sandbox], None]
+PREPARATIONS: dict[str, Check] = {}
+CHECKS: dict[str, Check] = {}
+
+
+def prepares(page: str) -> Callable[[Check], Check]:
+    """Have a function called before the programs of a page are run."""
+
+    def note(prepare: Check) -> Check:
+        PREPARATIONS[page] = prepare
+        return prepare
+
+    return note
+
+
+def checks(page: str) -> Callable[[Check], Check]:
+    """Have a function look at what the programs of a page do."""
+
+    def note(check: Check) -> Check:
+        CHECKS[page] = check
+        return check
+
+    return note
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_programs_of_a_page_run(page: str, sandbox: Sandbox) -> None:
+    for block in blocks(page, "html"):
+        if block.file is not None:
+            Path(block.file).parent.mkdir(exist_ok=True)
+            Path(block.file).write_text(block.code, encoding="utf-8")
+    if page in PREPARATIONS:
+        PREPARATIONS[page](sandbox)
+    for block in blocks(page, "python"):
+        try:
+            sandbox.run(block)
+        except ModuleNotFoundError as error:
+            if error.name in OPTIONAL:
+                pytest.skip(f"{block.page}:{block.line} needs {error.name}")
+            raise
+    if page in CHECKS:
+        CHECKS[page](sandbox)
+
+
+@checks("docs/start.md")
+def check_start(sandbox: Sandbox) -> None:
+    assert {server._asked_port for server in sandbox.servers} == {8080, 8081}
+    chat = next(s for s in sandbox.servers if s._router.get("/chat"))
+    with sandbox.serve(chat) as server:
+        ann, bob = server.connect("/chat"), server.connect("/chat")
+        ann.send("hello")
+        assert (ann.recv(), bob.recv()) == ("hello", "hello")
+        assert b"<form>" in server.request(path="/").body
+
+
+@checks("docs/howto/chat.md")
+def check_chat(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.names["server"]) as server:
+        ann = server.connect("/chat/garden?name=Ann")
+        ann.send('{"text":"hello"}')
+        assert ann.messages[-1] == '{"from":"Ann","text":"hello"}'
+        bob = server.connect("/chat/garden?name=Bob")
+        assert bob.recv() == '{"history":[{"from":"Ann","text":"hello"}]}'
+        bob.close()
+        assert ann.messages[-2:] == ['{"people":["Ann","Bob"]}', '{"people":["Ann"]}']
+        ann.send("[]")
+        assert "error" in str(ann.messages[-1])
+        cid, dan = (server.connect(f"/direct?name={name}") for name in ("Cid", "Dan"))
+        cid.send('{"to":"Dan","text":"psst"}')
+        assert dan.recv() == '{"from":"Cid","text":"psst"}'
+        dan.send('{"to":"Eve","text":"?"}')
+        assert dan.recv() == '{"error":"Eve is not online"}'
+        with pytest.raises(simple_ws.HandshakeRefused) as refused:
+            server.connect("/chat/garden")
+        assert refused.value.status == 401
+
+
+@checks("docs/howto/push.md")
+def check_push(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.names["server"]) as server:
+        client = server.connect("/load")
+        assert '"load":' in client.recv()
+        server.advance(3)
+        assert len(client.messages) == 3
+        feed = server.connect("/feed")
+        feed.send("subscribe events")
+        assert feed.recv() == '{"topics":["events"]}'
+        feed.send("subscribe secrets")
+        assert "error" in str(feed.recv())
+        post = {"method": "POST", "path": "/events", "body": b'{"door":"open"}'}
+        assert server.request(**post).status == 401
+        answer = server.request(**post, headers={"Authorization": "Bearer s3cret"})
+        assert answer.json() == {"receivers": 1}
+        assert feed.recv() == '{"door":"open"}'
+
+
+@checks("docs/howto/game.md")
+def check_game(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.names["server"]) as server:
+        ann, bob = server.connect("/game"), server.connect("/game")
+        assert ann.recv() == f'{{"you":{ann.client.id}}}'
+        ann.client.x = 500
+        ann.send('{"dx":1,"dy":0}')
+        server.advance(0.1)
+        assert f'"{ann.client.id}":[520,' in str(bob.messages[-1])
+        bob.send('{"dx":9,"dy":0}')
+        bob.assert_closed(1008)
+        assert len(sandbox.names["encode"]([ann.client])) == 8
+
+
+@checks("docs/howto/fleet.md")
+def check_fleet(sandbox: Sandbox) -> None:
+    run, server, fleet = (
+        sandbox.names["run"],
+        sandbox.live(8080),
+        sandbox.names["fleet"],
+    )
+    opened, on_open = threading.Event(), fleet.on_open
+    fleet.on_open = lambda client: (on_open(client), opened.set())
+
+    async def drive() -> None:
+        with pytest.raises(simple_ws.HandshakeRefused) as refused:
+            await run("ws://localhost:8080/devices/pump-7", "wrong")
+        assert refused.value.status == 401
+        url = "ws://localhost:8080/devices/pump-7"
+        device = asyncio.create_task(run(url, "s3cret"))
+        assert await asyncio.to_thread(opened.wait, DEADLINE)
+        assert server.is_online("pump-7")
+        server.send_to("pump-7", {"do": "stop"})
+        await asyncio.wait_for(device, DEADLINE)
+
+    asyncio.run(drive())
+    assert "pump-7" in fleet.last_seen
+
+
+@checks("docs/howto/authentication.md")
+def check_authentication(sandbox: Sandbox) -> None:
+    names = sandbox.names
+    with sandbox.serve(names["private"]) as server:
+        ann, eve, nobody = (server.connect("/echo") for _ in range(3))
+        ann.send('{"token":"t0ken"}')
+        ann.send('"hello"')
+        assert ann.recv() == '{"ann":"hello"}'
+        eve.send('{"token":"x"}')
+        eve.assert_closed(1008, cause="local")
+        server.advance(5)
+        nobody.assert_closed(1008, cause="auth_timeout")
+    with sandbox.serve(names["server"]) as server:
+        cookies = {"session": "5f1c…".encode().decode("latin-1")}
+        key = {"Authorization": "Bearer k3y"}
+        names["SESSIONS"]["good"] = "ann"
+        cookies = {"session": "good"}
+        ann = server.connect("/inbox", origin="http://testserver", cookies=cookies)
+        account = server.connect(
+            "/account", origin="http://testserver", cookies=cookies
+        )
+        assert account.client.session == {"user": "ann"}
+        assert server.connect("/api", headers=key).client.session["name"] == "billing"
+        names["log_out"]("ann")
+        ann.assert_closed(4001)
+        account.assert_open()
+    for status, path, options in [
+        (401, "/inbox", {"origin": "http://testserver"}),
+        (403, "/inbox", {"origin": "http://evil.example", "cookies": cookies}),
+        (401, "/api", {"headers": {"Authorization": "Bearer no"}}),
+        (403, "/api", {"headers": key, "origin": "http://testserver"}),
+        (401, "/account", {"origin": "http://testserver"}),
+    ]:
+        with (
+            sandbox.serve(names["server"]) as server,
+            pytest.raises(simple_ws.HandshakeRefused) as refused,
+        ):
+            server.connect(path, **options)
+        assert refused.value.status == status
+
+
+@checks("docs/howto/http.md")
+def check_http(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.names["server"]) as server:
+        assert server.request(path="/healthz").text == "ok\n"
+        added = server.request("POST", "/notes", body=b'{"text": "milk"}')
+        assert (added.status, added.json()) == (201, {"number": 0})
+        assert server.request(path="/notes/0").json() == {"text": "milk"}
+        assert server.request(path="/notes/1").status == 404
+        assert server.request("POST", "/notes", body=b"{").status == 400
+        assert server.request("POST", "/notes", body=b" " * (2**20 + 1)).status == 413
+        assert server.request(path="/hello").headers["Set-Cookie"].startswith("seen")
+        assert server.request(path="/uptime").status == 200
+
+
+@checks("docs/howto/files.md")
+def check_files(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.servers[0]) as server:
+        assert server.request(path="/").headers["ETag"]
+        assert server.request(path="/../site.py").status == 404
+    with sandbox.serve(sandbox.servers[1]) as server:
+        client = server.connect("/news")
+        answer = server.request(
+            "POST",
+            "/publish",
+            body=b'{"snow": true}',
+            headers={"Content-Type": "application/json"},
+        )
+        assert answer.json() == {"queued": True}
+        assert client.recv() == '{"snow":true}'
+
+
+@checks("docs/howto/async.md")
+def check_async(sandbox: Sandbox) -> None:
+    archive, slow = sandbox.servers
+    with sandbox.serve(archive) as server:
+        client, viewer = server.connect("/archive"), server.connect("/images")
+        client.send("a")
+        assert client.recv() == '{"stored":1}'
+        viewer.client.subscribe("thumbnails")
+        viewer.send(b"0123456789abc")
+        assert viewer.recv() == b"0123456789"
+    with sandbox.serve(slow) as server:
+        client = server.connect("/slow")
+        client.send("hello")
+        server.advance(0.1)
+        assert client.recv() == "HELLO"
+
+
+@checks("docs/howto/loops.md")
+def check_loops(sandbox: Sandbox) -> None:
+    assert sandbox.names["ball"].x >= 3
+
+
+@checks("docs/howto/limits.md")
+def check_limits(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.names["server"]) as server:
+        client = server.connect("/notes")
+        client.send("x" * 65536)
+        client.send("x" * 65537)
+        client.assert_closed(1009, cause="too_big")
+        handler = sandbox.names["Export"]
+        begin, handler.on_open = handler.on_open, lambda self, client: None
+        export = server.connect("/export")
+        export.stall()
+        begin(export.client._handler, export.client)
+        server.settle()
+        assert 0 < export.client.messages_sent < 100_000
+        export.assert_open()
+        export.resume()
+        export.assert_closed(1000, cause="local")
+        assert len(export.messages) == 100_000
+
+
+@checks("docs/howto/tls.md")
+def check_tls(sandbox: Sandbox) -> None:
+    assert sandbox.live(8443) is sandbox.servers[0]
+    assert sandbox.names["ask"]("wss://localhost:8443/echo") == "hello"
+
+
+@prepares("docs/howto/deploy.md")
+def prepare_deploy(sandbox: Sandbox) -> None:
+    """The program waits for its SIGTERM; a client sends it, and sees the end."""
+
+    def leave() -> None:
+        assert sandbox.started.wait(DEADLINE)
+        server = sandbox.names["server"]
+        with simple_ws.connect(f"ws://localhost:{server.port}/chat") as ws:
+            ws.send("hello")
+            answers.append(ws.recv(DEADLINE))
+            os.kill(os.getpid(), signal.SIGTERM)
+            answers.extend(ws)
+            answers.append(ws.close_code)
+
+    answers: list[Any] = []
+    thread = threading.Thread(target=leave)
+    sandbox.names["answers"], sandbox.names["thread"] = answers, thread
+    for number in (signal.SIGTERM, signal.SIGINT):
+        sandbox.at_end(signal.signal, number, signal.getsignal(number))
+    thread.start()
+
+
+@checks("docs/howto/deploy.md")
+def check_deploy(sandbox: Sandbox) -> None:
+    sandbox.names["thread"].join(DEADLINE)
+    assert sandbox.names["answers"] == ["hello", 1001]
+    assert sandbox.names["healthz"](None).status == 503
+
+
+@checks("docs/howto/metrics.md")
+def check_metrics(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.names["server"]) as server:
+        assert b"simple_ws_connections" in server.request(path="/metrics").body
+        assert "open" in sandbox.names["server"].stats()["connections"]
+        assert server.request(path="/admin/live").status == 403
+        cookie = {"Cookie": "admin=s3cret"}
+        assert server.request(path="/admin/live", headers=cookie).status == 200
+        assert server.request(path="/status").json()["online"] == 0
+
+
+@checks("docs/howto/logging.md")
+def check_logging(sandbox: Sandbox) -> None:
+    record = logging.makeLogRecord({"msg": "x", "ws_cause": "eof", "ws_address": ()})
+    line = json.loads(sandbox.names["JSONFormatter"]().format(record))
+    assert (line["message"], line["ws_cause"]) == ("x", "eof")
+
+
+# ---- Commands ------------------------------------------------------------------------
+
+#: Programs of others that readers are told to use.
+ELSEWHERE = {"curl", "docker", "echo", "journalctl", "openssl", "systemctl"}
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """What a page tells its readers to type, a program with its arguments each."""
+    found = "".join(block.code for block in blocks(page, "sh", ""))
+    for block in blocks(page, "console"):
+        found += "".join(re.findall(r"^\$ (.*\n)", block.code, re.MULTILINE))
+    for line in found.splitlines():
+        words = shlex.split(line, comments=True)
+        while words:
+            end = next((i for i, w in enumerate(words) if w in ("|", "&&")), len(words))
+            command, words = words[:end], words[end + 1 :]
+            while command and re.fullmatch(r"\w+=.*", command[0]):
+                del command[0]
+            if command:
+                yield [command[0].removeprefix(".venv/bin/"), *command[1:]]
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+
+
+def check_pip(arguments: list[str]) -> None:
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    assert arguments[0] == "install"
+    for what in arguments[1:]:
+        extra = re.fullmatch(r"\.\[(\w+)\]", what)
+        known = extra and extra[1] in project["optional-dependencies"]
+        assert known or what in ("-e", ".", "pytest"), what
+
+
+def check_python(page: str, arguments: list[str]) -> None:
+    if arguments[0] == "-m":
+        if arguments[1] == "simple_ws":
+            simple_ws.cli._parser().parse_args(arguments[2:])
+        else:
+            assert importlib.util.find_spec(arguments[1]), arguments
+        return
+    written = {block.file for block in blocks(page, "python")}
+    assert arguments[0] in written or (ROOT / arguments[0]).is_file(), arguments
+
+
+@pytest.mark.parametrize("page", [*PAGES, "docs/gallery.md", "examples/README.md"])
+def test_commands_exist(page: str) -> None:
+    for program, *arguments in commands(page):
+        if program == "make":
+            named = {word for word in arguments if "=" not in word}
+            assert named <= targets(), arguments
+        elif program in ("python", "python3"):
+            check_python(page, arguments)
+        elif program == "pip":
+            check_pip(arguments)
+        else:
+            assert program in {".", "pytest", *ELSEWHERE}, program
+
+
+def test_commands_are_found() -> None:
+    assert ["make", "run"] in commands("README.md")
+    assert ["pip", "install", "."] in commands("docs/start.md")
+    assert len(list(commands("docs/howto/command-line.md"))) >= 8
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_targets_of_make_exist(name: str) -> None:
+    for span in re.findall(r"`make ([a-z ]+)", read(name)):
+        assert set(span.split()) <= targets(), span
+
+
+def test_every_target_is_in_the_table() -> None:
+    table = " ".join(re.findall(r"^\| `make (.*?)`", read("README.md"), re.MULTILINE))
+    told = set(table.split()) | {"run", "clean", "help"}
+    assert targets() <= told
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_nobody_is_told_to_install_by_name(name: str) -> None:
+    assert not re.search(r"pip install [^\n`]*\bsimple[_-]ws\b(?!-\d)", read(name))
+
+
+def test_command_line_is_described_as_a_whole() -> None:
+    page = read("docs/howto/command-line.md")
+    parser = simple_ws.cli._parser()
+    assert parser._subparsers
+    (actions,) = parser._subparsers._group_actions
+    parsers: Any = actions.choices
+    for name, command in parsers.items():
+        assert f"\n## {name}\n" in page
+        for action in command._actions:
+            if action.option_strings and action.dest != "help":
+                assert action.option_strings[-1] in page, f"{name}: {action.dest}"
+
+
+# ---- Links ---------------------------------------------------------------------------
+
+
+def anchors(name: str) -> set[str]:
+    """What the headings of a text may be called in links."""
+    text = re.sub(r"^```.*?^```$", "", read(name), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", read(name)):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        found = ((ROOT / name).parent / path) if path else ROOT / name
+        assert found.exists(), f"{name}: {link}"
+        if anchor:
+            where = found.resolve().relative_to(ROOT).as_posix()
+            assert anchor in anchors(where), f"{name}: {link}"
+
+
+def test_anchors_are_found() -> None:
+    assert "what-blocks" in anchors("docs/reference/server.md")
+
+
+def test_every_page_is_in_the_contents() -> None:
+    listed = set()
+    for page in DOCS.rglob("*.md"):
+        folder = page.parent
+        for code in re.findall(
+            r"^```{toctree}\n(.*?)^```$", page.read_text(), re.M | re.S
+        ):
+            for line in code.splitlines():
+                if line and not line.startswith(":"):
+                    listed |= set(folder.glob(f"{line}.md"))
+    pages = {page for page in DOCS.rglob("*.md") if "_build" not in page.parts}
+    assert pages - listed == {DOCS / "index.md"}
+
+
+# ---- Names ---------------------------------------------------------------------------
+
+
+def rows(name: str) -> list[list[str]]:
+    """The cells of all tables of a text, heads included."""
+    lines = re.findall(r"^\|(.*)\|$", read(name), re.MULTILINE)
+    return [[cell.strip() for cell in line.split("|")] for line in lines]
+
+
+def plain(default: object) -> str:
+    """A default as the tables have it."""
+    if isinstance(default, simple_ws.Deflate):
+        return "True"
+    if isinstance(default, float) and default.is_integer():
+        return str(int(default))
+    if isinstance(default, str):
+        return f'"{default}"'
+    return str(default)
+
+
+@pytest.mark.parametrize(
+    ("page", "options"),
+    [
+        ("docs/reference/options.md", Options),
+        ("docs/reference/connect.md", ClientOptions),
+    ],
+)
+def test_every_option_is_in_the_table_with_its_default(page: str, options: Any) -> None:
+    found = {
+        row[0].strip("`"): row[1].strip("`")
+        for row in rows(page)
+        if row[0].startswith("`")
+    }
+    assert found == {field.name: plain(field.default) for field in fields(options)}
+
+
+def documented() -> set[str]:
+    """Names that the reference shows."""
+    text = "".join(read(name) for name in TEXTS if name.startswith("docs/reference/"))
+    return set(re.findall(r"^\.\. \w+:: (simple_ws[\w.]*)$", text, re.MULTILINE))
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    missing = {f"simple_ws.{name}" for name in simple_ws.__all__} - documented()
+    errors = {f"simple_ws.{name}" for name in simple_ws.errors.__all__}
+    assert "simple_ws.errors" in documented()  # with all of its members
+    assert missing <= errors
+    for module in (simple_ws.testing, simple_ws.aio):
+        names = {f"{module.__name__}.{name}" for name in module.__all__}
+        assert names <= documented()
+
+
+def test_every_module_is_in_the_design() -> None:
+    rooms = read("docs/design.md").partition("## Rooms")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", rooms))
+    package = Path(simple_ws.__file__).parent
+    for path in [*package.glob("*.py"), *package.glob("*.p[yx][xi]")]:
+        assert path.stem in named, path.name
+
+
+def test_what_can_be_found_is_there() -> None:
+    part = read("docs/design.md").partition("## Where do I find")[2]
+    places = re.findall(r"`(\w+(?:\.\w+)+)`", part)
+    assert len(places) > 15
+    for place in places:
+        module, *names = place.split(".")
+        found: Any = importlib.import_module(f"simple_ws.{module}")
+        for name in names:
+            found = getattr(found, name)
+
+
+def test_every_metric_is_described() -> None:
+    from simple_ws.metrics import TABLE
+
+    table = {row[0].strip("`") for row in rows("docs/howto/metrics.md")}
+    assert {metric.name for metric in TABLE} == table - {"metric"} - {"---"}
+
+
+def test_every_field_of_the_log_is_described() -> None:
+    package = Path(simple_ws.__file__).parent
+    sources = "".join(path.read_text("utf-8") for path in package.glob("*.py"))
+    said = set(re.findall(r'"(ws_[a-z_]+)"', sources))
+    assert said == set(re.findall(r"`(ws_[a-z_]+)`", read("docs/howto/logging.md")))
+
+
+def test_every_cause_is_described() -> None:
+    table = {row[0] for row in rows("docs/reference/words.md")}
+    for cause in simple_ws.CloseCause:
+        assert any(f"`{cause}`" in cell for cell in table), cause
+
+
+# ---- Examples, pictures, figures -----------------------------------------------------
+
+
+def test_every_example_is_in_the_gallery() -> None:
+    gallery = read("docs/gallery.md")
+    examples = [ROOT / "ws_example.py", *(ROOT / "examples").rglob("*.py")]
+    for example in examples:
+        assert f"(../{example.relative_to(ROOT).as_posix()})" in gallery, example.name
+
+
+def test_pictures_are_small_and_used() -> None:
+    gallery = read("docs/gallery.md")
+    for image in (DOCS / "images").iterdir():
+        assert f"](images/{image.name})" in gallery
+        assert image.read_bytes().startswith(b"\x89PNG")
+        assert image.stat().st_size <= LARGEST_IMAGE, image.name
+
+
+#: Rows of the table in the README, and what the chart calls them.
+FIGURES = {
+    "echo 32 B × 100, messages/s": "echo 32 B × 100",
+    "the same × 10, 50 in flight": "echo 32 B × 10, 50 in flight",
+    "broadcast to 1,000, deliveries/s": "broadcast 128 B to 1,000",
+    "handshakes/s": "handshakes, 64 at once",
+    "idle connection, KiB": "memory of an idle connection",
+}
+
+
+def charted(title: str) -> dict[str, str]:
+    """The bars of a chart in docs/performance.svg."""
+    part = read("docs/performance.svg").partition(f">{title}</text>")[2]
+    part = part.partition('class="title"')[0]
+    pairs = re.findall(
+        r'class="name(?: own)?"[^>]*>([^<]+)<.*?<text x="[\d.]+" y="[\d.]+">([^<]+)<',
+        part,
+        re.DOTALL,
+    )
+    return {name.partition(",")[0]: value for name, value in reversed(pairs)}
+
+
+def test_figures_of_the_readme_are_those_of_the_charts() -> None:
+    table = rows("README.md")
+    (head,) = (row for row in table if "picows" in row)
+    for row in table:
+        if row[0] in FIGURES:
+            bars = charted(FIGURES[row[0]])
+            for name, figure in zip(head[1:], row[1:], strict=True):
+                found = min(
+                    (key for key in bars if key.lower() == name.lower()), default=None
+                )
+                assert found, f"{name} in {FIGURES[row[0]]}"
+                assert bars[found].removesuffix(" KiB") == figure, (row[0], name)
+    assert {row[0] for row in table} >= set(FIGURES)
+
+
+# ---- Building it ---------------------------------------------------------------------
+
+
+def test_documentation_is_built_without_warnings(tmp_path: Path) -> None:
+    for module in ("sphinx", "furo", "myst_parser"):
+        pytest.importorskip(module, reason=f"the documentation needs {module}")
+    build = ["-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "doctrees"]
+    result = subprocess.run(
+        [sys.executable, "-m", "sphinx", *build, DOCS, tmp_path / "html"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    page = (tmp_path / "html" / "reference" / "server.html").read_text(encoding="utf-8")
+    assert "deny_new_connections" in page
+    # Nothing is fetched from elsewhere when it is read.
+    assert not re.findall(r'<(?:script|link|img)[^>]+"https?://', page)
+
+
+# ---- In a browser --------------------------------------------------------------------
+
+browser, programs = test_drawing_board.browser, test_drawing_board.programs
+
+SERVE_START = """
+import os, sys
+os.chdir(sys.argv[1])
+sys.path.insert(0, sys.argv[1])
+from chat import server
+server._asked_port = 0
+server.listen()
+print("port", server.port, flush=True)
+server.run()
+"""
+
+
+@pytest.mark.browser
+def test_page_of_the_first_five_minutes_works(
+    browser: Any, programs: ExitStack, tmp_path: Path
+) -> None:
+    for block in blocks("docs/start.md", "python", "html"):
+        if block.file is not None:
+            path = tmp_path / block.file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block.code, encoding="utf-8")
+    program = test_drawing_board.Program("-c", SERVE_START, str(tmp_path))
+    programs.callback(program.stop)
+    port = program.expect(r"^port (\d+)$")[1]
+    first, second = (browser.new_page() for _ in range(2))
+    for page in (first, second):
+        programs.callback(page.close)
+        page.goto(f"http://localhost:{port}/")
+        page.wait_for_function("() => socket.readyState === WebSocket.OPEN")
+    first.locator("input").fill("hello <b>you</b>")
+    first.get_by_role("button", name="Send").click()
+    for page in (first, second):
+        page.get_by_text("hello <b>you</b>").wait_for()
+
+
+@pytest.mark.browser
+def test_scripts_are_well_formed(browser: Any) -> None:
+    page = browser.new_page()
+    for name in PAGES:
+        for block in blocks(name, "js"):
+            page.evaluate("(code) => void new Function(code)", block.code)
+    page.close()
