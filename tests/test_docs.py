@@ -201,6 +201,8 @@ class Sandbox:
         (self._folder / "public" / "index.html").write_text("<!doctype html>")
         _make_certificates(self._folder)
         self._ends.callback(_forget_modules, set(sys.modules))
+        for name in ("", "simple_ws"):
+            self._ends.callback(_restore_logger(logging.getLogger(name)))
 
     def note(self, server: Server) -> None:
         self.servers.append(server)
@@ -291,6 +293,22 @@ def _make_certificates(folder: Path) -> None:
         cert.cert_chain_pems[0].write_to_path(folder / "cert.pem")
         for name in ("ca.pem", "devices-ca.pem"):
             authority.cert_pem.write_to_path(folder / name)
+
+
+def _restore_logger(logger: logging.Logger) -> Callable[[], None]:
+    """What undoes `basicConfig` and `setLevel`, which pages show."""
+    level, handlers = logger.level, logger.handlers[:]
+
+    def restore() -> None:
+        logger.setLevel(level)
+        for handler in logger.handlers[:]:
+            if handler not in handlers:
+                logger.removeHandler(handler)
+        for handler in handlers:
+            if handler not in logger.handlers:
+                logger.addHandler(handler)
+
+    return restore
 
 
 def _forget_modules(before: set[str]) -> None:
@@ -934,8 +952,9 @@ server.run()
 
 @pytest.mark.browser
 def test_page_of_the_first_five_minutes_works(
-    browser: Any, programs: ExitStack, tmp_path: Path
+    browser: Any, programs: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(simple_ws.__file__).parents[1]))
     for block in blocks("docs/start.md", "python", "html"):
         if block.file is not None:
             path = tmp_path / block.file
