@@ -36,7 +36,7 @@ release = version = simple_ws.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 add_module_names = False
-smartquotes = False  # texts are about strings, whose quotes are straight
+smartquotes_action = "D"  # dashes alone: quotes are those of strings, and straight
 default_role = "name"  # below
 
 html_theme = "furo"
@@ -157,7 +157,28 @@ def prepare(
     part_attributes(lines)
 
 
+#: Signatures of classes: none where only the package makes them.
+SIGNATURES = {
+    "simple_ws.WebSocket": "(host=None, port=None, **options)",
+    "simple_ws.Client": "",
+    "simple_ws.Request": "",
+    "simple_ws.client.Connection": "",
+    "simple_ws.aio.Connection": "",
+    "simple_ws.http11.Fields": "",
+    "simple_ws.http11.Headers": "",
+    "simple_ws.schedule.Job": "",
+    "simple_ws.testing.TestClient": "",
+    "simple_ws.testing.HTTPAnswer": "",
+}
+
+
+def sign(app: Any, what: str, name: str, *rest: Any) -> tuple[str, None] | None:
+    """The signature of a class, where its own would say nothing."""
+    return (SIGNATURES[name], None) if name in SIGNATURES else None
+
+
 def setup(app: Any) -> None:
     """Sphinx calls this."""
     app.add_role("name", name_role)
     app.connect("autodoc-process-docstring", prepare, priority=400)  # napoleon: 500
+    app.connect("autodoc-process-signature", sign)
