@@ -27,7 +27,7 @@ LAYERS = {
     "server": (
         "options topics routing journal gate connection hub handler middleware "
         "schedule later workers awaiting attachment http static wsgi incoming proxies "
-        "stats metrics dashboard server"
+        "stats metrics dashboard site server"
     ),
     "faces": (
         "websocket client_options client_core client_dial client aio_dial aio "

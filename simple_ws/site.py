@@ -1,0 +1,492 @@
+"""`Site`: what is served where: handlers on paths, pages, middleware, timers, figures.
+
+It finds who answers a request, and refuses what nobody would wait for. How the loop
+runs and ends is left to `server`, who receives to `hub`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+from .awaiting import Awaited, Errand, Errands, LateChain, TooMany
+from .connection import Client
+from .dashboard import Dashboard, from_this_machine
+from .errors import HandshakeError, InvalidState
+from .gate import Gate, retry_after
+from .handler import BaseHandler, FunctionHandler
+from .http import Entry, Pages, answered_by, check_methods
+from .http11 import Request
+from .hub import Hub
+from .incoming import Mount
+from .journal import Journal
+from .later import ends_later, is_async
+from .metrics import Metrics
+from .middleware import Chain, Middleware, changes_output, check_middleware
+from .options import Options
+from .reactor import Reactor
+from .routing import Router, check_pattern
+from .schedule import Job, Schedule
+from .static import Static
+from .stats import Audience, Figures
+from .wsgi import Wsgi
+
+__all__ = ["Site"]
+
+H = TypeVar("H", bound=BaseHandler)
+F = TypeVar("F", bound=Callable[..., Any])
+W = TypeVar("W", bound=Middleware)
+
+#: Options of a listening socket, which a handler cannot have for itself.
+_OF_THE_SOCKET = ("unix", "ssl", "certfile", "keyfile", "trusted_proxies")
+
+
+class Site(Hub):
+    """What a server is to those who set it up, and to requests that come in.
+
+    Args:
+        options: of the server.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(self, options: Options, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self.options = options
+        self.reactor = Reactor(clock=clock)
+        self.journal = Journal(self.reactor)
+        self.gate = Gate(options, clock)
+        self.figures = Figures()
+        self._router: Router[BaseHandler] = Router()
+        self._pages = Pages()
+        self._answering: list[tuple[str, Callable[..., Any]]] = []  # HTTP, with names
+        self._middlewares: list[Middleware] = []
+        self._chains: dict[tuple[BaseHandler, bool, int], Mount] = {}
+        self._denied: tuple[int, str] | None = None
+        self._schedule = Schedule(self._begin_late, self._check_timer)
+        self._errands = Errands(self.reactor, options.worker_threads)
+        self._loop: Any = None  # the asyncio loop that it is attached to
+        self._running = False
+        self._ending: set[Client] = set()  # ended, but for their sockets
+
+    # What it serves
+
+    def mount(self, path: str, handler: H) -> H:
+        """Serve a handler on a path.
+
+        Args:
+            path: `/chat`, `/chat/{room}`, `/user/{id:int}`, `/game/*` or `*`; tried in
+                this order. Types of parameters: str, int, float, uuid, and path at the
+                end. `client.params` has the values.
+            handler: an instance of `WebSocket`; it may be mounted on several paths.
+
+        Returns:
+            The handler.
+
+        Raises:
+            TypeError: Not a handler, one whose callbacks take other arguments, or not
+                a path.
+            ValueError: The path is malformed, or taken, or the handler was given
+                options that are of the server.
+            InvalidState: The handler is mounted on another server.
+        """
+        if not isinstance(handler, BaseHandler):
+            raise TypeError(
+                f"handler must be an instance of WebSocket, not {handler!r}"
+            )
+        _check_mounted(handler._given, self.options)
+        if self._running:
+            self._check_awaited(handler._callbacks(), self._loop)
+        was_ours = handler.server is self
+        handler._adopt(self)
+        try:
+            self._router.add(path, handler)
+        except (TypeError, ValueError):
+            if not was_ours:
+                handler._abandon_server()
+            raise
+        self.figures.note_mount(path, handler)
+        return handler
+
+    def route(self, path: str, **options: Any) -> Callable[[F], F]:
+        """Serve the decorated function or handler class on a path; see `mount`.
+
+        A function is called with (msg, client); what it returns is the answer. Of a
+        class one instance is made.
+
+        Args:
+            path: see `mount`.
+            options: of this handler, see `options.Options`.
+
+        Raises:
+            TypeError, ValueError: The path is malformed, or taken; the function takes
+                other arguments; an option is unknown or wrong.
+        """
+        check_pattern(path)  # now: without parentheses behind it, `path` is a function
+
+        def decorate(target: F) -> F:
+            if isinstance(target, type):
+                self.mount(path, target(**options))
+            else:
+                self.mount(path, FunctionHandler(target, **options))
+            return target
+
+        return decorate
+
+    def use(self, middleware: W) -> W:
+        """Put a middleware behind those that are in, for all paths.
+
+        Connections that are open already do not notice.
+
+        Returns:
+            The middleware.
+
+        Raises:
+            TypeError: Not an instance of `Middleware`, or one whose methods take other
+                arguments.
+            InvalidState: It is in already.
+        """
+        check_middleware(middleware)
+        if any(known is middleware for known in self._middlewares):
+            raise InvalidState(f"{type(middleware).__name__} is in use already")
+        if self._running:
+            self._check_awaited(middleware._callbacks(), self._loop)
+        middleware.on_use(self)
+        if changes_output(middleware):
+            self._filtered = True
+        self._middlewares.append(middleware)
+        return middleware
+
+    def deny_new_connections(
+        self, status: int = 503, reason: str = "No new connections at the moment."
+    ) -> None:
+        """Refuse handshakes from now on; those who are in stay.
+
+        Args:
+            status: HTTP status of the refusal, 400 to 599.
+            reason: text for people, its body.
+
+        Raises:
+            TypeError: `status` is not an int, or `reason` not a str.
+            ValueError: The status does not refuse.
+        """
+        if isinstance(status, bool) or not isinstance(status, int):
+            raise TypeError(f"status must be an int, not {status!r}")
+        if not 400 <= status <= 599:
+            raise ValueError(f"status must be from 400 to 599, not {status}")
+        if not isinstance(reason, str):
+            raise TypeError(f"reason must be a str, not {reason!r}")
+        self._denied = status, reason
+
+    def allow_new_connections(self) -> None:
+        """Take back `deny_new_connections`."""
+        self._denied = None
+
+    # HTTP on the same port
+
+    def http(self, path: str, methods: Iterable[str] = ("GET",)) -> Callable[[F], F]:
+        """Answer plain HTTP requests for a path with the decorated function.
+
+        It is called with a `Request` whose body is there as a whole, in the loop's
+        thread: it must not block, unless it is `in_thread`. It returns a `Response`, a
+        dict or list (JSON), str, bytes, or None for 204. It may raise
+        `AuthenticationError` for 401, and `HandshakeError` for any status; whatever
+        else it raises is logged, and 500.
+
+        Args:
+            path: see `mount`; `request.params` has the values. A WebSocket handler may
+                be mounted on the same.
+            methods: what it answers, HEAD along with GET. Several functions may share a
+                path with different methods.
+
+        Raises:
+            TypeError: The function takes other arguments; `methods` is not a list of
+                strings.
+            ValueError: The path is malformed; a method is unknown, or taken.
+            InvalidState: The function is async, and the server runs in no asyncio loop.
+        """
+        names = check_methods(methods)
+
+        def decorate(function: F) -> F:
+            name = getattr(function, "__name__", repr(function))
+            if self._running:
+                self._check_awaited([(name, function)], self._loop)
+            self._pages.add(path, names, answered_by(function))
+            self._answering.append((name, function))
+            return function
+
+        return decorate
+
+    def static(self, prefix: str, folder: str | os.PathLike[str]) -> None:
+        """Answer plain HTTP requests with the files of a folder.
+
+        A folder in it is answered with its index.html; nothing that is hidden (by a
+        dot at the begin of a name) or outside is seen.
+
+        Args:
+            prefix: the path that stands for the folder, such as "/" or "/files".
+            folder: it must be there.
+
+        Raises:
+            TypeError: The folder is no path.
+            ValueError: There is no such folder; the prefix is malformed, or taken.
+        """
+        files = Static(prefix, folder)
+        self._pages.add_below(files.prefix, files.entry)
+
+    def wsgi(self, prefix: str, app: Callable[..., Any], threads: int = 8) -> None:
+        """Answer plain HTTP requests with a WSGI application (PEP 3333).
+
+        It runs in worker threads, so it may block; requests for which there is no
+        thread wait, and too many of them are answered with 503.
+
+        Args:
+            prefix: the path below which everything is the application's.
+            app: called with (environ, start_response).
+            threads: requests that it answers at a time.
+
+        Raises:
+            TypeError: The application takes other arguments; `threads` is no number.
+            ValueError: The prefix is malformed, or taken; `threads` is out of range.
+        """
+        pages = Wsgi(prefix, app, threads)
+        self._pages.add_below(pages.prefix, pages.entry, pages.end)
+
+    # Figures for operators
+
+    def stats(self) -> dict[str, Any]:
+        """What the server has counted, as JSON can say it.
+
+        Counts never go back, not even when the server is stopped and started again.
+        Connections of dashboards are in none but `dashboards`. Times are in seconds.
+
+        Returns:
+            time, started: seconds since the epoch; `started` is None while it is
+                stopped.
+            uptime: since it listens.
+            backend: see `simple_ws.BACKEND`.
+            connections: `open` now, `opened` so far, and `dashboards`.
+            total: counts of all handlers together: messages_received, messages_sent,
+                bytes_received, bytes_sent (on the wire without TLS, with frames and
+                the answer to the handshake); plain_sent, packed_sent, packed_received,
+                plain_received (bytes of compressed messages, plain and packed); dropped
+                (messages that slow consumers were not sent); busy (time spent on
+                reading, callbacks included).
+            handlers: for each its name, its paths, how many clients it has, and the
+                same counts.
+            closed: how many connections ended, by `CloseCause`.
+            refused: how many were refused before the upgrade, by HTTP status.
+            buffered: bytes of unsent output.
+            topics, identities: how many have somebody.
+            slow_callbacks: how many took longer than the option `slow_callback`.
+            longest_turn: of the loop, in the last 10 to 20 seconds; for so long, others
+                have waited.
+        """
+        return self.figures.gather(self)
+
+    def metrics(
+        self, path: str = "/metrics", allow: Callable[[Request], bool] | None = None
+    ) -> None:
+        """Have Prometheus read the figures over HTTP, in its text format 0.0.4.
+
+        Args:
+            path: see `mount`.
+            allow: returns True for a request that may read them, False for 403; None
+                lets everybody, so that a Prometheus elsewhere can. It may raise
+                `HandshakeError` to refuse in another way.
+
+        Raises:
+            TypeError: `allow` is no function of a request, or async.
+            ValueError: The path is malformed, or taken.
+        """
+        audience = None if allow is None else Audience(allow)
+        self.http(path)(Metrics(self.stats, audience).answer)
+
+    def dashboard(
+        self,
+        path: str = "/_simple_ws",
+        allow: Callable[[Request], bool] | None = None,
+    ) -> None:
+        """Show the figures on a live page.
+
+        Only to browsers on this machine, 403 otherwise: those that come from a loopback
+        address and ask for "localhost" or such an address. Behind a proxy, on this
+        machine or another, and for everybody elsewhere, `allow` must decide.
+
+        Args:
+            path: see `mount`; the page's own WebSocket is there too.
+            allow: see `metrics`; None is the rule above.
+
+        Raises:
+            TypeError: `allow` is no function of a request, or async.
+            ValueError: The path is malformed, or taken.
+        """
+        audience = Audience(from_this_machine if allow is None else allow)
+        page = Dashboard(self, audience)
+        page._adopt(self)
+        self._router.add(path, page)  # not by `mount`: it is in no figures
+        self.http(path)(page.page)
+
+    # Timers
+
+    def every(self, interval: float, callback: Callable[[], object]) -> Job:
+        """Have `callback()` called every `interval` seconds while the server runs.
+
+        Calls do not drift: they come at multiples of the interval, and those that a
+        busy loop has missed are left out. What the callback raises is logged. It may be
+        `in_thread`, or async where those of handlers may be; no call begins before the
+        last one has ended.
+
+        Returns:
+            The timer; `cancel()` ends it, from any thread.
+
+        Raises:
+            TypeError, ValueError: `interval` is not 0.001 seconds or more.
+        """
+        return self._schedule.every(interval, callback)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Job:
+        """Have `callback()` called in `delay` seconds; see `every`.
+
+        Before the server listens, from the moment it does.
+
+        Raises:
+            TypeError, ValueError: `delay` is not 0 seconds or more.
+        """
+        return self._schedule.call_later(delay, callback)
+
+    def call_at(self, when: float | datetime, callback: Callable[[], object]) -> Job:
+        """Have `callback()` called at a moment, at once if it is past; see `every`.
+
+        Args:
+            when: a `datetime` (local time if it has no time zone), or seconds since
+                the epoch as `time.time()` has them.
+            callback: to be called.
+
+        Raises:
+            TypeError, ValueError: `when` is no such moment.
+        """
+        return self._schedule.call_at(when, callback)
+
+    # What connections ask of their server
+
+    def find(self, request: Request) -> Mount:
+        """The handler of a path; raises HandshakeError 404, 405 or 503."""
+        found = self._router.find(request.path)
+        if found is None:
+            page = self._pages.find(request)
+            if page is not None:
+                raise page.refusal()
+            raise HandshakeError(404, "There is nothing at this path.")
+        if isinstance(found[0], Dashboard):
+            return found[0]  # to be looked at when nobody else gets in
+        if self._denied is not None:
+            status, reason = self._denied
+            retry = [retry_after()] if status in (429, 503) else []
+            raise HandshakeError(status, reason, retry)
+        mount, request.params = found
+        gate = self.gate
+        gate.check_room(self.clients, self.options.max_connections)
+        gate.check_room(mount.clients, mount.options.max_connections)
+        gate.check(request.address)
+        if self._middlewares or self._loop is not None or mount._late:
+            return self._chain(mount)
+        return mount
+
+    def check_again(self, mount: Mount, request: Request) -> None:
+        """Refuse a client whose handshake took time: others may have come."""
+        gate = self.gate
+        gate.check_room(self.clients, self.options.max_connections)
+        gate.check_room(mount.clients, mount.options.max_connections)
+        gate.check_host(request.address)
+
+    def find_page(self, request: Request) -> Entry | None:
+        """What plain HTTP has at a path, or None."""
+        return self._pages.find(request)
+
+    def _chain(self, handler: BaseHandler) -> Mount:
+        # As many as there are now: another thread may be putting one in.
+        middlewares = tuple(self._middlewares)
+        key = handler, handler._late, len(middlewares)
+        chain = self._chains.get(key)
+        if chain is None:
+            # They have what a handler has, by handing on.
+            mount: Any = handler
+            late = handler._late or self._has_late_middleware()
+            late = late or self._loop is not None
+            if middlewares:
+                mount = (LateChain if late else Chain)(handler, middlewares)
+            if late:
+                mount = Awaited(mount, self._errands)
+            chain = self._chains[key] = cast("Mount", mount)
+        return chain
+
+    def _has_late_middleware(self) -> bool:
+        return any(
+            ends_later(function)
+            for middleware in self._middlewares
+            for _, function in middleware._callbacks()
+        )
+
+    def settle(
+        self, late: Any, done: Callable[[Any, BaseException | None], object]
+    ) -> Errand:
+        """Bring about what a function of the user's has begun.
+
+        Raises:
+            HandshakeError: 503, too much waits for a thread.
+            InvalidState: It is to be awaited, and the server is in no asyncio loop.
+        """
+        try:
+            return self._errands.begin(late, done, limited=True)
+        except TooMany:
+            raise HandshakeError(503, "The server is busy.", [retry_after()]) from None
+
+    def check_late(
+        self, handler: BaseHandler, what: str, function: Callable[..., Any]
+    ) -> None:
+        """Refuse a callback that is not done when it returns, where that is too late.
+
+        Raises:
+            InvalidState: Nobody would wait for it.
+        """
+        if self._running:
+            self._check_awaited([(what, function)], self._loop)
+            if handler.clients and self._loop is None and not handler._late:
+                raise InvalidState(f"{what} must be in_thread before clients connect")
+
+    def _check_awaited(
+        self, callbacks: Iterable[tuple[str, Callable[..., Any]]], loop: Any
+    ) -> None:
+        """Refuse async callbacks where nobody would await them."""
+        for what, function in callbacks:
+            if loop is None and is_async(function):
+                raise InvalidState(
+                    f"{what} is async: use `await server.serve_async()` or "
+                    "`server.attach(loop)`"
+                )
+
+    def _all_callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        targets, jobs = self._router.targets(), tuple(self._schedule.jobs)
+        owners: list[Any] = [*targets, *self._middlewares, *jobs]
+        for owner in owners:
+            yield from owner._callbacks()
+        yield from self._answering
+
+    def _check_timer(self, callback: Callable[[], object]) -> None:
+        if self._running:
+            name = getattr(callback, "__name__", repr(callback))
+            self._check_awaited([(f"the timer {name}", callback)], self._loop)
+
+    def _begin_late(
+        self, late: Any, done: Callable[[Any, BaseException | None], object]
+    ) -> None:
+        self._errands.begin(late, done)
+
+
+def _check_mounted(given: Mapping[str, Any], options: Options) -> None:
+    """Refuse what would be passed over in silence: a handler believed to have TLS."""
+    for name in _OF_THE_SOCKET:
+        if given.get(name) and given[name] != getattr(options, name):
+            raise ValueError(f"{name} is an option of the server, not of one handler")
