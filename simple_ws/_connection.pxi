@@ -1,100 +1,40 @@
-# The byte path of a connection in C, the twin of `_fallback_core.py`; included by
-# `_speedups.pyx`, whose helpers on raw pointers it uses.
+# The byte path of a connection in C, the twin of `_fallback_connection.py`; included by
+# `_speedups.pyx`, whose helpers on raw pointers it uses, behind `_outbox.pxi`.
 #
-# Who owns which bytes:
+# Who owns which bytes of the input (those of the output: `_outbox.pxi`):
 #
 #   the loop's buffer   what was read just now; busy until `feed` returns, which is why
 #                       the loop must not be run from a callback
 #   `tail`              the beginning of a small frame that has not come whole
 #   `large`             a large message that is received where it will stay
-#   `small`             output of this turn, frames copied one behind the other
-#   `queue`             output that is too large to copy, or that waits for the peer
-#
-# `small` always leaves before `queue`, and takes nothing once `queue` holds output.
 
 cdef extern from *:
     """
-    #include <errno.h>
-    #include <math.h>
-    #include <stdint.h>
-    #include <string.h>
-    #include <sys/types.h>
-    #include <sys/socket.h>
-    #include <sys/uio.h>
-    #include <time.h>
-    #ifndef MSG_NOSIGNAL
-    #define MSG_NOSIGNAL 0  /* macOS; Python ignores SIGPIPE anyway */
+    #if PY_VERSION_HEX >= 0x030B0000 && defined(__GNUC__)
+    #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
     #endif
-    /* What time.monotonic() reads on Linux, without a Python object (22 ns). */
-    #ifdef __linux__
-    #define HAVE_MONOTONIC 1
-    static inline double monotonic_seconds(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    }
-    #else
-    #define HAVE_MONOTONIC 0
-    static inline double monotonic_seconds(void) { return 0.0; }
-    #endif
-    static inline int would_block(int error) {
-        return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+    /* Cython makes the dict at once; Python makes it when an attribute is set. */
+    static inline void drop_dict(PyObject *owner) {
+        PyObject **place = _PyObject_GetDictPtr(owner);
+        if (place != NULL) Py_CLEAR(*place);
     }
     """
-    int errno
-    int EINTR, ENOSYS
-    int64_t INT64_MAX
-    double INFINITY
-    int MSG_NOSIGNAL
-    bint HAVE_MONOTONIC
-    double monotonic_seconds() nogil
-    bint would_block(int error) nogil
-    struct iovec:
-        void* iov_base
-        size_t iov_len
-    struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    ssize_t c_recv "recv"(int fd, void* to, size_t size, int flags) nogil
-    ssize_t c_send "send"(int fd, const void* data, size_t size, int flags) nogil
-    ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* message, int flags) nogil
-    ssize_t c_readv "readv"(int fd, const iovec* parts, int count) nogil
-
-
-cdef extern from "Python.h":
-    unsigned long PyThread_get_thread_ident() nogil
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-    object PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
-    Py_ssize_t REFERENCES "Py_REFCNT"(PyObject* owner)
+    void drop_dict(object owner)
 
 
 cdef enum:
     READ_READY = 1  # selectors.EVENT_READ
     WRITE_READY = 2
-    FINAL = 0x80
     PACKED = 0x40  # RSV1: the message is compressed (RFC 7692 §6)
     TEXT_OPCODE = 1
     BINARY_OPCODE = 2
     PONG_FRAME = 0x8A
-    CONTROL = 0x08
-    #: Frames that have not come whole are copied into `tail` below this, and received
-    #: where they stay above it, which saves the copy and costs a `readv`.
-    TAIL_LIMIT = 4096
     #: Payloads up to here are copied into `small`; beyond, a reference and writev. The
     #: bound is that of an early prototype; where the two meet was not measured here.
     COPY_LIMIT = 16384
     #: Bytes of a large message that are reserved because its header says so; more only
     #: when they have come: a header costs an attacker nothing.
     TRUST_LIMIT = 262144
-    #: Buffers of one sendmsg: 1 MiB in frames of 8 KiB takes 256.
-    MAX_PARTS = 256
-    MAX_HEADS = 128
-    HEAD_ROOM = 10
-    #: A spare message buffer below this is not worth keeping: malloc keeps it itself.
-    SPARE_LIMIT = 65536
-    #: Spare message buffers of a loop, and bytes of all.
-    SPARES = 16
-    SPARE_BYTES = 8388608
     #: Messages and events of one connection in one turn; the rest waits for the next,
     #: so that others have their turn.
     MANY_MESSAGES = 1024
@@ -105,18 +45,11 @@ cdef enum:
     SLICE = 4096
     #: Pongs of one turn that are sent each; of those beyond only the last.
     MANY_PONGS = 128
-    #: Bytes of `small`; more output in a turn goes to the queue.
-    SMALL_LIMIT = 262144
     #: Bytes, in whole messages, that a socket which is not a plain one is offered.
     JOIN_LIMIT = 65536
-    #: Bytes of `write_limit` that a message which waits takes at least, but for a few:
-    #: each is an object, and a million of them for a byte each would take 100 MB.
-    MESSAGE_COST = 64
-    FEW_MESSAGES = 64
 
 #: Seconds of one connection in one turn, see MANY_MESSAGES.
 cdef double _LONG_TURN = 0.002
-cdef size_t _MAX_READ = MAX_READ
 cdef object _NO_LIMIT = 2**62
 cdef object _OPEN_STATE = int(State.OPEN)
 cdef object _CLOSED_STATE = int(State.CLOSED)
@@ -124,39 +57,6 @@ cdef object _SENT = SendStatus.SENT
 cdef object _DROPPED = SendStatus.DROPPED
 cdef object _BACKPRESSURE = SendStatus.BACKPRESSURE
 cdef object _plain_socket = socket.socket
-
-
-cdef class Tally:
-    """Tally()
---
-
-Counts of all connections of one handler, since it was made.
-
-    Attributes:
-        messages_received, messages_sent: data messages.
-        bytes_received, bytes_sent: on the wire, behind the handshake, without TLS.
-        plain_sent, packed_sent: bytes of compressed messages before and after.
-        packed_received, plain_received: the same for those that came.
-        dropped: messages refused or thrown away by the slow-consumer policy.
-        busy: seconds of reading, callbacks included.
-    """
-
-    cdef public int64_t messages_received
-    cdef public int64_t messages_sent
-    cdef public int64_t bytes_received
-    cdef public int64_t bytes_sent
-    cdef public int64_t plain_sent
-    cdef public int64_t packed_sent
-    cdef public int64_t packed_received
-    cdef public int64_t plain_received
-    cdef public int64_t dropped
-    cdef public double busy
-
-    def __init__(self) -> None:
-        pass
-
-
-cdef Tally _nobody = Tally()
 
 
 cdef struct Bucket:
@@ -178,269 +78,7 @@ cdef bint take_token(Bucket* bucket, double now) noexcept nogil:
     return True
 
 
-cdef class LoopState:
-    """LoopState(clock)
---
-
-What connections share with the loop that drives them.
-
-    Args:
-        clock: seconds that never run backwards.
-
-    Attributes:
-        now: what the clock said when this turn began, in seconds.
-        owner: ident of the thread that runs the loop.
-        dirty: connections to be flushed at the end of the turn.
-        attention: something else than readiness wants the loop: a call, a deadline.
-        eager: have `on_dirty` called for output that is written outside of a turn.
-        buffered: bytes of unsent output of all connections.
-        buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
-        slow: seconds that one connection may hold the loop before `on_slow` is called.
-        pause: seconds that make a turn a pause of ours, in which nobody was heard;
-            `on_pause` is called then.
-        longest_turn: seconds of the longest turn since this was set to 0.
-    """
-
-    cdef public double now
-    cdef public bint eager
-    cdef public int64_t buffered
-    cdef public int64_t buffered_limit
-    cdef public double slow
-    cdef public double pause
-    cdef public double longest_turn
-    cdef double mark  # until when time has been accounted for
-    cdef int credit  # messages and events that whoever is heard may still have now
-    cdef public unsigned long owner
-    cdef public list dirty
-    cdef public bint attention
-    cdef readonly object clock
-    cdef bint monotonic
-    # What was last handed to a compressing connection in this turn, and its
-    # compressed forms that hold for every receiver, by agreement.
-    cdef object source
-    cdef dict packed
-    cdef uint8_t* buffer
-    cdef PyObject* spares[SPARES]  # bytes objects that nobody else holds
-    cdef int spare_count
-    cdef size_t spare_bytes
-
-    def __cinit__(self, *args, **kwargs):
-        self.now = self.mark = self.longest_turn = 0.0
-        self.buffered = 0
-        self.buffered_limit = INT64_MAX
-        self.slow = self.pause = INFINITY
-        self.owner = PyThread_get_thread_ident()
-        self.dirty = []
-        self.buffer = NULL
-        self.spare_count = 0
-        self.spare_bytes = 0
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock
-        self.monotonic = clock is time.monotonic and HAVE_MONOTONIC
-        self.look_at_clock()
-
-    def __dealloc__(self):
-        cdef int index
-        free(self.buffer)
-        for index in range(self.spare_count):
-            Py_XDECREF(self.spares[index])
-
-    def tick(self) -> None:
-        """Look at the clock; at the beginning of a turn."""
-        self.look_at_clock()
-
-    def on_failure(self, target: object, error: Exception) -> None:
-        """What was called for readiness raised; the loop must go on."""
-        raise error
-
-    def on_dirty(self) -> None:
-        """Output was written outside of a turn: nobody will flush it by itself."""
-
-    def on_slow(self, target: object, seconds: float) -> None:
-        """What was called for readiness has held the loop for longer than `slow`."""
-
-    def on_pause(self, began: float, ended: float) -> None:
-        """From then to then nobody was heard."""
-
-    def _account(self, target: object) -> None:
-        tally = None
-        if isinstance(target, ConnectionCore):
-            tally = (<ConnectionCore> target)._tally
-        self.account(target, tally)
-
-    def _end_turn(self) -> None:
-        self.end_turn()
-
-    cdef int account(self, object target, Tally tally) except -1:
-        """Book the time since the last look at the clock."""
-        cdef double now = self.read_clock()
-        cdef double spent = now - self.mark
-        self.mark = now
-        if tally is not None:
-            tally.busy += spent
-        if spent > self.slow:
-            self.on_slow(target, spent)
-        return 0
-
-    cdef double read_clock(self) except? -1:
-        return monotonic_seconds() if self.monotonic else self.clock()
-
-    cdef int end_turn(self) except -1:
-        """Note how long nobody was heard, above all if it was for too long."""
-        if self.mark - self.now > self.longest_turn:
-            self.longest_turn = self.mark - self.now
-        if self.mark - self.now > self.pause:
-            self.on_pause(self.now, self.mark)
-        return 0
-
-    cdef int look_at_clock(self) except -1:
-        self.now = self.mark = self.read_clock()
-        return 0
-
-    def flush(self) -> None:
-        """Write what waits, once a connection; callbacks may fill outboxes again."""
-        self.write_all()
-
-    cdef int write_all(self) except -1:
-        cdef list dirty
-        self.source = self.packed = None
-        while self.dirty:
-            dirty = self.dirty
-            self.dirty = []
-            for connection in dirty:
-                try:
-                    (<ConnectionCore?> connection).write_out()
-                except Exception as error:
-                    self.on_failure(connection, error)
-        return 0
-
-    cdef bytes pack_for_all(self, object agreement, const uint8_t* data, size_t size):
-        """A message compressed without reference to any other, once for all who have
-        the same agreement."""
-        cdef Deflater deflater
-        if self.packed is None:
-            self.packed = {}
-        packed = self.packed.get(id(agreement))
-        if packed is None:
-            deflater = Deflater(
-                agreement.level, agreement.mem_level, agreement.send_window_bits, False
-            )
-            packed = self.packed[id(agreement)] = deflater._compress(data, size)
-        return packed
-
-    cdef uint8_t* read_buffer(self) except NULL:
-        """Where to read to: room for a tail and for the largest read behind it."""
-        if self.buffer == NULL:
-            self.buffer = <uint8_t*> malloc(TAIL_LIMIT + 16 + _MAX_READ)
-            if self.buffer == NULL:
-                raise MemoryError
-        return self.buffer
-
-    cdef PyObject* take_block(self, size_t size, size_t first) except NULL:
-        """A bytes object of `size` to write into, or a new one of `first` bytes.
-
-        A new block of this size is page after page of zeroes that the kernel makes
-        when first touched, which cost two thirds of the time of a 1 MiB echo.
-        """
-        cdef int index
-        cdef PyObject* block
-        for index in range(self.spare_count):
-            block = self.spares[index]
-            if <size_t> PyBytes_GET_SIZE(<object> block) == size:
-                self.spare_count -= 1
-                self.spares[index] = self.spares[self.spare_count]
-                self.spare_bytes -= size
-                forget_hash(block)
-                return block
-        return new_block(NULL, <Py_ssize_t> first)
-
-    cdef void give_block(self, PyObject* block) noexcept:
-        """Take a reference; keep the block if nobody else holds it."""
-        cdef size_t size = <size_t> PyBytes_GET_SIZE(<object> block)
-        if REFERENCES(block) > 1 or size < SPARE_LIMIT or size > SPARE_BYTES:
-            Py_XDECREF(block)
-            return
-        # The oldest make room: sizes that come no more must not stay.
-        while self.spare_count == SPARES or self.spare_bytes + size > SPARE_BYTES:
-            self.drop_oldest_spare()
-        self.spares[self.spare_count] = block
-        self.spare_count += 1
-        self.spare_bytes += size
-
-    cdef void drop_oldest_spare(self) noexcept:
-        cdef PyObject* oldest = self.spares[0]
-        cdef int index
-        for index in range(1, self.spare_count):
-            self.spares[index - 1] = self.spares[index]
-        self.spare_count -= 1
-        self.spare_bytes -= <size_t> PyBytes_GET_SIZE(<object> oldest)
-        Py_XDECREF(oldest)
-
-
-cdef LoopState _nowhere = LoopState(time.monotonic)
-
-
-cdef extern from *:
-    """
-    #if PY_VERSION_HEX >= 0x030B0000 && defined(__GNUC__)
-    #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-    #endif
-    /* Cython makes the dict at once; Python makes it when an attribute is set. */
-    static inline void drop_dict(PyObject *owner) {
-        PyObject **place = _PyObject_GetDictPtr(owner);
-        if (place != NULL) Py_CLEAR(*place);
-    }
-    /* A user may have hashed the bytes that stood here before. */
-    static inline void forget_hash(PyObject *block) {
-        ((PyBytesObject *)block)->ob_shash = -1;
-    }
-    """
-    void drop_dict(object owner)
-    void forget_hash(PyObject* block)
-
-
-cdef struct Item:
-    PyObject* owner  # keeps `data` alive: bytes or str
-    const uint8_t* data
-    size_t size
-    size_t wire  # bytes on the wire in all, headers included
-    size_t sent  # of these
-    uint8_t first  # opcode and RSV1 of a payload to be framed; 0: frames as they are
-    bint partial  # a frame whose beginning has left before it came here
-
-
-cdef inline size_t wire_size(size_t size, size_t limit) noexcept nogil:
-    """What a payload takes on the wire when it is split at `limit`."""
-    cdef size_t whole
-    if size <= limit:
-        return header_size(size) + size
-    whole = (size - 1) // limit
-    return (
-        whole * (header_size(limit) + limit)
-        + header_size(size - whole * limit)
-        + size
-        - whole * limit
-    )
-
-
-cdef uint8_t* write_frames(
-    uint8_t* to, uint8_t first, const uint8_t* data, size_t size, size_t limit
-) noexcept nogil:
-    """Write a message as one frame or several; where it ended (RFC 6455 §5.4)."""
-    while size > limit:
-        to += write_header(to, first, limit, False)
-        memcpy(to, data, limit)
-        to += limit
-        data += limit
-        size -= limit
-        first = 0
-    to += write_header(to, first | FINAL, size, False)
-    memcpy(to, data, size)
-    return to + size
-
-
-cdef class ConnectionCore:
+cdef class ConnectionCore(Outbox):
     """ConnectionCore(sock, loop, protocol, buffer_size, write_limit)
 --
 
@@ -464,22 +102,19 @@ Carries messages between a socket and a callback.
     cdef public object _sock
     cdef public object _protocol
     cdef public object _on_message
-    cdef readonly LoopState _loop
     cdef public double _last_received
     cdef public double _last_message
-    cdef public size_t _write_limit
     cdef public bint _open
     cdef public bint _ordinary
     cdef public bint _blocked
     cdef public bint _await_drain
     cdef public bint _held  # not read from, until `_hold` says so
-    cdef public Tally _tally
     cdef readonly int64_t messages_received
     cdef readonly int64_t messages_sent
     cdef readonly int64_t bytes_received
-    cdef readonly int64_t bytes_sent
     cdef Bucket* bucket_of_rate
     cdef bint dirty
+    cdef uint32_t pongs  # pushed since the last write
     cdef public bint _deaf  # nor until the peer has read more of our output
     cdef int fd
     cdef uint32_t buffer_size
@@ -487,7 +122,6 @@ Carries messages between a socket and a callback.
 
     # What was agreed; copied here because it is asked for with every message.
     cdef size_t max_size
-    cdef size_t max_frame_size
     cdef size_t threshold
     cdef bint packing
     cdef Inflater inflater
@@ -506,23 +140,8 @@ Carries messages between a socket and a callback.
     cdef uint8_t large_key[4]
     cdef Utf8State large_text
 
-    # Output.
-    cdef uint8_t* small
-    cdef uint32_t small_room
-    cdef uint32_t small_used
-    cdef uint32_t small_sent
-    cdef Item* queue
-    cdef uint32_t queue_room
-    cdef uint32_t queue_start
-    cdef uint32_t queue_used
-    cdef uint32_t pongs  # pushed since the last write
-    cdef size_t waiting
-
     def __cinit__(self, *args, **kwargs):
         drop_dict(self)
-        # What a subclass that forgets __init__ leaves must do nothing, not crash.
-        self._loop = _nowhere
-        self._tally = _nobody
         self.fd = -1
 
     def __init__(
@@ -554,15 +173,7 @@ Carries messages between a socket and a callback.
     def __dealloc__(self):
         free(self.bucket_of_rate)
         free(self.tail)
-        free(self.small)
-        self.clear_queue()
-        free(self.queue)
         Py_XDECREF(self.large)
-
-    @property
-    def buffered_amount(self) -> int:
-        """Bytes of output that the system has not taken yet."""
-        return self.waiting
 
     def _limit_rate(self, rate: float, burst: float) -> None:
         """Have `_on_rate` called for messages beyond so many a second."""
@@ -1187,13 +798,6 @@ Carries messages between a socket and a callback.
             return _BACKPRESSURE
         return _SENT
 
-    cdef inline bint has_too_many(self) noexcept:
-        return self.queue_used > FEW_MESSAGES + self._write_limit // MESSAGE_COST
-
-    def _has_too_many(self) -> bool:
-        """Whether so many messages wait that they take more than their bytes."""
-        return self.has_too_many()
-
     cdef bytes pack(self, object owner, const uint8_t* data, size_t size):
         """Compress a message: with this peer's context, unless it goes to others too.
 
@@ -1213,87 +817,6 @@ Carries messages between a socket and a callback.
             self.deflater.reset()
         self.stale = False
         return self.deflater._compress(data, size)
-
-    cdef int write_small(
-        self, uint8_t first, const uint8_t* data, size_t size
-    ) except -1:
-        cdef size_t limit = self.max_frame_size
-        cdef size_t wire = wire_size(size, limit)
-        cdef size_t wanted = self.small_used + wire
-        cdef size_t room
-        if wanted > self.small_room:
-            room = max(<size_t> 256, <size_t> self.small_room)
-            while room < wanted:
-                room *= 2
-            self.resize_small(room)
-        write_frames(self.small + self.small_used, first, data, size, limit)
-        self.small_used += <uint32_t> wire
-        self.waiting += wire
-        self._loop.buffered += <int64_t> wire
-        return 0
-
-    cdef int resize_small(self, size_t room) except -1:
-        cdef uint8_t* moved = <uint8_t*> realloc(self.small, room)
-        if moved == NULL:
-            raise MemoryError
-        self.small = moved
-        self.small_room = <uint32_t> room
-        return 0
-
-    cdef int write_frame(
-        self, uint8_t first, const uint8_t* data, size_t size
-    ) except -1:
-        """Queue a small message, framed, as an object of its own."""
-        cdef size_t wire = wire_size(size, self.max_frame_size)
-        cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> wire)
-        cdef uint8_t* to = <uint8_t*> PyBytes_AS_STRING(frame)
-        write_frames(to, first, data, size, self.max_frame_size)
-        return self.push(frame, to, wire, wire, 0, False)
-
-    cdef int push(
-        self,
-        object owner,
-        const uint8_t* data,
-        size_t size,
-        size_t wire,
-        uint8_t first,
-        bint partial,
-    ) except -1:
-        cdef Item* item
-        if self.queue_start + self.queue_used == self.queue_room:
-            self.make_queue_room()
-        item = self.queue + self.queue_start + self.queue_used
-        Py_INCREF(owner)
-        item.owner = <PyObject*> owner
-        item.data = data
-        item.size = size
-        item.wire = wire
-        item.sent = 0
-        item.first = first
-        item.partial = partial
-        self.queue_used += 1
-        self.waiting += wire
-        self._loop.buffered += <int64_t> wire
-        return 0
-
-    cdef int make_queue_room(self) except -1:
-        cdef Item* moved
-        if self.queue_start > self.queue_used:
-            memcpy(
-                self.queue,
-                self.queue + self.queue_start,
-                self.queue_used * sizeof(Item),
-            )
-            self.queue_start = 0
-            return 0
-        moved = <Item*> realloc(
-            self.queue, (max(4, self.queue_room * 2)) * sizeof(Item)
-        )
-        if moved == NULL:
-            raise MemoryError
-        self.queue = moved
-        self.queue_room = max(4, self.queue_room * 2)
-        return 0
 
     cdef inline int mark_dirty(self) except -1:
         if not self.dirty and not self._blocked:
@@ -1315,11 +838,7 @@ Carries messages between a socket and a callback.
 
     def _enqueue(self, frame: bytes | memoryview) -> None:
         """Put a message or control frame into the outbox."""
-        cdef bint partial = not isinstance(frame, bytes)
-        cdef bytes whole = bytes(frame)
-        cdef size_t size = <size_t> PyBytes_GET_SIZE(whole)
-        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(whole)
-        self.push(whole, data, size, size, 0, partial)
+        self.push_frames(frame)
         self.mark_dirty()
 
     def _enqueue_pong(self, frame: bytes) -> None:
@@ -1421,32 +940,6 @@ Carries messages between a socket and a callback.
         message.msg_iovlen = count
         return c_sendmsg(self.fd, &message, MSG_NOSIGNAL)
 
-    cdef int gather(
-        self, iovec* parts, uint8_t* heads, int count, size_t* offered
-    ) noexcept:
-        """List the bytes of the queue, as many parts as there is room for."""
-        cdef int head = 0
-        cdef uint32_t index
-        cdef Item* item
-        cdef size_t pos
-        for index in range(self.queue_start, self.queue_start + self.queue_used):
-            item = self.queue + index
-            pos = item.sent
-            while pos < item.wire:
-                if count + 2 > MAX_PARTS or head == MAX_HEADS:
-                    return count
-                count = list_part(
-                    item,
-                    &pos,
-                    self.max_frame_size,
-                    parts,
-                    heads + head * HEAD_ROOM,
-                    count,
-                    offered,
-                )
-                head += 1
-        return count
-
     cdef ssize_t send_by_method(self, size_t* offered) except -2:
         """The same through the methods of a socket that is not a plain one."""
         cdef bytes data = b"".join(self.outbox_items(JOIN_LIMIT))
@@ -1459,211 +952,6 @@ Carries messages between a socket and a callback.
             self._on_lost(error)
             self.discard()
             return 0
-
-    cdef void consume(self, size_t sent) noexcept:
-        """Take what was sent off the outbox."""
-        cdef size_t part = min(sent, <size_t> (self.small_used - self.small_sent))
-        cdef Item* item
-        self.waiting -= sent
-        self._loop.buffered -= <int64_t> sent
-        self.bytes_sent += <int64_t> sent
-        self._tally.bytes_sent += <int64_t> sent
-        self.small_sent += <uint32_t> part
-        sent -= part
-        while sent:
-            item = self.queue + self.queue_start
-            part = min(sent, item.wire - item.sent)
-            item.sent += part
-            sent -= part
-            if item.sent == item.wire:
-                self.queue_start += 1
-                self.queue_used -= 1
-                self.release_item(item)
-        if not self.queue_used:
-            self.queue_start = 0
-            if self.queue_room > 64:
-                free(self.queue)
-                self.queue = NULL
-                self.queue_room = 0
-
-    cdef void release_item(self, Item* item) noexcept:
-        cdef PyObject* owner = item.owner
-        item.owner = NULL
-        if PyBytes_CheckExact(<object> owner):
-            self._loop.give_block(owner)
-        else:
-            Py_XDECREF(owner)
-
-    cdef void clear_queue(self) noexcept:
-        cdef uint32_t index
-        for index in range(self.queue_start, self.queue_start + self.queue_used):
-            Py_XDECREF(self.queue[index].owner)
-        self.queue_start = self.queue_used = 0
-
-    cdef list outbox_items(self, size_t enough):
-        """Messages and control frames as bytes; what has left in part as the rest of
-        it, in a memoryview. No more when there are `enough` bytes."""
-        cdef list items = []
-        cdef size_t start = 0
-        cdef size_t total = 0
-        cdef size_t end
-        cdef uint32_t index
-        while start < self.small_used and total < enough:
-            end = message_end(self.small, start)
-            if end > self.small_sent:
-                frames = PyBytes_FromStringAndSize(
-                    <char*> self.small + start, <Py_ssize_t> (end - start)
-                )
-                if start < self.small_sent:
-                    frames = memoryview(frames)[self.small_sent - start:]
-                items.append(frames)
-                total += <size_t> len(frames)
-            start = end
-        for index in range(self.queue_start, self.queue_start + self.queue_used):
-            if total >= enough:
-                break
-            frames = item_bytes(self.queue + index, self.max_frame_size)
-            items.append(frames)
-            total += <size_t> len(frames)
-        return items
-
-    cdef int queue_small(self) except -1:
-        """Have all output in the queue, an item a message."""
-        if self.small_used > self.small_sent:
-            items = self.outbox_items(self.waiting)
-            self.discard()
-            for frames in items:
-                self._enqueue(frames)
-        return 0
-
-    def _unfinished(self) -> int:
-        """Bytes that are left of a message that was sent in part."""
-        cdef Item* item
-        self.queue_small()
-        item = self.queue + self.queue_start
-        if self.queue_used and (item.sent or item.partial):
-            return item.wire - item.sent
-        return 0
-
-    def _drop_oldest(self, size_t excess) -> int:
-        """Drop messages, the oldest first, until so many bytes are gone.
-
-        What was sent in part must be finished, and control frames stay.
-
-        Returns:
-            How many messages were dropped.
-        """
-        cdef uint32_t index, end
-        cdef uint32_t stay = 0
-        cdef uint32_t dropped = 0
-        cdef size_t gone = 0
-        cdef Item* item
-        self.queue_small()
-        index = self.queue_start
-        end = index + self.queue_used
-        while index < end and gone < excess:
-            item = self.queue + index
-            if may_drop(item):
-                gone += item.wire
-                dropped += 1
-                self.release_item(item)
-            else:
-                self.queue[self.queue_start + stay] = item[0]
-                stay += 1
-            index += 1
-        if stay:  # they stand before the rest
-            memmove(
-                self.queue + (index - stay),
-                self.queue + self.queue_start,
-                stay * sizeof(Item),
-            )
-        self.queue_used -= dropped
-        self.queue_start = index - stay if self.queue_used else 0
-        self.waiting -= gone
-        self._loop.buffered -= <int64_t> gone
-        return dropped
-    cdef void discard(self) noexcept:
-        self.small_used = self.small_sent = 0
-        self.clear_queue()
-        self._loop.buffered -= <int64_t> self.waiting
-        self.waiting = 0
-
-    def _discard_output(self) -> None:
-        self.discard()
-
-
-cdef size_t message_end(const uint8_t* data, size_t start) noexcept:
-    """Where the message ends whose frames begin at `start`; frames of our own."""
-    cdef FrameHeader header
-    header.size = header.first = 0
-    while True:
-        read_header(data + start, 14, &header)
-        start += header.size + <size_t> header.length
-        if header.first & FINAL:
-            return start
-
-
-cdef int list_part(
-    Item* item,
-    size_t* pos,
-    size_t limit,
-    iovec* parts,
-    uint8_t* head,
-    int count,
-    size_t* offered,
-) noexcept:
-    """List what is left of one frame of an item, header and payload."""
-    cdef size_t step, index, skip, size, wide
-    if item.first == 0:
-        parts[count].iov_base = <void*> (item.data + pos[0])
-        parts[count].iov_len = item.wire - pos[0]
-        offered[0] += item.wire - pos[0]
-        pos[0] = item.wire
-        return count + 1
-    step = header_size(limit) + limit
-    index = min(pos[0] // step, (item.size - 1) // limit)
-    skip = pos[0] - index * step
-    size = min(limit, item.size - index * limit)
-    wide = write_header(
-        head,
-        (item.first if index == 0 else 0)
-        | (FINAL if (index + 1) * limit >= item.size else 0),
-        size,
-        False,
-    )
-    if skip < wide:
-        parts[count].iov_base = head + skip
-        parts[count].iov_len = wide - skip
-        count += 1
-    parts[count].iov_base = <void*> (
-        item.data + index * limit + (skip - wide if skip > wide else 0)
-    )
-    parts[count].iov_len = size - (skip - wide if skip > wide else 0)
-    offered[0] += wide + size - skip
-    pos[0] += wide + size - skip
-    return count + 1
-
-
-cdef inline bint may_drop(Item* item) noexcept:
-    """Whether this is a message, and has not begun to be sent."""
-    if item.sent or item.partial:
-        return False
-    return item.first != 0 or not item.data[0] & CONTROL
-
-
-cdef object item_bytes(Item* item, size_t limit):
-    """A queued message as bytes; the rest of it in a memoryview if it has begun."""
-    cdef bytes frames
-    cdef uint8_t* to
-    if item.first == 0:
-        frames = <bytes> item.owner
-    else:
-        frames = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> item.wire)
-        to = <uint8_t*> PyBytes_AS_STRING(frames)
-        write_frames(to, item.first, item.data, item.size, limit)
-    if item.sent or item.partial:
-        return memoryview(frames)[item.sent:]
-    return frames
 
 
 def _ignore(msg, client):

@@ -17,12 +17,11 @@ from ._fallback_codecs import (
 )
 from ._fallback_connection import (
     ConnectionCore,
-    LoopState,
     Poller,
-    Tally,
     accept_from,
     fan_out,
 )
+from ._fallback_loop import LoopState, Tally
 
 __all__ = [
     "BACKEND",

@@ -1,34 +1,31 @@
-"""The byte path of a connection in pure Python: socket, frames, callback, outbox.
+"""The byte path of a connection in pure Python: socket, frames, callback, outbox; the
+twin of `_connection.pxi`.
 
-`ConnectionCore` carries the
-ordinary case by itself: a whole data message in one frame is unmasked and handed to the
-callback, and what is written in return waits in the outbox until the loop flushes it,
-once a turn. All else (control frames, fragments, compression, faults, closing) goes to
-`protocol` through `_receive_odd`. What a connection is besides (identity, topics,
-heartbeat, its end) is added by `connection`.
+`ConnectionCore` carries the ordinary case by itself: a whole data message in one frame
+is unmasked and handed to the callback, and what is written in return waits in the
+outbox until the loop flushes it, once a turn. All else (control frames, fragments,
+compression, faults, closing) goes to `protocol` through `_receive_odd`. What a
+connection is besides (identity, topics, heartbeat, its end) is added by `connection`.
 """
 
 from __future__ import annotations
 
-import math
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from itertools import islice
 from threading import get_ident
 from typing import Any
 
 from ._fallback_codecs import Deflater, apply_mask, build_frame
+from ._fallback_loop import LoopState
+from ._fallback_outbox import Outbox
 from .constants import MAX_READ, Opcode, SendStatus, State
-from .deflate import Agreement
 from .errors import ProtocolError
 from .messages import encode_message
 
-__all__ = ["ConnectionCore", "LoopState", "Poller", "Tally", "accept_from", "fan_out"]
+__all__ = ["ConnectionCore", "Poller", "accept_from", "fan_out"]
 
 _PONG_FRAME = 0x8A
-_CONTROL = 0x08
 _READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
 _TEXT = int(Opcode.TEXT)
 _OPEN, _CLOSED = int(State.OPEN), int(State.CLOSED)
@@ -54,43 +51,9 @@ _LOOK_EVERY = 8
 _SLICE = 4096
 #: Pongs of one turn that are sent each; of those beyond only the last.
 _MANY_PONGS = 128
-#: Bytes of `write_limit` that a message which waits takes at least, but for a few: each
-#: is an object, and a million of them for a byte each would take 100 MB.
-_MESSAGE_COST = 64
-_FEW_MESSAGES = 64
-#: Up to here waiting frames are joined and sent at once; beyond, copying costs more
-#: than a scatter/gather call.
-_JOIN_LIMIT = 64 * 1024
-#: Buffers of one scatter/gather call; systems take 1,024 (IOV_MAX), few need them.
-_MAX_BUFFERS = 64
-
 
 #: There is no selector of ours in Python: the platform's serves.
 Poller: Any = None
-
-
-class Tally:
-    """Counts of all connections of one handler, since it was made.
-
-    Attributes:
-        messages_received, messages_sent: data messages.
-        bytes_received, bytes_sent: on the wire, behind the handshake, without TLS.
-        plain_sent, packed_sent: bytes of compressed messages before and after.
-        packed_received, plain_received: the same for those that came.
-        dropped: messages refused or thrown away by the slow-consumer policy.
-        busy: seconds of reading, callbacks included.
-    """
-
-    def __init__(self) -> None:
-        self.messages_received = self.messages_sent = 0
-        self.bytes_received = self.bytes_sent = 0
-        self.plain_sent = self.packed_sent = 0
-        self.packed_received = self.plain_received = 0
-        self.dropped = 0
-        self.busy = 0.0
-
-
-_nobody = Tally()
 
 
 class _Bucket:
@@ -114,104 +77,7 @@ class _Bucket:
         return True
 
 
-class LoopState:
-    """What connections share with the loop that drives them.
-
-    Args:
-        clock: seconds that never run backwards.
-
-    Attributes:
-        now: what the clock said when this turn began, in seconds.
-        owner: ident of the thread that runs the loop.
-        dirty: connections to be flushed at the end of the turn.
-        attention: something else than readiness wants the loop: a call, a deadline.
-        eager: have `on_dirty` called for output that is written outside of a turn.
-        buffered: bytes of unsent output of all connections.
-        buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
-        slow: seconds that one connection may hold the loop before `on_slow` is called.
-        pause: seconds that make a turn a pause of ours, in which nobody was heard;
-            `on_pause` is called then.
-        longest_turn: seconds of the longest turn since this was set to 0.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock
-        self.now = clock()
-        self.owner = get_ident()
-        self.dirty: list[Any] = []
-        self.attention = self.eager = False
-        self.buffered = 0
-        self.buffered_limit = 2**63 - 1
-        self.slow = self.pause = math.inf
-        self.longest_turn = 0.0
-        self._mark = self.now  # until when time has been accounted for
-
-        # What was last handed to a compressing connection in this turn, and its
-        # compressed forms that hold for every receiver, by agreement.
-        self._source: object = None
-        self._packed: dict[int, bytes] = {}
-
-    def tick(self) -> None:
-        """Look at the clock; at the beginning of a turn."""
-        self.now = self._mark = self.clock()
-
-    def on_dirty(self) -> None:
-        """Output was written outside of a turn: nobody will flush it by itself."""
-
-    def on_slow(self, target: object, seconds: float) -> None:
-        """What was called for readiness has held the loop for longer than `slow`."""
-
-    def on_pause(self, began: float, ended: float) -> None:
-        """From then to then nobody was heard."""
-
-    def _account(self, target: object) -> None:
-        """Book the time since the last look at the clock."""
-        now = self.clock()
-        spent, self._mark = now - self._mark, now
-        if isinstance(target, ConnectionCore):
-            target._tally.busy += spent
-        if spent > self.slow:
-            self.on_slow(target, spent)
-
-    def _end_turn(self) -> None:
-        """Note how long nobody was heard, above all if it was for too long."""
-        self.longest_turn = max(self.longest_turn, self._mark - self.now)
-        if self._mark - self.now > self.pause:
-            self.on_pause(self.now, self._mark)
-
-    def on_failure(self, target: object, error: Exception) -> None:
-        """What was called for readiness raised; the loop must go on."""
-        raise error
-
-    def flush(self) -> None:
-        """Write what waits, once a connection; callbacks may fill outboxes again."""
-        self._note_source(None)
-        while self.dirty:
-            dirty, self.dirty = self.dirty, []
-            for connection in dirty:
-                try:
-                    connection._flush()
-                except Exception as error:
-                    self.on_failure(connection, error)
-
-    def _note_source(self, source: object) -> None:
-        self._source = source
-        if self._packed:
-            self._packed = {}
-
-    def _pack_for_all(self, agreement: Agreement, payload: bytes) -> bytes:
-        """A message compressed without reference to any other, once for all who have
-        the same agreement."""
-        packed = self._packed.get(id(agreement))
-        if packed is None:
-            deflater = Deflater(
-                agreement.level, agreement.mem_level, agreement.send_window_bits, False
-            )
-            packed = self._packed[id(agreement)] = deflater.compress(payload)
-        return packed
-
-
-class ConnectionCore:
+class ConnectionCore(Outbox):
     """Carries messages between a socket and a callback.
 
     Args:
@@ -236,24 +102,17 @@ class ConnectionCore:
         "_held",
         "_last_message",
         "_last_received",
-        "_loop",
         "_on_message",
         "_open",
         "_ordinary",
-        "_outbox",
         "_plain_below",
         "_pongs",
         "_protocol",
         "_read_size",
         "_rest",
-        "_sock",
         "_stale",
-        "_tally",
         "_threshold",
-        "_waiting",
-        "_write_limit",
         "bytes_received",
-        "bytes_sent",
         "id",
         "messages_received",
         "messages_sent",
@@ -270,43 +129,31 @@ class ConnectionCore:
     ) -> None:
         self.id = 0
         self.opened_at = 0.0
-        self._sock = sock
-        self._loop = loop
+        super().__init__(sock, loop, write_limit)
         self._protocol = protocol
         self._buffer_size = self._read_size = min(buffer_size, MAX_READ)
-        self._write_limit = write_limit
         #: Messages may be written: the protocol is OPEN. Set by `_sync`.
         self._open = True
         #: A frame begins here and no message is under way: we may read it. Likewise.
         self._ordinary = True
         self._on_message: Callable[[Any, Any], object] = _ignore
-        # One entry a message or control frame; only the first may be partly sent, and
-        # is a memoryview then.
-        self._outbox: deque[bytes | memoryview] = deque()
         self._dirty = False
         self._blocked = False  # the socket takes no more; write interest is registered
         self._await_drain = False  # `_on_drained` is to be called
         self._last_received = loop.now
         self._last_message = loop.now
-        self._waiting = 0
         self._deaf = False  # not read from, until the peer has read more of our output
         self._held = False  # nor until `_hold` says so
         self._rest = b""  # of the last read, for another turn
         self._pongs = 0  # put into the outbox since the last write
         self._bucket: _Bucket | None = None
-        self._tally = _nobody
         self.messages_received = self.messages_sent = 0
-        self.bytes_received = self.bytes_sent = 0
+        self.bytes_received = 0
         agreement = protocol.agreement
         self._threshold = _NEVER if agreement is None else agreement.threshold
         # Payloads below this are sent as they are, in one frame.
         self._plain_below = min(self._threshold, protocol.max_frame_size + 1)
         self._stale = False  # the peer's window has moved on without our context
-
-    @property
-    def buffered_amount(self) -> int:
-        """Bytes of output that the system has not taken yet."""
-        return self._waiting
 
     def _limit_rate(self, rate: float, burst: float) -> None:
         """Have `_on_rate` called for messages beyond so many a second."""
@@ -620,10 +467,6 @@ class ConnectionCore:
             or self._has_too_many()
         )
 
-    def _has_too_many(self) -> bool:
-        """Whether so many messages wait that they take more than their bytes."""
-        return len(self._outbox) > _FEW_MESSAGES + self._write_limit // _MESSAGE_COST
-
     def _pack(self, source: object, payload: bytes) -> bytes:
         """Compress a message: with this peer's context, unless it goes to others too.
 
@@ -699,35 +542,6 @@ class ConnectionCore:
             self._await_drain = False
             self._on_drained()
 
-    def _next_offer(self) -> bytes | memoryview | list[bytes | memoryview]:
-        """What to hand to the system at once: one buffer, or several to gather."""
-        outbox = self._outbox
-        if len(outbox) == 1:
-            return outbox[0]
-        if self._waiting <= _JOIN_LIMIT:
-            return b"".join(outbox)
-        if hasattr(self._sock, "sendmsg"):
-            return list(islice(outbox, _MAX_BUFFERS))
-        return outbox[0]
-
-    def _consume(self, sent: int) -> None:
-        """Take what was sent off the outbox."""
-        outbox = self._outbox
-        self._waiting -= sent
-        self._loop.buffered -= sent
-        self.bytes_sent += sent
-        self._tally.bytes_sent += sent
-        if not self._waiting:
-            outbox.clear()
-            return
-        while sent:
-            size = len(outbox[0])
-            if sent < size:
-                outbox[0] = memoryview(outbox[0])[sent:]
-                return
-            outbox.popleft()
-            sent -= size
-
     def _block(self) -> None:
         """Wait for the peer to read, and hear it again when it has read enough."""
         if not self._blocked:
@@ -742,37 +556,6 @@ class ConnectionCore:
         self._watch(events if self._held else _READ | events)
         if self._rest and not self._held:
             self._on_rest()
-
-    def _unfinished(self) -> int:
-        """Bytes that are left of a message that was sent in part."""
-        first = self._outbox[0] if self._outbox else b""
-        return len(first) if isinstance(first, memoryview) else 0
-
-    def _drop_oldest(self, excess: int) -> int:
-        """Drop messages, the oldest first, until so many bytes are gone.
-
-        What was sent in part must be finished, and control frames stay.
-
-        Returns:
-            How many messages were dropped.
-        """
-        outbox, before, dropped = self._outbox, self._waiting, 0
-        stays: list[bytes | memoryview] = []
-        while outbox and before - self._waiting < excess:
-            frame = outbox.popleft()
-            if isinstance(frame, memoryview) or frame[0] & _CONTROL:
-                stays.append(frame)
-            else:
-                self._waiting -= len(frame)
-                dropped += 1
-        outbox.extendleft(reversed(stays))
-        self._loop.buffered -= before - self._waiting
-        return dropped
-
-    def _discard_output(self) -> None:
-        self._outbox.clear()
-        self._loop.buffered -= self._waiting
-        self._waiting = 0
 
 
 def _ignore(msg: object, client: object) -> None:

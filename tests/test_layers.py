@@ -18,8 +18,9 @@ PACKAGE = Path(simple_ws.__file__).parent
 LAYERS = {
     "words": "constants errors",
     "codecs": (
-        "_fallback _fallback_codecs _fallback_connection "
-        "_speedups _accept _connection _selector _upgrade speedups "
+        "_fallback _fallback_codecs _fallback_loop _fallback_outbox "
+        "_fallback_connection _speedups _deflate _upgrade _loop _outbox _connection "
+        "_selector _accept speedups "
         "http11 framing deflate uri messages"
     ),
     "protocol": "handshake client_handshake client_proxy protocol",

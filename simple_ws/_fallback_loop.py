@@ -1,0 +1,134 @@
+"""What connections share with the loop that drives them, and what is counted of them;
+in pure Python, the twin of `_loop.pxi`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
+
+from ._fallback_codecs import Deflater
+from .deflate import Agreement
+
+__all__ = ["LoopState", "Tally"]
+
+
+class Tally:
+    """Counts of all connections of one handler, since it was made.
+
+    Attributes:
+        messages_received, messages_sent: data messages.
+        bytes_received, bytes_sent: on the wire, behind the handshake, without TLS.
+        plain_sent, packed_sent: bytes of compressed messages before and after.
+        packed_received, plain_received: the same for those that came.
+        dropped: messages refused or thrown away by the slow-consumer policy.
+        busy: seconds of reading, callbacks included.
+    """
+
+    def __init__(self) -> None:
+        self.messages_received = self.messages_sent = 0
+        self.bytes_received = self.bytes_sent = 0
+        self.plain_sent = self.packed_sent = 0
+        self.packed_received = self.plain_received = 0
+        self.dropped = 0
+        self.busy = 0.0
+
+
+class LoopState:
+    """What connections share with the loop that drives them.
+
+    Args:
+        clock: seconds that never run backwards.
+
+    Attributes:
+        now: what the clock said when this turn began, in seconds.
+        owner: ident of the thread that runs the loop.
+        dirty: connections to be flushed at the end of the turn.
+        attention: something else than readiness wants the loop: a call, a deadline.
+        eager: have `on_dirty` called for output that is written outside of a turn.
+        buffered: bytes of unsent output of all connections.
+        buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
+        slow: seconds that one connection may hold the loop before `on_slow` is called.
+        pause: seconds that make a turn a pause of ours, in which nobody was heard;
+            `on_pause` is called then.
+        longest_turn: seconds of the longest turn since this was set to 0.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.now = clock()
+        self.owner = get_ident()
+        self.dirty: list[Any] = []
+        self.attention = self.eager = False
+        self.buffered = 0
+        self.buffered_limit = 2**63 - 1
+        self.slow = self.pause = math.inf
+        self.longest_turn = 0.0
+        self._mark = self.now  # until when time has been accounted for
+
+        # What was last handed to a compressing connection in this turn, and its
+        # compressed forms that hold for every receiver, by agreement.
+        self._source: object = None
+        self._packed: dict[int, bytes] = {}
+
+    def tick(self) -> None:
+        """Look at the clock; at the beginning of a turn."""
+        self.now = self._mark = self.clock()
+
+    def on_dirty(self) -> None:
+        """Output was written outside of a turn: nobody will flush it by itself."""
+
+    def on_slow(self, target: object, seconds: float) -> None:
+        """What was called for readiness has held the loop for longer than `slow`."""
+
+    def on_pause(self, began: float, ended: float) -> None:
+        """From then to then nobody was heard."""
+
+    def _account(self, target: object) -> None:
+        """Book the time since the last look at the clock."""
+        now = self.clock()
+        spent, self._mark = now - self._mark, now
+        tally = getattr(target, "_tally", None)
+        if tally is not None:
+            tally.busy += spent
+        if spent > self.slow:
+            self.on_slow(target, spent)
+
+    def _end_turn(self) -> None:
+        """Note how long nobody was heard, above all if it was for too long."""
+        self.longest_turn = max(self.longest_turn, self._mark - self.now)
+        if self._mark - self.now > self.pause:
+            self.on_pause(self.now, self._mark)
+
+    def on_failure(self, target: object, error: Exception) -> None:
+        """What was called for readiness raised; the loop must go on."""
+        raise error
+
+    def flush(self) -> None:
+        """Write what waits, once a connection; callbacks may fill outboxes again."""
+        self._note_source(None)
+        while self.dirty:
+            dirty, self.dirty = self.dirty, []
+            for connection in dirty:
+                try:
+                    connection._flush()
+                except Exception as error:
+                    self.on_failure(connection, error)
+
+    def _note_source(self, source: object) -> None:
+        self._source = source
+        if self._packed:
+            self._packed = {}
+
+    def _pack_for_all(self, agreement: Agreement, payload: bytes) -> bytes:
+        """A message compressed without reference to any other, once for all who have
+        the same agreement."""
+        packed = self._packed.get(id(agreement))
+        if packed is None:
+            deflater = Deflater(
+                agreement.level, agreement.mem_level, agreement.send_window_bits, False
+            )
+            packed = self._packed[id(agreement)] = deflater.compress(payload)
+        return packed

@@ -1,0 +1,125 @@
+"""What waits to be sent to one peer, in pure Python; the twin of `_outbox.pxi`."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from itertools import islice
+
+from ._fallback_loop import LoopState, Tally
+
+__all__ = ["Outbox"]
+
+_CONTROL = 0x08
+
+#: Bytes of `write_limit` that a message which waits takes at least, but for a few: each
+#: is an object, and a million of them for a byte each would take 100 MB.
+_MESSAGE_COST = 64
+_FEW_MESSAGES = 64
+#: Up to here waiting frames are joined and sent at once; beyond, copying costs more
+#: than a scatter/gather call.
+_JOIN_LIMIT = 64 * 1024
+#: Buffers of one scatter/gather call; systems take 1,024 (IOV_MAX), few need them.
+_MAX_BUFFERS = 64
+
+_nobody = Tally()
+
+
+class Outbox:
+    """Messages and control frames that the system has not taken yet.
+
+    Args:
+        sock: where they will go.
+        loop: which counts what waits for all.
+        write_limit: bytes that may wait; of a multitude of messages, fewer.
+    """
+
+    __slots__ = (
+        "_loop",
+        "_outbox",
+        "_sock",
+        "_tally",
+        "_waiting",
+        "_write_limit",
+        "bytes_sent",
+    )
+
+    def __init__(self, sock: socket.socket, loop: LoopState, write_limit: int) -> None:
+        self._sock = sock
+        self._loop = loop
+        self._write_limit = write_limit
+        self._tally = _nobody
+        # One entry a message or control frame; only the first may be partly sent, and
+        # is a memoryview then.
+        self._outbox: deque[bytes | memoryview] = deque()
+        self._waiting = 0
+        self.bytes_sent = 0
+
+    @property
+    def buffered_amount(self) -> int:
+        """Bytes of output that the system has not taken yet."""
+        return self._waiting
+
+    def _has_too_many(self) -> bool:
+        """Whether so many messages wait that they take more than their bytes."""
+        return len(self._outbox) > _FEW_MESSAGES + self._write_limit // _MESSAGE_COST
+
+    def _next_offer(self) -> bytes | memoryview | list[bytes | memoryview]:
+        """What to hand to the system at once: one buffer, or several to gather."""
+        outbox = self._outbox
+        if len(outbox) == 1:
+            return outbox[0]
+        if self._waiting <= _JOIN_LIMIT:
+            return b"".join(outbox)
+        if hasattr(self._sock, "sendmsg"):
+            return list(islice(outbox, _MAX_BUFFERS))
+        return outbox[0]
+
+    def _consume(self, sent: int) -> None:
+        """Take what was sent off the outbox."""
+        outbox = self._outbox
+        self._waiting -= sent
+        self._loop.buffered -= sent
+        self.bytes_sent += sent
+        self._tally.bytes_sent += sent
+        if not self._waiting:
+            outbox.clear()
+            return
+        while sent:
+            size = len(outbox[0])
+            if sent < size:
+                outbox[0] = memoryview(outbox[0])[sent:]
+                return
+            outbox.popleft()
+            sent -= size
+
+    def _unfinished(self) -> int:
+        """Bytes that are left of a message that was sent in part."""
+        first = self._outbox[0] if self._outbox else b""
+        return len(first) if isinstance(first, memoryview) else 0
+
+    def _drop_oldest(self, excess: int) -> int:
+        """Drop messages, the oldest first, until so many bytes are gone.
+
+        What was sent in part must be finished, and control frames stay.
+
+        Returns:
+            How many messages were dropped.
+        """
+        outbox, before, dropped = self._outbox, self._waiting, 0
+        stays: list[bytes | memoryview] = []
+        while outbox and before - self._waiting < excess:
+            frame = outbox.popleft()
+            if isinstance(frame, memoryview) or frame[0] & _CONTROL:
+                stays.append(frame)
+            else:
+                self._waiting -= len(frame)
+                dropped += 1
+        outbox.extendleft(reversed(stays))
+        self._loop.buffered -= before - self._waiting
+        return dropped
+
+    def _discard_output(self) -> None:
+        self._outbox.clear()
+        self._loop.buffered -= self._waiting
+        self._waiting = 0

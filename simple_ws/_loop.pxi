@@ -1,0 +1,317 @@
+# What connections share with the loop that drives them, and what is counted of them;
+# the twin of `_fallback_loop.py`. Included by `_speedups.pyx`, with what the system
+# offers to all that follows.
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <math.h>
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/types.h>
+    #include <sys/socket.h>
+    #include <sys/uio.h>
+    #include <time.h>
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0  /* macOS; Python ignores SIGPIPE anyway */
+    #endif
+    /* What time.monotonic() reads on Linux, without a Python object (22 ns). */
+    #ifdef __linux__
+    #define HAVE_MONOTONIC 1
+    static inline double monotonic_seconds(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    }
+    #else
+    #define HAVE_MONOTONIC 0
+    static inline double monotonic_seconds(void) { return 0.0; }
+    #endif
+    static inline int would_block(int error) {
+        return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+    }
+    """
+    int errno
+    int EINTR, ENOSYS
+    int64_t INT64_MAX
+    double INFINITY
+    int MSG_NOSIGNAL
+    bint HAVE_MONOTONIC
+    double monotonic_seconds() nogil
+    bint would_block(int error) nogil
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t c_recv "recv"(int fd, void* to, size_t size, int flags) nogil
+    ssize_t c_send "send"(int fd, const void* data, size_t size, int flags) nogil
+    ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* message, int flags) nogil
+    ssize_t c_readv "readv"(int fd, const iovec* parts, int count) nogil
+
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    object PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
+    Py_ssize_t REFERENCES "Py_REFCNT"(PyObject* owner)
+
+
+cdef extern from *:
+    """
+    /* A user may have hashed the bytes that stood here before. */
+    static inline void forget_hash(PyObject *block) {
+        ((PyBytesObject *)block)->ob_shash = -1;
+    }
+    """
+    void forget_hash(PyObject* block)
+
+
+cdef enum:
+    #: Frames that have not come whole are copied into `tail` below this, and received
+    #: where they stay above it, which saves the copy and costs a `readv`.
+    TAIL_LIMIT = 4096
+    #: A spare message buffer below this is not worth keeping: malloc keeps it itself.
+    SPARE_LIMIT = 65536
+    #: Spare message buffers of a loop, and bytes of all.
+    SPARES = 16
+    SPARE_BYTES = 8388608
+
+cdef size_t _MAX_READ = MAX_READ
+
+
+cdef class Tally:
+    """Tally()
+--
+
+Counts of all connections of one handler, since it was made.
+
+    Attributes:
+        messages_received, messages_sent: data messages.
+        bytes_received, bytes_sent: on the wire, behind the handshake, without TLS.
+        plain_sent, packed_sent: bytes of compressed messages before and after.
+        packed_received, plain_received: the same for those that came.
+        dropped: messages refused or thrown away by the slow-consumer policy.
+        busy: seconds of reading, callbacks included.
+    """
+
+    cdef public int64_t messages_received
+    cdef public int64_t messages_sent
+    cdef public int64_t bytes_received
+    cdef public int64_t bytes_sent
+    cdef public int64_t plain_sent
+    cdef public int64_t packed_sent
+    cdef public int64_t packed_received
+    cdef public int64_t plain_received
+    cdef public int64_t dropped
+    cdef public double busy
+
+    def __init__(self) -> None:
+        pass
+
+
+cdef Tally _nobody = Tally()
+
+
+cdef class LoopState:
+    """LoopState(clock)
+--
+
+What connections share with the loop that drives them.
+
+    Args:
+        clock: seconds that never run backwards.
+
+    Attributes:
+        now: what the clock said when this turn began, in seconds.
+        owner: ident of the thread that runs the loop.
+        dirty: connections to be flushed at the end of the turn.
+        attention: something else than readiness wants the loop: a call, a deadline.
+        eager: have `on_dirty` called for output that is written outside of a turn.
+        buffered: bytes of unsent output of all connections.
+        buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
+        slow: seconds that one connection may hold the loop before `on_slow` is called.
+        pause: seconds that make a turn a pause of ours, in which nobody was heard;
+            `on_pause` is called then.
+        longest_turn: seconds of the longest turn since this was set to 0.
+    """
+
+    cdef public double now
+    cdef public bint eager
+    cdef public int64_t buffered
+    cdef public int64_t buffered_limit
+    cdef public double slow
+    cdef public double pause
+    cdef public double longest_turn
+    cdef double mark  # until when time has been accounted for
+    cdef int credit  # messages and events that whoever is heard may still have now
+    cdef public unsigned long owner
+    cdef public list dirty
+    cdef public bint attention
+    cdef readonly object clock
+    cdef bint monotonic
+    # What was last handed to a compressing connection in this turn, and its
+    # compressed forms that hold for every receiver, by agreement.
+    cdef object source
+    cdef dict packed
+    cdef uint8_t* buffer
+    cdef PyObject* spares[SPARES]  # bytes objects that nobody else holds
+    cdef int spare_count
+    cdef size_t spare_bytes
+
+    def __cinit__(self, *args, **kwargs):
+        self.now = self.mark = self.longest_turn = 0.0
+        self.buffered = 0
+        self.buffered_limit = INT64_MAX
+        self.slow = self.pause = INFINITY
+        self.owner = PyThread_get_thread_ident()
+        self.dirty = []
+        self.buffer = NULL
+        self.spare_count = 0
+        self.spare_bytes = 0
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.monotonic = clock is time.monotonic and HAVE_MONOTONIC
+        self.look_at_clock()
+
+    def __dealloc__(self):
+        cdef int index
+        free(self.buffer)
+        for index in range(self.spare_count):
+            Py_XDECREF(self.spares[index])
+
+    def tick(self) -> None:
+        """Look at the clock; at the beginning of a turn."""
+        self.look_at_clock()
+
+    def on_failure(self, target: object, error: Exception) -> None:
+        """What was called for readiness raised; the loop must go on."""
+        raise error
+
+    def on_dirty(self) -> None:
+        """Output was written outside of a turn: nobody will flush it by itself."""
+
+    def on_slow(self, target: object, seconds: float) -> None:
+        """What was called for readiness has held the loop for longer than `slow`."""
+
+    def on_pause(self, began: float, ended: float) -> None:
+        """From then to then nobody was heard."""
+
+    def _account(self, target: object) -> None:
+        tally = None
+        if isinstance(target, ConnectionCore):
+            tally = (<ConnectionCore> target)._tally
+        self.account(target, tally)
+
+    def _end_turn(self) -> None:
+        self.end_turn()
+
+    cdef int account(self, object target, Tally tally) except -1:
+        """Book the time since the last look at the clock."""
+        cdef double now = self.read_clock()
+        cdef double spent = now - self.mark
+        self.mark = now
+        if tally is not None:
+            tally.busy += spent
+        if spent > self.slow:
+            self.on_slow(target, spent)
+        return 0
+
+    cdef double read_clock(self) except? -1:
+        return monotonic_seconds() if self.monotonic else self.clock()
+
+    cdef int end_turn(self) except -1:
+        """Note how long nobody was heard, above all if it was for too long."""
+        if self.mark - self.now > self.longest_turn:
+            self.longest_turn = self.mark - self.now
+        if self.mark - self.now > self.pause:
+            self.on_pause(self.now, self.mark)
+        return 0
+
+    cdef int look_at_clock(self) except -1:
+        self.now = self.mark = self.read_clock()
+        return 0
+
+    def flush(self) -> None:
+        """Write what waits, once a connection; callbacks may fill outboxes again."""
+        self.write_all()
+
+    cdef int write_all(self) except -1:
+        cdef list dirty
+        self.source = self.packed = None
+        while self.dirty:
+            dirty = self.dirty
+            self.dirty = []
+            for connection in dirty:
+                try:
+                    (<ConnectionCore?> connection).write_out()
+                except Exception as error:
+                    self.on_failure(connection, error)
+        return 0
+
+    cdef bytes pack_for_all(self, object agreement, const uint8_t* data, size_t size):
+        """A message compressed without reference to any other, once for all who have
+        the same agreement."""
+        cdef Deflater deflater
+        if self.packed is None:
+            self.packed = {}
+        packed = self.packed.get(id(agreement))
+        if packed is None:
+            deflater = Deflater(
+                agreement.level, agreement.mem_level, agreement.send_window_bits, False
+            )
+            packed = self.packed[id(agreement)] = deflater._compress(data, size)
+        return packed
+
+    cdef uint8_t* read_buffer(self) except NULL:
+        """Where to read to: room for a tail and for the largest read behind it."""
+        if self.buffer == NULL:
+            self.buffer = <uint8_t*> malloc(TAIL_LIMIT + 16 + _MAX_READ)
+            if self.buffer == NULL:
+                raise MemoryError
+        return self.buffer
+
+    cdef PyObject* take_block(self, size_t size, size_t first) except NULL:
+        """A bytes object of `size` to write into, or a new one of `first` bytes.
+
+        A new block of this size is page after page of zeroes that the kernel makes
+        when first touched, which cost two thirds of the time of a 1 MiB echo.
+        """
+        cdef int index
+        cdef PyObject* block
+        for index in range(self.spare_count):
+            block = self.spares[index]
+            if <size_t> PyBytes_GET_SIZE(<object> block) == size:
+                self.spare_count -= 1
+                self.spares[index] = self.spares[self.spare_count]
+                self.spare_bytes -= size
+                forget_hash(block)
+                return block
+        return new_block(NULL, <Py_ssize_t> first)
+
+    cdef void give_block(self, PyObject* block) noexcept:
+        """Take a reference; keep the block if nobody else holds it."""
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(<object> block)
+        if REFERENCES(block) > 1 or size < SPARE_LIMIT or size > SPARE_BYTES:
+            Py_XDECREF(block)
+            return
+        # The oldest make room: sizes that come no more must not stay.
+        while self.spare_count == SPARES or self.spare_bytes + size > SPARE_BYTES:
+            self.drop_oldest_spare()
+        self.spares[self.spare_count] = block
+        self.spare_count += 1
+        self.spare_bytes += size
+
+    cdef void drop_oldest_spare(self) noexcept:
+        cdef PyObject* oldest = self.spares[0]
+        cdef int index
+        for index in range(1, self.spare_count):
+            self.spares[index - 1] = self.spares[index]
+        self.spare_count -= 1
+        self.spare_bytes -= <size_t> PyBytes_GET_SIZE(<object> oldest)
+        Py_XDECREF(oldest)
+
+
+cdef LoopState _nowhere = LoopState(time.monotonic)
