@@ -16,8 +16,9 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from .awaiting import Errand
-from .connection import Client, Handler, Home
+from .connection import Client
 from .deflate import Agreement, Deflate, negotiate, parse_extensions
+from .ending import Handler, Home
 from .errors import AuthenticationError, HandshakeError
 from .gate import Gate
 from .handshake import (

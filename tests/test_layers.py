@@ -26,9 +26,9 @@ LAYERS = {
     "protocol": "handshake client_handshake client_proxy protocol",
     "engine": "timers selector reactor listener tls",
     "server": (
-        "options topics routing journal gate connection hub handler middleware "
-        "schedule later workers awaiting attachment http static wsgi incoming proxies "
-        "stats metrics dashboard site server"
+        "options topics routing journal gate ending heartbeat connection hub handler "
+        "middleware schedule later workers awaiting attachment http static wsgi "
+        "incoming proxies stats metrics dashboard site server"
     ),
     "faces": (
         "websocket client_options client_core client_dial client aio_dial aio "
