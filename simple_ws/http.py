@@ -72,11 +72,17 @@ class Entry:
 
     Args:
         serve: answers every method; None: `add` tells who answers which.
+        has: says whether there is anything for a request, where that is not certain.
     """
 
-    def __init__(self, serve: Serve | None = None) -> None:
+    def __init__(
+        self,
+        serve: Serve | None = None,
+        has: Callable[[Request], bool] = lambda request: True,
+    ) -> None:
         self._any = serve
         self._by_method: dict[str, Serve] = {}
+        self.has = has
 
     def add(self, path: str, methods: Iterable[str], serve: Serve) -> None:
         """Answer methods; ValueError when one of them is taken."""

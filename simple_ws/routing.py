@@ -102,6 +102,13 @@ class Router(Generic[T]):
 
     def find(self, path: str) -> tuple[T, dict[str, Any]] | None:
         """What stands behind a path, with the parameters' values; None for nothing."""
+        found = self.find_named(path)
+        if found is None and self._rest is not None:
+            return self._rest, {}
+        return found
+
+    def find_named(self, path: str) -> tuple[T, dict[str, Any]] | None:
+        """As `find`, but for what only `*` takes."""
         target = self._exact.get(path)
         if target is not None:
             return target, {}
@@ -115,7 +122,7 @@ class Router(Generic[T]):
             for prefix, target in self._prefixes.items():
                 if path.startswith(prefix) or path == prefix[:-1]:
                     return target, {}
-        return None if self._rest is None else (self._rest, {})
+        return None
 
     def targets(self) -> list[T]:
         """Everything that was added, each once."""

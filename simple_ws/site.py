@@ -376,7 +376,7 @@ class Site(Hub):
         found = self._router.find(request.path)
         if found is None:
             page = self._pages.find(request)
-            if page is not None:
+            if page is not None and page.has(request):
                 raise page.refusal()
             raise HandshakeError(404, "There is nothing at this path.")
         if isinstance(found[0], Dashboard):
@@ -402,8 +402,15 @@ class Site(Hub):
         gate.check_host(request.address)
 
     def find_page(self, request: Request) -> Entry | None:
-        """What plain HTTP has at a path, or None."""
-        return self._pages.find(request)
+        """What plain HTTP has at a path, or None.
+
+        A folder at "/" does not hide the paths of handlers: what is not in it may be
+        one of those, and is told of WebSocket.
+        """
+        page = self._pages.find(request)
+        if page is None or self._router.find_named(request.path) is None:
+            return page
+        return page if page.has(request) else None
 
     def _chain(self, handler: BaseHandler) -> Mount:
         # As many as there are now: another thread may be putting one in.

@@ -84,13 +84,29 @@ class Static:
         if not os.path.isdir(folder):
             raise ValueError(f"folder must be a folder that is there, not {folder!r}")
         self._root = os.path.realpath(os.fsdecode(folder))
-        self.entry = Entry()
+        self.entry = Entry(has=self._has)
         self.entry.add(prefix, ["GET"], self._serve)
 
     def _serve(self, exchange: Exchange) -> None:
         exchange.answer(self._answer(exchange.request))
 
     def _answer(self, request: Request) -> Response | Stream:
+        found = self._find(request)
+        return _redirect(request) if found is None else _send(request, found)
+
+    def _has(self, request: Request) -> bool:
+        try:
+            self._find(request)
+        except HandshakeError:
+            return False
+        return True
+
+    def _find(self, request: Request) -> str | None:
+        """The real path of what is asked for; None: of a folder, without its slash.
+
+        Raises:
+            HandshakeError: 404.
+        """
         path = request.path.removeprefix(self.prefix)
         segments = path.split("/")[1:]
         # The last one is empty for a folder; so is the whole path for this one.
@@ -100,11 +116,11 @@ class Static:
         found = self._resolve(names)
         if os.path.isdir(found):
             if not path.endswith("/"):
-                return _redirect(request)
-            found = self._resolve([*names, "index.html"])
-        elif path.endswith("/"):
+                return None
+            return self._resolve([*names, "index.html"])
+        if path.endswith("/"):
             raise _not_found()
-        return _send(request, found)
+        return found
 
     def _resolve(self, names: list[str]) -> str:
         """The real path of what is in the folder; HandshakeError 404 if there is none.

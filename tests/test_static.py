@@ -143,6 +143,34 @@ def test_upgrade_in_a_folder_is_405(driven: Driven) -> None:
     assert peer.read_rest().startswith(b"HTTP/1.1 405 ")
 
 
+def test_upgrade_where_no_file_is_is_404(driven: Driven) -> None:
+    peer = driven.join()
+    peer.write(request("/nothing/here"))
+    assert peer.read_rest().startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/chat/7", 426),
+        ("POST", "/chat/7", 405),
+        ("GET", "/chat", 404),
+        ("GET", "/letters.txt", 200),
+    ],
+)
+def test_folder_hides_no_path_of_a_handler(
+    driven: Driven, method: str, path: str, status: int
+) -> None:
+    driven.server.mount("/chat/{room}", Echo())
+    driven.server.mount("/letters.txt", Echo())
+    assert browse(driven).fetch(method, path).status == status
+
+
+def test_missing_file_is_404_beside_a_handler_of_all_paths(driven: Driven) -> None:
+    driven.server.mount("*", Echo())
+    assert get(driven, "/favicon.ico").status == 404
+
+
 def test_file_that_changes_is_another_one(driven: Driven, folder: Path) -> None:
     peer = browse(driven)
     before = peer.get("/letters.txt").headers["etag"]
