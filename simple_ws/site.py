@@ -206,6 +206,8 @@ class Site(Hub):
             ValueError: The path is malformed; a method is unknown, or taken.
             InvalidState: The function is async, and the server runs in no asyncio loop.
         """
+        # Now: without parentheses behind it, `path` is a function.
+        check_pattern(path)
         names = check_methods(methods)
 
         def decorate(function: F) -> F:

@@ -360,6 +360,15 @@ def test_wrong_paths_and_methods_are_refused(
     server.http("/taken", ["PUT"])(lambda request: None)
 
 
+def test_http_without_parentheses_is_refused_at_once() -> None:
+    server = Server("127.0.0.1", 0)
+    with pytest.raises(TypeError, match="path must be a str, not <function"):
+
+        @server.http  # type: ignore[arg-type]
+        def page(request: Any) -> str:
+            return "x"
+
+
 @pytest.mark.parametrize("function", [lambda: None, lambda a, b: None, None, "x"])
 def test_wrong_functions_are_refused(function: Any) -> None:
     server = Server("127.0.0.1", 0)
