@@ -42,6 +42,7 @@ __all__ = [
     "answered_by",
     "check_methods",
     "check_prefix",
+    "response_of",
     "server_error",
     "unauthorized",
 ]
@@ -573,7 +574,7 @@ def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
     if is_late(given):
         exchange.site.settle(given, partial(_answer_late, exchange))
     else:
-        exchange.answer(_response_of(given))
+        exchange.answer(response_of(given))
 
 
 def _answer_late(exchange: Exchange, given: Any, error: BaseException | None) -> None:
@@ -581,12 +582,18 @@ def _answer_late(exchange: Exchange, given: Any, error: BaseException | None) ->
         try:
             if error is not None:
                 raise error
-            exchange.answer(_response_of(given))
+            exchange.answer(response_of(given))
         except BaseException as raised:
             exchange.fail(raised)
 
 
-def _response_of(given: Any) -> Response:
+def response_of(given: Any) -> Response:
+    """The answer that a function of a user means by what it returned.
+
+    Raises:
+        TypeError: It cannot be one.
+        ValueError: A status that is no answer.
+    """
     if given is None:
         return Response(204)
     if not isinstance(given, Response):

@@ -28,7 +28,7 @@ from .handshake import (
     refusal,
     upgrade_response,
 )
-from .http import Entry, Exchange, Site, unauthorized
+from .http import Entry, Exchange, Site, response_of, unauthorized
 from .http11 import Request, RequestReader, Response, wants_upgrade
 from .later import is_late
 from .options import Options
@@ -296,7 +296,9 @@ class Incoming:
     ) -> None:
         """Let a client in, if `on_request` has."""
         if isinstance(session, Response):
-            self._end(session, f"on_request answered {session.status}", request)
+            # One below 200 refuses nothing, and 101 would promise frames.
+            answer = self._ask(response_of, session)
+            self._end(answer, f"on_request answered {answer.status}", request)
             return
         key, offered, extension, agreement = terms
         options = mount.options

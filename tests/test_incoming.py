@@ -277,6 +277,17 @@ def test_on_request_response_refuses() -> None:
         assert handler.events == []
 
 
+@pytest.mark.parametrize("status", [100, 101, 199])
+def test_on_request_response_that_is_no_answer_is_500(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = Recorder()
+    handler.on_request = lambda request: Response(status)  # type: ignore[method-assign]
+    with Driven(handler) as driven:
+        assert answer(driven, request())[0] == 500
+    assert "an answer must have a status of 200 or more" in caplog.text
+
+
 def test_large_response_reaches_a_peer_that_reads_slowly() -> None:
     page = "x" * 500_000
     handler = Recorder()
