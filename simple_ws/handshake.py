@@ -32,6 +32,9 @@ _UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 #: Two stars in a pattern take quadratic time.
 _MAX_ORIGIN = 512
 
+#: What a host may or may not be told with (RFC 6454 §4, RFC 9110 §4.2).
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
 #: What `origins` may hold: exact origins in lower case, "same" for the request's own
 #: host, compiled patterns, and None for requests without an Origin.
 OriginRule = str | re.Pattern[str] | None
@@ -136,7 +139,10 @@ def _origin_matches(origin: str | None, rule: OriginRule, request: Request) -> b
     origin = origin.lower()
     if rule == "same":
         host = request.headers.get("Host", "").lower()
-        return origin.partition("://")[2] == host != ""
+        scheme, _, named = origin.partition("://")
+        # Browsers leave the usual port out of both, other clients do not.
+        port = _DEFAULT_PORTS.get(scheme, "")
+        return named.removesuffix(port) == host.removesuffix(port) != ""
     return origin == rule
 
 
