@@ -34,9 +34,9 @@ __all__ = ["TrustedProxies", "client_address"]
 _MAX_HOPS = 32
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-#: RFC 7239 §4, `forwarded-pair`, with what ends it.
+#: RFC 7239 §4, `forwarded-pair`, with what ends it; others before it may be empty.
 _PAIR = re.compile(
-    rf'[ \t]*({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")[ \t]*(?:;|\Z)'
+    rf'[ \t;]*({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")[ \t]*(?:;|\Z)'
 )
 #: RFC 7239 §6, `node`, but for "unknown" and names that stand for addresses.
 _NODE = re.compile(
@@ -161,6 +161,8 @@ def _opening_quote(text: str, closing: int) -> int:
 
 
 def _read_forwarded(element: str) -> _Hop | None:
+    # §4: `[ forwarded-pair ] *( ";" [ forwarded-pair ] )`
+    element = element.rstrip(" \t;")
     node, pos = None, 0
     while pos < len(element):
         pair = _PAIR.match(element, pos)

@@ -92,8 +92,12 @@ def x_forwarded_for(*lines: str, peer: Any = PEER) -> Any:
         ('192.0.2.43"', PEER),
         ("for =192.0.2.43", PEER),
         ("for= 192.0.2.43", PEER),
-        (";for=192.0.2.43", PEER),
-        ("for=192.0.2.43;;", PEER),
+        # §4: `[ forwarded-pair ] *( ";" [ forwarded-pair ] )`
+        (";for=192.0.2.43", ("192.0.2.43", 0)),
+        ("for=192.0.2.43;;", ("192.0.2.43", 0)),
+        ("proto=http; ;for=192.0.2.43 ; ", ("192.0.2.43", 0)),
+        (";", PEER),
+        ("for=192.0.2.43, ;", PEER),
         ('for="192.0.2.43"x', PEER),
     ],
 )
