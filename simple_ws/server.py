@@ -341,7 +341,7 @@ class Server(Site):
                     pass
         else:
             reactor.call_threadsafe(partial(self._begin_stop, drain))
-            if self._errands.is_worker():
+            if self._is_worker():
                 return  # a callback, which is waited for
             # Whoever should turn may be waiting for whoever called this.
             driven = self._polling or attachment is not None

@@ -61,6 +61,7 @@ class Site(Hub):
         self._router: Router[BaseHandler] = Router()
         self._pages = Pages()
         self._answering: list[tuple[str, Callable[..., Any]]] = []  # HTTP, with names
+        self._applications: list[Wsgi] = []
         self._middlewares: list[Middleware] = []
         self._chains: dict[tuple[BaseHandler, bool, int], Mount] = {}
         self._denied: tuple[int, str] | None = None
@@ -254,6 +255,7 @@ class Site(Hub):
         """
         pages = Wsgi(prefix, app, threads)
         self._pages.add_below(pages.prefix, pages.entry, pages.end)
+        self._applications.append(pages)
 
     # Figures for operators
 
@@ -451,6 +453,12 @@ class Site(Hub):
             return self._errands.begin(late, done, limited=True)
         except TooMany:
             raise HandshakeError(503, "The server is busy.", [retry_after()]) from None
+
+    def _is_worker(self) -> bool:
+        """Whether the caller is code of the user's that a stop waits for."""
+        return self._errands.is_worker() or any(
+            application.is_worker() for application in self._applications
+        )
 
     def check_late(
         self, handler: BaseHandler, what: str, function: Callable[..., Any]

@@ -95,6 +95,11 @@ class Wsgi:
         if not self._pool.submit(_Call(self._app, environ, exchange)):
             raise HandshakeError(503, "The server is busy.", [("Retry-After", "5")])
 
+    def is_worker(self) -> bool:
+        """Whether the caller is the application, in one of its threads."""
+        pool = self._pool  # the loop may take it away meanwhile
+        return pool is not None and pool.is_worker()
+
     def end(self) -> None:
         """The server stops, and with it the threads, once they are free."""
         pool, self._pool = self._pool, None
@@ -263,7 +268,10 @@ class _Call:
 
     def _finish(self) -> None:
         if not self._head_sent:
-            self._send_head(0, b"")
+            # RFC 9110 §8.6: what an application leaves out for HEAD has a length that
+            # it alone knows.
+            for_head = self._exchange.request.method == "HEAD"
+            self._send_head(None if for_head else 0, b"")
         self.pipe.end()
 
     def _send_head(self, length: int | None, data: bytes) -> None:

@@ -267,6 +267,15 @@ def test_head_gets_no_body_and_the_iterable_is_closed() -> None:
         assert peer.fetch("HEAD", "/app/").status == 200
 
 
+@pytest.mark.parametrize("pieces", [[], [b""]])
+def test_head_without_a_body_is_told_no_length(pieces: list[bytes]) -> None:
+    with Driven() as driven:
+        driven.server.wsgi("/app", app_of(pieces))
+        peer = browse(driven)
+        assert "content-length" not in peer.fetch("HEAD", "/app/").headers
+        assert peer.get("/app/").headers["content-length"] == "0"
+
+
 def test_write_callable_goes_before_the_iterable() -> None:
     def app(environ: Environ, start_response: Start) -> Iterable[bytes]:
         write = start_response("200 OK", [])
@@ -711,6 +720,20 @@ def test_running_application_may_finish_while_the_server_stops() -> None:
         assert client.is_closed()
     stopping.join(DEADLINE)
     assert not stopping.is_alive()
+
+
+def test_application_may_stop_the_server() -> None:
+    def app(environ: Environ, start_response: Start) -> Iterable[bytes]:
+        server.stop(drain=10 * DEADLINE)  # longer than anybody here waits
+        start_response("200 OK", [])
+        return [b"bye"]
+
+    server = Server("127.0.0.1", 0)
+    server.wsgi("/app", app)
+    server.start()
+    with connect(server) as peer:
+        assert HttpPeer(peer).get("/app/").text == "bye"
+    assert server._finished.wait(DEADLINE)
 
 
 def test_slow_application_does_not_delay_websocket() -> None:
