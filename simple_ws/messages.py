@@ -21,13 +21,16 @@ def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
 
     Raises:
         TypeError: Another type.
-        ValueError: Text that is not valid Unicode, or bytes sent as text that are not
-            valid UTF-8.
+        ValueError: Text that is not valid Unicode, bytes sent as text that are not
+            valid UTF-8, or a number that JSON cannot say.
     """
     if binary is not None and not isinstance(binary, bool):
         raise TypeError(f"binary must be None, True or False, not {binary!r}")
     if isinstance(msg, dict | list):
-        msg = json.dumps(msg, separators=(",", ":"), ensure_ascii=False)
+        # NaN is no JSON (RFC 8259 §6), and browsers would not read it.
+        msg = json.dumps(
+            msg, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+        )
     if isinstance(msg, str):
         return (_BINARY if binary else _TEXT), msg.encode()
     if not isinstance(msg, bytes | bytearray | memoryview):

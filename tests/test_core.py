@@ -109,6 +109,8 @@ def test_subclasses_of_str_and_bytes_are_messages_too() -> None:
         (memoryview(b"\xed\xa0\x80"), False, ValueError),
         ("\ud800", None, ValueError),
         ("\ud800", True, ValueError),
+        ({"x": float("nan")}, None, ValueError),
+        ([float("-inf")], None, ValueError),
     ],
 )
 def test_what_is_no_message_is_refused_at_once(
