@@ -24,6 +24,7 @@ __all__ = [
     "Request",
     "RequestReader",
     "Response",
+    "check_field",
     "check_request",
     "encode_head",
     "expects_continue",
@@ -40,6 +41,7 @@ _HEAD = re.compile(
     rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n"
     rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
 )
+_FIELD_NAME = re.compile(_TOKEN.decode())
 _FIELD_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
 _METHOD_START = re.compile(_TOKEN)
@@ -416,7 +418,8 @@ class Response:
         headers: more header fields; they win over the ones set here.
 
     Raises:
-        ValueError: The status is out of range, or a header holds a line break.
+        ValueError: The status is out of range, a header has no proper name or holds a
+            line break, or the body cannot be said in JSON.
         TypeError: The body is of another type.
     """
 
@@ -433,8 +436,7 @@ class Response:
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         self.headers = [(str(name), str(value)) for name, value in pairs]
         for name, value in self.headers:
-            if re.search(r"[\r\n\0]", name + value):
-                raise ValueError(f"header {name!r} holds a line break: {value!r}")
+            check_field(name, value)
         if self.body and not self.has("Content-Type"):
             self.headers.append(("Content-Type", content_type))
 
@@ -453,6 +455,18 @@ class Response:
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
+
+
+def check_field(name: str, value: str) -> None:
+    """Refuse a header field that would be read as another one, or as several.
+
+    Raises:
+        ValueError: The name is no token (RFC 9110 §5.1), or there is a line break.
+    """
+    if re.search(r"[\r\n\0]", name + value):
+        raise ValueError(f"header {name!r} holds a line break: {value!r}")
+    if not _FIELD_NAME.fullmatch(name):
+        raise ValueError(f"header {name!r} must have a name such as 'X-Name'")
 
 
 def may_have_body(status: int) -> bool:
@@ -480,5 +494,6 @@ def _encode_body(body: Any) -> tuple[bytes, str]:
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), "application/octet-stream"
     if isinstance(body, dict | list):
-        return json.dumps(body).encode(), "application/json"
+        # NaN is no JSON (RFC 8259 §6), and browsers would not read it.
+        return json.dumps(body, allow_nan=False).encode(), "application/json"
     raise TypeError(f"body must be str, bytes, dict or list, not {type(body).__name__}")

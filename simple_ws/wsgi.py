@@ -21,7 +21,7 @@ from .errors import HandshakeError
 from .framing import IncompleteAnswer, Stream
 from .handler import check_callback
 from .http import Entry, Exchange, check_prefix, server_error
-from .http11 import Request
+from .http11 import Request, check_field
 from .workers import Pool
 
 __all__ = ["Wsgi"]
@@ -43,7 +43,6 @@ _PIECE = 64 * 1024
 PATIENCE = 60.0
 
 _STATUS = re.compile(r"([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
-_LINE_BREAK = re.compile(r"[\r\n\0]")
 #: RFC 9110 §7.6.1: of one connection, so none of the application's business.
 _HOP_BY_HOP = frozenset(
     {
@@ -310,8 +309,7 @@ def _check_head(
     for name, value in headers:
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"headers must hold strings, not {name!r}: {value!r}")
-        if _LINE_BREAK.search(name + value):
-            raise ValueError(f"header {name!r} holds a line break: {value!r}")
+        check_field(name, value)
         if name.lower() in _HOP_BY_HOP:
             raise ValueError(f"header {name!r} is not for applications to set")
         if name.lower() == "content-length":

@@ -569,6 +569,18 @@ def test_response_refuses_line_breaks_in_headers(text: str) -> None:
         Response(200, "", [(text, "x")])
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a\tb", "é", " a", "(a)"])
+def test_response_refuses_what_is_no_name_of_a_header(name: str) -> None:
+    with pytest.raises(ValueError, match="must have a name such as 'X-Name'"):
+        Response(200, "", {name: "x"})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_response_refuses_what_json_cannot_say(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Response(200, {"a": number})
+
+
 @pytest.mark.parametrize("body", [None, 5, object()])
 def test_response_refuses_other_bodies(body: object) -> None:
     with pytest.raises(TypeError, match="body must be str, bytes, dict or list, not"):

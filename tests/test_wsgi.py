@@ -414,6 +414,8 @@ def test_application_that_fails_is_500_with_a_traceback(app: Any, caplog: Any) -
         ("200 OK", [(b"X", "y")]),
         ("200 OK", [("X", "y\r\nZ: a")]),
         ("200 OK", [("X\nZ", "y")]),
+        ("200 OK", [("X Z", "y")]),
+        ("200 OK", [("", "y")]),
         ("200 OK", [("Connection", "close")]),
         ("200 OK", [("Transfer-Encoding", "chunked")]),
         ("200 OK", [("Content-Length", "-5")]),
