@@ -227,6 +227,8 @@ class Ending(ConnectionCore):
         elif self.buffered_amount:
             self._finish_output()
         else:
+            if self._request.secure:
+                self._half_close()  # RFC 8446 §6.1: not without our close_notify
             self._cut(_NO_CLOSE_FRAME, CloseCause.EOF)
 
     def _finish_output(self) -> None:

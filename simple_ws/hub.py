@@ -58,7 +58,7 @@ class Hub:
         Raises:
             TypeError: A message of another type than `Client.write_message` takes, or
                 `exclude` is not a collection of clients.
-            ValueError: Text that is not valid Unicode, or a number that JSON cannot say.
+            ValueError: Text that is not valid Unicode, or what JSON cannot say.
             Exception: Whatever `on_send` of a middleware raised; not before everybody
                 else was sent the message.
         """

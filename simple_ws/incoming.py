@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -134,6 +135,12 @@ class Incoming:
             self._drop_question()
             if self._exchange is not None:
                 self._exchange.drop()
+            elif self._is_tls():
+                # RFC 9112 §9.8: "Servers MUST attempt to initiate an exchange of
+                # closure alerts with the client before closing the connection". Not
+                # in an answer: one that is cut must not seem complete.
+                with suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_WR)
             self.watch(0, self._on_ready)
             self.sock.close()
 
@@ -161,6 +168,10 @@ class Incoming:
             self._receive(rest)
         else:
             self._wait(KEEP_ALIVE)
+
+    def _is_tls(self) -> bool:
+        """Whether the socket has TLS: such a one says so."""
+        return getattr(self.sock, "secure", False) is True
 
     def _leave(self) -> None:
         self._over = True
@@ -322,9 +333,8 @@ class Incoming:
         proxies = self.site.proxies
         if proxies is not None:
             request.address = client_address(self.address, request.headers, proxies)
-        # A socket with TLS is of another class, and says so.
-        if type(self.sock) is not socket.socket:
-            request.secure = getattr(self.sock, "secure", False)
+        if self._is_tls():
+            request.secure = True
 
     def _ask(self, question: Callable[..., Any], *args: object) -> Any:
         """Call the user's code; what it raises is our fault, not the peer's."""

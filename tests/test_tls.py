@@ -899,6 +899,38 @@ def test_peer_that_just_leaves_is_closed(how: str) -> None:
         driven.until(lambda: not driven.server._ending)
 
 
+def test_peer_that_says_goodbye_is_told_the_same() -> None:
+    with driven_tls() as driven:
+        peer = secured(driven.join()).shake()
+        end_of(peer).notify()
+        assert peer.read_rest() == b""
+        assert end_of(peer).notified
+
+
+@pytest.mark.parametrize("began", [False, True])
+@pytest.mark.parametrize("how", ["it says goodbye", "it is silent", "stop"])
+def test_connection_without_an_answer_to_come_ends_with_close_notify(
+    began: bool, how: str
+) -> None:
+    with driven_tls() as driven:
+        driven.server.http("/page")(lambda request: "x")
+        peer = secured(driven.join())
+        driven.until(lambda: shaken(peer))
+        driven.turn()  # the server's end of it
+        if began:
+            peer.write(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+            peer.read_head()
+            peer.read(1)
+        if how == "it says goodbye":
+            end_of(peer).notify()
+        elif how == "it is silent":
+            driven.advance(60)
+        else:
+            driven.server._begin_stop(0)
+        assert peer.read_rest() == b""
+        assert end_of(peer).notified
+
+
 def test_message_and_goodbye_in_one_packet_are_both_heard() -> None:
     with driven_tls() as driven:
         peer = secured(driven.join()).shake()
