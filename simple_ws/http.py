@@ -125,6 +125,10 @@ class Entry:
         exchange.answer(Response(204, headers=[("Allow", self._allowed())]))
 
 
+#: RFC 9110 §9.3.7: OPTIONS for `*`, which is none of the paths, asks whether we live.
+_WHOLE_SERVER = Entry(lambda exchange: exchange.answer(Response(204)))
+
+
 class Pages:
     """Paths and what HTTP has there; patterns as of `routing.Router`."""
 
@@ -160,6 +164,8 @@ class Pages:
 
     def find(self, request: Request) -> Entry | None:
         """What HTTP has at a path, or None; sets `request.params`."""
+        if request.target == "*":
+            return _WHOLE_SERVER
         found = self._router.find(request.path)
         if found is None:
             return None

@@ -173,6 +173,16 @@ def test_options_tells_the_methods() -> None:
         assert peer.fetch("OPTIONS", "/own").text == "mine"
 
 
+def test_options_of_the_whole_server() -> None:
+    with Driven() as driven:
+        driven.server.http("*")(lambda request: "x")
+        peer = browse(driven)
+        for _ in range(2):
+            answered = peer.fetch("OPTIONS", "*")
+            assert (answered.status, answered.body) == (204, b"")
+            assert "allow" not in answered.headers
+
+
 def test_refused_method_with_a_body_closes_the_connection() -> None:
     # It was not read, and is not to be taken for a request.
     with Driven() as driven:
