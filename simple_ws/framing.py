@@ -44,6 +44,10 @@ _MAX_CHUNK_LINE = 256
 #: Digits of a Content-Length: more than any `max_body` needs, and few for `int`.
 _MAX_DIGITS = 18
 
+#: Bytes of a body that leave together with the head. A larger one is not copied: many
+#: who read slowly may be sent the same.
+_MAX_JOINED = 64 * 1024
+
 #: RFC 9112 §7.1; blanks stand only before the semicolon of an extension (§7.1.1).
 _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,16})((?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?)\r\n"
@@ -335,6 +339,8 @@ class Answer:
             IncompleteAnswer, OSError: The rest will not come.
         """
         head, self._head = self._head, b""
+        if head and len(self._body) > _MAX_JOINED:
+            return head
         piece = self._piece()
         if piece is None:
             return head or None

@@ -351,6 +351,16 @@ def sent(answer: Answer) -> tuple[list[str], bytes]:
     return lines, body
 
 
+def test_large_body_is_not_copied() -> None:
+    body = bytes(2**20)
+    answer = Answer(Response(200, body))
+    head = answer.read()
+    assert head is not None
+    assert head.endswith(b"\r\n\r\n")
+    assert answer.read() is body
+    assert answer.read() == b""
+
+
 def test_response_is_sent_in_one_piece() -> None:
     answer = Answer(Response(200, "hi"), stays=True)
     first = answer.read()
