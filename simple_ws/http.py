@@ -509,7 +509,7 @@ class Exchange:
         while budget > 0:
             if not self._unsent and not self._take_piece():
                 return not self._starved
-            sent = self._line.sock.send(self._unsent)
+            sent = self._line.sock.send(self._unsent[:budget])
             self._unsent = self._unsent[sent:]
             self._sent += sent
             budget -= sent

@@ -820,6 +820,24 @@ def test_fast_reader_does_not_keep_the_loop() -> None:
         assert peer.read_message() == "hi"
 
 
+def test_large_page_leaves_in_bounded_parts() -> None:
+    class Counting(Wrapped):
+        """Takes everything at once, and notes how much."""
+
+        def send(self, data: Any) -> int:
+            taken.append(len(data))
+            return len(data)
+
+    taken: list[int] = []
+    with Driven() as driven:
+        driven.server.http("/page")(lambda request: bytes(2**22))
+        driven.join(Counting).write(ask("GET", "/page"))
+        for _ in range(3):
+            taken.clear()
+            driven.turn()
+            assert 0 < sum(taken) <= 2**18
+
+
 def test_stream_goes_on_when_its_source_has_more() -> None:
     faucet = Faucet(3, b"abc")
     with Driven() as driven:
