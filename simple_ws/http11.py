@@ -279,7 +279,7 @@ class RequestReader:
         """Take bytes; return the request when its head is complete.
 
         Raises:
-            HandshakeError: 400 malformed, 431 beyond a limit.
+            HandshakeError: 400 malformed, 414 or 431 beyond a limit.
         """
         buffer = self._buffer
         if not buffer:
@@ -288,9 +288,7 @@ class RequestReader:
         buffer += data
         end = self._find_end()
         if end < 0 and len(buffer) > self._max_size:
-            raise HandshakeError(
-                431, f"The request head exceeds {self._max_size:,} bytes."
-            )
+            raise self._too_large()
         if end < 0:
             return None
         self.rest = bytes(buffer[end:])
@@ -311,6 +309,18 @@ class RequestReader:
             line = buffer.find(b"\n", line + 1, limit)
         self._seen = len(buffer)
         return end + 4 if end >= 0 else -1
+
+    def _too_large(self) -> HandshakeError:
+        """RFC 9112 §3: "A server that receives a request-target longer than any URI it
+        wishes to parse MUST respond with a 414 (URI Too Long) status code"."""
+        begin = bytes(self._buffer[: self._max_size])
+        if b" " in begin and b"\r\n" not in begin:
+            status, what = 414, "line"
+        else:
+            status, what = 431, "head"
+        return HandshakeError(
+            status, f"The request {what} exceeds {self._max_size:,} bytes."
+        )
 
     def _parse(self, head: bytes) -> Request:
         match = _HEAD.fullmatch(head)

@@ -52,7 +52,7 @@ def read(chunks: Iterable[bytes], **limits: int) -> tuple[Request | None, bytes]
 def refused(chunks: Iterable[bytes], **limits: int) -> tuple[int, str]:
     with pytest.raises(HandshakeError) as caught:
         read(chunks, **limits)
-    assert caught.value.status in (400, 431)
+    assert caught.value.status in (400, 414, 431)
     return caught.value.status, str(caught.value)
 
 
@@ -213,6 +213,13 @@ def test_limit_is_felt_before_the_head_is_whole() -> None:
     assert read([padded(2000)[:1000]], max_size=1000)[0] is None
     assert refused([padded(2000)[:1001]], max_size=1000)[0] == 431
     assert refused([b"G" * 1001], max_size=1000)[0] == 431
+
+
+def test_target_that_fills_the_head_is_414() -> None:
+    reason = "The request line exceeds 1,000 bytes."
+    for data in (get("/" + "x" * 2000), b"GET /" + b"x" * 996):
+        for chunks in ([data], bytewise(data), cut(data, [1000])):
+            assert refused(chunks, max_size=1000) == (414, reason)
 
 
 def test_wrong_byte_beyond_the_limit_does_not_count() -> None:

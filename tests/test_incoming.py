@@ -174,7 +174,7 @@ REFUSALS = [
     ("protocol", GOOD[:-2] + "Sec-WebSocket-Protocol: a b\r\n\r\n", 400, "Protocol"),
     ("many", GOOD[:-2] + "X: y\r\n" * 100 + "\r\n", 431, "more than 100 header lines"),
     ("large", GOOD[:-2] + f"X: {'y' * 17000}\r\n\r\n", 431, "exceeds 16,384 bytes"),
-    ("endless", "GET /" + "x" * 17000, 431, "exceeds 16,384 bytes"),
+    ("endless", "GET /" + "x" * 17000, 414, "line exceeds 16,384 bytes"),
 ]
 
 
