@@ -27,6 +27,7 @@ from .framing import (
 from .handler import check_callback
 from .handshake import refusal
 from .http11 import Request, Response, check_request, expects_continue, stays_open
+from .journal import Journal
 from .later import is_late
 from .options import Options
 from .reactor import READ, WRITE, Reactor
@@ -182,6 +183,7 @@ class Site(Protocol):
     """What an exchange needs of its server."""
 
     reactor: Reactor
+    journal: Journal
     options: Options
     host: str
     port: int
@@ -576,11 +578,24 @@ def answered_by(function: Callable[[Request], object]) -> Serve:
 
 
 def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
-    given = function(exchange.request)
+    given = _call(function, exchange)
     if is_late(given):
         exchange.site.settle(given, partial(_answer_late, exchange))
     else:
         exchange.answer(response_of(given))
+
+
+def _call(function: Callable[[Request], Any], exchange: Exchange) -> Any:
+    """What a function returns; it is named when it holds the loop for too long."""
+    request, reactor = exchange.request, exchange.site.reactor
+    began = reactor.time()
+    try:
+        return function(request)
+    finally:
+        spent = reactor.time() - began
+        if spent > reactor.slow:
+            name = getattr(function, "__name__", repr(function))
+            exchange.site.journal.note_slow(name, request.path, spent)
 
 
 def _answer_late(exchange: Exchange, given: Any, error: BaseException | None) -> None:

@@ -262,7 +262,7 @@ class Incoming:
             extension, agreement = _negotiate(
                 lines, options.compression, options.slow_consumer == "drop_old"
             )
-        session = self._ask(mount.on_request, request)
+        session = self._ask_handler(mount, request, mount.on_request, request)
         terms = key, offered, extension, agreement
         if session is not None and is_late(session):
             done = partial(self._on_answer, mount, request, terms, rest)
@@ -313,12 +313,17 @@ class Incoming:
             return
         key, offered, extension, agreement = terms
         options = mount.options
-        subprotocol = self._ask(mount.select_subprotocol, offered) if offered else None
+        subprotocol = None
+        if offered:
+            select = mount.select_subprotocol
+            subprotocol = self._ask_handler(mount, request, select, offered)
         if subprotocol is not None and subprotocol not in offered:
             logger.error("select_subprotocol chose %r, not offered", subprotocol)
             raise HandshakeError(500, "The server failed.")
         create = partial(_create, mount.client_class, self.sock, self.site, mount)
-        client = self._ask(create, request, options, agreement, subprotocol)
+        client = self._ask_handler(
+            mount, request, create, request, options, agreement, subprotocol
+        )
         if session is not None:
             client.session = session
         if self._over:
@@ -348,6 +353,25 @@ class Incoming:
         except Exception:
             logger.exception("the handshake of %s failed", self.address)
             raise HandshakeError(500, "The server failed.") from None
+
+    def _ask_handler(
+        self,
+        mount: Mount,
+        request: Request,
+        question: Callable[..., Any],
+        *args: object,
+    ) -> Any:
+        """Likewise, and name what holds the loop for too long."""
+        reactor = self.site.reactor
+        began = reactor.time()
+        try:
+            return self._ask(question, *args)
+        finally:
+            spent = reactor.time() - began
+            if spent > reactor.slow:
+                name = getattr(question, "__name__", "client_class")
+                what = f"{mount.name}.{name}"
+                self.site.journal.note_slow(what, request.path, spent)
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
         self._end(refusal(error), str(error), request)

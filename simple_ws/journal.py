@@ -135,17 +135,23 @@ class Journal:
                 },
             )
 
-    def note_slow(self, what: str, path: str, seconds: float) -> None:
-        """A callback has held the loop for too long, up to now."""
+    def note_slow(self, what: str, path: str | None, seconds: float) -> None:
+        """A callback has held the loop for too long, up to now.
+
+        Args:
+            what: its name.
+            path: of the request that it was called for; None for timers.
+            seconds: how long.
+        """
         self.slow_calls += 1
         now = self.reactor.time()
         self._named.append((now - seconds, now))
-        self._blame = now, f"{what} at {path!r} ({seconds:.2f} s)"
+        where = what if path is None else f"{what} at {path!r}"
+        self._blame = now, f"{where} ({seconds:.2f} s)"
         if self.may_say(f"slow: {what}"):
             logger.warning(
-                "%s at %r held the loop for %.2f s: nobody else was served",
-                what,
-                path,
+                "%s held the loop for %.2f s: nobody else was served",
+                where,
                 seconds,
                 extra={
                     "ws_event": "slow_callback",

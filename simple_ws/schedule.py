@@ -120,7 +120,7 @@ class Job:
         if self._interval is None:
             self.cancel()
         try:
-            result = callback()
+            result = self._call(callback, reactor)
             if is_late(result):
                 done = partial(self._on_done, callback, reactor)
                 self._schedule.begin_late(result, done)
@@ -128,6 +128,17 @@ class Job:
         except Exception:
             logger.exception("a timer failed: %r", callback)
         self._go_on(reactor)
+
+    def _call(self, callback: Callable[[], object], reactor: Reactor) -> object:
+        """What it returns; it is named when it holds the loop for too long."""
+        began = reactor.time()
+        try:
+            return callback()
+        finally:
+            spent = reactor.time() - began
+            if spent > reactor.slow:
+                name = getattr(callback, "__name__", repr(callback))
+                self._schedule.note_slow(f"the timer {name}", None, spent)
 
     def _on_done(
         self,
@@ -158,6 +169,7 @@ class Schedule:
     Args:
         begin_late: brings about what a callback returned and `is_late`.
         check: raises when a callback cannot be waited for.
+        note_slow: told of one that held the loop, see `Journal.note_slow`.
 
     Attributes:
         reactor: of the loop while it runs; then jobs count.
@@ -167,10 +179,12 @@ class Schedule:
         self,
         begin_late: Callable[[Any, Any], object],
         check: Callable[[Any], object],
+        note_slow: Callable[[str, None, float], object],
     ) -> None:
         self.jobs: set[Job] = set()
         self.reactor: Reactor | None = None
         self.begin_late = begin_late
+        self.note_slow = note_slow
         self._check = check
 
     def every(self, interval: float, callback: Callable[[], object]) -> Job:

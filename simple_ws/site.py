@@ -65,7 +65,9 @@ class Site(Hub):
         self._middlewares: list[Middleware] = []
         self._chains: dict[tuple[BaseHandler, bool, int], Mount] = {}
         self._denied: tuple[int, str] | None = None
-        self._schedule = Schedule(self._begin_late, self._check_timer)
+        self._schedule = Schedule(
+            self._begin_late, self._check_timer, self.journal.note_slow
+        )
         self._errands = Errands(self.reactor, options.worker_threads)
         self._loop: Any = None  # the asyncio loop that it is attached to
         self._running = False

@@ -24,6 +24,7 @@ from harness import (
     frame,
     small_buffers,
 )
+from http_peer import ask
 
 from simple_ws import Client, Deflate, SendStatus, WebSocket
 from simple_ws.constants import CloseCause
@@ -360,6 +361,68 @@ def test_callback_that_is_quick_enough_is_not_named(which: str, log: Any) -> Non
         everything(driven)
         assert lines(log, "slow_callback") == []
         assert driven.server.journal.slow_calls == 0
+
+
+@pytest.mark.parametrize("which", ["on_request", "select_subprotocol", "client_class"])
+def test_slow_handshake_is_named(which: str, log: Any) -> None:
+    def work(name: str) -> None:
+        if name == which:
+            driven.clock.now += 0.3
+
+    class Slowly(Client):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            work("client_class")
+
+    class Asking(Recorder):
+        client_class = Slowly
+
+        def on_request(self, request: Any) -> None:
+            work("on_request")
+
+        def select_subprotocol(self, offered: Any) -> None:
+            work("select_subprotocol")
+
+    with Driven(Asking()) as driven:
+        driven.open("/slow", "Sec-WebSocket-Protocol: a")
+        (record,) = lines(log, "slow_callback")
+        assert (record.ws_callback, record.ws_path) == (f"Asking.{which}", "/slow")
+        assert record.ws_seconds == pytest.approx(0.3)
+
+
+def test_slow_function_of_http_is_named(log: Any) -> None:
+    with Driven() as driven:
+
+        @driven.server.http("/page/{number}")
+        def page(request: Any) -> str:
+            driven.clock.now += 0.3
+            raise ValueError
+
+        @driven.server.http("/quick")
+        def quick(request: Any) -> str:
+            return "x"
+
+        driven.join().write(ask("GET", "/page/7"))
+        driven.join().write(ask("GET", "/quick"))
+        driven.turn(3)
+        (record,) = lines(log, "slow_callback")
+        assert (record.ws_callback, record.ws_path) == ("page", "/page/7")
+        assert record.ws_seconds == pytest.approx(0.3)
+
+
+def test_slow_timer_is_named(log: Any) -> None:
+    def tick() -> None:
+        driven.clock.now += 0.3
+
+    with Driven() as driven:
+        driven.server.every(10, tick)
+        driven.server.every(10, lambda: None)
+        driven.advance(10)
+        (record,) = lines(log, "slow_callback")
+        assert (record.ws_callback, record.ws_path) == ("the timer tick", None)
+        assert record.getMessage() == (
+            "the timer tick held the loop for 0.30 s: nobody else was served"
+        )
 
 
 def test_limit_of_slow_callbacks_is_an_option(log: Any) -> None:
