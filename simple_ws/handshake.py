@@ -21,6 +21,7 @@ __all__ = [
     "check_origin",
     "check_upgrade",
     "offered_subprotocols",
+    "plain_origin",
     "refusal",
     "upgrade_response",
 ]
@@ -32,11 +33,10 @@ _UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 #: Two stars in a pattern take quadratic time.
 _MAX_ORIGIN = 512
 
-#: What a host may or may not be told with (RFC 6454 §4, RFC 9110 §4.2).
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
-#: What `origins` may hold: exact origins in lower case, "same" for the request's own
-#: host, compiled patterns, and None for requests without an Origin.
+#: What `origins` may hold: exact origins as of `plain_origin`, "same" for the request's
+#: own host, compiled patterns, and None for requests without an Origin.
 OriginRule = str | re.Pattern[str] | None
 
 
@@ -136,14 +136,21 @@ def _origin_matches(origin: str | None, rule: OriginRule, request: Request) -> b
         return origin is rule
     if isinstance(rule, re.Pattern):
         return len(origin) <= _MAX_ORIGIN and rule.fullmatch(origin) is not None
-    origin = origin.lower()
+    origin = plain_origin(origin)
     if rule == "same":
-        host = request.headers.get("Host", "").lower()
+        host = request.headers.get("Host", "")
         scheme, _, named = origin.partition("://")
-        # Browsers leave the usual port out of both, other clients do not.
-        port = _DEFAULT_PORTS.get(scheme, "")
-        return named.removesuffix(port) == host.removesuffix(port) != ""
+        return named != "" and origin == plain_origin(f"{scheme}://{host}")
     return origin == rule
+
+
+def plain_origin(origin: str) -> str:
+    """An origin in lower case, without the port that its scheme has anyhow.
+
+    RFC 6454 §4 and §6: with or without it, it is the same one.
+    """
+    origin = origin.lower()
+    return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition("://")[0], ""))
 
 
 def offered_subprotocols(headers: Headers) -> list[str]:

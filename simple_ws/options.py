@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
 
 from .deflate import Deflate
-from .handshake import OriginRule
+from .handshake import OriginRule, plain_origin
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -267,7 +267,7 @@ def _origin(name: str, item: Any) -> OriginRule:
     if "*" in origin:
         pattern = ".*" if origin == "*" else re.escape(origin).replace(r"\*", "[^/]*")
         return re.compile(pattern, re.IGNORECASE)
-    return origin
+    return plain_origin(origin)
 
 
 def _path(name: str, value: Any) -> str:
