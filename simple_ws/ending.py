@@ -152,7 +152,19 @@ class Ending(ConnectionCore):
 
     # Callbacks
 
-    def _call(self, callback: Callable[..., object], *args: object) -> None:
+    def _call(
+        self,
+        callback: Callable[..., object],
+        *args: object,
+        owner: str | None = None,
+    ) -> None:
+        """Call the user's code.
+
+        Args:
+            callback: what to call.
+            args: with what.
+            owner: whose it is, for the log; the handler's by default.
+        """
         began = self._reactor.time()
         try:
             callback(*args)
@@ -161,7 +173,7 @@ class Ending(ConnectionCore):
         spent = self._reactor.time() - began
         if spent > self._reactor.slow:
             name = getattr(callback, "__name__", repr(callback))
-            what = f"{self._handler.name}.{name}"
+            what = f"{owner or self._handler.name}.{name}"
             self._home.journal.note_slow(what, self._request.path, spent)
 
     def _on_callback_error(self, error: Exception) -> None:

@@ -138,13 +138,20 @@ class Journal:
     def note_slow(self, what: str, path: str | None, seconds: float) -> None:
         """A callback has held the loop for too long, up to now.
 
+        What it has called was named already, and does not count.
+
         Args:
             what: its name.
             path: of the request that it was called for; None for timers.
             seconds: how long.
         """
-        self.slow_calls += 1
         now = self.reactor.time()
+        began = now - seconds
+        for start, end in self._named:
+            seconds -= max(0.0, end - max(start, began))
+        if seconds <= self.reactor.slow:
+            return
+        self.slow_calls += 1
         self._named.append((now - seconds, now))
         where = what if path is None else f"{what} at {path!r}"
         self._blame = now, f"{where} ({seconds:.2f} s)"
@@ -163,12 +170,7 @@ class Journal:
 
     def note_slow_client(self, client: Ended, seconds: float) -> None:
         """What was read of a connection has held the loop for too long."""
-        began = self.reactor.time() - seconds
-        for start, end in self._named:  # those were named already
-            seconds -= max(0.0, end - max(start, began))
-        if seconds > self.reactor.slow:
-            what = f"{client._handler.name}.on_message"
-            self.note_slow(what, client.path, seconds)
+        self.note_slow(f"{client._handler.name}.on_message", client.path, seconds)
 
     def _say_end(self, client: Ended, cause: str, level: int) -> None:
         began = "peer" if client.close_cause in _BY_PEER else "us"

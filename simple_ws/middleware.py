@@ -215,13 +215,17 @@ class Chain:
         if self._firsts:
             self._reached[client] = 0
         for told in self._all:
-            client._call(told.on_open, client)
+            client._call(told.on_open, client, owner=self._name_of(told))
 
     def on_close(self, client: Client) -> None:
         """Tell all, the handler first."""
         self._reached.pop(client, None)
         for told in reversed(self._all):
-            client._call(told.on_close, client)
+            client._call(told.on_close, client, owner=self._name_of(told))
+
+    def _name_of(self, told: Any) -> str:
+        handler = self._handler
+        return handler.name if told is handler else type(told).__name__
 
     def on_message(self, msg: Any, client: Client) -> object:
         """Hand a message through; the handler's answer is the answer."""

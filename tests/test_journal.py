@@ -26,7 +26,7 @@ from harness import (
 )
 from http_peer import ask
 
-from simple_ws import Client, Deflate, SendStatus, WebSocket
+from simple_ws import Client, Deflate, Middleware, SendStatus, WebSocket
 from simple_ws.constants import CloseCause
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
@@ -388,6 +388,28 @@ def test_slow_handshake_is_named(which: str, log: Any) -> None:
         (record,) = lines(log, "slow_callback")
         assert (record.ws_callback, record.ws_path) == (f"Asking.{which}", "/slow")
         assert record.ws_seconds == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("which", ["on_open", "on_close"])
+def test_slow_middleware_is_named_once_and_by_its_own_name(
+    which: str, log: Any
+) -> None:
+    def work(client: Any) -> None:
+        driven.clock.now += 0.3
+
+    class Slowly(Middleware):
+        pass
+
+    slowly = Slowly()
+    setattr(slowly, which, work)
+    with Driven() as driven:
+        driven.server.use(slowly)
+        peer = driven.open("/slow")
+        peer.write(close_frame(1000))
+        driven.turn(3)
+        (record,) = lines(log, "slow_callback")
+        assert (record.ws_callback, record.ws_path) == ("Slowly.work", "/slow")
+        assert driven.server.journal.slow_calls == 1
 
 
 def test_slow_function_of_http_is_named(log: Any) -> None:
