@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from types import ModuleType
 
 import pytest
@@ -21,6 +22,12 @@ pytest_plugins = ["simple_ws.pytest_plugin"]
 # New examples are looked for at the desk; what CI runs is the same every time.
 settings.register_profile("simple_ws", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("simple_ws")
+
+
+# Shells start what runs in the background with SIGINT ignored, and so would be all that
+# the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
