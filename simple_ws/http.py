@@ -303,7 +303,7 @@ class Exchange:
         if isinstance(error, HandshakeError):
             self.answer(refusal(error))
         elif isinstance(error, AuthenticationError):
-            logger.info("%r refused: %s", self.request, error)
+            self.site.journal.note_refusal(self._peer(), str(error), 401)
             self.answer(refusal(unauthorized()))
         else:
             logger.error("%r failed", self.request, exc_info=error)
@@ -352,10 +352,16 @@ class Exchange:
 
     def end(self, response: Response, why: str) -> None:
         """Send a last answer, for which the peer has `close_timeout`."""
-        logger.info("request of %s refused: %s", self._line.address, why)
+        self.site.journal.note_refusal(self._peer(), why, response.status)
         self._stays = False
         self._patience = self.site.options.close_timeout
         self.answer(response)
+
+    def _peer(self) -> Any:
+        """Whose request it is, told by a trusted proxy perhaps."""
+        request = self._request
+        address = None if request is None else request.address
+        return self._line.address if address is None else address
 
     def stop(self) -> None:
         """The server stops: finish the answer, and nothing else."""
@@ -379,7 +385,8 @@ class Exchange:
             self.end(Response(503, f"{why}\n"), why)
         else:
             if self._phase is Phase.ANSWERING:
-                logger.info("an answer to %r was given up", self._request)
+                why = "too little of it was taken"
+                self.site.journal.note_cut(self._request, why, logging.INFO)
             self._line.close()
         return None
 
@@ -493,7 +500,7 @@ class Exchange:
         except (BlockingIOError, InterruptedError):
             finished = False
         except (OSError, IncompleteAnswer) as error:
-            logger.debug("an answer to %r was cut: %s", self._request, error)
+            self.site.journal.note_cut(self._request, str(error))
             self._line.close()
             return
         if self._phase is Phase.ANSWERING and finished:

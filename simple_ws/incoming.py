@@ -346,8 +346,7 @@ class Incoming:
         try:
             return question(*args)
         except AuthenticationError as error:
-            logger.info("%s refused: %s", self.address, error)
-            raise unauthorized() from None
+            raise unauthorized() from error
         except HandshakeError:
             raise  # a refusal, in the user's own words
         except Exception:
@@ -374,7 +373,9 @@ class Incoming:
                 self.site.journal.note_slow(what, request.path, spent)
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
-        self._end(refusal(error), str(error), request)
+        # What the client is not told, its operator is.
+        secret = isinstance(error.__cause__, AuthenticationError)
+        self._end(refusal(error), str(error.__cause__ if secret else error), request)
 
     def _end(self, response: Response, why: str, request: Request | None) -> None:
         """Send an HTTP answer that ends the connection, and let the peer read it."""

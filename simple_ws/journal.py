@@ -121,18 +121,40 @@ class Journal:
         if logger.isEnabledFor(level) and self.may_say(f"ended by {cause}"):
             self._say_end(client, cause, level)
 
-    def note_refusal(self, address: Any, why: str) -> None:
-        """A client was not let in, or sent away because of who it is."""
-        if logger.isEnabledFor(logging.INFO) and self.may_say("refused"):
+    def note_refusal(self, address: Any, why: str, status: int | None = None) -> None:
+        """A client was not let in, or sent away because of who it is.
+
+        Args:
+            address: of the client, as far as it is known.
+            why: for the operator, who may know more than the client was told.
+            status: of HTTP, None once it was let in.
+        """
+        kind = "refused" if status is None else f"refused with {status}"
+        if logger.isEnabledFor(logging.INFO) and self.may_say(kind):
             logger.info(
-                "client at %s refused: %s",
+                "client at %s %s: %s",
                 address,
-                why,
+                kind,
+                # It may quote the client, who must not write our log.
+                why if why.isprintable() else ascii(why),
                 extra={
                     "ws_event": "refused",
                     "ws_address": address,
+                    "ws_status": status,
                     "ws_reason": why,
                 },
+            )
+
+    def note_cut(self, request: object, why: str, level: int = logging.DEBUG) -> None:
+        """A client has not taken the whole answer to a plain request."""
+        kind = "answer cut"
+        if logger.isEnabledFor(level) and self.may_say(kind):
+            logger.log(
+                level,
+                "the answer to %r was cut: %s",
+                request,
+                why,
+                extra={"ws_event": kind.replace(" ", "_"), "ws_reason": why},
             )
 
     def note_slow(self, what: str, path: str | None, seconds: float) -> None:

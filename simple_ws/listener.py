@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
 import stat
@@ -26,6 +27,8 @@ logger = logging.getLogger("simple_ws")
 _BATCH = 64
 #: Seconds before accepting is tried again when descriptors or memory ran out.
 _PAUSE = 0.25
+#: Seconds in which that is said once; it may go on for hours.
+_SILENCE = 10.0
 #: Free ports to try where a host has several addresses.
 _ATTEMPTS = 10
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -246,6 +249,7 @@ class Listener:
         self._on_accept = on_accept
         self._file = file
         self._paused = False
+        self._silent_until = -math.inf
         self._closed = False
         sock.setblocking(False)
         # Answers are written whole, once a turn: nothing is won by waiting (Nagle). On
@@ -284,7 +288,10 @@ class Listener:
 
     def _pause(self, error: OSError) -> None:
         """Without this the loop would spin: the socket stays readable."""
-        logger.warning("accepting pauses: %s", error.strerror)
+        now = self._reactor.time()
+        if now >= self._silent_until:
+            logger.warning("accepting pauses: %s", error.strerror)
+            self._silent_until = now + _SILENCE
         self._paused = True
         self._reactor.unregister(self._sock)
         self._reactor.call_later(_PAUSE, self._resume)

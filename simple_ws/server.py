@@ -567,7 +567,9 @@ class Server(Site):
 
     def _on_accept(self, sock: socket.socket, address: Any) -> None:
         if self._encrypted is not None:
-            sock = self._encrypted(sock, address, self.reactor.call_later)
+            sock = self._encrypted(
+                sock, address, self.reactor.call_later, self.journal.may_say
+            )
         incoming = Incoming(sock, address, self)
         self._incoming.add(incoming)
         incoming.begin()

@@ -147,6 +147,7 @@ class TLSSocket:
         address: of the peer, for the log.
         call_later: has a function called in so many seconds, in this thread
             (`Reactor.call_later`).
+        may_say: whether one more line of a kind may be written (`Journal.may_say`).
     """
 
     #: What is sent here is encrypted (`Request.secure`).
@@ -160,6 +161,7 @@ class TLSSocket:
         "_fault",
         "_held",
         "_incoming",
+        "_may_say",
         "_object",
         "_outgoing",
         "_shaken",
@@ -174,8 +176,10 @@ class TLSSocket:
         sock: socket.socket,
         address: Any,
         call_later: Callable[[float, Callable[[], object]], Cancellable],
+        may_say: Callable[[str], bool] = lambda kind: True,
     ) -> None:
         self._sock = sock
+        self._may_say = may_say
         self._address = address
         self._call_later = call_later
         self._incoming = ssl.MemoryBIO()
@@ -230,7 +234,8 @@ class TLSSocket:
         # whether something is missing, and many peers just leave. OpenSSL is not told:
         # to it this is a fault, and what waits for the peer could not be sent.
         if not self._shaken:
-            logger.debug("%s left before its TLS handshake was done", self._address)
+            text = "%s left before its TLS handshake was done"
+            self._say(logging.DEBUG, "left before TLS", text, self._address)
         self._end(None)
         return b""
 
@@ -242,11 +247,17 @@ class TLSSocket:
             return False
         except ssl.SSLError as error:
             fault = _reason(error)
-            logger.info("TLS handshake of %s failed: %s", self._address, fault)
+            text = "TLS handshake of %s failed: %s"
+            self._say(logging.INFO, "TLS failed", text, self._address, fault)
             self._end(fault)
         else:
             self._shaken = True
         return self._shaken
+
+    def _say(self, level: int, kind: str, text: str, *args: object) -> None:
+        """One line, unless there were enough of its kind: scanners come in hordes."""
+        if logger.isEnabledFor(level) and self._may_say(kind):
+            logger.log(level, text, *args)
 
     def _decrypt(self) -> bytes:
         parts = []

@@ -22,12 +22,14 @@ from harness import (
     Recorder,
     close_frame,
     frame,
+    request,
     small_buffers,
 )
 from http_peer import ask
 
 from simple_ws import Client, Deflate, Middleware, SendStatus, WebSocket
 from simple_ws.constants import CloseCause
+from simple_ws.errors import AuthenticationError
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
@@ -266,6 +268,71 @@ def test_refused_are_twenty_lines_too(log: Any) -> None:
         assert [each.getMessage() for each in log.records] == [
             "refused: 80 more in 10 s"
         ]
+
+
+def knock(driven: Driven, count: int, data: bytes) -> None:
+    for _ in range(count):
+        peer = driven.join()
+        peer.write(data)
+        peer.read_rest()
+        peer.close()
+        driven.turn()
+
+
+def test_horde_of_scanners_is_twenty_lines_and_one_that_sums_up(log: Any) -> None:
+    with Driven() as driven:
+        knock(driven, 50, b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n")
+        assert len(log.records) == len(lines(log, "refused")) == 20
+        log.clear()
+        driven.advance(10.0)
+        assert [each.getMessage() for each in log.records] == [
+            "refused with 400: 30 more in 10 s"
+        ]
+
+
+def test_refusal_before_the_upgrade_is_one_line_with_its_facts(log: Any) -> None:
+    class Guarded(Recorder):
+        def on_request(self, request: Any) -> Any:
+            raise AuthenticationError("user 7 is\nlocked out")
+
+    with Driven(Guarded()) as driven:
+        knock(driven, 1, request())
+        (record,) = log.records
+        assert (record.ws_event, record.ws_status) == ("refused", 401)
+        assert record.ws_address == ("192.0.2.1", 12345)
+        assert record.ws_reason == "user 7 is\nlocked out"
+        assert record.getMessage() == (
+            "client at ('192.0.2.1', 12345) refused with 401: 'user 7 is\\nlocked out'"
+        )
+
+
+def test_refusal_of_a_page_is_told_in_the_same_way(log: Any) -> None:
+    with Driven() as driven:
+
+        @driven.server.http("/page")
+        def page(request: Any) -> Any:
+            raise AuthenticationError("who is that")
+
+        knock(driven, 30, b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        refused = lines(log, "refused")
+        assert len(log.records) == len(refused) == 20
+        assert {each.ws_reason for each in refused} == {"who is that"}
+
+
+def test_answers_that_are_not_taken_are_twenty_lines_too(log: Any) -> None:
+    with Driven() as driven:
+
+        @driven.server.http("/page")
+        def page(request: Any) -> bytes:
+            return bytes(2**22)
+
+        for _ in range(30):
+            peer = driven.join()
+            peer.write(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+            driven.turn(2)
+            peer.close()
+            driven.turn(2)
+        assert len(log.records) == len(lines(log, "answer_cut")) == 20
 
 
 # --- Who holds the loop --------------------------------------------------------------

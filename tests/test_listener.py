@@ -306,6 +306,16 @@ def test_accepting_pauses_when_the_system_has_no_more(number: int, caplog: Any) 
     assert "accepting pauses" in caplog.text
 
 
+def test_pauses_one_after_the_other_are_one_line_in_ten_seconds(caplog: Any) -> None:
+    caplog.set_level(logging.WARNING, "simple_ws")
+    with Bench(*[OSError(errno.EMFILE, "too many")] * 60) as bench:
+        bench.ready()
+        for _ in range(41):
+            bench.clock.now += 0.3
+            bench.reactor.run_once(0)
+    assert len(caplog.records) == 2
+
+
 def test_listener_that_was_closed_while_it_paused_does_not_come_back() -> None:
     with Bench(OSError(errno.EMFILE, "too many"), "b") as bench:
         bench.ready()

@@ -1043,6 +1043,25 @@ def test_tls_on_a_port_without_is_one_line(caplog: Any) -> None:
     assert "refused" in one_line(caplog)
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(b"", "left before TLS"), (b"?" * 99, "TLS failed")],
+    ids=["none", "garbage"],
+)
+def test_horde_of_scanners_is_twenty_lines(data: bytes, kind: str, caplog: Any) -> None:
+    caplog.set_level(logging.DEBUG, "simple_ws")
+    with driven_tls() as driven:
+        for _ in range(30):
+            peer = driven.join()
+            peer.write(data)
+            peer.close()
+            driven.until(lambda: not driven.server._incoming)
+        assert len(caplog.records) == 20
+        caplog.clear()
+        driven.advance(10.0)
+    assert caplog.records[0].getMessage() == f"{kind}: 10 more in 10 s"
+
+
 @given(st.binary(min_size=1, max_size=300), st.booleans())
 @settings(max_examples=50)
 def test_garbage_ends_the_connection_and_nothing_else(data: bytes, hello: bool) -> None:
