@@ -315,16 +315,16 @@ class Server(Site):
 
         Args:
             drain: seconds for the clients to take what was written to them and to
-                answer, and for callbacks that are under way; the option `close_timeout`
-                by default. Then they are cut, and cancelled; callbacks that are told of
-                it have `close_timeout` more.
+                answer, and for callbacks that are under way. Then they are cut, and
+                cancelled; callbacks that are told of it have `close_timeout` more. By
+                default the option `close_timeout`; whoever still takes what was
+                written to it has `ping_timeout` in all.
 
         Raises:
             TypeError, ValueError: `drain` is not a number of seconds.
         """
-        if drain is None:
-            drain = self.options.close_timeout
-        _check_seconds("drain", drain)
+        if drain is not None:
+            _check_seconds("drain", drain)
         # Before the question whether it runs: a later one has nothing to stop.
         reactor, thread, attachment = self.reactor, self._thread, self._attachment
         if not self._running or (attachment and attachment.loop.is_closed()):
@@ -345,7 +345,7 @@ class Server(Site):
                 return  # a callback, which is waited for
             # Whoever should turn may be waiting for whoever called this.
             driven = self._polling or attachment is not None
-            patience = drain + self.options.close_timeout + _STOP_GRACE
+            patience = self._patience(drain) + self._patience(None) + _STOP_GRACE
             self._finished.wait(patience if driven else None)
             if thread is not None:
                 thread.join()
@@ -402,7 +402,11 @@ class Server(Site):
         idle = empty and not self._errands.busy
         return self._stopping and (idle or self._deadline_passed)
 
-    def _begin_stop(self, drain: float) -> None:
+    def _patience(self, drain: float | None) -> float:
+        """Seconds of a stop until whoever takes nothing of what it was sent is cut."""
+        return self.options.close_timeout if drain is None else drain
+
+    def _begin_stop(self, drain: float | None) -> None:
         if self._stopping:
             return
         self._stopping = True
@@ -414,19 +418,25 @@ class Server(Site):
         clients = [*self.clients, *self.figures.viewers]
         random.shuffle(clients)
         batches = max(1, min(_MAX_FAREWELLS, len(clients) // _FAREWELL))
-        batches = batches if drain else 1
+        patience = self._patience(drain)
+        batches = batches if patience else 1
         size = -(-len(clients) // batches)
-        self._dismiss(clients, size, drain / 2 / batches, self.reactor.time() + drain)
-        self.reactor.call_later(drain, self._pass_deadline)
+        now = self.reactor.time()
+        deadline = None if drain is None else now + drain
+        latest = now + self.options.ping_timeout if deadline is None else deadline
+        self._dismiss(clients, size, patience / 2 / batches, deadline)
+        self.reactor.call_later(patience, partial(self._pass_deadline, latest))
 
     def _dismiss(
-        self, clients: list[Client], size: int, pause: float, deadline: float
+        self, clients: list[Client], size: int, pause: float, deadline: float | None
     ) -> None:
         """Close some clients now and the others little by little.
 
         Thousands that are sent away at one moment would come back at one moment.
         """
-        patience = max(0.0, deadline - self.reactor.time())
+        patience = None  # what `close` gives, which is more for who takes its output
+        if deadline is not None:
+            patience = max(0.0, deadline - self.reactor.time())
         for client in clients[:size]:
             client._close(
                 CloseCode.GOING_AWAY, "the server stops", CloseCause.SHUTDOWN, patience
@@ -438,8 +448,17 @@ class Server(Site):
                 partial(self._dismiss, rest, size, pause, deadline),
             )
 
-    def _pass_deadline(self) -> None:
-        """Cut whoever is left; `on_close` has time to end, where it takes time."""
+    def _pass_deadline(self, latest: float) -> None:
+        """Cut whoever is left; `on_close` has time to end, where it takes time.
+
+        Until `latest` wait for those who have not taken all that was accepted for
+        them: whoever of them takes nothing gives up by itself.
+        """
+        rest = latest - self.reactor.time()
+        if rest > 0 and any(client.buffered_amount for client in self._leaving()):
+            patience = min(rest, max(0.1, self.options.close_timeout))
+            self.reactor.call_later(patience, partial(self._pass_deadline, latest))
+            return
         self._cut_all()
         self._errands.wind_up()
         patience = self.options.close_timeout
@@ -452,8 +471,11 @@ class Server(Site):
     def _cut_all(self) -> None:
         for incoming in list(self._incoming):
             incoming.close()
-        for client in [*self.clients, *self.figures.viewers, *self._ending]:
+        for client in self._leaving():
             client._cut("the server stopped", CloseCause.SHUTDOWN)
+
+    def _leaving(self) -> list[Client]:
+        return [*self.clients, *self.figures.viewers, *self._ending]
 
     def _tear_down(self) -> None:
         """Give everything back, whatever state it is in; `run` works again."""
@@ -535,8 +557,7 @@ class Server(Site):
             self._deadline_passed = True
         elif self._signals_seen > 2:
             raise KeyboardInterrupt
-        drain = self.options.close_timeout
-        self.reactor.call_threadsafe(partial(self._begin_stop, drain))
+        self.reactor.call_threadsafe(partial(self._begin_stop, None))
 
     def _note_idle(self) -> None:
         if self._stopping:

@@ -514,6 +514,47 @@ def test_nothing_that_was_accepted_is_lost_in_a_stop_to_a_peer_that_reads(
         assert driven.handler.of("close") == [(1001, "the server stops", "shutdown")]
 
 
+@both_kinds
+def test_nor_in_a_stop_that_was_given_no_time_such_as_by_a_signal(wrap: Any) -> None:
+    with Driven(write_limit=MIB) as driven:
+        peer = driven.open(wrap=wrap)
+        stalled = driven.open(wrap=small_buffers)
+        client = driven.handler.client()
+        data = fill(driven, client, 200_000)
+        fill(driven, driven.handler.client(1), 200_000)
+        driven.server._on_signal(15, None)
+        driven.turn(2)
+        reader = Deframer()
+        for _ in range(9):
+            reader.feed(peer.read(20_000))
+            driven.advance(1.0)
+        # Who takes nothing is not waited for.
+        assert driven.handler.of("close") == [(1001, "the server stops", "shutdown")]
+        while not reader.frames or reader.frames[-1][0] != FIN | 8:
+            driven.turn()
+            reader.feed(peer.read_now())
+        assert reader.frames.pop()[1] == b"\x03\xe9the server stops"
+        assert reader.messages() == [data]
+        peer.write(close_frame(1001))
+        driven.until(lambda: len(driven.handler.of("close")) == 2)
+        stalled.close()
+
+
+def test_stop_that_was_given_no_time_does_not_wait_for_ever() -> None:
+    with Driven(write_limit=MIB, ping_timeout=5) as driven:
+        peer = driven.open(wrap=small_buffers)
+        fill(driven, driven.handler.client())
+        driven.server._begin_stop(None)
+        for _ in range(5):
+            assert not driven.server._done()
+            peer.read(20_000)
+            driven.advance(1.0)
+        driven.advance(1.0)
+        driven.turn()
+        assert driven.handler.of("close") == [(1001, "the server stops", "shutdown")]
+        assert driven.server._done()
+
+
 # --- Slow consumers ------------------------------------------------------------------
 
 
