@@ -406,7 +406,9 @@ class ClientCore:
 
     def _give_up_silent(self) -> None:
         """The server has not answered a ping: close, without waiting for an answer."""
-        reason = f"no answer to a ping for {self._options.ping_timeout:g} s"
+        reason = (
+            f"no answer to a ping within ping_timeout {self._options.ping_timeout:g} s"
+        )
         self._put(
             self._protocol.send_close(
                 CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT

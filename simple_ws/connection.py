@@ -411,7 +411,7 @@ class Client(Heartbeat):
 
     def _check_identity(self) -> None:
         if self._client_id is None:
-            reason = f"no identity for {self._options.auth_timeout:g} s"
+            reason = f"no identity within auth_timeout {self._options.auth_timeout:g} s"
             self._close(CloseCode.POLICY_VIOLATION, reason, CloseCause.AUTH_TIMEOUT)
 
     def _on_rest(self) -> None:

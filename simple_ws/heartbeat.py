@@ -91,7 +91,7 @@ class Heartbeat(Ending):
         if options.idle_timeout and self._waited(
             self._last_message, now, options.idle_timeout
         ):
-            reason = f"no message for {options.idle_timeout:g} s"
+            reason = f"no message within idle_timeout {options.idle_timeout:g} s"
             self._close(CloseCode.GOING_AWAY, reason, CloseCause.IDLE_TIMEOUT)
             return None
         if options.ping and not self._keep_alive(now):
@@ -112,7 +112,9 @@ class Heartbeat(Ending):
             if self._is_taking():
                 self._pinged_at = now  # the ping has not come to it yet
                 return True
-            reason = f"no answer to a ping for {options.ping_timeout:g} s"
+            reason = (
+                f"no answer to a ping within ping_timeout {options.ping_timeout:g} s"
+            )
             self._close(CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT)
             return False
         return True

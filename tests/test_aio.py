@@ -536,7 +536,10 @@ class TestTime:
                 await receiving
             assert caught.value.code == 1011
             assert caught.value.cause is CloseCause.PING_TIMEOUT
-            assert server.read_close() == (1011, "no answer to a ping for 5 s")
+            assert server.read_close() == (
+                1011,
+                "no answer to a ping within ping_timeout 5 s",
+            )
             assert server.read_rest() == b""
 
     @on_loop

@@ -174,7 +174,10 @@ class TestTime:
         assert caught.value.code == 1011
         assert caught.value.cause is CloseCause.PING_TIMEOUT
         assert server.read_frame()[0] == 0x80 | PING
-        assert server.read_close() == (1011, "no answer to a ping for 5 s")
+        assert server.read_close() == (
+            1011,
+            "no answer to a ping within ping_timeout 5 s",
+        )
         assert server.read_rest() == b""
 
     def test_server_that_reads_nothing_is_given_up(

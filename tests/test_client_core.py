@@ -373,7 +373,7 @@ class TestPings:
         core._give_up_silent()
         assert core.close_code == 1011
         assert core.close_cause is CloseCause.PING_TIMEOUT
-        assert core.close_reason == "no answer to a ping for 5 s"
+        assert core.close_reason == "no answer to a ping within ping_timeout 5 s"
         assert core.sent[-1][0] == 0x88
 
     def test_any_byte_is_a_sign_of_life(self) -> None:

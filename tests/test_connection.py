@@ -179,8 +179,8 @@ ENDS: list[tuple[Callable[..., None], int, str, str]] = [
     (by_bad_text, 1007, "text is not valid UTF-8", "bad_data"),
     (by_bad_fragment, 1007, "text is not valid UTF-8", "bad_data"),
     (by_bad_close_code, 1002, "close code 1005 may not be sent", "protocol_error"),
-    (by_silence, 1011, "no answer to a ping for 20 s", "ping_timeout"),
-    (by_idleness, 1001, "no message for 33 s", "idle_timeout"),
+    (by_silence, 1011, "no answer to a ping within ping_timeout 20 s", "ping_timeout"),
+    (by_idleness, 1001, "no message within idle_timeout 33 s", "idle_timeout"),
     (by_stop, 1001, "the server stops", "shutdown"),
     (by_stop_without_an_answer, 1001, "the server stops", "shutdown"),
     (by_tear_down, 1006, "the server stopped", "shutdown"),
@@ -644,7 +644,10 @@ def test_only_one_ping_is_sent_to_a_client_that_does_not_answer() -> None:
         assert driven.handler.names.count("ping") == 1
         assert peer.read_frame()[0] == FIN | PING
         driven.advance(2.0)
-        assert peer.read_close() == (1011, "no answer to a ping for 20 s")
+        assert peer.read_close() == (
+            1011,
+            "no answer to a ping within ping_timeout 20 s",
+        )
 
 
 def test_ping_timeout_shorter_than_ping_interval_is_kept() -> None:
@@ -675,7 +678,7 @@ def test_idle_timeout_counts_messages_and_not_pongs() -> None:
         driven.turn()
         assert driven.handler.client().is_open()
         driven.advance(2.0)
-        assert peer.read_close() == (1001, "no message for 10 s")
+        assert peer.read_close() == (1001, "no message within idle_timeout 10 s")
 
 
 def test_closing_client_is_not_pinged() -> None:

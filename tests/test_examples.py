@@ -181,7 +181,7 @@ def test_first_message_without_a_name_ends_it(start: Start, message: Any) -> Non
 def test_silence_ends_it_when_the_time_for_a_name_is_over(start: Start) -> None:
     example = start("pywss/example3.py", "--auth-timeout", "0.2")
     with example.open("/test/example/3") as client:
-        assert end_of(client) == (1008, "no identity for 0.2 s")
+        assert end_of(client) == (1008, "no identity within auth_timeout 0.2 s")
 
 
 def test_first_message_that_is_not_json_ends_it(start: Start) -> None:
@@ -543,7 +543,7 @@ def test_bound_client_stays_and_a_silent_one_is_cut_off(start: Start) -> None:
     with raw(example, {"type": "bind", "data": {"client_id": 1}}) as client:
         assert json.loads(client.read_message())["data"]["client_id"] == 1
         with example.open() as silent:
-            assert end_of(silent) == (1008, "no identity for 0.2 s")
+            assert end_of(silent) == (1008, "no identity within auth_timeout 0.2 s")
         client.text('{"type": "ping"}')
         assert json.loads(client.read_message()) == {"type": "pong"}
 
@@ -552,7 +552,7 @@ def test_ping_of_json_is_no_identity(start: Start) -> None:
     example = start("gmwebsockets/server.py", "--auth-timeout", "0.2")
     with raw(example, {"type": "ping"}) as client:
         assert json.loads(client.read_message()) == {"type": "pong"}
-        assert client.read_close() == (1008, "no identity for 0.2 s")
+        assert client.read_close() == (1008, "no identity within auth_timeout 0.2 s")
 
 
 def test_send_to_all_reaches_bound_and_unbound(gm: Example) -> None:
@@ -676,7 +676,11 @@ def test_client_that_answers_no_ping_is_cut_off(start: Start) -> None:
         assert first == 0x80 | PING
         first, payload = peer.read_frame()
         assert first == 0x80 | CLOSE
-        assert payload == (1011).to_bytes(2, "big") + b"no answer to a ping for 0.2 s"
+        assert (
+            payload
+            == (1011).to_bytes(2, "big")
+            + b"no answer to a ping within ping_timeout 0.2 s"
+        )
 
 
 def test_heartbeat_is_15_seconds_times_three(start: Start) -> None:

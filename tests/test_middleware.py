@@ -1006,7 +1006,7 @@ def test_silence_is_1008_after_auth_timeout() -> None:
         driven.advance(4.9)
         assert peer.nothing_waits()
         driven.advance(0.2)
-        assert peer.read_close() == (1008, "no identity for 5 s")
+        assert peer.read_close() == (1008, "no identity within auth_timeout 5 s")
         peer.end()
         driven.turn(3)
         assert driven.handler.of("close")[0][2] == "auth_timeout"
@@ -1025,7 +1025,7 @@ def test_stopped_messages_are_silence_too() -> None:
         for _ in range(5):
             peer.text("t1")
             driven.advance(1.1)
-        assert peer.read_close() == (1008, "no identity for 5 s")
+        assert peer.read_close() == (1008, "no identity within auth_timeout 5 s")
 
 
 def test_who_has_an_identity_may_be_silent() -> None:
@@ -1063,7 +1063,7 @@ def test_handler_may_authenticate_by_itself() -> None:
         first.text("ann")
         driven.advance(4)
         assert first.nothing_waits()
-        assert second.read_close() == (1008, "no identity for 3 s")
+        assert second.read_close() == (1008, "no identity within auth_timeout 3 s")
 
 
 def test_close_of_our_own_is_not_disturbed_by_auth_timeout() -> None:
