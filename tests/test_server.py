@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import socket
@@ -213,6 +214,40 @@ def test_drain_zero_still_tells_everybody() -> None:
     with running(Recorder()) as server, open_peer(server) as peer:
         server.stop(drain=0)
         assert peer.read_close() == (1001, "the server stops")
+
+
+def farewells(count: int, drain: float) -> dict[float, int]:
+    """When how many were sent away, in seconds since a stop began."""
+    sent: dict[float, int] = {}
+    with Driven() as driven:
+        peers = [driven.open() for _ in range(count)]
+        began, left = driven.clock.now, count
+        driven.server._begin_stop(drain)
+        while left:
+            driven.turn()
+            now = sum(client.is_open() for client in driven.server.clients)
+            if now < left:
+                sent[driven.clock.now - began] = left - now
+            left = now
+            driven.clock.now += 0.01
+        for peer in peers:
+            assert peer.read_close() == (1001, "the server stops")
+            peer.close()
+    return sent
+
+
+def test_few_are_sent_away_at_once() -> None:
+    assert farewells(150, drain=30.0) == {0.0: 150}
+
+
+def test_crowd_is_sent_away_in_parts_at_random_times() -> None:
+    sent = farewells(400, drain=30.0)
+    assert list(sent.values()) == [100] * 4
+    times = list(sent)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert len({round(pause, 2) for pause in pauses}) > 1
+    # Two fifths of what a thousand would be given, which is half of the time.
+    assert max(times) < 0.75 * 0.4 * 30.0
 
 
 def test_nobody_is_accepted_while_the_server_stops() -> None:
