@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from .constants import CloseCause, CloseCode, State
 from .errors import AuthenticationError, ProtocolError
+from .gate import Gate
 from .http11 import Request
 from .journal import Journal
 from .options import Options
@@ -49,6 +50,8 @@ class Handler(Protocol):
     authenticates: bool
     name: str
     tally: Tally
+    #: Limits at the door of its own, where it was given some.
+    _gate: Gate | None
 
     def on_open(self, client: Any) -> object:
         """After the handshake."""

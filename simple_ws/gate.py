@@ -27,7 +27,7 @@ class Gate:
     """Counts connections by address, and handshakes by time.
 
     Args:
-        options: of the server.
+        options: of the server, or of a handler that has such limits of its own.
         clock: seconds that never run backwards.
 
     Attributes:
@@ -51,6 +51,14 @@ class Gate:
         """
         # First, so that a single host cannot use up the rate of all.
         self.check_host(address)
+        self.check_rate()
+
+    def check_rate(self) -> None:
+        """Refuse a handshake that comes too soon after others, or count it.
+
+        Raises:
+            HandshakeError: 503, with `Retry-After`.
+        """
         if self._rate is not None and not self._take(*self._rate):
             raise HandshakeError(
                 503, "Too many handshakes at the moment.", [retry_after()]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .connection import Client
 from .deflate import Deflate
 from .errors import InvalidState
+from .gate import Gate
 from .handshake import OriginRule
 from .http11 import Request
 from .later import ends_later
@@ -35,6 +36,8 @@ logger = logging.getLogger("simple_ws")
 
 _OPTION_NAMES = tuple(Options.__dataclass_fields__)
 _OPTIONS = frozenset((*_OPTION_NAMES, "ping_intervall"))
+#: Options that need a count which is kept (`gate`).
+_AT_THE_DOOR = frozenset(("max_connections_per_ip", "handshake_rate"))
 
 #: What each callback is handed.
 CALLBACKS = {
@@ -102,6 +105,7 @@ class BaseHandler:
     name: str
     #: Counts of its connections.
     tally: Tally
+    _gate: Gate | None
 
     ping: bool
     ping_interval: float
@@ -146,6 +150,7 @@ class BaseHandler:
         self.server = None
         self.name = cls.__name__
         self.tally = Tally()
+        self._gate = None
         self._late = any(ends_later(getattr(cls, name)) for name in CALLBACKS)
         self.message_callback = self.on_message
         self._given = check_options(
@@ -223,8 +228,11 @@ class BaseHandler:
 
     def _give(self, options: dict[str, Any]) -> None:
         """Take options that a user gives, in place of earlier ones."""
-        self._given |= check_options(options)
+        given = check_options(options)
+        self._given |= given
         self._take_options(Options() if self.server is None else self.server.options)
+        if not given.keys().isdisjoint(_AT_THE_DOOR):
+            self._open_gate()
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         """Every callback, with the name that errors call it by."""
@@ -256,13 +264,24 @@ class BaseHandler:
             check_callback(f"{class_name}.{name}", getattr(self, name), handed)
         check_not_late(f"{class_name}.select_subprotocol", self.select_subprotocol)
         _check_client_class(f"{class_name}.client_class", self.client_class)
-        self.server = server
+        was_ours, self.server = self.server is server, server
         self._take_options(server.options)
+        if not was_ours:
+            self._open_gate()
+
+    def _open_gate(self) -> None:
+        """Keep limits of the handler's own beside those of the server."""
+        self._gate = None
+        if self.server is not None and not self._given.keys().isdisjoint(_AT_THE_DOOR):
+            self._gate = Gate(self.options, self.server._clock)
+            for client in self.clients:
+                self._gate.enter(client.address)
 
     def _abandon_server(self) -> None:
         """Belong to nobody: it came to no path."""
         self.server = None
         self._take_options(Options())
+        self._open_gate()
 
 
 def _check_client_class(what: str, client_class: object) -> None:

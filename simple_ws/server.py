@@ -375,6 +375,8 @@ class Server(Site):
         self._clock = clock
         self.reactor = self.journal.reactor = Reactor(clock=clock)
         self.gate = Gate(self.options, clock)
+        for handler in self._router.targets():
+            handler._open_gate()
 
     def _note_begin(self, loop: Any) -> None:
         self._loop = loop
@@ -576,11 +578,15 @@ class Server(Site):
         self.figures.opened += 1
         super().welcome(client)
         self.gate.enter(client.address)
+        if client._handler._gate is not None:
+            client._handler._gate.enter(client.address)
 
     def forget(self, client: Client) -> None:
         """A connection ended."""
         super().forget(client)
         self.gate.leave(client.address)
+        if client._handler._gate is not None:
+            client._handler._gate.leave(client.address)
         if client._registered:
             self._ending.add(client)
 

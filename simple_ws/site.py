@@ -395,7 +395,14 @@ class Site(Hub):
         gate = self.gate
         gate.check_room(self.clients, self.options.max_connections)
         gate.check_room(mount.clients, mount.options.max_connections)
-        gate.check(request.address)
+        own = mount._gate
+        if own is None:
+            gate.check(request.address)
+        else:
+            gate.check_host(request.address)
+            # Before the rate of all: who wants this handler must not use that up.
+            own.check(request.address)
+            gate.check_rate()
         if self._middlewares or self._loop is not None or mount._late:
             return self._chain(mount)
         return mount
@@ -406,6 +413,8 @@ class Site(Hub):
         gate.check_room(self.clients, self.options.max_connections)
         gate.check_room(mount.clients, mount.options.max_connections)
         gate.check_host(request.address)
+        if mount._gate is not None:
+            mount._gate.check_host(request.address)
 
     def find_page(self, request: Request) -> Entry | None:
         """What plain HTTP has at a path, or None.

@@ -21,7 +21,7 @@ from harness import (
     running,
 )
 
-from simple_ws import Client, Response
+from simple_ws import Client, Middleware, Response
 from simple_ws.errors import HandshakeError
 from simple_ws.gate import Gate, retry_after
 from simple_ws.options import Options
@@ -43,14 +43,14 @@ def verdict(gate: Gate, address: Any = V4) -> int | None:
     return None
 
 
-def come(driven: Driven, address: Any = V4) -> Peer:
+def come(driven: Driven, address: Any = V4, path: str = "/") -> Peer:
     """A handshake from an address, answered or not."""
     theirs, ours = socket.socketpair()
     ours.setblocking(False)
     driven.server._on_accept(ours, address)
     peer = Peer(theirs, driven.turn)
     driven._peers.append(peer)
-    peer.write(request())
+    peer.write(request(path))
     driven.turn(2)
     peer.head = peer.read_head()
     return peer
@@ -321,6 +321,56 @@ def test_max_connections_is_kept_and_a_place_that_is_left_is_given_again(
         first.close()
         driven.turn(2)
         assert [status_of(come(driven)) for _ in range(2)] == [101, 503]
+
+
+class Other(Recorder):
+    pass
+
+
+def test_handler_has_limits_by_address_of_its_own() -> None:
+    handler = Recorder(max_connections_per_ip=1)
+    with Driven(handler, max_connections_per_ip=3) as driven:
+        driven.server.mount("/other", Other())
+        first = come(driven)
+        assert [status_of(first), status_of(come(driven))] == [101, 429]
+        assert [status_of(come(driven, path="/other")) for _ in range(3)] == [
+            101,
+            101,
+            429,
+        ]
+        assert status_of(come(driven, ("192.0.2.7", 1))) == 101
+        first.close()
+        driven.turn(2)
+        assert status_of(come(driven)) == 101
+        # Who is in is counted by a limit that comes later.
+        handler.max_connections_per_ip = 2
+        assert status_of(come(driven)) == 429  # the server's
+        assert [status_of(come(driven, ("192.0.2.7", 1))) for _ in range(2)] == [
+            101,
+            429,
+        ]
+    assert handler._gate is not None
+    assert handler._gate._hosts == {}
+
+
+def test_limit_of_a_handler_may_be_an_attribute_of_its_class() -> None:
+    class Narrow(Recorder):
+        max_connections_per_ip = 1
+
+    with Driven(Narrow()) as driven:
+        driven.server.use(Middleware())
+        assert [status_of(come(driven)) for _ in range(2)] == [101, 429]
+
+
+def test_handler_has_a_rate_of_its_own_and_leaves_that_of_all_alone() -> None:
+    with Driven(Recorder(handshake_rate=(1, 1)), handshake_rate=(0.1, 3)) as driven:
+        driven.server.mount("/other", Other())
+        assert [status_of(come(driven)) for _ in range(5)] == [101, 503, 503, 503, 503]
+        assert [status_of(come(driven, path="/other")) for _ in range(3)] == [
+            101,
+            101,
+            503,
+        ]
 
 
 def test_no_room_is_said_for_a_group_that_is_full() -> None:
