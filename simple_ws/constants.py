@@ -108,6 +108,9 @@ MAX_CLOSE_REASON = MAX_CONTROL_PAYLOAD - 2
 MAX_HEAD_SIZE = 16 * 1024
 #: Header lines of a request; Apache and aiohttp use 100 and more, browsers send 15.
 MAX_HEADER_COUNT = 100
+#: Extensions and their parameters that a handshake offers; browsers offer one with one.
+#: 16 KiB of them took as long to read as 200 whole handshakes.
+MAX_EXTENSION_PARTS = 100
 #: Bytes of one read at most, grown to while reads come back full.
 MAX_READ = 256 * 1024
 #: Fragments without a byte in one message; each costs us work and the peer six bytes,

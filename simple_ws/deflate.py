@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .constants import MAX_EXTENSION_PARTS
 from .errors import HandshakeError
 
 __all__ = ["Agreement", "Deflate", "negotiate", "parse_extensions"]
@@ -109,9 +110,13 @@ def parse_extensions(lines: Sequence[str]) -> list[tuple[str, Parameters]]:
     Raises:
         HandshakeError: 400. §9.1: "If a value is received [...] that does not conform
             to the ABNF below, the recipient of such malformed data MUST immediately
-            _Fail the WebSocket Connection_."
+            _Fail the WebSocket Connection_." Or there is far too much of it.
     """
     text = ",".join(lines).lstrip(" \t,")
+    if text.count(",") + text.count(";") >= MAX_EXTENSION_PARTS:
+        raise HandshakeError(
+            400, f"More than {MAX_EXTENSION_PARTS} extensions and parameters."
+        )
     found = []
     pos = 0
     while pos < len(text):

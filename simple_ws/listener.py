@@ -25,6 +25,8 @@ logger = logging.getLogger("simple_ws")
 
 #: Connections taken in one turn, so that those who are in are served meanwhile.
 _BATCH = 64
+#: Seconds after which the others have their turn all the same.
+_LONG_BATCH = 0.005
 #: Seconds before accepting is tried again when descriptors or memory ran out.
 _PAUSE = 0.25
 #: Seconds in which that is said once; it may go on for hours.
@@ -269,8 +271,10 @@ class Listener:
             self._sock.close()
 
     def _on_ready(self, events: int) -> None:
+        latest = self._reactor.time() + _LONG_BATCH
         for _ in range(_BATCH):
-            if self._closed:
+            # A handshake may have been handled in each, with the user's `on_request`.
+            if self._closed or self._reactor.time() > latest:
                 return
             try:
                 sock, address = accept_from(self._sock)

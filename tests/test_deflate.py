@@ -115,6 +115,15 @@ def test_hostile_header_takes_no_time(line: str) -> None:
     assert time.process_time() - began < 0.2
 
 
+@pytest.mark.parametrize("part", [", a", "; a", ","])
+def test_extensions_and_parameters_have_a_limit(part: str) -> None:
+    """A head of 16 KiB of them would keep the others waiting for milliseconds."""
+    assert parse_extensions(["x" + part * 99])
+    with pytest.raises(HandshakeError, match="More than 100") as refused:
+        parse_extensions(["x" + part * 100])
+    assert refused.value.status == 400
+
+
 @given(st.text(alphabet='ab;=,"\\ \t1', max_size=20))
 def test_only_documented_errors_escape(line: str) -> None:
     try:

@@ -269,6 +269,19 @@ def test_connections_are_taken_in_batches() -> None:
         assert bench.accepted == list(range(100))
 
 
+def test_batch_ends_early_when_handshakes_take_their_time() -> None:
+    class Slow(Bench):
+        def _on_accept(self, sock: socket.socket, address: Any) -> None:
+            super()._on_accept(sock, address)
+            self.clock.now += 0.002
+
+    with Slow(*range(20)) as bench:
+        bench.ready()
+        assert bench.accepted == [0, 1, 2]
+        bench.ready()
+        assert bench.accepted == list(range(6))
+
+
 @pytest.mark.parametrize(
     "error",
     [
