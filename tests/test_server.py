@@ -219,7 +219,7 @@ def test_drain_zero_still_tells_everybody() -> None:
 def farewells(count: int, drain: float) -> dict[float, int]:
     """When how many were sent away, in seconds since a stop began."""
     sent: dict[float, int] = {}
-    with Driven() as driven:
+    with Driven(ping=False) as driven:
         peers = [driven.open() for _ in range(count)]
         began, left = driven.clock.now, count
         driven.server._begin_stop(drain)
