@@ -11,9 +11,13 @@ CYTHON := $(wildcard simple_ws/*.pyx simple_ws/*.pxi)
 SPEEDUPS = simple_ws/_speedups$$($(BIN)/python -c \
 	'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 
-# Debian's python3 comes without ensurepip; its own pip can install into .venv then.
+# Debian's python3 comes without ensurepip; its own pip can install into .venv then, and
+# where that is missing too, one is fetched.
 define install
-	@if $(BIN)/python -m pip --version >/dev/null 2>&1; \
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	  && ! $(PYTHON) -m pip --version >/dev/null 2>&1; \
+	then $(BIN)/python scripts/get_pip.py || exit 1; fi; \
+	if $(BIN)/python -m pip --version >/dev/null 2>&1; \
 	then set -- $(BIN)/python -m pip; \
 	else set -- $(PYTHON) -m pip --python $(BIN)/python; fi; \
 	echo "installing $(1) into $(VENV)"; \

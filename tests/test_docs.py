@@ -512,7 +512,7 @@ def check_http(sandbox: Sandbox) -> None:
         assert server.request("POST", "/notes", body=b"{").status == 400
         assert server.request("POST", "/notes", body=b" " * (2**20 + 1)).status == 413
         assert server.request(path="/hello").headers["Set-Cookie"].startswith("seen")
-        assert server.request(path="/uptime").status == 200
+        assert server.request(path="/disk").status == 200
 
 
 @checks("docs/howto/files.md")
@@ -630,7 +630,15 @@ def check_logging(sandbox: Sandbox) -> None:
 # ---- Commands ------------------------------------------------------------------------
 
 #: Programs of others that readers are told to use.
-ELSEWHERE = {"curl", "docker", "echo", "journalctl", "openssl", "systemctl"}
+ELSEWHERE = {
+    "curl",
+    "docker",
+    "echo",
+    "journalctl",
+    "openssl",
+    "systemctl",
+    "systemd-socket-activate",
+}
 
 
 def commands(page: str) -> Iterator[list[str]]:
