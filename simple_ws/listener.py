@@ -12,14 +12,22 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from .reactor import READ, Reactor
 from .speedups import accept_from
 
-__all__ = ["Listener", "SocketFile", "bind", "bind_unix"]
+__all__ = [
+    "Listener",
+    "SocketFile",
+    "bind",
+    "bind_unix",
+    "name_of",
+    "port_of",
+    "take_over",
+]
 
 logger = logging.getLogger("simple_ws")
 
@@ -222,6 +230,43 @@ def _check_stale(path: str) -> None:
         except BlockingIOError:
             pass  # its backlog is full
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def take_over(sockets: Iterable[socket.socket], backlog: int) -> list[socket.socket]:
+    """Listen on sockets that somebody else has bound.
+
+    Args:
+        sockets: of streams; those that listen already go on.
+        backlog: connections the system keeps waiting.
+
+    Raises:
+        TypeError: One is no socket.
+        ValueError: One is not of streams.
+        OSError: One cannot listen.
+    """
+    taken = list(sockets)
+    for sock in taken:
+        if not isinstance(sock, socket.socket):
+            raise TypeError(f"sockets must hold sockets, not {sock!r}")
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"sockets must hold sockets of streams, not {sock!r}")
+    for sock in taken:
+        sock.listen(backlog)
+    return taken
+
+
+def port_of(sock: socket.socket) -> int:
+    """The port that a socket is bound to; 0 for one that has none."""
+    address = sock.getsockname()
+    return address[1] if isinstance(address, tuple) else 0
+
+
+def name_of(sock: socket.socket) -> str:
+    """Where a socket listens, for people."""
+    address = sock.getsockname()
+    if isinstance(address, tuple):
+        return f"{address[0]}:{address[1]}"
+    return f"unix:{os.fsdecode(address)}"
 
 
 def _send_at_once(sock: socket.socket) -> None:

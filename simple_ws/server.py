@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -27,7 +27,15 @@ from .gate import Gate
 from .handler import BaseHandler
 from .incoming import Incoming
 from .later import is_async
-from .listener import Listener, SocketFile, bind, bind_unix
+from .listener import (
+    Listener,
+    SocketFile,
+    bind,
+    bind_unix,
+    name_of,
+    port_of,
+    take_over,
+)
 from .middleware import Middleware
 from .options import Options, check_options
 from .proxies import TrustedProxies
@@ -114,27 +122,37 @@ class Server(Site):
 
     # Running
 
-    def listen(self) -> None:
+    def listen(self, sockets: Iterable[socket.socket] = ()) -> None:
         """Bind the port; `run` and `start` do it where it was not done.
+
+        Args:
+            sockets: bound sockets of streams, such as systemd hands over
+                (sd_listen_fds(3)). They are served in place of host, port and `unix`,
+                and are the server's from now on: it closes them when it stops. Empty,
+                it binds its own.
 
         Raises:
             OSError: The address is taken or not ours; the message names it.
             InvalidState: It listens already.
+            TypeError: One of `sockets` is no socket.
+            ValueError: One of `sockets` is not of streams.
         """
         if self._listening or self._running:
             raise InvalidState("the server listens already")
+        given = take_over(sockets, self.options.backlog)
         self._polling = None
-        sockets, file = self._open_sockets()
+        opened, file = (given, None) if given else self._open_sockets()
         self._prepare()
         self._listeners = [
-            Listener(self.reactor, sock, self._on_accept, file) for sock in sockets
+            Listener(self.reactor, sock, self._on_accept, file) for sock in opened
         ]
         self._listening = True
-        if file is not None:
-            logger.info("listening on unix:%s (backend: %s)", file.path, BACKEND)
+        if given:
+            self.port = next(filter(None, map(port_of, given)), self.port)
+            where = ", ".join(map(name_of, given))
         else:
-            host = self.host or "*"
-            logger.info("listening on %s:%d (backend: %s)", host, self.port, BACKEND)
+            where = f"unix:{file.path}" if file else f"{self.host or '*'}:{self.port}"
+        logger.info("listening on %s (backend: %s)", where, BACKEND)
 
     def _open_sockets(self) -> tuple[list[socket.socket], SocketFile | None]:
         options = self.options
@@ -143,7 +161,7 @@ class Server(Site):
             return [sock], file
         port, reuse_port = self._asked_port, options.reuse_port
         sockets = bind(self.host, port, options.backlog, reuse_port)
-        self.port = sockets[0].getsockname()[1]
+        self.port = port_of(sockets[0])
         return sockets, None
 
     def run(self) -> None:

@@ -206,6 +206,7 @@ class Sandbox:
 
     def note(self, server: Server) -> None:
         self.servers.append(server)
+        self._ends.callback(server.stop, drain=0)  # it may listen already
 
     def at_end(self, function: Callable[..., object], *args: object) -> None:
         """Have something called when the page is done."""

@@ -7,10 +7,11 @@ import logging
 import os
 import socket
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Clock, Echo, connect, open_peer, running
+from harness import DEADLINE, Clock, Echo, Peer, connect, open_peer, running
 
 from simple_ws import Server
 from simple_ws import listener as listener_module
@@ -90,6 +91,61 @@ def test_peer_of_a_unix_socket_has_no_address(codecs: Any, tmp_path: Any) -> Non
         with taken:
             assert address == ""
             assert taken.family == socket.AF_UNIX
+
+
+# --- Sockets that somebody else has bound --------------------------------------------
+
+
+def test_server_listens_on_the_sockets_it_is_given(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    first, second = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    ports = [sock.getsockname()[1] for sock in (first, second)]
+    server = Server("127.0.0.1", 0)
+    server.mount("*", Echo())
+    server.listen([first, second])
+    assert server.port == ports[0]
+    names = ", ".join(f"127.0.0.1:{port}" for port in ports)
+    assert f"listening on {names} (backend" in caplog.text
+    server.start()
+    try:
+        for port in ports:
+            sock = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
+            with Peer(sock).shake() as peer:
+                peer.text("hello")
+                assert peer.read_message() == "hello"
+    finally:
+        server.stop(drain=0)
+    assert (first.fileno(), second.fileno()) == (-1, -1)
+    # From now on it binds its own.
+    server.listen()
+    assert server.port
+    server.stop(drain=0)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_file_of_a_unix_socket_it_is_given_stays(tmp_path: Path) -> None:
+    path = tmp_path / "ws.sock"
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    server = Server("127.0.0.1", 0)
+    server.listen([sock])
+    assert server.port == 0
+    server.stop(drain=0)
+    assert path.exists()
+
+
+def test_what_is_no_socket_of_streams_is_not_taken_over() -> None:
+    server = Server("127.0.0.1", 0)
+    with pytest.raises(TypeError, match="sockets must hold sockets, not 3"):
+        server.listen([3])  # type: ignore[list-item]
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        with pytest.raises(ValueError, match="must hold sockets of streams, not <"):
+            server.listen([sock])
+        assert sock.fileno() != -1
+    server.listen()
+    server.stop(drain=0)
 
 
 # --- Where ---------------------------------------------------------------------------
