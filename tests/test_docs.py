@@ -520,7 +520,7 @@ def check_http(sandbox: Sandbox) -> None:
 def check_files(sandbox: Sandbox) -> None:
     with sandbox.serve(sandbox.servers[0]) as server:
         assert server.request(path="/").headers["ETag"]
-        assert server.request(path="/../site.py").status == 404
+        assert server.request(path="/../web.py").status == 404
     with sandbox.serve(sandbox.servers[1]) as server:
         client = server.connect("/news")
         answer = server.request(
@@ -925,6 +925,17 @@ def test_figures_of_the_readme_are_those_of_the_charts() -> None:
 # ---- Building it ---------------------------------------------------------------------
 
 
+#: What one room tells another through an object that users hold as well.
+FOR_THE_HOUSE = [
+    "Server.welcome",
+    "Server.forget",
+    "Server.find",
+    "Client.sweep",
+    "WebSocket.tally",
+    "aio.Connection.data_received",
+]
+
+
 def test_documentation_is_built_without_warnings(tmp_path: Path) -> None:
     for module in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(module, reason=f"the documentation needs {module}")
@@ -937,8 +948,12 @@ def test_documentation_is_built_without_warnings(tmp_path: Path) -> None:
         timeout=50,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    page = (tmp_path / "html" / "reference" / "server.html").read_text(encoding="utf-8")
+    reference = tmp_path / "html" / "reference"
+    page = (reference / "server.html").read_text(encoding="utf-8")
     assert "deny_new_connections" in page
+    pages = "".join(p.read_text(encoding="utf-8") for p in reference.glob("*.html"))
+    for name in FOR_THE_HOUSE:
+        assert f'id="simple_ws.{name}"' not in pages
     # Nothing is fetched from elsewhere when it is read.
     assert not re.findall(r'<(?:script|link|img)[^>]+"https?://', page)
 
