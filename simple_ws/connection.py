@@ -250,18 +250,33 @@ class Client(Heartbeat):
         Args:
             topic: any name.
             priority: who of several is chosen by `Server.deliver`; the highest.
+
+        Raises:
+            TypeError: The topic is no str, or the priority no number.
+            ValueError: The priority is NaN.
         """
         self._home.subscribe(topic, self, priority)
 
     def unsubscribe(self, topic: str) -> None:
-        """Receive no more of a topic."""
+        """Receive no more of a topic; no harm where it was not subscribed to.
+
+        Raises:
+            TypeError: The topic is no str.
+        """
         self._home.unsubscribe(topic, self)
 
     def publish(self, topic: str, msg: object) -> int:
         """Send a message to everyone subscribed to a topic but this client.
 
+        Args:
+            topic: any name; this client need not be subscribed.
+            msg: as of `write_message`, also in what is raised.
+
         Returns:
             How many took it; 0 from a thread that is not the loop's.
+
+        Raises:
+            TypeError: The topic is no str.
         """
         return self._home.publish(topic, msg, exclude=(self,))
 

@@ -55,6 +55,10 @@ class Hub:
 
         From a thread that is not the loop's it is queued, and 0 is returned.
 
+        Args:
+            msg: str, bytes, dict …, as of `Client.write_message`; encoded once for all.
+            exclude: clients that are left out.
+
         Raises:
             TypeError: A message of another type than `Client.write_message` takes, or
                 `exclude` is not a collection of clients.
@@ -65,7 +69,16 @@ class Hub:
         return self._send_to(lambda: self.clients, msg, exclude)
 
     def publish(self, topic: str, msg: object, exclude: Collection[Client] = ()) -> int:
-        """Send a message to everyone subscribed to a topic; see `broadcast`."""
+        """Send a message to everyone subscribed to a topic; return how many took it.
+
+        Args:
+            topic: any name; nobody need be subscribed.
+            msg: as of `broadcast`, also in what is returned and raised.
+            exclude: clients that are left out.
+
+        Raises:
+            TypeError: The topic is no str.
+        """
         _check_topic(topic)
         return self._send_to(lambda: self._topics.members(topic), msg, exclude)
 
@@ -75,9 +88,16 @@ class Hub:
         The one with the highest priority is asked first, the latest among equals, and
         the next when it is leaving or takes no more.
 
+        Args:
+            topic: any name.
+            msg: as of `broadcast`, also in what is raised.
+
         Returns:
             Who took it, or None; None from a thread that is not the loop's, where it
             is queued.
+
+        Raises:
+            TypeError: The topic is no str.
         """
         _check_topic(topic)
         if self._elsewhere():
@@ -92,7 +112,15 @@ class Hub:
         return None
 
     def send_to(self, client_id: Any, msg: object) -> int:
-        """Send a message to every connection of an identity; see `broadcast`."""
+        """Send a message to every connection of an identity; return how many took it.
+
+        Args:
+            client_id: as it was given to `bind`; nobody need be online.
+            msg: as of `broadcast`, also in what is returned and raised.
+
+        Raises:
+            TypeError: The identity is not hashable.
+        """
         _check_identity(client_id)
         return self._send_to(lambda: self._identities.members(client_id), msg, ())
 
@@ -158,7 +186,12 @@ class Hub:
         self._on_loop(self._subscribe, topic, client, priority)
 
     def unsubscribe(self, topic: str, client: Client) -> None:
-        """Take a client's subscription away; no harm where there is none."""
+        """Take a client's subscription away; no harm where there is none.
+
+        Raises:
+            TypeError: The topic is no str, or the client no `Client`.
+            ValueError: The client is of another server.
+        """
         _check_topic(topic)
         self._check_client(client)
         self._on_loop(self._unsubscribe, topic, client)
@@ -190,7 +223,11 @@ class Hub:
         self._on_loop(self._bind, client, client_id)
 
     def is_online(self, client_id: Any) -> bool:
-        """Whether an identity has a connection that has not ended."""
+        """Whether an identity has a connection that has not ended.
+
+        Raises:
+            TypeError: The identity is not hashable.
+        """
         _check_identity(client_id)
         return bool(self._identities.members(client_id))
 

@@ -183,6 +183,13 @@ class TestServer:
     ) -> HTTPAnswer:
         """Send a plain HTTP request, and return the answer.
 
+        Args:
+            method: such as "POST".
+            path: with its query, if there is one.
+            headers: more header fields, by name.
+            body: what is sent behind them.
+            address: (host, port) that the server sees, as of `connect`.
+
         Raises:
             AssertionError: There is none.
         """
@@ -197,7 +204,11 @@ class TestServer:
             return _parse_answer(self._read_all(sock), method)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; whatever comes due meanwhile happens in order."""
+        """Let time pass; whatever comes due meanwhile happens in order.
+
+        Args:
+            seconds: by which the clock moves on.
+        """
         end = self.clock.now + seconds
         self.settle()
         while (due := self._next_deadline()) is not None and due < end:
@@ -218,6 +229,10 @@ class TestServer:
 
     def wait_until(self, condition: Callable[[], object], what: str = "it") -> None:
         """Run the server until something is so that other threads bring about.
+
+        Args:
+            condition: is asked again and again, until what it returns is true.
+            what: was waited for, in the text of the error.
 
         Raises:
             AssertionError: It is not so after some seconds of real time.
@@ -344,7 +359,14 @@ class TestClient(ClientCore):
         self.send_raw(self._frame(msg, binary))
 
     def send_fragments(self, parts: Iterable[str | bytes]) -> None:
-        """Send one message in as many frames as there are parts (RFC 6455 §5.4)."""
+        """Send one message in as many frames as there are parts (RFC 6455 §5.4).
+
+        Args:
+            parts: all str for a text message, or all bytes for a binary one.
+
+        Raises:
+            ConnectionClosed: The connection is not open.
+        """
         self._need_open()
         pieces = list(parts)
         opcode = Opcode.TEXT if isinstance(pieces[0], str) else Opcode.BINARY
@@ -384,10 +406,14 @@ class TestClient(ClientCore):
         return [message for message, _ in self._inbox]
 
     def ping(self, payload: bytes = b"") -> float:
-        """Send a ping; return what the clock says until its pong.
+        """Send a ping; return the seconds of the clock until its pong.
+
+        Args:
+            payload: at most 125 bytes; empty, one that no other ping has.
 
         Raises:
             AssertionError: No pong came.
+            ConnectionClosed: The connection is not open.
         """
         self._need_open()
         payload = self._ping(payload)
@@ -395,7 +421,12 @@ class TestClient(ClientCore):
         return self.latency or 0.0
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close with a closing handshake, as far as the server takes part in it."""
+        """Close with a closing handshake, as far as the server takes part in it.
+
+        Args:
+            code: is sent as it is, also one that may not travel (RFC 6455 §7.4).
+            reason: text for people, cut to 123 bytes of UTF-8.
+        """
         if self.is_open():
             self._start_close(code, reason)
         self._server.settle()
