@@ -26,12 +26,19 @@ def keep_running(folders: Iterable[Path]) -> int:
         folders: whose source files are watched.
 
     Returns:
-        The exit code of the last run.
+        The exit code of the last run; 0 if we are told to stop, as without --reload.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
     command = [sys.executable, "-m", "simple_ws", *arguments]
     signal.signal(signal.SIGTERM, _interrupt)
-    folders = list(folders)
+    try:
+        return _run_anew(command, list(folders))
+    except KeyboardInterrupt:
+        return 0
+
+
+def _run_anew(command: list[str], folders: list[Path]) -> int:
+    """Run a command until it ends by itself; its exit code."""
     seen = _stamps(folders)
     while True:
         child = subprocess.Popen(command)

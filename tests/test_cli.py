@@ -275,6 +275,21 @@ def test_reload_starts_anew_when_a_file_changes(tmp_path: Path) -> None:
             assert client.recv(DEADLINE) == "two!"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("options", [[], ["--reload"]])
+def test_serving_that_is_told_to_stop_went_well(
+    tmp_path: Path, options: list[str], number: int
+) -> None:
+    (tmp_path / "app.py").write_text("def f(msg, client): pass\n")
+    command = ["serve", "app:f", "--port", "0", *options]
+    with serving(*command, cwd=tmp_path) as (process, url):
+        with connect(url):
+            pass  # it serves: the address is printed a moment before
+        process.send_signal(number)
+        _, told = process.communicate(timeout=DEADLINE)
+        assert (process.returncode, "Traceback" in told) == (0, False)
+
+
 def test_reload_waits_for_a_broken_file_to_be_mended(tmp_path: Path) -> None:
     module = tmp_path / "app.py"
     good = "def f(msg, client):\n    return 'mended'\n"
