@@ -393,6 +393,9 @@ def check_chat(sandbox: Sandbox) -> None:
         assert ann.messages[-2:] == ['{"people":["Ann","Bob"]}', '{"people":["Ann"]}']
         ann.send("[]")
         assert "error" in str(ann.messages[-1])
+        ann.close()  # the last one there
+        eve = server.connect("/chat/garden?name=Eve")
+        assert eve.recv() == '{"history":[]}'
         cid, dan = (server.connect(f"/direct?name={name}") for name in ("Cid", "Dan"))
         cid.send('{"to":"Dan","text":"psst"}')
         assert dan.recv() == '{"from":"Cid","text":"psst"}'
