@@ -11,6 +11,12 @@ CYTHON := $(wildcard simple_ws/*.pyx simple_ws/*.pxi)
 SPEEDUPS = simple_ws/_speedups$$($(BIN)/python -c \
 	'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 
+# Said before anything is made with a Python that is too old.
+define check_python
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	"Python 3.11 or later is needed; if it has another name, add PYTHON=python3.13")'
+endef
+
 # Debian's python3 comes without ensurepip; its own pip can install into .venv then, and
 # where that is missing too, one is fetched.
 define install
@@ -32,6 +38,7 @@ help: ## show this list
 	@echo "  ARGS='…' is handed on, as in: make test ARGS='-k utf8 -x'"
 
 run: ## start the drawing board, then open the printed address
+	$(check_python)
 	$(PYTHON) ws_example.py $(ARGS)
 
 test: $(VENV)/.stamp ## run the tests, with the extension and without
@@ -88,6 +95,7 @@ clean: ## remove what was built and installed
 	find simple_ws tests benchmarks scripts -name __pycache__ -prune -exec rm -r {} +
 
 $(BIN)/python:
+	$(check_python)
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
 	|| $(PYTHON) -m venv --clear --without-pip $(VENV)
 
