@@ -20,8 +20,8 @@ else:
     try:
         from ._speedups import *
         from ._speedups import __all__ as __all__
-    except ImportError:
+    except ImportError as error:
         if _WANTED == "1":
-            raise
+            raise ImportError(f"SIMPLE_WS_EXTENSION is 1, but: {error}") from error
         from ._fallback import *
         from ._fallback import __all__ as __all__

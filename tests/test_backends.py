@@ -160,4 +160,4 @@ def test_fallback_serves_when_the_extension_is_not_built() -> None:
 def test_missing_extension_is_an_error_when_it_must_be_there() -> None:
     answer = import_without_extension("1")
     assert answer.returncode != 0
-    assert "not built" in answer.stderr
+    assert "ImportError: SIMPLE_WS_EXTENSION is 1, but: not built" in answer.stderr
