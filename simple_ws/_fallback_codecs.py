@@ -138,10 +138,11 @@ def build_frame(first: int, payload: Buffer, key: bytes | None = None) -> bytes:
 
 
 _UPGRADE = re.compile(
-    rb"GET (/[\x21-\x7e]*) HTTP/1\.1\r\n"
+    rb"GET (/[\x21\x22\x24-\x7e]*) HTTP/1\.1\r\n"  # no "#"
     rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
 )
 _KEY = re.compile(rb"[0-9A-Za-z+/]{22}==")
+_PLAIN_HOST = re.compile(rb"[0-9A-Za-z._-]+(?::[0-9]*)?")
 #: The header fields that decide about an upgrade; the last two would be of a body.
 _DECISIVE = frozenset(
     {
@@ -202,7 +203,7 @@ def _is_good_upgrade(found: dict[bytes, bytes]) -> bool:
     """RFC 6455 §4.2.1, for one who says everything once and plainly."""
     tokens = found.get(b"connection", b"").lower().split(b",")
     return (
-        found.get(b"host", b"") != b""
+        _PLAIN_HOST.fullmatch(found.get(b"host", b"")) is not None
         and found.get(b"upgrade", b"").lower() == b"websocket"
         and b"upgrade" in [token.strip(b" \t") for token in tokens]
         and found.get(b"sec-websocket-version") == b"13"

@@ -16,6 +16,7 @@ cdef enum:
     IS_VALUE = 2  # of a header field: no control characters but the tab
     IS_TARGET = 4
     IS_BASE64 = 8
+    IS_HOST = 16  # a name or an IPv4 address, as nearly all are
 
 cdef uint8_t _kinds[256]
 cdef size_t _MAX_HEAD = MAX_HEAD_SIZE
@@ -28,14 +29,16 @@ cdef void fill_kinds() noexcept:
         _kinds[byte] = (
             (IS_TOKEN if chr(byte) in _TOKEN_CHARACTERS else 0)
             | (IS_VALUE if byte == 9 or (byte >= 32 and byte != 127) else 0)
-            | (IS_TARGET if 32 < byte < 127 else 0)
+            | (IS_TARGET if 32 < byte < 127 and chr(byte) != "#" else 0)
             | (IS_BASE64 if chr(byte) in _BASE64_CHARACTERS else 0)
+            | (IS_HOST if chr(byte) in _HOST_CHARACTERS else 0)
         )
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _TOKEN_CHARACTERS = _LETTERS + "!#$%&'*+-.^_`|~"
 _BASE64_CHARACTERS = _LETTERS + "+/"
+_HOST_CHARACTERS = _LETTERS + "._-"
 fill_kinds()
 
 
@@ -145,10 +148,24 @@ cdef bint has_upgrade_token(Span* connection) noexcept nogil:
         left -= size + 1
 
 
+cdef bint is_plain_host(Span* host) noexcept nogil:
+    """Whether it is a name, perhaps with a port."""
+    cdef size_t index = 0
+    while index < host.size and _kinds[<uint8_t> host.data[index]] & IS_HOST:
+        index += 1
+    if index == 0:
+        return False
+    if index < host.size and host.data[index] == b":":
+        index += 1
+        while index < host.size and b"0" <= host.data[index] <= b"9":
+            index += 1
+    return index == host.size
+
+
 cdef bint is_good(Upgrade* upgrade) noexcept nogil:
     """RFC 6455 §4.2.1, for one who says everything once and plainly."""
     return (
-        upgrade.host.size > 0
+        is_plain_host(&upgrade.host)
         and same_word(&upgrade.upgrade, b"websocket", 9)
         and upgrade.connection.size > 0
         and has_upgrade_token(&upgrade.connection)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from .constants import GUID, VERSION
 from .errors import HandshakeError
-from .http11 import Headers, Request, Response
+from .http11 import Headers, Request, Response, check_host
 
 __all__ = [
     "accept_key",
@@ -72,8 +72,10 @@ def check_upgrade(request: Request) -> str:
 
 
 def _check_fields(headers: Headers) -> None:
-    if len(headers.get_all("Host")) != 1:
+    hosts = headers.get_all("Host")
+    if len(hosts) != 1:
         raise HandshakeError(400, "The request needs exactly one Host header.")
+    check_host(hosts[0])
     if "websocket" not in headers.tokens("Upgrade"):
         raise HandshakeError(400, "The Upgrade header must name websocket.")
     if "upgrade" not in headers.tokens("Connection"):

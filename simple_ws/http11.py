@@ -25,6 +25,7 @@ __all__ = [
     "RequestReader",
     "Response",
     "check_field",
+    "check_host",
     "check_request",
     "encode_head",
     "expects_continue",
@@ -45,9 +46,11 @@ _FIELD_NAME = re.compile(_TOKEN.decode())
 _FIELD_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
 _METHOD_START = re.compile(_TOKEN)
-_ABSOLUTE = re.compile(r"(?:https?|wss?)://[^/?#]*", re.IGNORECASE)
+#: RFC 9110 §4.2.1 and §4.2.4: an empty host, and a user before it, are errors.
+_ABSOLUTE = re.compile(r"(?:https?|wss?)://[^/?#@]+(?![^/?#])", re.IGNORECASE)
 #: RFC 3986 §3.2.2 and §3.2.3, without judging addresses.
-_HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*")
+_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=%"
+_HOST = re.compile(rf"(?:{_NAME}]*|\[{_NAME}:]+\])(?::[0-9]*)?")
 
 
 class Fields(Mapping[str, str]):
@@ -341,6 +344,8 @@ class RequestReader:
 def _check_target(request: Request) -> None:
     """RFC 9112 §3.2: a path, an address, or `*`; we are no proxy, for CONNECT."""
     target = request.target
+    if "#" in target:  # nor is there one in a WebSocket address (RFC 6455 §3)
+        raise HandshakeError(400, "The request target has a fragment.")
     if target.startswith("/") or _ABSOLUTE.match(target):
         return
     if target != "*" or request.method != "OPTIONS":
@@ -379,7 +384,19 @@ def check_request(request: Request) -> None:
     # contains more than one". Health checks of version 1.0 have none.
     if len(hosts) != 1 and (hosts or request.version >= (1, 1)):
         raise HandshakeError(400, "The request needs exactly one Host header.")
-    if hosts and not _HOST.fullmatch(hosts[0]):
+    if hosts:
+        check_host(hosts[0])
+
+
+def check_host(host: str) -> None:
+    """Check the value of a Host header.
+
+    Raises:
+        HandshakeError: 400. RFC 9112 §3.2: "A server MUST respond with a 400 (Bad
+            Request) status code to any HTTP/1.1 request message that [...] contains
+            [...] a Host header field with an invalid field value".
+    """
+    if not _HOST.fullmatch(host):
         raise HandshakeError(400, "The Host header is malformed.")
 
 

@@ -101,6 +101,8 @@ TAKEN = [
     ("empty-body", [*LINES, "Content-Length: 0"]),
     ("empty-body-twice", [*LINES, "Content-Length: 0", "Content-Length: 0"]),
     ("host-with-port", without("Host", "Host: server.example.com:8080")),
+    ("host-ipv6", without("Host", "Host: [2001:db8::1]:8080")),
+    ("host-encoded", without("Host", "Host: caf%C3%A9")),
     ("unknown-fields", [*LINES, "X-Anything: at all", "Sec-WebSocket-New: 1"]),
     ("reverse-order", list(reversed(LINES))),
 ]  # fmt: skip
@@ -142,6 +144,11 @@ REFUSED = [
     ("no-host", GET, without("Host"), 400, "Host"),
     ("two-hosts", GET, [*LINES, "Host: other"], 400, "Host"),
     ("same-host-twice", GET, [*LINES, LINES[0]], 400, "Host"),
+    # RFC 9112 §3.2: "any request message that contains [...] a Host header field with
+    # an invalid field value".
+    *((f"host-{host}", GET, without("Host", f"Host: {host}"), 400, "Host header is mal")
+      for host in ("a b", "a/b", "u@a", "a#b", "a?b", "<a>", "\xe9", "a:b:c", "[::1",
+                   "a:80a", "[]", "::1")),
     ("no-upgrade", GET, without("Upgrade"), 400, "Upgrade header"),
     ("other-upgrade", GET, without("Upgrade", "Upgrade: h2c"), 400, "Upgrade header"),
     ("upgrade-part", GET, without("Upgrade", "Upgrade: websockets"), 400, "Upgrade"),

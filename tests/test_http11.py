@@ -151,6 +151,11 @@ MALFORMED = [
     ("target-asterisk", b"GET * HTTP/1.1\r\n\r\n", "neither a path"),
     ("target-authority", b"CONNECT h:80 HTTP/1.1\r\n\r\n", "neither a path"),
     ("target-other-scheme", b"GET ftp://h/ HTTP/1.1\r\n\r\n", "neither a path"),
+    ("target-no-host", b"GET http:///a HTTP/1.1\r\n\r\n", "neither a path"),
+    ("target-user", b"GET ws://u:p@h/ HTTP/1.1\r\n\r\n", "neither a path"),
+    ("target-fragment", b"GET /a#b HTTP/1.1\r\n\r\n", "has a fragment"),
+    ("target-query-fragment", b"GET /a?b#c HTTP/1.1\r\n\r\n", "has a fragment"),
+    ("target-uri-fragment", b"GET ws://h#c HTTP/1.1\r\n\r\n", "has a fragment"),
     ("target-query-only", b"GET ?a HTTP/1.1\r\n\r\n", "neither a path"),
 ]  # fmt: skip
 

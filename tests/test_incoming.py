@@ -160,6 +160,8 @@ REFUSALS = [
     ("post", GOOD.replace("GET", "POST"), 405, "must be a GET request, not POST"),
     ("http-1.0", GOOD.replace("HTTP/1.1", "HTTP/1.0"), 400, "needs HTTP/1.1"),
     ("no-host", GOOD.replace("Host: example.com\r\n", ""), 400, "Host header"),
+    ("host", GOOD.replace("example.com", "a b"), 400, "Host header is malformed"),
+    ("fragment", GOOD.replace("GET /", "GET /#a"), 400, "has a fragment"),
     ("no-key", GOOD.replace(KEY_LINE, ""), 400, "Sec-WebSocket-Key header"),
     ("two-keys", GOOD.replace(KEY_LINE, KEY_LINE * 2), 400, "exactly one"),
     ("short-key", GOOD.replace("dGhlIHNhbXBsZSBub25jZQ==", "eA=="), 400, "16 bytes"),
