@@ -39,6 +39,8 @@ _LONG_BATCH = 0.005
 _PAUSE = 0.25
 #: Seconds in which that is said once; it may go on for hours.
 _SILENCE = 10.0
+#: What `listen` can be told; systems keep fewer than that (somaxconn).
+_MAX_BACKLOG = 2**31 - 1
 #: Free ports to try where a host has several addresses.
 _ATTEMPTS = 10
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -130,7 +132,7 @@ def _open(
         return socket.create_server(
             address,
             family=family,
-            backlog=backlog,
+            backlog=min(backlog, _MAX_BACKLOG),
             reuse_port=reuse_port,
             dualstack_ipv6=both and family == socket.AF_INET6,
         )
@@ -194,7 +196,7 @@ def bind_unix(path: str, backlog: int) -> tuple[socket.socket, SocketFile]:
     try:
         _bind_file(sock, path)
         file = SocketFile(path)
-        sock.listen(backlog)
+        sock.listen(min(backlog, _MAX_BACKLOG))
     except OSError as error:
         if file is not None:
             file.remove()

@@ -25,6 +25,10 @@ __all__ = ["Options", "check_options"]
 
 _DEFAULT_DEFLATE = Deflate()
 
+#: Beyond, no number fits into the extension, nor a time into the clock's sums; whoever
+#: means "no limit" by `sys.maxsize` has it.
+_MOST = 2**63 - 1
+
 #: Most threads that make sense where one of them computes at a time.
 _MAX_THREADS = 1000
 
@@ -142,6 +146,8 @@ def _seconds(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+    if value > _MOST:
+        raise ValueError(f"{name} must be at most {_MOST:,} seconds, not {value!r}")
     return float(value)
 
 
@@ -160,6 +166,8 @@ def _whole(least: int, unit: str) -> Callable[[str, Any], int]:
             raise TypeError(f"{name} must be a whole number of {unit}, not {value!r}")
         if value < least:
             raise ValueError(f"{name} must be at least {least:,} {unit}, not {value!r}")
+        if value > _MOST:
+            raise ValueError(f"{name} must be at most {_MOST:,} {unit}, not {value!r}")
         return value
 
     return check
@@ -192,12 +200,13 @@ def _rate(name: str, value: Any) -> tuple[float, float]:
     for number in value:
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"{wanted}, not {value!r}")
-    rate, burst = map(float, value)
-    if not 0 < rate < math.inf or not 1 <= burst < math.inf:
+    rate, burst = value
+    if not 0 < rate <= _MOST or not 1 <= burst <= _MOST:
         raise ValueError(
-            f"{wanted}, more than 0 a second and a burst of at least 1, not {value!r}"
+            f"{wanted}, more than 0 a second and a burst of at least 1, "
+            f"both at most {_MOST:,}, not {value!r}"
         )
-    return rate, burst
+    return float(rate), float(burst)
 
 
 def _one_of(*allowed: str) -> Callable[[str, Any], str]:

@@ -21,12 +21,15 @@ from harness import (
     PONG,
     TEXT,
     Driven,
+    Echo,
     Peer,
     Recorder,
     Wrapped,
     close_frame,
     frame,
+    open_peer,
     request,
+    running,
     small_buffers,
 )
 
@@ -438,6 +441,21 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "security.md"
 
 
 @pytest.mark.skipif(not DOCUMENT.exists(), reason="no checkout: the docs are not here")
+@pytest.mark.parametrize(
+    "option",
+    ["max_size", "max_frame_size", "write_limit", "buffer_size", "max_buffered",
+     "backlog", "max_connections", "ping_interval", "close_timeout", "message_rate"],
+)  # fmt: skip
+def test_largest_value_of_an_option_is_no_limit(option: str) -> None:
+    most = 2**63 - 1
+    value = (most, most) if option == "message_rate" else most
+    with running(Echo(), **{option: value}) as server, open_peer(server) as peer:
+        for message in ("short", "long" * 5000):
+            peer.text(message)
+            assert peer.read_message() == message
+        assert peer.leave() == (1000, "")
+
+
 def test_every_test_that_the_document_names_is_there() -> None:
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", DOCUMENT.read_text("utf-8"))
     assert len(named) > 50

@@ -50,6 +50,8 @@ WHOLE = [
     ("max_connections", 0),
     ("backlog", 1),
 ]
+#: The largest number of anything.
+MOST = 2**63 - 1
 OR_NONE = ["max_frame_size", "max_size", "max_connections", "idle_timeout"]
 
 
@@ -119,6 +121,11 @@ def test_times_are_more_than_nothing(name: str) -> None:
         assert text.endswith(f", not {wrong!r}")
     for wrong_type in ("5", True, [5]):
         assert "a number of seconds" in refused(TypeError, name, wrong_type)
+    assert check(name, MOST) == float(MOST)
+    for wrong in (2.0**64, 10**400):
+        text = refused(ValueError, name, wrong)
+        assert f"must be at most {MOST:,} seconds" in text
+        assert text.endswith(f", not {wrong!r}")
 
 
 @pytest.mark.parametrize(("name", "least"), WHOLE)
@@ -130,6 +137,25 @@ def test_sizes_and_counts_are_whole_numbers(name: str, least: int) -> None:
     assert text.endswith(f"not {least - 1}")
     for wrong in ("5", 5.0, True, [5]):
         assert "a whole number of" in refused(TypeError, name, wrong)
+    assert check(name, MOST) == MOST
+    text = refused(ValueError, name, MOST + 1)
+    assert f"must be at most {MOST:,}" in text
+    assert text.endswith(f"not {MOST + 1}")
+
+
+@pytest.mark.parametrize("name", ["message_rate", "handshake_rate"])
+def test_rates_are_pairs_within_bounds(name: str) -> None:
+    assert check(name, [5, 10]) == (5.0, 10.0)
+    assert check(name, (5e-324, 1)) == (5e-324, 1.0)
+    assert check(name, (MOST, MOST)) == (float(MOST), float(MOST))
+    nan, inf = float("nan"), float("inf")
+    for wrong in ((0, 1), (1, 0), (1, 0.5), (nan, 1), (1, nan), (inf, 1), (1, inf),
+                  (10**400, 1), (1, 10**400), (-1, 1)):  # fmt: skip
+        text = refused(ValueError, name, wrong)
+        assert text.endswith(f"at most {MOST:,} or None, not {wrong!r}")
+    for wrong_type in (5, "5", (1,), (1, 2, 3), (True, 1), ("1", 1), {1: 2}):
+        text = refused(TypeError, name, wrong_type)
+        assert text.endswith(f"(number a second, burst) or None, not {wrong_type!r}")
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
