@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from .constants import GUID, VERSION
 from .errors import HandshakeError
-from .http11 import Headers, Request, Response, check_host
+from .http11 import Headers, Request, Response, asked_host, check_host
 
 __all__ = [
     "accept_key",
@@ -140,7 +140,7 @@ def _origin_matches(origin: str | None, rule: OriginRule, request: Request) -> b
         return len(origin) <= _MAX_ORIGIN and rule.fullmatch(origin) is not None
     origin = plain_origin(origin)
     if rule == "same":
-        host = request.headers.get("Host", "")
+        host = asked_host(request)
         scheme, _, named = origin.partition("://")
         return named != "" and origin == plain_origin(f"{scheme}://{host}")
     return origin == rule

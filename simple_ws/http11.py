@@ -24,6 +24,7 @@ __all__ = [
     "Request",
     "RequestReader",
     "Response",
+    "asked_host",
     "check_field",
     "check_host",
     "check_request",
@@ -386,6 +387,17 @@ def check_request(request: Request) -> None:
         raise HandshakeError(400, "The request needs exactly one Host header.")
     if hosts:
         check_host(hosts[0])
+
+
+def asked_host(request: Request) -> str:
+    """The host, with its port if any, that a request is for; "" when it does not say.
+
+    RFC 9112 §3.2.2: beside a target in absolute form, Host is to be ignored.
+    """
+    authority = _ABSOLUTE.match(request.target)
+    if authority is None:
+        return request.headers.get("Host", "")
+    return authority[0].partition("://")[2]
 
 
 def check_host(host: str) -> None:

@@ -414,6 +414,17 @@ def test_origin_decides_who_may_connect(
     assert "Origin" in str(caught.value)
 
 
+def test_same_host_is_that_of_an_absolute_target() -> None:
+    # RFC 9112 §3.2.2: "the origin server MUST ignore the received Host header field (if
+    # any) and instead use the host information of the request-target".
+    lines = without("Origin", "Origin: http://a.example:81")
+    start = "GET WS://A.example:81/chat HTTP/1.1"
+    check_origin(request(*lines, start=start), ["same"])
+    lines = without("Origin", "Origin: http://server.example.com")
+    with pytest.raises(HandshakeError):
+        check_origin(request(*lines, start=start), ["same"])
+
+
 def test_pattern_for_origins_takes_no_time() -> None:
     rules = check_options({"origins": "https://*.*.example"})["origins"]
     asked = request("Host: h", "Origin: https://" + "." * 16_000)
