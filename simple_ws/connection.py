@@ -210,14 +210,14 @@ class Client(Heartbeat):
         if self._elsewhere():
             was_open = self.is_open()
             if was_open:
-                self._reactor.call_threadsafe(partial(self._close, code, reason))
+                self._loop.call_threadsafe(partial(self._close, code, reason))
             return was_open
         return self._close(code, reason)
 
     def terminate(self) -> None:
         """Cut the connection now, without a closing handshake."""
         if self._elsewhere():
-            self._reactor.call_threadsafe(self.terminate)
+            self._loop.call_threadsafe(self.terminate)
         elif not self._ended:
             self._cut("terminated", CloseCause.LOCAL)
 
@@ -238,9 +238,9 @@ class Client(Heartbeat):
         payload = check_ping(payload)
         if self._elsewhere():
             size = len(payload)
-            if not self.is_open() or not self._reactor.reserve(size):
+            if not self.is_open() or not self._loop.reserve(size):
                 return False
-            self._reactor.call_threadsafe(partial(self._ping_queued, payload))
+            self._loop.call_threadsafe(partial(self._ping_queued, payload))
             return True
         return self._ping(payload)
 
@@ -305,14 +305,14 @@ class Client(Heartbeat):
         if registered:
             self._watch(READ)
         else:
-            self._reactor.register(self._sock, READ, self)
+            self._loop.register(self._sock, READ, self)
         self._request.compact()
         self._enqueue(response)
         self._home.welcome(self)
         # After that: from now on the handler tells us when it is replaced.
         self._on_message = self._handler.message_callback
         if self._options.ping or self._options.idle_timeout is not None:
-            self._reactor.wheel.put(self, self._next_deadline())
+            self._loop.wheel.put(self, self._next_deadline())
         if self._handler.authenticates and self._options.auth_timeout is not None:
             self._arm(self._check_identity, self._options.auth_timeout)
         self._call(self._handler.on_open, self)
@@ -371,21 +371,19 @@ class Client(Heartbeat):
     # Sending
 
     def _ping_queued(self, payload: bytes) -> None:
-        self._reactor.release(len(payload))
+        self._loop.release(len(payload))
         self._ping(payload)
 
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
         opcode, payload = encode_message(msg, binary)
-        if not self.is_open() or not self._reactor.reserve(len(payload)):
+        if not self.is_open() or not self._loop.reserve(len(payload)):
             return SendStatus.DROPPED
         blocked = self._blocked
-        self._reactor.call_threadsafe(
-            partial(self._send_queued, opcode, payload, blocked)
-        )
+        self._loop.call_threadsafe(partial(self._send_queued, opcode, payload, blocked))
         return SendStatus.BACKPRESSURE if blocked else SendStatus.SENT
 
     def _send_queued(self, opcode: int, payload: bytes, blocked: bool) -> None:
-        self._reactor.release(len(payload))
+        self._loop.release(len(payload))
         self._send(opcode, payload)
         if blocked:
             self._await_drain = True  # as was promised, though it may be over by now
@@ -395,7 +393,7 @@ class Client(Heartbeat):
             self._flush()  # it may only be that this turn has not been flushed yet
         if not self.is_open():
             return False
-        waiting, reactor = self.buffered_amount, self._reactor
+        waiting, reactor = self.buffered_amount, self._loop
         too_long = waiting + size > self._write_limit or self._has_too_many()
         too_much = reactor.buffered > reactor.buffered_limit
         if not waiting or not (too_long or too_much):
@@ -414,7 +412,7 @@ class Client(Heartbeat):
 
     def _drop_for(self, size: int) -> bool:
         """Drop the oldest messages for a new one; none if that does not help."""
-        waiting, reactor = self.buffered_amount, self._reactor
+        waiting, reactor = self.buffered_amount, self._loop
         excess = max(1, waiting + size - self._write_limit)
         if reactor.buffered > reactor.buffered_limit:
             excess = max(excess, size)  # in exchange: all together do not grow
@@ -430,7 +428,7 @@ class Client(Heartbeat):
             self._close(CloseCode.POLICY_VIOLATION, reason, CloseCause.AUTH_TIMEOUT)
 
     def _on_rest(self) -> None:
-        self._reactor.call_soon(self._go_on)
+        self._loop.call_soon(self._go_on)
 
     def _elsewhere(self) -> bool:
-        return get_ident() != self._reactor.owner
+        return get_ident() != self._loop.owner

@@ -106,6 +106,7 @@ class Home(Protocol):
 class Ending(ConnectionCore):
     """A connection that ends once; `connection.Client` is what users see of it."""
 
+    _loop: Reactor
     _protocol: WebSocketProtocol
 
     __slots__ = (
@@ -138,10 +139,6 @@ class Ending(ConnectionCore):
         self._timer: Timer | None = None
 
     @property
-    def _reactor(self) -> Reactor:
-        return self._loop  # type: ignore[return-value]  # it was given one
-
-    @property
     def _options(self) -> Options:
         return self._handler.options
 
@@ -168,13 +165,13 @@ class Ending(ConnectionCore):
             args: with what.
             owner: whose it is, for the log; the handler's by default.
         """
-        began = self._reactor.time()
+        began = self._loop.clock()
         try:
             callback(*args)
         except Exception as error:
             self._on_callback_error(error)
-        spent = self._reactor.time() - began
-        if spent > self._reactor.slow:
+        spent = self._loop.clock() - began
+        if spent > self._loop.slow:
             name = getattr(callback, "__name__", repr(callback))
             what = f"{owner or self._handler.name}.{name}"
             self._home.journal.note_slow(what, self._request.path, spent)
@@ -194,7 +191,7 @@ class Ending(ConnectionCore):
             self._protocol.take_event()
             self._follow()
             # Not from here: others may still have to be told that it opened.
-            self._reactor.call_soon(self._end)
+            self._loop.call_soon(self._end)
             return
         try:
             self._handler.on_error(error, self)
@@ -256,7 +253,7 @@ class Ending(ConnectionCore):
         self._blocked = True
         self._watch(WRITE)
         if not self._ended:
-            self._reactor.call_soon(self._end)
+            self._loop.call_soon(self._end)
 
     def _abandon(self) -> None:
         """Cut it because something of ours went wrong; for the loop."""
@@ -269,7 +266,7 @@ class Ending(ConnectionCore):
         self._release()
         if not self._ended:
             # Not from here: this may run inside a callback of the user's.
-            self._reactor.call_soon(self._end)
+            self._loop.call_soon(self._end)
 
     def _end(self) -> None:
         """The protocol has come to its end: tell everybody, once."""
@@ -277,7 +274,7 @@ class Ending(ConnectionCore):
             return
         self._ended = True
         client: Any = self  # a `Client`, with all that those below ask of it
-        self._reactor.wheel.discard(client)
+        self._loop.wheel.discard(client)
         self._home.forget(client)
         self._home.journal.note_end(client)
         self._call(self._handler.on_close, self)
@@ -296,7 +293,7 @@ class Ending(ConnectionCore):
         latest = 0.0
         if patience is None:
             patience = self._options.close_timeout
-            latest = self._reactor.time() + self._options.ping_timeout
+            latest = self._loop.clock() + self._options.ping_timeout
         # What the system has, it will deliver without us.
         left = self._untaken() if self.buffered_amount else 0
         self._arm(partial(self._look_at_peer, give_up, left, latest), patience)
@@ -304,7 +301,7 @@ class Ending(ConnectionCore):
     def _look_at_peer(
         self, give_up: Callable[[], object], left_before: int, latest: float
     ) -> None:
-        left, rest = self._untaken(), latest - self._reactor.time()
+        left, rest = self._untaken(), latest - self._loop.clock()
         if rest > 0 and self.buffered_amount and left < left_before:
             look = partial(self._look_at_peer, give_up, left, latest)
             self._arm(look, min(rest, self._options.close_timeout))
@@ -318,7 +315,7 @@ class Ending(ConnectionCore):
     def _arm(self, callback: Callable[[], object], delay: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._reactor.call_later(delay, callback)
+        self._timer = self._loop.call_later(delay, callback)
 
     def _half_close(self) -> None:
         with suppress(OSError):
@@ -327,7 +324,7 @@ class Ending(ConnectionCore):
     def _watch(self, events: int) -> None:
         if not self._registered:
             return
-        reactor = self._reactor
+        reactor = self._loop
         if not events:
             # Selectors tell of a hang-up even to those who want nothing.
             if not self._parked:
@@ -348,6 +345,6 @@ class Ending(ConnectionCore):
             self._timer.cancel()
         self._discard_output()
         if not self._parked:
-            self._reactor.unregister(self._sock)
+            self._loop.unregister(self._sock)
         self._sock.close()
         self._home.release(self)

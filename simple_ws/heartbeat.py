@@ -59,7 +59,7 @@ class Heartbeat(Ending):
         pings = self._pings or {}
         sent_at = pings.get(payload)
         if sent_at is not None:
-            self.latency = self._reactor.time() - sent_at
+            self.latency = self._loop.clock() - sent_at
             # A pong answers the pings before it as well (§5.5.3).
             for earlier in list(pings):
                 del pings[earlier]
@@ -77,7 +77,7 @@ class Heartbeat(Ending):
         pings.pop(payload, None)
         if len(pings) == _MAX_PINGS:
             del pings[next(iter(pings))]
-        pings[payload] = self._reactor.time()
+        pings[payload] = self._loop.clock()
         self._enqueue(self._protocol.send_ping(payload))
         return True
 
@@ -124,7 +124,7 @@ class Heartbeat(Ending):
         if now - since < seconds:
             return False
         # What a peer did not do while we heard nobody is not held against it.
-        return now - since - self._reactor.paused_since(since) >= seconds
+        return now - since - self._loop.paused_since(since) >= seconds
 
     def _is_taking(self) -> bool:
         """Whether the peer has gone on taking what stands before the ping: such a one

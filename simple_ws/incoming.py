@@ -320,10 +320,7 @@ class Incoming:
         if subprotocol is not None and subprotocol not in offered:
             logger.error("select_subprotocol chose %r, not offered", subprotocol)
             raise HandshakeError(500, "The server failed.")
-        create = partial(_create, mount.client_class, self.sock, self.site, mount)
-        client = self._ask_handler(
-            mount, request, create, request, options, agreement, subprotocol
-        )
+        client = self._make(mount, request, options, agreement, subprotocol)
         if session is not None:
             client.session = session
         if self._over:
@@ -331,6 +328,15 @@ class Incoming:
         self._leave()
         response = upgrade_response(key, subprotocol, extension)
         client._start(response, rest, self._events != 0)
+
+    def _make(self, mount: Mount, *terms: Any) -> Client:
+        """Make the connection, of the user's class if there is one."""
+        parts = self.sock, self.site, mount, *terms
+        if mount.client_class is Client:  # whom nobody need ask, nor look at
+            return Client(*parts)
+        create = partial(_create, mount.client_class)
+        client: Client = self._ask_handler(mount, terms[0], create, *parts)
+        return client
 
     def _introduce(self, request: Request) -> None:
         """Note who asks, and how."""
@@ -362,11 +368,11 @@ class Incoming:
     ) -> Any:
         """Likewise, and name what holds the loop for too long."""
         reactor = self.site.reactor
-        began = reactor.time()
+        began = reactor.clock()
         try:
             return self._ask(question, *args)
         finally:
-            spent = reactor.time() - began
+            spent = reactor.clock() - began
             if spent > reactor.slow:
                 name = getattr(question, "__name__", "client_class")
                 what = f"{mount.name}.{name}"

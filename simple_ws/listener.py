@@ -318,10 +318,11 @@ class Listener:
             self._sock.close()
 
     def _on_ready(self, events: int) -> None:
-        latest = self._reactor.time() + _LONG_BATCH
+        clock = self._reactor.clock
+        latest = clock() + _LONG_BATCH
         for _ in range(_BATCH):
             # A handshake may have been handled in each, with the user's `on_request`.
-            if self._closed or self._reactor.time() > latest:
+            if self._closed or clock() > latest:
                 return
             try:
                 sock, address = accept_from(self._sock)
