@@ -169,7 +169,13 @@ class TestServer:
         client = TestClient(self, path, options)
         client._sock = self._join(address)
         self._clients.append(client)
-        client._open()
+        try:
+            client._open()
+        except BaseException:
+            # Whoever was refused takes no part in what comes.
+            self._clients.remove(client)
+            client._sock.close()
+            raise
         return client
 
     def request(

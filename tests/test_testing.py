@@ -65,6 +65,19 @@ def test_refusal_has_its_facts(simple_ws: Make) -> None:
     assert caught.value.headers["www-authenticate"] == "Basic"
 
 
+def test_test_goes_on_after_a_refusal(simple_ws: Make) -> None:
+    server = simple_ws(Echo(), max_connections=1)
+    client = server.connect()
+    for _ in range(2):
+        with pytest.raises(HandshakeRefused) as caught:
+            server.connect()
+        assert caught.value.status == 503
+    client.send("as before")
+    assert client.recv() == "as before"
+    client.close()
+    assert server.connect().ping() == 0.0
+
+
 def test_wrong_options_are_refused(simple_ws: Make) -> None:
     with pytest.raises(TypeError, match="handler or a Server"):
         TestServer("no handler")  # type: ignore[arg-type]
