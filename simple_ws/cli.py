@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import logging
 import platform
 import sys
+import traceback
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,10 @@ from . import BACKEND, Server, WebSocket, __version__
 from .cli_bench import add_bench
 from .cli_connect import add_connect
 from .cli_reload import keep_running
-from .errors import ConnectError, ConnectionClosed, WebSocketError
+from .cli_values import Failure, UsageError, port
+from .errors import ConnectError, WebSocketError
 from .handler import BaseHandler
+from .later import is_async
 
 __all__ = ["main"]
 
@@ -39,10 +44,6 @@ exit codes:
 """
 
 
-class UsageError(Exception):
-    """The arguments are well formed, and wrong; the message says what and why."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     options = _parser().parse_args(arguments)
@@ -52,19 +53,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
     )
     try:
-        return int(options.run(options) or 0)
+        code = int(options.run(options) or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has gone is no fault
+        return code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return _leave_quietly()
-    except UsageError as error:
-        return _complain(error, USAGE)
-    except ConnectionClosed as error:
-        return _complain(error, FAILED)
+    except _FaultOfUser as error:
+        traceback.print_exception(error.__cause__)
+        return FAILED
     except ConnectError as error:
         return _complain(error, UNREACHABLE)
-    except (OSError, WebSocketError, ValueError) as error:
+    except (UsageError, ValueError) as error:
+        return _complain(error, USAGE)
+    except (OSError, WebSocketError, Failure) as error:
         return _complain(error, FAILED)
+
+
+class _FaultOfUser(Exception):
+    """What is to be served raised before it was; the cause is shown as it is."""
 
 
 def _complain(error: Exception, code: int) -> int:
@@ -99,14 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=_port, default=8080, help="0 picks one")
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("a port is from 0 to 65535")
-    return port
+    parser.add_argument("--port", type=port, default=8080, help="0 picks one")
 
 
 # serve
@@ -118,6 +120,7 @@ def _add_serve(commands: Any) -> None:
         help="serve a handler or a server of a module",
         description="Serve what stands in a module of the current folder.",
         epilog="example: simple-ws serve chat:Room --static public --reload",
+        allow_abbrev=False,  # the child of --reload must not see it
     )
     serve.add_argument(
         "what",
@@ -140,23 +143,23 @@ def _serve(options: argparse.Namespace) -> int:
     server = _build(_find(options.what), options)
     if options.static is not None:
         server.static("/", options.static)
-    _announce(server)
-    server.run()
-    return 0
+    return _run_server(server)
 
 
 def _find(what: str) -> Any:
     """What MODULE:NAME means, in the current folder first."""
-    module_name, colon, name = what.partition(":")
-    if not colon or not module_name or not name:
+    module_name, _, name = what.partition(":")
+    parts = [*module_name.split("."), *name.split(".")]
+    if not all(part.isidentifier() for part in parts):
         raise UsageError(f"MODULE:NAME is wanted, such as chat:Room, not {what!r}")
     sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.partition(".")[0] and error.name != module_name:
-            raise
-        raise UsageError(f"there is no module {module_name!r} here") from None
+    except Exception as error:
+        missing = getattr(error, "name", None)
+        if isinstance(error, ModuleNotFoundError) and _is_within(missing, module_name):
+            raise UsageError(f"there is no module {module_name!r} here") from None
+        raise _FaultOfUser from error
     for part in name.split("."):
         try:
             found = getattr(found, part)
@@ -165,29 +168,71 @@ def _find(what: str) -> Any:
     return found
 
 
+def _is_within(missing: str | None, module_name: str) -> bool:
+    """Whether it is the module itself that is missing, or a package it is in."""
+    return f"{module_name}.".startswith(f"{missing}.")
+
+
 def _build(found: Any, options: argparse.Namespace) -> Server:
     if isinstance(found, Server):
         return found
     if isinstance(found, type) and issubclass(found, BaseHandler):
-        found = found()
+        found = _make_handler(found, options.what)
     server = Server(options.host, options.port)
-    if isinstance(found, BaseHandler):
-        server.mount(options.path, found)
-    elif callable(found):
-        server.route(options.path)(found)
-    else:
-        raise UsageError(
-            f"{options.what} must be a handler, a Server or a function, not {found!r}"
-        )
+    try:
+        if isinstance(found, BaseHandler):
+            server.mount(options.path, found)
+        elif callable(found):
+            server.route(options.path)(found)
+        else:
+            raise UsageError(
+                f"{options.what} must be a handler, a Server or a function, "
+                f"not {found!r}"
+            )
+    except TypeError as error:  # a callback of another signature
+        raise Failure(error) from None
     return server
 
 
+def _make_handler(kind: type[BaseHandler], what: str) -> BaseHandler:
+    try:
+        inspect.signature(kind).bind()
+    except TypeError as error:
+        raise Failure(f"{what}() cannot be made: {error}") from None
+    try:
+        return kind()
+    except Exception as error:
+        raise _FaultOfUser from error
+
+
+def _run_server(server: Server) -> int:
+    # Said once it runs: whoever reads it may stop it at once, by a signal.
+    server.call_later(0, partial(_announce, server))
+    if any(is_async(function) for _, function in server._all_callbacks()):
+        import asyncio
+
+        asyncio.run(_serve_async(server))
+    else:
+        server.run()
+    return 0
+
+
+async def _serve_async(server: Server) -> None:
+    with server._signals():
+        await server.serve_async()
+
+
 def _announce(server: Server) -> None:
-    server.listen()
-    if server.options.unix is None:
-        host = server.host or "localhost"
-        host = f"[{host}]" if ":" in host else host
-        print(f"ws://{host}:{server.port}/", flush=True)
+    options = server.options
+    if options.unix is not None:
+        return
+    scheme = "ws" if options.ssl is None and options.certfile is None else "wss"
+    host = server.host or "localhost"
+    host = f"[{host}]" if ":" in host else host
+    try:
+        print(f"{scheme}://{host}:{server.port}/", flush=True)
+    except BrokenPipeError:
+        _leave_quietly()
 
 
 # echo and info
@@ -207,9 +252,7 @@ class _Echo(WebSocket):
 def _echo(options: argparse.Namespace) -> int:
     server = Server(options.host, options.port)
     server.mount("*", _Echo(max_size=2**24, write_limit=2**25))
-    _announce(server)
-    server.run()
-    return 0
+    return _run_server(server)
 
 
 def _info(options: argparse.Namespace) -> int:

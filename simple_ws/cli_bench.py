@@ -11,13 +11,15 @@ from bisect import bisect_right
 from typing import Any
 
 from . import aio
+from .cli_values import count, seconds, url
 from .errors import ConnectionClosed
-from .uri import parse_uri
 
 __all__ = ["add_bench", "histogram", "percentile"]
 
 _BAR = 40
 _ROWS = 12
+#: Seconds behind the end for echoes that are under way.
+_PATIENCE = 5.0
 
 
 def add_bench(commands: Any) -> None:
@@ -30,35 +32,13 @@ def add_bench(commands: Any) -> None:
         "10,000 messages a second, not the fastest.",
         epilog="example: simple-ws bench ws://localhost:8080/ -c 50 --seconds 5",
     )
-    parser.add_argument("url", metavar="URL", type=_url)
-    parser.add_argument("-c", "--connections", type=_count, default=10)
-    parser.add_argument("--size", type=_count, default=32, help="bytes of a message")
-    parser.add_argument("--in-flight", type=_count, default=1, help="each connection's")
-    parser.add_argument("--seconds", type=_seconds, default=3.0)
+    parser.add_argument("url", metavar="URL", type=url)
+    parser.add_argument("-c", "--connections", type=count, default=10)
+    parser.add_argument("--size", type=count, default=32, help="bytes of a message")
+    parser.add_argument("--in-flight", type=count, default=1, help="each connection's")
+    parser.add_argument("--seconds", type=seconds, default=3.0)
     parser.add_argument("--text", action="store_true", help="text, not binary")
     parser.set_defaults(run=_run)
-
-
-def _url(text: str) -> str:
-    try:
-        parse_uri(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError("more than 0, at most 3600")
-    return seconds
 
 
 class _Figures:
@@ -80,28 +60,48 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _measure(options: argparse.Namespace, figures: _Figures) -> None:
-    connections = await _open_all(options, figures)
-    end = time.perf_counter() + options.seconds
-    progress = asyncio.create_task(_show_progress(options.seconds, figures))
+    connections: list[Any] = []
     try:
-        await asyncio.gather(
-            *(_echo(connection, options, end, figures) for connection in connections)
-        )
+        await _open_all(connections, options, figures)
+        await _echo_all(connections, options, figures)
     finally:
-        progress.cancel()
         await asyncio.gather(*(connection.close() for connection in connections))
 
 
-async def _open_all(options: argparse.Namespace, figures: _Figures) -> list[Any]:
+async def _open_all(
+    connections: list[Any], options: argparse.Namespace, figures: _Figures
+) -> None:
     """One after the other: how long a handshake takes is a figure too."""
-    connections = []
     for _ in range(options.connections):
         began = time.perf_counter()
         connections.append(
             await aio.connect(options.url, max_size=None, compression=False)
         )
         figures.opened.append(time.perf_counter() - began)
-    return connections
+
+
+async def _echo_all(
+    connections: list[Any], options: argparse.Namespace, figures: _Figures
+) -> None:
+    end = time.perf_counter() + options.seconds
+    progress = asyncio.create_task(_show_progress(options.seconds, figures))
+    echoes = [
+        asyncio.create_task(_echo(connection, options, end, figures))
+        for connection in connections
+    ]
+    try:
+        heard, silent = await asyncio.wait(echoes, timeout=options.seconds + _PATIENCE)
+    finally:
+        progress.cancel()
+        for echo in echoes:
+            echo.cancel()
+        await asyncio.gather(progress, *echoes, return_exceptions=True)
+    for echo in heard:
+        echo.result()  # a fault of ours is shown
+    if silent:
+        figures.lost += len(silent)
+        some = f"{len(silent):,} connections"
+        print(f"simple-ws: {some} wait for an echo in vain", file=sys.stderr)
 
 
 async def _echo(

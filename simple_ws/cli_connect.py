@@ -6,16 +6,23 @@ import argparse
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from .cli_values import Failure, UsageError, seconds, some_seconds, url
 from .client import Connection, connect
+from .client_core import may_end_quietly
+from .client_options import check_client_options
+from .constants import CloseCode
 from .errors import ConnectionClosed
 from .uri import parse_uri
 
 __all__ = ["add_connect", "harmless"]
 
 _PROMPT = "> "
+#: Seconds between two looks whether there is more input.
+_MOMENT = 0.2
 #: Control characters but tab and line feed, and those that turn the direction of text.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
@@ -31,7 +38,7 @@ def add_connect(commands: Any) -> None:
         "terminal lines can be edited; Ctrl-D closes the connection.",
         epilog="example: echo hello | simple-ws connect ws://localhost:8080/",
     )
-    parser.add_argument("url", metavar="URL", type=_url)
+    parser.add_argument("url", metavar="URL", type=url)
     parser.add_argument("--binary", action="store_true", help="send lines as binary")
     parser.add_argument(
         "--header", action="append", default=[], metavar="'NAME: VALUE'", type=_header
@@ -40,21 +47,19 @@ def add_connect(commands: Any) -> None:
     parser.add_argument("--subprotocol", action="append", default=[], metavar="NAME")
     parser.add_argument(
         "--wait",
-        type=float,
+        type=some_seconds,
         default=1.0,
         metavar="SECONDS",
         help="after the end of the input, until so long nothing has come; default: 1",
     )
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="to be connected; default: 10",
+    )
     parser.set_defaults(run=_run)
-
-
-def _url(text: str) -> str:
-    try:
-        parse_uri(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -70,55 +75,115 @@ def harmless(text: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    with connect(
-        options.url,
-        headers=options.header,
-        origin=options.origin,
-        subprotocols=options.subprotocol,
-        open_timeout=options.timeout,
-        max_size=None,
-    ) as connection:
-        if sys.stdin.isatty() and sys.stdout.isatty():
+    given: Any = {
+        "headers": options.header,
+        "origin": options.origin,
+        "subprotocols": options.subprotocol,
+        "open_timeout": options.timeout,
+        "max_size": None,
+    }
+    try:
+        check_client_options(parse_uri(options.url), given)
+    except ValueError as error:
+        raise UsageError(error) from None
+    with connect(options.url, **given) as connection:
+        if _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
             return _talk(connection, options)
         return _pipe(connection, options)
 
 
-def _send(connection: Connection, line: str, options: argparse.Namespace) -> None:
-    connection.send(line.encode() if options.binary else line)
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()  # None: closed by whoever began us
 
 
 def _pipe(connection: Connection, options: argparse.Namespace) -> int:
     """Nothing but messages goes to standard output, each on a line."""
-    receiver = threading.Thread(target=_print_all, args=[connection], daemon=True)
-    receiver.start()
+    sender = _Sender(connection, options.binary)
+    sender.start()
     try:
-        for line in sys.stdin:
-            _send(connection, line.rstrip("\n"), options)
-    except ConnectionClosed as error:
-        print(f"simple-ws: {error}", file=sys.stderr)
-        return 1
-    _wait_for_quiet(connection, receiver, options.wait)
+        _print_all(connection, sender, options.wait)
+    except BrokenPipeError:
+        connection.close(CloseCode.GOING_AWAY)
+        raise
+    sender.join(_MOMENT)  # it may be about to find that a line cannot be sent
+    if sender.problem is not None:
+        raise sender.problem
     return 0
 
 
-def _wait_for_quiet(
-    connection: Connection, receiver: threading.Thread, seconds: float
-) -> None:
-    while receiver.is_alive():
-        before = connection._last_received
-        receiver.join(seconds)
-        if connection._last_received == before:
-            return
+def _print_all(connection: Connection, sender: _Sender, wait: float) -> None:
+    """Until the server closes, or `wait` seconds behind the last line or message."""
+    while True:
+        # Looked at before waiting: the time begins when all has been sent.
+        over = not sender.is_alive()
+        try:
+            _print(connection.recv(wait if over else _MOMENT))
+        except TimeoutError:
+            if over:
+                return
+        except ConnectionClosed as error:
+            if may_end_quietly(error):
+                return
+            raise
 
 
-def _print_all(connection: Connection) -> None:
-    with suppress(ConnectionClosed, BrokenPipeError):
-        for message in connection:
-            if isinstance(message, bytes):
-                sys.stdout.buffer.write(message + b"\n")
-                sys.stdout.buffer.flush()
-            else:
-                print(message, flush=True)
+class _Sender(threading.Thread):
+    """Sends the lines of standard input, beside whoever waits for messages.
+
+    Attributes:
+        problem: why not all was sent, or None.
+    """
+
+    def __init__(self, connection: Connection, binary: bool) -> None:
+        super().__init__(daemon=True)  # it may wait for a line that never comes
+        self.problem: Exception | None = None
+        self._connection = connection
+        self._binary = binary
+
+    def run(self) -> None:
+        """Send them all."""
+        try:
+            for line in _lines():
+                self._connection.send(line if self._binary else _text(line))
+        except (ConnectionClosed, Failure, OSError) as error:
+            self.problem = error
+
+
+def _lines() -> Iterator[bytes]:
+    """Lines of standard input, without their ends.
+
+    Not by way of `sys.stdin`: Python cannot end while a thread waits there.
+    """
+    if sys.stdin is None:
+        return
+    with open(sys.stdin.fileno(), "rb", closefd=False) as source:
+        for line in source:
+            yield line.removesuffix(b"\n")
+
+
+def _text(line: bytes) -> str:
+    try:
+        return line.removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        raise Failure(f"{line[:20]!r} is not UTF-8; try --binary") from None
+
+
+def _print(message: str | bytes) -> None:
+    out = sys.stdout
+    if out is None:
+        return
+    if out.isatty():
+        out.write(_shown(message) + "\n")
+    elif isinstance(message, bytes):
+        out.buffer.write(message + b"\n")
+    else:
+        out.buffer.write(message.encode(out.encoding, "backslashreplace") + b"\n")
+    out.flush()
+
+
+def _shown(message: str | bytes) -> str:
+    """A message for people."""
+    return f"({message.hex(' ')})" if isinstance(message, bytes) else harmless(message)
 
 
 def _talk(connection: Connection, options: argparse.Namespace) -> int:
@@ -136,7 +201,7 @@ def _talk(connection: Connection, options: argparse.Namespace) -> int:
             print()
             break
         try:
-            _send(connection, line, options)
+            connection.send(line, binary=options.binary)
         except ConnectionClosed:
             break
     connection.close()
@@ -157,8 +222,7 @@ def _editor() -> Any:
 def _show_all(connection: Connection, editor: Any) -> None:
     with suppress(ConnectionClosed):
         for message in connection:
-            text = f"({message.hex(' ')})" if isinstance(message, bytes) else message
-            _show("< " + harmless(text), editor)
+            _show("< " + _shown(message), editor)
     _show("the connection has ended; Enter leaves", editor)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from harness import Echo, running
 from websockets.sync.client import connect
 
@@ -101,6 +103,17 @@ def test_help_teaches_and_version_is_told() -> None:
         (["serve", "no_such_module:X"], "no module 'no_such_module'"),
         (["serve", "json:Nothing"], "no 'Nothing'"),
         (["serve", "json:__name__"], "must be a handler"),
+        (["serve", "../app:f"], "MODULE:NAME"),
+        (["serve", "json:loads", "--rel"], "--rel"),
+        (["serve", "operator:add", "--static", "no/such"], "folder"),
+        (["serve", "operator:add", "--path", "no path"], "no path"),
+        (["echo", "--port", "http"], "0 to 65535, not 'http'"),
+        (["bench", "ws://localhost", "--size", "big"], "at least 1, not 'big'"),
+        (["bench", "ws://localhost", "--seconds", "nan"], "more than 0 seconds"),
+        (["connect", "ws://localhost", "--timeout", "-1"], "more than 0 seconds"),
+        (["connect", "ws://localhost", "--wait", "nan"], "seconds"),
+        (["connect", "ws://localhost", "--header", "Host: a"], "handshake's own"),
+        (["connect", "ws://localhost", "--subprotocol", "a b"], "a b"),
     ],
 )
 def test_wrong_arguments_end_with_2(
@@ -144,6 +157,115 @@ def test_piped_lines_are_sent_and_only_answers_are_printed() -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "one\ntwo\n", "")
         done = run("connect", url, "--wait", "0.5", "--binary", given="three\n")
         assert (done.returncode, done.stdout) == (0, "three\n")
+
+
+def test_any_bytes_pass_as_binary_lines() -> None:
+    with running(Echo()) as server:
+        url = f"ws://127.0.0.1:{server.port}/"
+        lines = b"\xff\xfe\0\r\n\n"
+        command = [*COMMAND, "connect", url, "--wait", "0.5", "--binary"]
+        done = subprocess.run(
+            command, input=lines, capture_output=True, timeout=DEADLINE, env=ENVIRONMENT
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, lines, b"")
+        done = subprocess.run(
+            command[:-1],
+            input=lines,
+            capture_output=True,
+            timeout=DEADLINE,
+            env=ENVIRONMENT,
+        )
+        assert done.returncode == 1
+        assert b"is not UTF-8; try --binary" in done.stderr
+
+
+def test_server_that_closes_ends_the_wait_for_more_lines() -> None:
+    class Closer(Echo):
+        code = 1000
+
+        def on_open(self, client: Any) -> None:
+            client.write_message("bye")
+            client.close(self.code)
+
+    handler = Closer()
+    with running(handler) as server:
+        url = f"ws://127.0.0.1:{server.port}/"
+        for code, status in ((1000, 0), (1011, 1)):
+            handler.code = code
+            with subprocess.Popen(
+                [*COMMAND, "connect", url],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=ENVIRONMENT,
+            ) as process:
+                # Nothing is written to its input, and that stays open.
+                assert process.wait(DEADLINE) == status
+                assert process.stdout is not None
+                assert process.stderr is not None
+                assert process.stdout.read() == "bye\n"
+                assert ("1011" in process.stderr.read()) is (status == 1)
+
+
+def test_reader_that_leaves_ends_it_quietly() -> None:
+    with running(Echo()) as server:
+        url = f"ws://127.0.0.1:{server.port}/"
+        with subprocess.Popen(
+            [*COMMAND, "connect", url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdin.write(b"one\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"one\n"
+            process.stdout.close()
+            process.stdin.write(b"two\n")
+            process.stdin.flush()
+            assert process.wait(DEADLINE) == 0
+            assert process.stderr.read() == b""
+
+
+def test_input_and_output_may_be_closed() -> None:
+    with running(Echo()) as server:
+        url = f"ws://127.0.0.1:{server.port}/"
+        command = shlex.join([*COMMAND, "connect", url, "--wait", "0.1"])
+        done = subprocess.run(
+            ["sh", "-c", f"{command} <&- >&-"],
+            capture_output=True,
+            timeout=DEADLINE,
+            env=ENVIRONMENT,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_output_on_a_terminal_is_harmless_though_the_input_is_a_pipe() -> None:
+    class Rude(Echo):
+        def on_open(self, client: Any) -> None:
+            client.write_message("\x1b[2Jgone\x07")
+            client.write_message(b"\x1b\xff")
+            client.close()
+
+    with running(Rude()) as server:
+        ours, theirs = pty.openpty()
+        done = subprocess.run(
+            [*COMMAND, "connect", f"ws://127.0.0.1:{server.port}/"],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            timeout=DEADLINE,
+            env=ENVIRONMENT,
+        )
+        os.close(theirs)
+        assert (done.returncode, done.stderr) == (0, b"")
+        shown = read_terminal(ours, b"ff)")
+        assert shown.split() == [b"\\x1b[2Jgone\\x07", b"(1b", b"ff)"]
+        os.close(ours)
 
 
 def test_connect_sends_what_it_is_told() -> None:
@@ -219,6 +341,89 @@ def test_bench_of_a_server_that_does_not_echo_ends_with_1() -> None:
         done = run("bench", url, "-c", "1", "--seconds", "0.2")
         assert done.returncode == 1
         assert "wrong" in done.stdout
+
+
+def test_bench_does_not_wait_for_ever(monkeypatch: Any, capsys: Any) -> None:
+    class Silent(Echo):
+        def on_message(self, msg: Any, client: Any) -> Any:
+            return None
+
+    monkeypatch.setattr("simple_ws.cli_bench._PATIENCE", 0.1)
+    with running(Silent()) as server:
+        url = f"ws://127.0.0.1:{server.port}/"
+        assert main(["bench", url, "-c", "2", "--seconds", "0.1"]) == 1
+    shown = capsys.readouterr()
+    assert "2 connections wait for an echo in vain" in shown.err
+    assert "2 lost" in shown.out
+
+
+def test_server_may_be_stopped_as_soon_as_its_address_is_printed() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with serving("echo", "--port", "0") as (process, _):
+            process.send_signal(number)
+            assert process.wait(DEADLINE) == 0
+
+
+def test_asynchronous_handlers_are_served(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import asyncio\n"
+        "from simple_ws import WebSocket\n"
+        "class Slow(WebSocket):\n"
+        "    async def on_message(self, msg, client):\n"
+        "        await asyncio.sleep(0)\n"
+        "        return msg.upper()\n"
+    )
+    options = ["serve", "app:Slow", "--port", "0"]
+    with serving(*options, cwd=tmp_path) as (process, url):
+        with connect(url) as client:
+            client.send("abc")
+            assert client.recv(DEADLINE) == "ABC"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+def test_address_of_a_server_with_tls_says_so(tmp_path: Path) -> None:
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
+        tmp_path / "pair.pem"
+    )
+    (tmp_path / "app.py").write_text(
+        "from simple_ws import Server\n"
+        "server = Server('localhost', 0, certfile='pair.pem')\n"
+    )
+    with serving("serve", "app:server", cwd=tmp_path) as (_, url):
+        assert url.startswith("wss://localhost:")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("f = int('no number')", "line 1, in <module>"),
+        ("open('no such file')", "line 1, in <module>"),
+        ("import no_such_module", "line 1, in <module>"),
+        ("def f(msg): ...", "f must be a function of (msg, client)"),
+        (
+            "from simple_ws import WebSocket\n"
+            "class f(WebSocket):\n"
+            "    def __init__(self, name): ...",
+            "'name'",
+        ),
+        (
+            "from simple_ws import WebSocket\n"
+            "class f(WebSocket):\n"
+            "    def __init__(self): int('no number')",
+            "line 3, in __init__",
+        ),
+    ],
+)
+def test_faults_of_what_is_served_are_shown(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(text)
+    done = run("serve", "app:f", "--port", "0", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    # A traceback is for code of the user.
+    assert ("Traceback" in done.stderr) is ("line" in message)
 
 
 def test_handler_of_a_module_is_served_with_files(tmp_path: Path) -> None:

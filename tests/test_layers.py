@@ -32,7 +32,8 @@ LAYERS = {
     ),
     "faces": (
         "websocket client_options client_core client_dial client aio_dial aio "
-        "cli cli_bench cli_connect cli_reload testing pytest_plugin __init__ __main__"
+        "cli_values cli cli_bench cli_connect cli_reload testing pytest_plugin "
+        "__init__ __main__"
     ),
 }
 LEVELS = {

@@ -1,0 +1,63 @@
+"""What arguments of the command line may be, and what is said of those that may not."""
+
+from __future__ import annotations
+
+import argparse
+
+from .uri import parse_uri
+
+__all__ = ["Failure", "UsageError", "count", "port", "seconds", "some_seconds", "url"]
+
+_LONGEST = 3600
+
+
+class UsageError(Exception):
+    """The arguments are well formed, and wrong; the message says what and why."""
+
+
+class Failure(Exception):
+    """What was asked for failed; the message says how."""
+
+
+def url(text: str) -> str:
+    """The address of a server."""
+    try:
+        parse_uri(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def port(text: str) -> int:
+    """A port, or 0."""
+    if not text.isdecimal() or int(text[:6]) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or not 1 <= int(text[:10]) < 10**9:
+        raise argparse.ArgumentTypeError(f"a number, at least 1, not {text!r}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time that is longer than none."""
+    number = _number(text)
+    if not 0 < number <= _LONGEST:
+        wanted = f"more than 0 seconds, at most {_LONGEST}"
+        raise argparse.ArgumentTypeError(f"{wanted}, not {text!r}")
+    return number
+
+
+def some_seconds(text: str) -> float:
+    """A time, or none."""
+    return 0.0 if _number(text) == 0 else seconds(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0
