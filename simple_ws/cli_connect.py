@@ -14,7 +14,7 @@ from .cli_values import Failure, UsageError, seconds, some_seconds, url
 from .client import Connection, connect
 from .client_core import may_end_quietly
 from .client_options import check_client_options
-from .constants import CloseCode
+from .constants import CloseCause, CloseCode
 from .errors import ConnectionClosed
 from .uri import parse_uri
 
@@ -196,12 +196,15 @@ def _talk(connection: Connection, options: argparse.Namespace) -> int:
     receiver.start()
     while receiver.is_alive():
         try:
-            line = input(_PROMPT)
+            connection.send(_typed(options.binary))
+        except UnicodeError:
+            print("not sent: it is not UTF-8", file=sys.stderr)
         except EOFError:
             print()
             break
-        try:
-            connection.send(line, binary=options.binary)
+        except KeyboardInterrupt:
+            print()  # what is printed next stands on a line of its own
+            raise
         except ConnectionClosed:
             break
     connection.close()
@@ -209,6 +212,11 @@ def _talk(connection: Connection, options: argparse.Namespace) -> int:
     code, reason = connection.close_code, connection.close_reason
     print(f"closed: {code} {harmless(reason)}".rstrip(), file=sys.stderr)
     return 0 if code in (1000, 1001, 1005) else 1
+
+
+def _typed(binary: bool) -> str | bytes:
+    line = input(_PROMPT)
+    return line.encode(errors="surrogateescape") if binary else line
 
 
 def _editor() -> Any:
@@ -223,7 +231,8 @@ def _show_all(connection: Connection, editor: Any) -> None:
     with suppress(ConnectionClosed):
         for message in connection:
             _show("< " + _shown(message), editor)
-    _show("the connection has ended; Enter leaves", editor)
+    if connection.close_cause is not CloseCause.LOCAL:
+        _show("the connection has ended; Enter leaves", editor)
 
 
 def _show(text: str, editor: Any) -> None:
