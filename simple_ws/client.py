@@ -519,6 +519,7 @@ class _Opener:
         self._options = options
         self._opening = Opening(uri, options, stay=options.unix is not None)
         self._deadline = _clock() + options.open_timeout
+        self._refused = False
 
     def open(self) -> Connection:
         while True:
@@ -611,6 +612,9 @@ class _Opener:
             _wait_for(sock, READ, self._left())
             return
         # The verdict is here; only an explanation may come behind it.
-        patience = min(self._deadline - _clock(), BODY_PATIENCE)
+        if not self._refused:
+            self._refused = True
+            self._deadline = min(self._deadline, _clock() + BODY_PATIENCE)
+        patience = self._deadline - _clock()
         if patience <= 0 or not _wait_for(sock, READ, patience):
             asking.refuse()

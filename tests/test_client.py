@@ -288,6 +288,26 @@ class TestTime:
         assert caught.value.body == b"wait"
         assert patient.clock.now == began + 1
 
+    def test_body_that_drips_is_not_waited_for_any_longer(
+        self, patient: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        monkeypatch.setattr(client, "dial", lambda *_: ours)
+        head = b"HTTP/1.1 503 x\r\nContent-Length: 100\r\n\r\n"
+
+        def step() -> None:
+            patient.clock.now += 0.25
+            theirs.send(b".")
+
+        patient.steps.append(lambda: theirs.send(head))
+        patient.steps.extend([step] * 30)
+        began = patient.clock.now
+        with theirs, pytest.raises(HandshakeRefused) as caught:
+            connect("ws://h/", proxy=None)
+        assert caught.value.body == b"...."
+        assert patient.clock.now == began + 1
+
     @pytest.mark.parametrize("answers", [False, True])
     def test_close_waits_for_an_answer_and_an_end(
         self, patient: Any, open_pair: Any, answers: bool
