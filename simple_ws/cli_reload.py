@@ -30,37 +30,39 @@ def keep_running(folders: Iterable[Path]) -> int:
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
     command = [sys.executable, "-m", "simple_ws", *arguments]
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _run_anew(command, list(folders))
-    except KeyboardInterrupt:
-        return 0
-
-
-def _run_anew(command: list[str], folders: list[Path]) -> int:
-    """Run a command until it ends by itself; its exit code."""
+    told: list[int] = []  # by which signals to stop
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # No exception: in the midst of starting a child it would leave that alone. And
+        # SIGINT is ignored where we have been started in the background.
+        signal.signal(number, lambda number, _: told.append(number))
+    folders = list(folders)
     seen = _stamps(folders)
-    while True:
+    while not told:
         child = subprocess.Popen(command)
         try:
-            code = _watch(child, folders, seen)
+            code = _watch(child, folders, seen, told)
         finally:
             _end(child)
         if code is not None and code != 1:
             return code
         if code == 1:  # an error in the code: wait until somebody mends it
-            while _stamps(folders) == seen:
+            while _stamps(folders) == seen and not told:
                 time.sleep(_INTERVAL)
         seen = _stamps(folders)
-        print("a source file has changed: starting anew", file=sys.stderr)
+        if not told:
+            print("a source file has changed: starting anew", file=sys.stderr)
+    return 0
 
 
 def _watch(
-    child: subprocess.Popen[bytes], folders: list[Path], seen: dict[str, int]
+    child: subprocess.Popen[bytes],
+    folders: list[Path],
+    seen: dict[str, int],
+    told: list[int],
 ) -> int | None:
-    """Wait for the end of a run (its code) or a change (None)."""
+    """Wait for the end of a run (its code), a change or a signal (None)."""
     while child.poll() is None:
-        if _stamps(folders) != seen:
+        if told or _stamps(folders) != seen:
             return None
         time.sleep(_INTERVAL)
     return child.returncode
@@ -74,10 +76,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _stamps(folders: Iterable[Path]) -> dict[str, int]:

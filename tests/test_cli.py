@@ -542,6 +542,21 @@ def test_serving_that_is_told_to_stop_went_well(
         assert (process.returncode, "Traceback" in told) == (0, False)
 
 
+def test_reload_in_the_background_leaves_nobody_behind(tmp_path: Path) -> None:
+    """A shell has what it starts with `&` ignore SIGINT."""
+    (tmp_path / "app.py").write_text("def f(msg, client):\n    return msg\n")
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        options = ["serve", "app:f", "--port", "0", "--reload"]
+        with serving(*options, cwd=tmp_path) as (process, url):
+            process.send_signal(signal.SIGINT)
+            assert process.wait(DEADLINE) == 0
+    finally:
+        signal.signal(signal.SIGINT, old)
+    with pytest.raises(ConnectionRefusedError):
+        connect(url)
+
+
 def test_reload_waits_for_a_broken_file_to_be_mended(tmp_path: Path) -> None:
     module = tmp_path / "app.py"
     good = "def f(msg, client):\n    return 'mended'\n"
