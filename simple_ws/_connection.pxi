@@ -793,6 +793,9 @@ Carries messages between a socket and a callback.
                 owner, data, size, wire_size(size, self.max_frame_size), first, False
             )
         self.mark_dirty()
+        # Whoever heeds BACKPRESSURE must hear of it while there is still room.
+        if self.waiting > self._write_limit >> 1 and not self._blocked:
+            self.write_out()
         if self._blocked:
             self._await_drain = True
             return _BACKPRESSURE

@@ -454,6 +454,9 @@ class ConnectionCore(Outbox):
                 self._tally.plain_sent += size
                 self._tally.packed_sent += len(packed)
             self._enqueue(self._protocol.send_message(opcode, payload, packed))
+        # Whoever heeds BACKPRESSURE must hear of it while there is still room.
+        if self._waiting > self._write_limit >> 1 and not self._blocked:
+            self._flush()
         if self._blocked:
             self._await_drain = True
             return _BACKPRESSURE

@@ -149,7 +149,7 @@ class Deframer:
 def fill(driven: Driven, client: Client, size: int = 2**18) -> bytes:
     """Write so much that the socket takes no more; return what was written."""
     data = pattern(1, size)
-    assert client.write_message(data) is SENT
+    assert client.write_message(data)
     driven.turn()
     assert 0 < client.buffered_amount < size + 500
     return data
@@ -629,11 +629,11 @@ def test_drop_old_drops_what_was_written_in_the_turn_that_blocked(wrap: Any) -> 
     with Driven(write_limit=2**17, slow_consumer="drop_old") as driven:
         peer = driven.open(wrap=wrap)
         client = driven.handler.client()
-        for number in range(120):
+        for number in range(65):  # together half of the limit, and no more
             assert client.write_message(pattern(number, 1000)) is SENT
         client.ping(b"kept")
         driven.turn()
-        for number in range(120, 400):
+        for number in range(65, 400):
             assert client.write_message(pattern(number, 1000)) is BACKPRESSURE
             assert client.buffered_amount <= 2**17
         reader = Deframer()
@@ -651,6 +651,26 @@ def test_drop_old_drops_what_was_written_in_the_turn_that_blocked(wrap: Any) -> 
         ]
         assert len(received) == 400 - driven.handler.tally.dropped
         assert latest > 120
+
+
+@both_kinds
+@pytest.mark.parametrize("size", [10, 1000, 2**16, 190_000, MIB])
+def test_whoever_stops_at_backpressure_is_never_cut_off(wrap: Any, size: int) -> None:
+    """Though all is written in one callback, before the turn's output leaves."""
+    with Driven(write_limit=200_000) as driven:
+        peer = driven.open(wrap=wrap)
+        client = driven.handler.client()
+        count, status = 0, SENT
+        while status is SENT:
+            status = client.write_message(pattern(count, size))
+            count += 1
+        assert status is BACKPRESSURE
+        for number in range(count):
+            assert peer.read_message() == pattern(number, size)
+        driven.turn()
+        assert client.buffered_amount == 0
+        assert len(driven.handler.of("drain")) == 1
+        assert client.is_open()
 
 
 @both_kinds
@@ -1160,11 +1180,17 @@ class BackPressure(RuleBasedStateMachine):
 
     # What the model does
 
-    def catch_up(self) -> None:
-        """Take off the queue what the client says was sent."""
+    def catch_up(self, message: Piece | None = None) -> None:
+        """Take off the queue what the client says was sent.
+
+        Args:
+            message: accepted just now; it stands behind what was sent before it.
+        """
         sent = self.client.bytes_sent - self.base - self.sent_before
         self.sent_before += sent
         while sent:
+            if not self.queue and message is not None:
+                self.queue.append(message)
             first = self.queue[0]
             step = min(sent, first.left)
             first.left -= step
@@ -1196,16 +1222,25 @@ class BackPressure(RuleBasedStateMachine):
 
     def note_write(self, data: bytes, status: SendStatus) -> None:
         """Compare what became of a message with what had to."""
-        was_open = not self.closed
-        self.catch_up()
-        if not was_open:
+        if self.closed:
+            self.catch_up()
             assert status is DROPPED
             return
-        accepted = self.judge(len(data))
+        message = Piece("message", data, on_the_wire(len(data)))
+        self.catch_up(message if status else None)
+        if message.begun or not message.left:
+            # Sent at once: all before it has left, so there was room for any size.
+            assert status
+            accepted = True
+        else:
+            accepted = self.judge(len(data))
+            if accepted:
+                self.queue.append(message)
         assert bool(status) is accepted, (status, self.waiting(), len(data))
         if accepted:
             assert (status is BACKPRESSURE) is self.client._blocked
-            self.queue.append(Piece("message", data, on_the_wire(len(data))))
+            # Whoever heeds it hears of it while there is room.
+            assert status is BACKPRESSURE or self.waiting() <= LIMIT // 2
             self.promised |= status is BACKPRESSURE
             return
         self.dropped += 1
