@@ -401,9 +401,10 @@ class Protocol:
 
     def _on_ping(self, payload: bytes) -> None:
         # §5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in
-        # response, unless it already received a Close frame."
+        # response, unless it already received a Close frame." Having sent one is no
+        # reason: behind it §5.5.1 forbids data frames alone.
+        self.output += (self._frame(_FIN | _PONG, payload),)
         if self.state is State.OPEN:
-            self.output += (self._frame(_FIN | _PONG, payload),)
             self.event = (_PING, payload)
 
     def _on_pong(self, payload: bytes) -> None:

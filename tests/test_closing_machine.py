@@ -110,11 +110,9 @@ class Side:
             self.finish(End(code, reason, "peer"), State.CLOSED)
             self.expected.append((CLOSE, None))
             return [Frame(CLOSE, heard.payload[:2])] if was_open else []
-        if not was_open:
-            return []
-        if heard.opcode == TEXT:
+        if was_open and heard.opcode == TEXT:
             self.expected.append((TEXT, heard.payload.decode()))
-        else:
+        elif was_open:
             self.expected.append((heard.opcode, heard.payload))
         return [Frame(PONG, heard.payload)] if heard.opcode == PING else []
 

@@ -352,6 +352,8 @@ def test_messages_that_arrive_after_our_close_frame_are_skipped() -> None:
         peer.write(frame(TEXT, "a") + frame(TEXT, "b", fin=False) + frame(PING, "c"))
         assert peer.read_close() == (1000, "")
         peer.write(frame(0, "d") + close_frame(1000))
+        # RFC 6455 §5.5.2: a ping is answered until the peer's close frame comes.
+        assert peer.read_frame() == (FIN | PONG, b"c")
         assert peer.read_rest() == b""
         assert driven.handler.names == ["open", "close"]
 
@@ -744,7 +746,8 @@ def test_close_in_a_callback_skips_the_rest_of_the_read(rest: bytes) -> None:
         peer.write(rest)
         assert peer.read_close() == (4000, "")
         peer.write(close_frame(4000))
-        assert peer.read_rest() == b""
+        pong = b"\x8a\x01p" if rest is MIXED else b""  # §5.5.2
+        assert peer.read_rest() == pong
         assert handler.names == ["open", "message", "close"]
 
 
