@@ -57,6 +57,8 @@ cdef object _SENT = SendStatus.SENT
 cdef object _DROPPED = SendStatus.DROPPED
 cdef object _BACKPRESSURE = SendStatus.BACKPRESSURE
 cdef object _plain_socket = socket.socket
+#: `lambda msg, client: client.write_message(msg)` is a callback, too, and has answered.
+cdef object _send_status = SendStatus
 
 
 cdef struct Bucket:
@@ -551,7 +553,7 @@ Carries messages between a socket and a callback.
                 return 0
         try:
             answer = self._on_message(message, self)
-            if answer is not None:
+            if answer is not None and type(answer) is not _send_status:
                 self.write_message(answer)
         except Exception as error:
             self._on_callback_error(error)

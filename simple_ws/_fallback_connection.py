@@ -389,7 +389,8 @@ class ConnectionCore(Outbox):
             return
         try:
             answer = self._on_message(msg, self)
-            if answer is not None:
+            # `lambda msg, client: client.write_message(msg)` has answered already.
+            if answer is not None and type(answer) is not SendStatus:
                 self.write_message(answer)
         except Exception as error:
             self._on_callback_error(error)

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .connection import Client
-from .constants import CloseCause
+from .constants import CloseCause, SendStatus
 from .errors import InvalidState
 from .http11 import Request, Response
 from .later import InThread, Steps, discard, go_through, is_late
@@ -430,7 +430,7 @@ class Awaited:
         client = line.client
         if error is not None:
             _report(client, line.kind, error)
-        elif line.kind is Kind.MESSAGE and value is not None:
+        elif line.kind is Kind.MESSAGE:
             _answer(client, value)
         self._go_on(line)
 
@@ -451,7 +451,7 @@ class Awaited:
             except Exception as error:
                 _report(client, kind, error)
             else:
-                if kind is Kind.MESSAGE and result is not None:
+                if kind is Kind.MESSAGE:
                     _answer(client, result)
         self._errands.lines.pop(client, None)
 
@@ -464,6 +464,8 @@ _ENDED_BY_CALLBACK = (CloseCause.LOCAL, CloseCause.HANDLER_ERROR)
 
 
 def _answer(client: Client, value: Any) -> None:
+    if value is None or type(value) is SendStatus:
+        return  # no answer, or the callback has answered, see `ConnectionCore._deliver`
     try:
         client.write_message(value)
     except Exception as error:

@@ -174,7 +174,8 @@ class BaseHandler:
         """A message came: `str` for text, `bytes` for binary.
 
         Returns:
-            None, or an answer that is sent as by `client.write_message`.
+            None, or an answer that is sent as by `client.write_message`. What that has
+            returned counts as None.
         """
 
     def on_close(self, client: Any) -> Any:

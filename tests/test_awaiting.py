@@ -252,6 +252,18 @@ def test_callbacks_of_a_client_come_one_after_the_other(attached: Make) -> None:
     assert handler.names[1:] == ["message", "done"] * 3
 
 
+def test_what_write_message_returned_is_no_answer(attached: Make) -> None:
+    class Writing(Awaiting):
+        async def on_message(self, msg: Any, client: Any) -> Any:
+            return client.write_message(msg)
+
+    server = attached(Writing())
+    peer = server.open(then=frame(TEXT, "a") + frame(TEXT, "b"))
+    assert [peer.read_message(), peer.read_message()] == ["a", "b"]
+    server.turn(3)
+    assert peer.nothing_waits()
+
+
 def test_clients_do_not_wait_for_each_other(attached: Make) -> None:
     handler = Awaiting("a")
     server = attached(handler)

@@ -189,6 +189,17 @@ def test_empty_answer_is_an_answer(falsy: object) -> None:
         assert peer.read_message() == expected
 
 
+def test_callback_that_returns_what_write_message_did_has_answered() -> None:
+    handler = Recorder()
+    handler.on_message = lambda msg, client: client.write_message(msg)  # type: ignore[method-assign]
+    with Driven(handler) as driven:
+        peer = driven.open()
+        for message in ("one", "two"):
+            peer.text(message)
+            assert peer.read_message() == message
+        assert driven.handler.client().is_open()
+
+
 @pytest.mark.parametrize("size", [0, 1, 124, 125, 126, 127, 65535, 65536, 2**18 + 1])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_every_size_goes_both_ways(size: int, compressed: bool) -> None:
