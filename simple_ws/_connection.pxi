@@ -61,6 +61,15 @@ cdef object _plain_socket = socket.socket
 cdef object _send_status = SendStatus
 
 
+cdef struct Large:
+    PyObject* block  # the bytes object, as far as it is reserved
+    size_t size
+    size_t have  # bytes that have come
+    uint8_t first
+    uint8_t key[4]
+    Utf8State text
+
+
 cdef struct Bucket:
     double rate
     double burst
@@ -101,23 +110,26 @@ Carries messages between a socket and a callback.
     # Of the owner, who needs no objects for them this way.
     cdef public int64_t id
     cdef public double opened_at
+    cdef public flag _registered
+    cdef public flag _parked
+    cdef public flag _ended
     cdef public object _sock
     cdef public object _protocol
     cdef public object _on_message
     cdef public double _last_received
     cdef public double _last_message
-    cdef public bint _open
-    cdef public bint _ordinary
-    cdef public bint _blocked
-    cdef public bint _await_drain
-    cdef public bint _held  # not read from, until `_hold` says so
+    cdef public flag _open
+    cdef public flag _ordinary
+    cdef public flag _blocked
+    cdef public flag _await_drain
+    cdef public flag _held  # not read from, until `_hold` says so
     cdef readonly int64_t messages_received
     cdef readonly int64_t messages_sent
     cdef readonly int64_t bytes_received
     cdef Bucket* bucket_of_rate
-    cdef bint dirty
+    cdef flag dirty
     cdef uint32_t pongs  # pushed since the last write
-    cdef public bint _deaf  # nor until the peer has read more of our output
+    cdef public flag _deaf  # nor until the peer has read more of our output
     cdef int fd
     cdef uint32_t buffer_size
     cdef uint32_t read_size
@@ -125,22 +137,17 @@ Carries messages between a socket and a callback.
     # What was agreed; copied here because it is asked for with every message.
     cdef size_t max_size
     cdef size_t threshold
-    cdef bint packing
+    cdef flag packing
     cdef Inflater inflater
     cdef Deflater deflater
-    cdef bint stale  # the peer's window has moved on without `deflater`
-    cdef bint own_write  # a subclass has its own write_message
+    cdef flag stale  # the peer's window has moved on without `deflater`
+    cdef flag own_write  # a subclass has its own write_message
 
     # Input that is not whole, or waits for another turn.
     cdef bytes rest
     cdef uint8_t* tail
     cdef uint32_t tail_size
-    cdef PyObject* large
-    cdef size_t large_size
-    cdef size_t large_have
-    cdef uint8_t large_first
-    cdef uint8_t large_key[4]
-    cdef Utf8State large_text
+    cdef Large* large
 
     def __cinit__(self, *args, **kwargs):
         drop_dict(self)
@@ -175,7 +182,7 @@ Carries messages between a socket and a callback.
     def __dealloc__(self):
         free(self.bucket_of_rate)
         free(self.tail)
-        Py_XDECREF(self.large)
+        self.drop_large()
 
     def _limit_rate(self, rate: float, burst: float) -> None:
         """Have `_on_rate` called for messages beyond so many a second."""
@@ -257,7 +264,7 @@ Carries messages between a socket and a callback.
     cdef size_t expected(self) except? 0xFFFFFFFF:
         """Bytes of the message under way, as far as headers have told."""
         if self.large != NULL:
-            return self.large_size
+            return self.large.size
         return 0 if self._ordinary else self._protocol.expected
 
     cdef int may_take(self, size_t size) except -1:
@@ -352,8 +359,8 @@ Carries messages between a socket and a callback.
         cdef size_t part
         cdef uint8_t* buffer
         if self.large != NULL:
-            part = min(size, self.large_size - self.large_have)
-            self.grow_large(self.large_have + part)
+            part = min(size, self.large.size - self.large.have)
+            self.grow_large(self.large.have + part)
             memcpy(self.large_end(), PyBytes_AS_STRING(data), part)
             self.add_to_large(part)
             data = data[part:]
@@ -590,7 +597,7 @@ Carries messages between a socket and a callback.
         if header.length + header.size <= TAIL_LIMIT:
             return self.keep_tail(data, pos, size)
         self.begin_large(header, payload, have)
-        self.large_text = state
+        self.large.text = state
         return size
 
     cdef size_t keep_tail(
@@ -613,13 +620,18 @@ Carries messages between a socket and a callback.
     ) except -1:
         cdef size_t size = <size_t> header.length
         cdef size_t first = min(size, max(<size_t> TRUST_LIMIT, have))
-        self.large = self._loop.take_block(size, first)
-        self.large_size = size
-        self.large_have = have
-        self.large_first = header.first
-        memcpy(self.large_key, header.key, 4)
+        cdef PyObject* block = self._loop.take_block(size, first)
+        self.large = <Large*> malloc(sizeof(Large))
+        if self.large == NULL:
+            Py_XDECREF(block)
+            raise MemoryError
+        self.large.block = block
+        self.large.size = size
+        self.large.have = have
+        self.large.first = header.first
+        memcpy(self.large.key, header.key, 4)
         mask_copy(
-            <uint8_t*> PyBytes_AS_STRING(<object> self.large),
+            <uint8_t*> PyBytes_AS_STRING(<object> self.large.block),
             payload,
             have,
             wide_key(header.key, 0),
@@ -627,14 +639,18 @@ Carries messages between a socket and a callback.
         return 0
 
     cdef inline uint8_t* large_end(self) noexcept:
-        return <uint8_t*> PyBytes_AS_STRING(<object> self.large) + self.large_have
+        return <uint8_t*> PyBytes_AS_STRING(<object> self.large.block) + self.large.have
 
     cdef int grow_large(self, size_t wanted) except -1:
         """Have room for `wanted` bytes of the large message: double it."""
-        cdef size_t room = <size_t> PyBytes_GET_SIZE(<object> self.large)
+        cdef size_t room = <size_t> PyBytes_GET_SIZE(<object> self.large.block)
         if wanted > room:
-            room = min(self.large_size, max(room * 2, wanted))
-            _PyBytes_Resize(&self.large, <Py_ssize_t> room)
+            room = min(self.large.size, max(room * 2, wanted))
+            try:
+                _PyBytes_Resize(&self.large.block, <Py_ssize_t> room)
+            except MemoryError:  # and the block is gone
+                self.drop_large()
+                raise
         return 0
 
     cdef int read_large(self, uint8_t* buffer) except -1:
@@ -643,15 +659,15 @@ Carries messages between a socket and a callback.
         cdef size_t room
         cdef ssize_t got
         cdef int count
-        if self.large_have == <size_t> PyBytes_GET_SIZE(<object> self.large):
-            self.grow_large(self.large_have + 1)
-        room = <size_t> PyBytes_GET_SIZE(<object> self.large) - self.large_have
+        if self.large.have == <size_t> PyBytes_GET_SIZE(<object> self.large.block):
+            self.grow_large(self.large.have + 1)
+        room = <size_t> PyBytes_GET_SIZE(<object> self.large.block) - self.large.have
         parts[0].iov_base = self.large_end()
         parts[0].iov_len = room
         parts[1].iov_base = buffer
         parts[1].iov_len = self.read_size
         # Behind an unfinished message nothing else can come.
-        count = 2 if self.large_have + room == self.large_size else 1
+        count = 2 if self.large.have + room == self.large.size else 1
         got = c_readv(self.fd, parts, count)
         if got <= 0:
             return self.not_read(got)
@@ -666,45 +682,48 @@ Carries messages between a socket and a callback.
     cdef int add_to_large(self, size_t size) except -1:
         """Take `size` bytes more that stand, still masked, where they will stay."""
         cdef uint8_t* piece = self.large_end()
-        mask_in_place(piece, size, wide_key(self.large_key, self.large_have))
-        self.large_have += size
-        if self._open and self.large_first & TEXT_OPCODE:
-            if not utf8_feed(&self.large_text, piece, size):
+        mask_in_place(piece, size, wide_key(self.large.key, self.large.have))
+        self.large.have += size
+        if self._open and self.large.first & TEXT_OPCODE:
+            if not utf8_feed(&self.large.text, piece, size):
                 self.drop_large()
                 self._on_fault(InvalidData("text is not valid UTF-8"))
                 return 0
-        if self.large_have == self.large_size:
+        if self.large.have == self.large.size:
             self.end_large()
         return 0
 
     cdef int end_large(self) except -1:
-        cdef PyObject* block = self.large
+        cdef Large whole = self.large[0]
         cdef object message
+        free(self.large)
         self.large = NULL
         try:
             if not self._open:
                 return 0  # our close frame is out: nothing is delivered any more
-            if self.large_first & TEXT_OPCODE:
-                if self.large_text.missing:
+            if whole.first & TEXT_OPCODE:
+                if whole.text.missing:
                     self._on_fault(InvalidData("text ends inside a UTF-8 sequence"))
                     return 0
                 message = PyUnicode_DecodeUTF8(
-                    PyBytes_AS_STRING(<object> block),
-                    <Py_ssize_t> self.large_size,
+                    PyBytes_AS_STRING(<object> whole.block),
+                    <Py_ssize_t> whole.size,
                     NULL,
                 )
             else:
-                message = <object> block
+                message = <object> whole.block
             self.deliver(message)
             message = None
         finally:
             # Echoed, it is in the queue still, and comes back by `release_item`.
-            self._loop.give_block(block)
+            self._loop.give_block(whole.block)
         return 0
 
     cdef void drop_large(self) noexcept:
-        Py_XDECREF(self.large)
-        self.large = NULL
+        if self.large != NULL:
+            Py_XDECREF(self.large.block)
+            free(self.large)
+            self.large = NULL
 
     # Sending
 

@@ -99,16 +99,19 @@ class ConnectionCore(Outbox):
         "_buffer_size",
         "_deaf",
         "_dirty",
+        "_ended",
         "_held",
         "_last_message",
         "_last_received",
         "_on_message",
         "_open",
         "_ordinary",
+        "_parked",
         "_plain_below",
         "_pongs",
         "_protocol",
         "_read_size",
+        "_registered",
         "_rest",
         "_stale",
         "_threshold",
@@ -127,8 +130,10 @@ class ConnectionCore(Outbox):
         buffer_size: int,
         write_limit: int,
     ) -> None:
+        # Of the owner, for whom the extension keeps them without objects.
         self.id = 0
         self.opened_at = 0.0
+        self._registered = self._parked = self._ended = False
         super().__init__(sock, loop, write_limit)
         self._protocol = protocol
         self._buffer_size = self._read_size = min(buffer_size, MAX_READ)

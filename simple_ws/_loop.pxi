@@ -51,6 +51,11 @@ cdef extern from *:
     ssize_t c_readv "readv"(int fd, const iovec* parts, int count) nogil
 
 
+cdef extern from "<stdbool.h>":
+    #: A byte in place of the four of `bint`: a server holds 50,000 connections.
+    ctypedef bint flag "bool"
+
+
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL

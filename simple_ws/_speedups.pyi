@@ -100,6 +100,9 @@ class LoopState:
 class ConnectionCore:
     id: int
     opened_at: float
+    _registered: bool
+    _parked: bool
+    _ended: bool
     _sock: Any
     _protocol: Any
     _on_message: Callable[[Any, Any], object]

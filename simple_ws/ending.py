@@ -110,11 +110,8 @@ class Ending(ConnectionCore):
     _protocol: WebSocketProtocol
 
     __slots__ = (
-        "_ended",
         "_handler",
         "_home",
-        "_parked",
-        "_registered",
         "_request",
         "_timer",
     )
@@ -135,7 +132,6 @@ class Ending(ConnectionCore):
         self._handler = handler
         self._request = request
         self._tally = handler.tally
-        self._registered = self._ended = self._parked = False
         self._timer: Timer | None = None
 
     @property

@@ -43,7 +43,7 @@ class Heartbeat(Ending):
         super().__init__(*args)
         self.latency: float | None = None
         self.ping_payload = self.pong_payload = b""
-        self.bucket: set[Any] | None = None
+        self.bucket: dict[Any, None] | None = None
         self._pinged_at: float | None = None
         #: Where the ping stands in our output, and how much before it the peer has not
         #: taken; None for nothing.

@@ -245,7 +245,7 @@ class Exchange:
     """
 
     def __init__(self, line: Line, request: Request | None) -> None:
-        self.bucket: set[Any] | None = None
+        self.bucket: dict[Any, None] | None = None
         self._line = line
         self._request = request
         self._reactor = line.site.reactor

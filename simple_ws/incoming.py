@@ -97,7 +97,7 @@ class Incoming:
         self.sock = sock
         self.address = address
         self.site = door
-        self.bucket: set[Any] | None = None
+        self.bucket: dict[Any, None] | None = None
         self._reader: RequestReader | None = None  # once it is no ordinary handshake
         self._exchange: Exchange | None = None  # has the socket, while there is one
 

@@ -180,7 +180,7 @@ def test_turn_waits_until_the_next_deadline(
     patience: float | None,
 ) -> None:
     class Owner:
-        bucket: set[Any] | None = None
+        bucket: dict[Any, None] | None = None
 
         def sweep(self, now: float) -> None:
             return None

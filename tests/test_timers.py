@@ -112,7 +112,7 @@ class Owner:
     """Notes when it was looked at; does what it is told then."""
 
     def __init__(self, answer: Callable[[float], float | None] | None = None) -> None:
-        self.bucket: set[Any] | None = None
+        self.bucket: dict[Any, None] | None = None
         self.swept: list[float] = []
         self._answer = answer
 
