@@ -87,14 +87,12 @@ class Gate:
 
     def enter(self, address: Any) -> None:
         """A connection of this address opened."""
-        host = _host(address)
-        if self._per_host is not None and host:
+        if self._per_host is not None and (host := _host(address)):
             self._hosts[host] = self._hosts.get(host, 0) + 1
 
     def leave(self, address: Any) -> None:
         """A connection of this address ended."""
-        host = _host(address)
-        if self._per_host is not None and host:
+        if self._per_host is not None and (host := _host(address)):
             self._hosts[host] -= 1
             if not self._hosts[host]:
                 del self._hosts[host]
