@@ -1,12 +1,13 @@
-"""What users hand over to be sent: messages, close reasons, ping payloads."""
+"""What users hand over: messages, close reasons, ping payloads, time-outs."""
 
 from __future__ import annotations
 
 import json
+import math
 
 from .constants import MAX_CLOSE_REASON, MAX_CONTROL_PAYLOAD, Opcode, may_travel
 
-__all__ = ["check_close", "check_ping", "encode_message"]
+__all__ = ["check_close", "check_ping", "check_seconds", "encode_message"]
 
 _TEXT = int(Opcode.TEXT)
 _BINARY = int(Opcode.BINARY)
@@ -90,3 +91,20 @@ def check_ping(payload: bytes | str) -> bytes:
             f"not {len(payload)}"
         )
     return payload
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Check a time to wait.
+
+    Args:
+        name: of the argument.
+        value: as it was given.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is negative, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be 0 seconds or more, not {value!r}")

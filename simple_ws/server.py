@@ -7,7 +7,6 @@ what happens on one connection to `incoming` and `connection`.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import signal
 import socket
@@ -36,6 +35,7 @@ from .listener import (
     port_of,
     take_over,
 )
+from .messages import check_seconds
 from .middleware import Middleware
 from .options import Options, check_options
 from .proxies import TrustedProxies
@@ -210,7 +210,7 @@ class Server(Site):
                 a callback is async.
             OSError: See `listen`.
         """
-        _check_seconds("timeout", timeout)
+        check_seconds("timeout", timeout)
         if self._polling is None:
             self._begin()
             self._polling = True
@@ -344,7 +344,7 @@ class Server(Site):
             TypeError, ValueError: `drain` is not a number of seconds.
         """
         if drain is not None:
-            _check_seconds("drain", drain)
+            check_seconds("drain", drain)
         # Before the question whether it runs: a later one has nothing to stop.
         reactor, thread, attachment = self.reactor, self._thread, self._attachment
         if not self._running or (attachment and attachment.loop.is_closed()):
@@ -651,10 +651,3 @@ def _encryption(options: Options) -> Callable[..., Any] | None:
     from . import tls  # not before it is needed: some builds of Python have no ssl
 
     return partial(tls.TLSSocket, tls.server_context(*given))
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be 0 seconds or more, not {value!r}")
