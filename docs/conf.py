@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import simple_ws
 import simple_ws.aio
-from simple_ws import client, errors
+from simple_ws import aio_connection, client, errors
 from simple_ws.client_options import ConnectOptions
 
 # Names of annotations that those modules import for type checkers only. Without them
 # Sphinx would not know which of the two classes called Connection is meant.
-for module in (client, simple_ws.aio):
+for module in (client, simple_ws.aio, aio_connection):
     vars(module).update(ConnectOptions=ConnectOptions, Self=Self, Unpack=Unpack)
 
 project = "simple_ws"

@@ -37,9 +37,9 @@ __all__ = [
     "Entry",
     "Exchange",
     "Line",
+    "Owner",
     "Pages",
     "Serve",
-    "Site",
     "answered_by",
     "check_methods",
     "check_prefix",
@@ -179,7 +179,7 @@ class Pages:
             end()
 
 
-class Site(Protocol):
+class Owner(Protocol):
     """What an exchange needs of its server."""
 
     reactor: Reactor
@@ -202,7 +202,7 @@ class Line(Protocol):
         """Non-blocking; only recv, send and shutdown are used."""
 
     @property
-    def site(self) -> Site:
+    def site(self) -> Owner:
         """The server."""
 
     @property
@@ -272,7 +272,7 @@ class Exchange:
         return self._request
 
     @property
-    def site(self) -> Site:
+    def site(self) -> Owner:
         """The server."""
         return self._line.site
 

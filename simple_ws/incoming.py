@@ -29,7 +29,7 @@ from .handshake import (
     refusal,
     upgrade_response,
 )
-from .http import Entry, Exchange, Site, response_of, unauthorized
+from .http import Entry, Exchange, Owner, response_of, unauthorized
 from .http11 import Request, RequestReader, Response, wants_upgrade
 from .later import is_late
 from .options import Options
@@ -65,7 +65,7 @@ class Mount(Handler, Protocol):
 _Terms = tuple[str, list[str], str | None, Agreement | None]
 
 
-class Door(Home, Site, Protocol):
+class Door(Home, Owner, Protocol):
     """What a handshake needs of its server."""
 
     proxies: TrustedProxies | None

@@ -29,7 +29,7 @@ from client_harness import (
 )
 from harness import BINARY, CLOSE, DEADLINE, PING, PONG, TEXT, Echo, running
 
-from simple_ws import aio
+from simple_ws import aio, aio_connection
 from simple_ws.aio import Backoff, Connection, _Opener, connect
 from simple_ws.aio_dial import Exchange
 from simple_ws.client_handshake import Accepted
@@ -60,7 +60,8 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTimeLoop]:
         assert isinstance(loop, FakeTimeLoop)
         complaints: list[Any] = []
         loop.set_exception_handler(lambda _, said: complaints.append(said))
-        monkeypatch.setattr(aio, "_clock", loop.clock)
+        for module in (aio, aio_connection):
+            monkeypatch.setattr(module, "_clock", loop.clock)
         loop.slow_callback_duration = DEADLINE
         yield loop
         loop.run_until_complete(turns())

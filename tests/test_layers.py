@@ -31,9 +31,9 @@ LAYERS = {
         "incoming proxies stats metrics dashboard site server"
     ),
     "faces": (
-        "websocket client_options client_core client_dial client aio_dial aio "
-        "cli_values cli cli_bench cli_connect cli_reload testing pytest_plugin "
-        "__init__ __main__"
+        "websocket client_options client_core client_dial client "
+        "aio_connection aio_dial aio cli_values cli cli_bench cli_connect cli_reload "
+        "testing pytest_plugin __init__ __main__"
     ),
 }
 LEVELS = {
