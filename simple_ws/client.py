@@ -40,7 +40,7 @@ from .errors import (
     ConnectTimeout,
     InvalidState,
 )
-from .messages import check_close, check_ping
+from .messages import check_close, check_ping, check_seconds
 from .uri import URI, parse_uri
 
 if TYPE_CHECKING:
@@ -170,9 +170,12 @@ class Connection(ClientCore):
             str for a text message, bytes for a binary one.
 
         Raises:
+            TypeError, ValueError: `timeout` is not a number of seconds.
             TimeoutError: None came in time; the connection is as good as before.
             ConnectionClosed: The connection has ended, and every message was taken.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         with self._lock:
             if not self._inbox:
                 deadline = None if timeout is None else self._clock() + timeout
@@ -231,12 +234,14 @@ class Connection(ClientCore):
             Seconds between the two.
 
         Raises:
-            TypeError, ValueError: The payload is wrong.
+            TypeError, ValueError: The payload or `timeout` is wrong.
             InvalidState: Another thread waits for the pong to this payload.
             TimeoutError: No pong came in time; the connection is as good as before.
             ConnectionClosed: The connection has ended.
         """
         payload = check_ping(payload)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         timeout = self._options.ping_timeout if timeout is None else timeout
         deadline = None if timeout is None else self._clock() + timeout
         with self._lock:

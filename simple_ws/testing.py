@@ -36,6 +36,7 @@ from .connection import Client
 from .constants import CloseCause, Opcode
 from .handler import BaseHandler
 from .later import is_async
+from .messages import check_ping, check_seconds
 from .server import Server
 from .speedups import build_frame
 from .uri import parse_uri
@@ -214,7 +215,11 @@ class TestServer:
 
         Args:
             seconds: by which the clock moves on.
+
+        Raises:
+            TypeError, ValueError: It does not move on.
         """
+        check_seconds("seconds", seconds)
         end = self.clock.now + seconds
         self.settle()
         while (due := self._next_deadline()) is not None and due < end:
@@ -411,7 +416,7 @@ class TestClient(ClientCore):
         self._server.settle()
         return [message for message, _ in self._inbox]
 
-    def ping(self, payload: bytes = b"") -> float:
+    def ping(self, payload: bytes | str = b"") -> float:
         """Send a ping; return the seconds of the clock until its pong.
 
         Args:
@@ -420,7 +425,9 @@ class TestClient(ClientCore):
         Raises:
             AssertionError: No pong came.
             ConnectionClosed: The connection is not open.
+            TypeError, ValueError: The payload is neither bytes nor str, or too long.
         """
+        payload = check_ping(payload)
         self._need_open()
         payload = self._ping(payload)
         self._server.wait_until(lambda: payload not in self._pings, "a pong")

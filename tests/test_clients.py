@@ -7,6 +7,7 @@ uvloop. What only one of them does is in `test_client` and `test_aio`.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import ssl
 import threading
@@ -521,6 +522,23 @@ class TestWaiting:
                 ws.recv(0)
             go.set()
             assert ws.recv(DEADLINE) == "whole"
+
+    @pytest.mark.parametrize(
+        ("timeout", "error"),
+        [("1", TypeError), (True, TypeError), (-1, ValueError), (math.nan, ValueError)],
+    )
+    def test_wrong_timeout_is_refused(
+        self, face: Any, timeout: Any, error: type[Exception]
+    ) -> None:
+        def script(server: Server) -> None:
+            server.accept()
+            leave_taking(server)
+
+        with scripted(script) as server, face.connect(server.url) as ws:
+            with pytest.raises(error, match=r"timeout must be .*, not "):
+                ws.recv(timeout=timeout)
+            with pytest.raises(error, match=r"timeout must be .*, not "):
+                ws.ping(timeout=timeout)
 
     def test_pings_are_answered_while_waiting(self, face: Any) -> None:
         def script(server: Server) -> None:

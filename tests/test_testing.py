@@ -181,6 +181,18 @@ def test_wrong_assertion_says_what_is_so(simple_ws: Make) -> None:
         client.assert_open()
 
 
+def test_time_goes_on_and_never_back(simple_ws: Make) -> None:
+    server = simple_ws(WebSocket())
+    with pytest.raises(ValueError, match="seconds must be 0 seconds or more, not -1"):
+        server.advance(-1)
+
+
+def test_ping_that_is_too_long_is_refused(simple_ws: Make) -> None:
+    client = simple_ws(WebSocket()).connect()
+    with pytest.raises(ValueError, match="125"):
+        client.ping(b"x" * 126)
+
+
 def test_ping_is_answered(simple_ws: Make) -> None:
     client = simple_ws(Echo()).connect()
     assert client.ping(b"hello") == 0.0
