@@ -76,8 +76,9 @@ conformance: $(VENV)/.stamp ## run all cases of the Autobahn test suite
 browser: $(VENV)/.stamp-browser ## draw in a real Chromium
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-bench: $(VENV)/.stamp ## measure beside other servers
+bench: $(VENV)/.stamp ## measure beside other servers and clients
 	$(BIN)/python benchmarks/run.py $(ARGS)
+	@if [ -z "$(ARGS)" ]; then $(BIN)/python benchmarks/clients.py; fi
 
 wheels: ## build, repair and test a wheel for each CPython on this machine
 	$(PYTHON) scripts/build_wheels.py $(ARGS)

@@ -27,6 +27,8 @@ BENCH = ROOT / ".bench"
 #: Packages of the peers' environment; each is installed on its own, so that one that
 #: does not build takes no other with it.
 PYTHON_PEERS = ("uvloop", "picows", "websockets", "aiohttp", "tornado", "socketify")
+#: What the clients of `clients.py` need.
+CLIENT_PEERS = ("uvloop", "websockets", "aiohttp", "websocket_client")
 NODE_PEERS = ("ws", "bun")
 OLD = "simple_ws==0.3.1"
 
@@ -130,6 +132,11 @@ def install(wanted: set[str]) -> dict[str, str]:
     return missing
 
 
+def install_clients() -> dict[str, str]:
+    """Install the clients that are compared; the reason for each that is missing."""
+    return _install_python("venv", list(CLIENT_PEERS))
+
+
 def _make_venv(name: str) -> str:
     if Path(python(name)).exists():
         return ""
@@ -193,7 +200,8 @@ def _installed(venv: str) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The versions of everything that is compared."""
-    found = {k: v for k, v in _installed("venv").items() if k in PYTHON_PEERS}
+    known = {*PYTHON_PEERS, *CLIENT_PEERS}
+    found = {k: v for k, v in _installed("venv").items() if k in known}
     old = _installed("venv-old").get("simple_ws")
     if old:
         found["old simple_ws"] = old
