@@ -458,6 +458,8 @@ Carries messages between a socket and a callback.
                 if not self.may_take(<size_t> header.length):
                     self.keep(data + pos, size - pos)
                     return size
+                if not self._ordinary:
+                    return pos  # what was written meanwhile has ended it
             if not self.receive_frame(data + pos + header.size, &header):
                 return pos
             pos = end
@@ -736,8 +738,8 @@ Carries messages between a socket and a callback.
             binary: True sends either as binary, False either as text.
 
         Returns:
-            `SendStatus.SENT`, `BACKPRESSURE` (accepted, earlier output still waits
-            for the peer) or `DROPPED` (false: not open, or the slow-consumer policy).
+            `SendStatus.SENT`, `BACKPRESSURE` (accepted, output waits for the peer to
+            read) or `DROPPED` (false: not open, or the slow-consumer policy).
             Never raises for a peer that has gone.
 
         Raises:
@@ -815,7 +817,9 @@ Carries messages between a socket and a callback.
             )
         self.mark_dirty()
         # Whoever heeds BACKPRESSURE must hear of it while there is still room.
-        if self.waiting > self._write_limit >> 1 and not self._blocked:
+        if not self._blocked and (
+            self.waiting > self._write_limit >> 1 or self.has_many()
+        ):
             self.write_out()
         if self._blocked:
             self._await_drain = True
@@ -887,11 +891,14 @@ Carries messages between a socket and a callback.
         """Write what waits, as much as the system takes."""
         self.write_out()
 
+    def _detach(self) -> None:
+        """The socket is closed: its descriptor may be somebody else's."""
+        self.fd = -1
+
     cdef int write_out(self) except -1:
         cdef size_t offered = 0
         cdef ssize_t sent
         cdef int error
-        self.dirty = False
         self.pongs = 0
         while self.waiting:
             if self.fd < 0:

@@ -225,6 +225,9 @@ class ConnectionCore(Outbox):
         if events & _WRITE and self._blocked:
             self._flush()
 
+    def _detach(self) -> None:
+        """The socket is closed: nothing is known of it by another name."""
+
     def _hold(self, held: bool) -> None:
         """Read no more, until told otherwise; whoever works on messages has enough."""
         self._held = held
@@ -357,8 +360,11 @@ class ConnectionCore(Outbox):
             stop = start + length
             if stop > end or length > max_size:
                 return pos
-            if self._waiting + length > half and not self._may_take(length):
-                return self._keep(data, pos)
+            if self._waiting + length > half:
+                if not self._may_take(length):
+                    return self._keep(data, pos)
+                if not self._ordinary:
+                    return pos  # what was written meanwhile has ended it
             if self.messages_received >= look_at:
                 look_at += _LOOK_EVERY
                 if not self._may_go_on(self.messages_received - began):
@@ -411,8 +417,8 @@ class ConnectionCore(Outbox):
             binary: True sends either as binary, False either as text.
 
         Returns:
-            `SendStatus.SENT`, `BACKPRESSURE` (accepted, earlier output still waits
-            for the peer) or `DROPPED` (false: not open, or the slow-consumer policy).
+            `SendStatus.SENT`, `BACKPRESSURE` (accepted, output waits for the peer to
+            read) or `DROPPED` (false: not open, or the slow-consumer policy).
             Never raises for a peer that has gone.
 
         Raises:
@@ -461,7 +467,9 @@ class ConnectionCore(Outbox):
                 self._tally.packed_sent += len(packed)
             self._enqueue(self._protocol.send_message(opcode, payload, packed))
         # Whoever heeds BACKPRESSURE must hear of it while there is still room.
-        if self._waiting > self._write_limit >> 1 and not self._blocked:
+        if not self._blocked and (
+            self._waiting > self._write_limit >> 1 or self._has_many()
+        ):
             self._flush()
         if self._blocked:
             self._await_drain = True
@@ -522,7 +530,6 @@ class ConnectionCore(Outbox):
 
     def _flush(self) -> None:
         """Write what waits, as much as the system takes."""
-        self._dirty = False
         self._pongs = 0
         while self._outbox:
             offer = self._next_offer()

@@ -113,6 +113,7 @@ class LoopState:
             dirty, self.dirty = self.dirty, []
             for connection in dirty:
                 try:
+                    connection._dirty = False
                     connection._flush()
                 except Exception as error:
                     self.on_failure(connection, error)

@@ -64,6 +64,11 @@ class Outbox:
         """Whether so many messages wait that they take more than their bytes."""
         return len(self._outbox) > _FEW_MESSAGES + self._write_limit // _MESSAGE_COST
 
+    def _has_many(self) -> bool:
+        """Half of that."""
+        most = _FEW_MESSAGES + self._write_limit // _MESSAGE_COST
+        return len(self._outbox) > most >> 1
+
     def _next_offer(self) -> bytes | memoryview | list[bytes | memoryview]:
         """What to hand to the system at once: one buffer, or several to gather."""
         outbox = self._outbox

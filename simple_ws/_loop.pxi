@@ -251,7 +251,8 @@ What connections share with the loop that drives them.
             self.dirty = []
             for connection in dirty:
                 try:
-                    (<ConnectionCore?> connection).write_out()
+                    (<ConnectionCore?> connection).dirty = False
+                    (<ConnectionCore> connection).write_out()
                 except Exception as error:
                     self.on_failure(connection, error)
         return 0

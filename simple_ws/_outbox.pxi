@@ -97,6 +97,10 @@ cdef class Outbox:
     cdef inline bint has_too_many(self) noexcept:
         return self.queue_used > FEW_MESSAGES + self._write_limit // MESSAGE_COST
 
+    cdef inline bint has_many(self) noexcept:
+        """Half of that."""
+        return self.queue_used > (FEW_MESSAGES + self._write_limit // MESSAGE_COST) >> 1
+
     def _has_too_many(self) -> bool:
         """Whether so many messages wait that they take more than their bytes."""
         return self.has_too_many()

@@ -1,17 +1,19 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False
 # cython: autotestdict=False
-"""The codecs in C: masking, frame headers, UTF-8, deflate.
+"""What is done for every byte, frame and connection, in C.
 
-This file is the fast twin of `_fallback.py`, which is the specification: same names,
-signatures, docstrings, results and error texts. `speedups` chooses between the two.
-What a frame means is left to `protocol`.
+Masking, frame headers and UTF-8 are here; `_deflate`, `_upgrade`, `_loop`, `_outbox`,
+`_connection`, `_selector` and `_accept` are included below, a room each. This is the
+fast twin of `_fallback.py`, which is the specification: same names, signatures,
+docstrings, results and error texts. `speedups` chooses between the two. What a frame
+means is left to `protocol`.
 
-Rules for adding to it: nothing enters that has no twin; the work is done by small
-`cdef` functions on raw pointers, which need no GIL and raise nothing, so that every
-later piece of C can call them; lengths are unsigned and tested before they are
-narrowed; a buffer is taken and released in try/finally; no reference to the input
-survives a call. The GIL stays held throughout: that is what makes it safe to share an
-object between threads.
+Rules for adding to it: nothing enters that has no twin; codecs are small `cdef`
+functions on raw pointers, which need no GIL and raise nothing, so that every later
+piece of C can call them; lengths are unsigned and tested before they are narrowed; a
+buffer is taken and released in try/finally; no reference to the input survives a call.
+The GIL stays held throughout: that is what makes it safe to share an object between
+threads.
 """
 
 cimport cython

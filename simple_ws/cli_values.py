@@ -30,14 +30,14 @@ def url(text: str) -> str:
 
 def port(text: str) -> int:
     """A port, or 0."""
-    if not text.isdecimal() or int(text[:6]) > 65535:
+    if not text.isdecimal() or int(_significant(text)) > 65535:
         raise argparse.ArgumentTypeError(f"a port is from 0 to 65535, not {text!r}")
     return int(text)
 
 
 def count(text: str) -> int:
     """A whole number from 1."""
-    if not text.isdecimal() or not 1 <= int(text[:10]) < 10**9:
+    if not text.isdecimal() or not 1 <= int(_significant(text)) < 10**9:
         raise argparse.ArgumentTypeError(f"a number, at least 1, not {text!r}")
     return int(text)
 
@@ -61,3 +61,8 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return -1.0
+
+
+def _significant(digits: str) -> str:
+    """Enough of a whole number to tell that it is too large, and no more."""
+    return digits.lstrip("0")[:10] or "0"

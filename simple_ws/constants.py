@@ -111,6 +111,9 @@ MAX_HEADER_COUNT = 100
 #: Extensions and their parameters that a handshake offers; browsers offer one with one.
 #: 16 KiB of them took as long to read as 200 whole handshakes.
 MAX_EXTENSION_PARTS = 100
+#: Of sizes and seconds: beyond, no number fits into the extension, nor a time into the
+#: clock's sums; whoever means "no limit" by `sys.maxsize` has it.
+LARGEST = 2**63 - 1
 #: Bytes of one read at most, grown to while reads come back full.
 MAX_READ = 256 * 1024
 #: Fragments without a byte in one message; each costs us work and the peer six bytes,

@@ -343,4 +343,5 @@ class Ending(ConnectionCore):
         if not self._parked:
             self._loop.unregister(self._sock)
         self._sock.close()
+        self._detach()
         self._home.release(self)

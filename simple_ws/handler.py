@@ -232,8 +232,12 @@ class BaseHandler:
         given = check_options(options)
         self._given |= given
         self._take_options(Options() if self.server is None else self.server.options)
-        if not given.keys().isdisjoint(_AT_THE_DOOR):
+        if given.keys().isdisjoint(_AT_THE_DOOR):
+            return
+        if self.server is None:
             self._open_gate()
+        else:  # in the loop's thread: in another, clients come and go meanwhile
+            self.server._on_loop(self._open_gate)
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         """Every callback, with the name that errors call it by."""

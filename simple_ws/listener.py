@@ -253,7 +253,7 @@ def take_over(sockets: Iterable[socket.socket], backlog: int) -> list[socket.soc
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f"sockets must hold sockets of streams, not {sock!r}")
     for sock in taken:
-        sock.listen(backlog)
+        sock.listen(min(backlog, _MAX_BACKLOG))
     return taken
 
 
@@ -267,7 +267,8 @@ def name_of(sock: socket.socket) -> str:
     """Where a socket listens, for people."""
     address = sock.getsockname()
     if isinstance(address, tuple):
-        return f"{address[0]}:{address[1]}"
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        return f"{host}:{address[1]}"
     return f"unix:{os.fsdecode(address)}"
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 
-from .constants import MAX_CLOSE_REASON, MAX_CONTROL_PAYLOAD, Opcode, may_travel
+from .constants import (
+    LARGEST,
+    MAX_CLOSE_REASON,
+    MAX_CONTROL_PAYLOAD,
+    Opcode,
+    may_travel,
+)
 
 __all__ = ["check_close", "check_ping", "check_seconds", "encode_message"]
 
@@ -102,9 +107,11 @@ def check_seconds(name: str, value: object) -> None:
 
     Raises:
         TypeError: It is no number.
-        ValueError: It is negative, infinite or NaN.
+        ValueError: It is negative, NaN, or more than any clock holds.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 <= value < math.inf:
+    if not value >= 0:
         raise ValueError(f"{name} must be 0 seconds or more, not {value!r}")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST:,} seconds, not {value!r}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
 
+from .constants import LARGEST
 from .deflate import Deflate
 from .handshake import OriginRule, plain_origin
 
@@ -24,10 +25,6 @@ __all__ = ["Options", "check_options"]
 
 
 _DEFAULT_DEFLATE = Deflate()
-
-#: Beyond, no number fits into the extension, nor a time into the clock's sums; whoever
-#: means "no limit" by `sys.maxsize` has it.
-_MOST = 2**63 - 1
 
 #: Most threads that make sense where one of them computes at a time.
 _MAX_THREADS = 1000
@@ -146,8 +143,8 @@ def _seconds(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
-    if value > _MOST:
-        raise ValueError(f"{name} must be at most {_MOST:,} seconds, not {value!r}")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST:,} seconds, not {value!r}")
     return float(value)
 
 
@@ -166,8 +163,10 @@ def _whole(least: int, unit: str) -> Callable[[str, Any], int]:
             raise TypeError(f"{name} must be a whole number of {unit}, not {value!r}")
         if value < least:
             raise ValueError(f"{name} must be at least {least:,} {unit}, not {value!r}")
-        if value > _MOST:
-            raise ValueError(f"{name} must be at most {_MOST:,} {unit}, not {value!r}")
+        if value > LARGEST:
+            raise ValueError(
+                f"{name} must be at most {LARGEST:,} {unit}, not {value!r}"
+            )
         return value
 
     return check
@@ -201,10 +200,10 @@ def _rate(name: str, value: Any) -> tuple[float, float]:
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"{wanted}, not {value!r}")
     rate, burst = value
-    if not 0 < rate <= _MOST or not 1 <= burst <= _MOST:
+    if not 0 < rate <= LARGEST or not 1 <= burst <= LARGEST:
         raise ValueError(
             f"{wanted}, more than 0 a second and a burst of at least 1, "
-            f"both at most {_MOST:,}, not {value!r}"
+            f"both at most {LARGEST:,}, not {value!r}"
         )
     return float(rate), float(burst)
 

@@ -130,7 +130,7 @@ class Protocol:
         agreement: Agreement | None = None,
     ) -> None:
         self.server = server
-        self.max_size = _NO_LIMIT if max_size is None else max_size
+        self.max_size = _NO_LIMIT if max_size is None else min(max_size, _NO_LIMIT)
         self.max_frame_size = max_frame_size or _NO_LIMIT
         self.agreement = agreement
         self.state = State.OPEN

@@ -654,10 +654,18 @@ def test_drop_old_drops_what_was_written_in_the_turn_that_blocked(wrap: Any) -> 
 
 
 @both_kinds
-@pytest.mark.parametrize("size", [10, 1000, 2**16, 190_000, MIB])
-def test_whoever_stops_at_backpressure_is_never_cut_off(wrap: Any, size: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [
+        *((200_000, size) for size in (10, 1000, 2**16, 190_000, MIB)),
+        (MIB, 1),  # their number is limited before their bytes are
+    ],
+)
+def test_whoever_stops_at_backpressure_is_never_cut_off(
+    wrap: Any, limit: int, size: int
+) -> None:
     """Though all is written in one callback, before the turn's output leaves."""
-    with Driven(write_limit=200_000) as driven:
+    with Driven(write_limit=limit) as driven:
         peer = driven.open(wrap=wrap)
         client = driven.handler.client()
         count, status = 0, SENT

@@ -525,7 +525,13 @@ class TestWaiting:
 
     @pytest.mark.parametrize(
         ("timeout", "error"),
-        [("1", TypeError), (True, TypeError), (-1, ValueError), (math.nan, ValueError)],
+        [
+            ("1", TypeError),
+            (True, TypeError),
+            (-1, ValueError),
+            (math.nan, ValueError),
+            (10**400, ValueError),
+        ],
     )
     def test_wrong_timeout_is_refused(
         self, face: Any, timeout: Any, error: type[Exception]

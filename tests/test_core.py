@@ -32,6 +32,8 @@ from simple_ws import Client, Deflate, SendStatus
 from simple_ws.deflate import Agreement
 from simple_ws.protocol import Protocol
 
+both_kinds = pytest.mark.parametrize("wrap", [None, Wrapped], ids=["plain", "wrapped"])
+
 FIN = 0x80
 TAIL = b"\0\0\xff\xff"
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
@@ -937,3 +939,61 @@ def test_compression_is_per_client_and_only_when_offered() -> None:
         assert (compressible(plain), compressible(packed)) == (False, True)
         first, second = driven.handler.clients
         assert (first.compressed, second.compressed) == (False, True)
+
+
+# --- Lost in the middle of what was read ---------------------------------------------
+
+
+@both_kinds
+@pytest.mark.parametrize("compressed", [False, True])
+def test_nothing_is_delivered_once_a_flush_found_the_peer_gone(
+    wrap: Any, compressed: bool
+) -> None:
+    """Making room for an answer may find that the peer has left; more waits, read."""
+    handler = Recorder(compression=Deflate(threshold=2**20) if compressed else False)
+    heard: list[bool] = []
+
+    def echo(msg: Any, client: Client) -> None:
+        heard.append(client.is_open())
+        if len(heard) == 3:
+            peer.close()
+        client.write_message(msg)
+
+    handler.on_message = echo  # type: ignore[method-assign]
+    with Driven(handler, write_limit=32_768, buffer_size=2**17) as driven:
+        peer = driven.open("/", *([DEFLATE] if compressed else []), wrap=wrap)
+        pack = zlib.compressobj(wbits=-15)
+        stream = b""
+        for number, size in enumerate((4000, 4000, 4000, 26_000)):
+            data = random.Random(number).randbytes(size)
+            if compressed:
+                data = (pack.compress(data) + pack.flush(zlib.Z_SYNC_FLUSH))[:-4]
+            stream += frame(BINARY, data, rsv=0x40 if compressed else 0)
+        driven.handler.client()._feed(stream)
+        driven.until(lambda: handler.of("close"))
+        assert heard == [True, True, True]
+        assert handler.names.count("close") == 1
+
+
+@both_kinds
+def test_client_is_to_be_flushed_once_a_turn_however_often_it_was(wrap: Any) -> None:
+    with Driven(write_limit=32) as driven:
+        peer = driven.open(wrap=wrap)
+        client = driven.handler.client()
+        for _ in range(100):
+            assert client.write_message("0123456789abcdef")
+        assert driven.reactor.dirty.count(client) == 1
+        assert [peer.read_message() for _ in range(100)] == ["0123456789abcdef"] * 100
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_largest_max_size_is_no_limit(compressed: bool) -> None:
+    with Driven(Echo(), max_size=2**63 - 1) as driven:
+        peer = driven.open("/", *([DEFLATE] if compressed else []))
+        data = b"x" * 500
+        if compressed:
+            pack = zlib.compressobj(wbits=-15)
+            data = (pack.compress(data) + pack.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        peer.write(frame(BINARY, data, rsv=0x40 if compressed else 0))
+        first, _ = peer.read_frame()
+        assert first & 0x0F == BINARY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -351,6 +352,27 @@ def test_handler_has_limits_by_address_of_its_own() -> None:
         ]
     assert handler._gate is not None
     assert handler._gate._hosts == {}
+
+
+def test_limit_that_another_thread_sets_counts_from_the_next_turn_on() -> None:
+    """Counted in the loop's thread, where nobody leaves in the middle of it."""
+    handler = Recorder()
+    with Driven(handler) as driven:
+        driven.server._listening = True  # so that calls of other threads are queued
+        first = come(driven)
+        assert status_of(first) == 101
+
+        def limit() -> None:
+            handler.max_connections_per_ip = 1
+
+        setter = threading.Thread(target=limit)
+        setter.start()
+        setter.join()
+        assert handler._gate is None
+        first.close()
+        driven.turn(2)
+        assert handler.names == ["open", "close"]
+        assert [status_of(come(driven)) for _ in range(2)] == [101, 429]
 
 
 def test_limit_of_a_handler_may_be_an_attribute_of_its_class() -> None:

@@ -129,7 +129,7 @@ def test_file_of_a_unix_socket_it_is_given_stays(tmp_path: Path) -> None:
     path = tmp_path / "ws.sock"
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(path))
-    server = Server("127.0.0.1", 0)
+    server = Server("127.0.0.1", 0, backlog=2**40)
     server.listen([sock])
     assert server.port == 0
     server.stop(drain=0)

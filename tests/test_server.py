@@ -269,7 +269,14 @@ def test_nobody_is_accepted_while_the_server_stops() -> None:
 
 @pytest.mark.parametrize(
     ("drain", "error"),
-    [("5", TypeError), (True, TypeError), (-1, ValueError), (float("nan"), ValueError)],
+    [
+        ("5", TypeError),
+        (True, TypeError),
+        (-1, ValueError),
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        (10**400, ValueError),
+    ],
 )
 def test_wrong_drain_is_refused_at_once(drain: Any, error: type[Exception]) -> None:
     with running() as server, pytest.raises(error, match="drain must be"):
