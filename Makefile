@@ -83,7 +83,7 @@ bench: $(VENV)/.stamp ## measure beside other servers and clients
 wheels: ## build, repair and test a wheel for each CPython on this machine
 	$(PYTHON) scripts/build_wheels.py $(ARGS)
 
-sanitize: $(VENV)/.stamp-dev ## run the codec tests under ASAN and UBSAN
+sanitize: $(VENV)/.stamp-dev ## run the tests of codecs and core under ASAN and UBSAN
 	scripts/sanitize.sh $(abspath $(BIN))/python $(ARGS)
 
 soak: $(VENV)/.stamp ## hundreds of clients for minutes, some killed in the middle

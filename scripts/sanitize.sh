@@ -30,7 +30,8 @@ here = os.path.dirname(os.path.abspath(speedups.__file__))
 assert here == os.path.join(os.getcwd(), "simple_ws"), here
 '
 set -- "$@" tests/test_codecs.py
-for file in tests/test_core.py tests/test_protocol.py; do
+for file in core protocol backpressure system_calls connection same_verdict; do
+    file=tests/test_$file.py
     [ ! -e "$file" ] || set -- "$@" "$file"
 done
 # A fault of memory ends the process here, with a report and a status other than zero.

@@ -272,7 +272,8 @@ def in_a_process(library: Path, *arguments: str) -> Any:
         timeout=55,
         env={
             **os.environ,
-            "LD_PRELOAD": str(library),
+            # Behind what is there already: the runtime of a sanitizer must be first.
+            "LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {library}".strip(),
             "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
         },
         check=False,
