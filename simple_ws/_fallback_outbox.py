@@ -35,7 +35,9 @@ class Outbox:
     """
 
     __slots__ = (
+        "_half_full",
         "_loop",
+        "_many",
         "_outbox",
         "_sock",
         "_tally",
@@ -48,6 +50,9 @@ class Outbox:
         self._sock = sock
         self._loop = loop
         self._write_limit = write_limit
+        #: Bytes, and messages, beyond which the system is asked to take some.
+        self._half_full = write_limit >> 1
+        self._many = (_FEW_MESSAGES + write_limit // _MESSAGE_COST) >> 1
         self._tally = _nobody
         # One entry a message or control frame; only the first may be partly sent, and
         # is a memoryview then.
@@ -64,16 +69,9 @@ class Outbox:
         """Whether so many messages wait that they take more than their bytes."""
         return len(self._outbox) > _FEW_MESSAGES + self._write_limit // _MESSAGE_COST
 
-    def _has_many(self) -> bool:
-        """Half of that."""
-        most = _FEW_MESSAGES + self._write_limit // _MESSAGE_COST
-        return len(self._outbox) > most >> 1
-
     def _next_offer(self) -> bytes | memoryview | list[bytes | memoryview]:
         """What to hand to the system at once: one buffer, or several to gather."""
         outbox = self._outbox
-        if len(outbox) == 1:
-            return outbox[0]
         if self._waiting <= _JOIN_LIMIT:
             return b"".join(outbox)
         if hasattr(self._sock, "sendmsg"):
