@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
-CYTHON := $(wildcard simple_ws/*.pyx simple_ws/*.pxi)
+CYTHON := $(wildcard simple_ws/*.pyx simple_ws/_c/*.pxi)
 
 # The extension as it is called in the tree.
 SPEEDUPS = simple_ws/_speedups$$($(BIN)/python -c \

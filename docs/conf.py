@@ -21,8 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import simple_ws
 import simple_ws.aio
-from simple_ws import aio_connection, client, errors
-from simple_ws.client_options import ConnectOptions
+from simple_ws import errors
+from simple_ws.client import aio_connection
+from simple_ws.client import blocking as client
+from simple_ws.client.options import ConnectOptions
 
 # Names of annotations that those modules import for type checkers only. Without them
 # Sphinx would not know which of the two classes called Connection is meant.

@@ -9,7 +9,7 @@ class Echo(WebSocket):
 Echo("", 8080)
 """
 
-from .client import connect
+from .client.blocking import connect
 from .connection import Client
 from .constants import CloseCause, CloseCode, SendStatus
 from .deflate import Deflate

@@ -2,9 +2,9 @@
 # cython: autotestdict=False
 """What is done for every byte, frame and connection, in C.
 
-Masking, frame headers and UTF-8 are here; `_deflate`, `_upgrade`, `_loop`, `_outbox`,
-`_connection`, `_selector` and `_accept` are included below, a room each. This is the
-fast twin of `_fallback.py`, which is the specification: same names, signatures,
+Masking, frame headers and UTF-8 are here; the files of `_c` are included below, one job
+each. This is the
+fast twin of `_fallback`, which is the specification: same names, signatures,
 docstrings, results and error texts. `speedups` chooses between the two. What a frame
 means is left to `protocol`.
 
@@ -556,25 +556,25 @@ Checks UTF-8 that arrives in pieces, at the first byte that cannot be (RFC 3629)
 
 # --- Deflate -------------------------------------------------------------------------
 
-include "_deflate.pxi"
+include "_c/deflate.pxi"
 
 
 # --- The opening handshake -----------------------------------------------------------
 
-include "_upgrade.pxi"
+include "_c/upgrade.pxi"
 
 
 # --- The byte path of a connection ---------------------------------------------------
 
-include "_loop.pxi"
+include "_c/loop.pxi"
 
-include "_outbox.pxi"
+include "_c/outbox.pxi"
 
-include "_connection.pxi"
+include "_c/connection.pxi"
 
 
 # --- Readiness -----------------------------------------------------------------------
 
-include "_selector.pxi"
+include "_c/selector.pxi"
 
-include "_accept.pxi"
+include "_c/accept.pxi"

@@ -29,14 +29,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from .aio_connection import Connection
-from .aio_dial import Exchange, attach, dial, dial_unix
-from .client_core import (
+from .client.aio_connection import Connection
+from .client.aio_dial import Exchange, attach, dial, dial_unix
+from .client.core import (
     explain,
     unreachable,
 )
+from .client.options import ClientOptions, ConnectOptions, check_client_options
 from .client_handshake import Opening, Outcome
-from .client_options import ClientOptions, ConnectOptions, check_client_options
 from .client_proxy import Tunnel
 from .errors import (
     ConnectError,

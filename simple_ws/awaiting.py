@@ -34,7 +34,7 @@ __all__ = ["Awaited", "Errand", "Errands", "LateChain", "TooMany"]
 logger = logging.getLogger("simple_ws")
 
 #: Events of one client that wait for a callback before nothing more is read of it.
-#: What has been read already may bring up to 7 more (`_fallback_connection`).
+#: What has been read already may bring up to 7 more (`_fallback.connection`).
 _ENOUGH = 8
 #: The same in bytes of messages: beside those 7, one beyond it at most.
 _ENOUGH_BYTES = 64 * 1024

@@ -29,9 +29,9 @@ from http.client import HTTPResponse
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from .client_core import ClientCore
+from .client.core import ClientCore
+from .client.options import check_client_options
 from .client_handshake import Opening, Outcome
-from .client_options import check_client_options
 from .connection import Client
 from .constants import CloseCause, Opcode
 from .handler import BaseHandler

@@ -24,8 +24,8 @@ from typing import Any
 from harness import BINARY, CLOSE, DEADLINE, TEXT, Clock
 
 import simple_ws.aio
-import simple_ws.client
-from simple_ws.client_dial import wait_for
+import simple_ws.client.blocking
+from simple_ws.client.dial import wait_for
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -225,7 +225,7 @@ class Blocking:
     name = "blocking"
 
     def connect(self, url: str, **options: Any) -> Any:
-        return simple_ws.client.connect(url, **options)
+        return simple_ws.client.blocking.connect(url, **options)
 
     def close(self) -> None:
         """Nothing is left behind."""

@@ -29,11 +29,12 @@ from client_harness import (
 )
 from harness import BINARY, CLOSE, DEADLINE, PING, PONG, TEXT, Echo, running
 
-from simple_ws import aio, aio_connection
+from simple_ws import aio
 from simple_ws.aio import Backoff, Connection, _Opener, connect
-from simple_ws.aio_dial import Exchange
+from simple_ws.client import aio_connection
+from simple_ws.client.aio_dial import Exchange
+from simple_ws.client.options import ClientOptions
 from simple_ws.client_handshake import Accepted
-from simple_ws.client_options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.errors import (
     ConnectError,

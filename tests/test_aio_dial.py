@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from client_harness import FakeTimeLoop, turns
 
-from simple_ws import aio_dial
-from simple_ws.aio_dial import _first_of, dial, dial_unix
+from simple_ws.client import aio_dial
+from simple_ws.client.aio_dial import _first_of, dial, dial_unix
 
 
 @pytest.fixture

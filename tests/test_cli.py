@@ -22,9 +22,9 @@ from harness import Echo, running
 from websockets.sync.client import connect
 
 from simple_ws import BACKEND, __version__
-from simple_ws.cli import main
-from simple_ws.cli_bench import histogram, percentile
-from simple_ws.cli_connect import harmless
+from simple_ws.cli.bench import histogram, percentile
+from simple_ws.cli.connect import harmless
+from simple_ws.cli.main import main
 
 #: Seconds after which a test gives up; only a failing test waits so long.
 DEADLINE = 30.0
@@ -395,7 +395,7 @@ def test_bench_does_not_wait_for_ever(monkeypatch: Any, capsys: Any) -> None:
         def on_message(self, msg: Any, client: Any) -> Any:
             return None
 
-    monkeypatch.setattr("simple_ws.cli_bench._PATIENCE", 0.1)
+    monkeypatch.setattr("simple_ws.cli.bench._PATIENCE", 0.1)
     with running(Silent()) as server:
         url = f"ws://127.0.0.1:{server.port}/"
         assert main(["bench", url, "-c", "2", "--seconds", "0.1"]) == 1

@@ -24,11 +24,11 @@ from client_harness import (
 from harness import BINARY, DEADLINE, PING, PONG, TEXT, small_buffers
 
 import simple_ws
-from simple_ws import client
-from simple_ws.client import Connection, connect
-from simple_ws.client_dial import READ, WRITE, wait_for
+from simple_ws.client import blocking as client
+from simple_ws.client.blocking import Connection, connect
+from simple_ws.client.dial import READ, WRITE, wait_for
+from simple_ws.client.options import ClientOptions
 from simple_ws.client_handshake import Accepted
-from simple_ws.client_options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.errors import ConnectionClosed, HandshakeRefused
 from simple_ws.http11 import Headers

@@ -12,9 +12,9 @@ from harness import BINARY, CLOSE, PING, PONG, TEXT, Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.client_core import ClientCore, may_end_quietly
+from simple_ws.client.core import ClientCore, may_end_quietly
+from simple_ws.client.options import ClientOptions
 from simple_ws.client_handshake import Accepted
-from simple_ws.client_options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.deflate import Agreement
 from simple_ws.errors import ConnectionClosed

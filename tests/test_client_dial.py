@@ -11,8 +11,8 @@ import pytest
 from client_harness import elsewhere
 from harness import DEADLINE
 
-from simple_ws import client_dial
-from simple_ws.client_dial import (
+from simple_ws.client import dial as client_dial
+from simple_ws.client.dial import (
     READ,
     WRITE,
     _Race,

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from simple_ws import aio, client
-from simple_ws.client_options import (
+from simple_ws import aio
+from simple_ws.client import blocking as client
+from simple_ws.client.options import (
     ClientOptions,
     ConnectOptions,
     check_client_options,

@@ -37,11 +37,11 @@ import test_drawing_board
 
 import simple_ws
 import simple_ws.aio
-import simple_ws.cli
 import simple_ws.errors
 import simple_ws.testing
 from simple_ws import Server
-from simple_ws.client_options import ClientOptions
+from simple_ws.cli.main import _parser
+from simple_ws.client.options import ClientOptions
 from simple_ws.options import Options
 from simple_ws.testing import TestServer
 
@@ -677,7 +677,7 @@ def check_pip(arguments: list[str]) -> None:
 def check_python(page: str, arguments: list[str]) -> None:
     if arguments[0] == "-m":
         if arguments[1] == "simple_ws":
-            simple_ws.cli._parser().parse_args(arguments[2:])
+            _parser().parse_args(arguments[2:])
         else:
             assert importlib.util.find_spec(arguments[1]), arguments
         return
@@ -724,7 +724,7 @@ def test_nobody_is_told_to_install_by_name(name: str) -> None:
 
 def test_command_line_is_described_as_a_whole() -> None:
     page = read("docs/howto/command-line.md")
-    parser = simple_ws.cli._parser()
+    parser = _parser()
     assert parser._subparsers
     (actions,) = parser._subparsers._group_actions
     parsers: Any = actions.choices

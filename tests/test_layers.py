@@ -1,4 +1,4 @@
-"""Imports point down: the table of design.md §3, held against the source."""
+"""Folders are layers and imports point down: the table of docs/design.md, held."""
 
 from __future__ import annotations
 
@@ -13,168 +13,198 @@ import simple_ws
 
 PACKAGE = Path(simple_ws.__file__).parent
 
-#: From the bottom to the top. A new module gets its place here first; one that is named
-#: before it is written does no harm.
+#: From the bottom to the top: folders (with a slash), and the modules at the top.
 LAYERS = {
-    "words": "constants errors",
-    "codecs": (
-        "_fallback _fallback_codecs _fallback_loop _fallback_outbox "
-        "_fallback_connection _speedups _deflate _upgrade _loop _outbox _connection "
-        "_selector _accept speedups "
-        "http11 framing deflate uri messages"
-    ),
-    "protocol": "handshake client_handshake client_proxy protocol",
-    "engine": "timers selector reactor listener tls",
+    "words": "constants errors messages deflate",
+    "speedups": "speedups _speedups _c/ _fallback/",
+    "protocol": ("http11 framing uri handshake client_handshake client_proxy protocol"),
+    "loop": "timers selector reactor listener tls",
     "server": (
         "options topics routing journal gate ending heartbeat connection hub handler "
         "middleware schedule later workers awaiting attachment http static wsgi "
-        "incoming proxies stats metrics dashboard site server"
+        "incoming proxies stats metrics dashboard site server websocket"
     ),
-    "faces": (
-        "websocket client_options client_core client_dial client "
-        "aio_connection aio_dial aio cli_values cli cli_bench cli_connect cli_reload "
-        "testing pytest_plugin __init__ __main__"
-    ),
+    "client": "client/",
+    "faces": "__init__ aio testing pytest_plugin",
+    "cli": "cli/ __main__",
 }
 LEVELS = {
-    module: level
-    for level, modules in enumerate(LAYERS.values())
-    for module in modules.split()
+    place: level
+    for level, places in enumerate(LAYERS.values())
+    for place in places.split()
 }
 NAMES = list(LAYERS)
 
-#: Relative imports of Cython, which `ast` cannot read; `include` puts a file in place.
+#: Imports of Cython, which `ast` cannot read.
 _CYTHON = re.compile(
-    r"^[ \t]*from[ \t]+\.(\w*)[ \t]+c?import[ \t]+\(?([\w \t,]*)"
-    r'|^[ \t]*include[ \t]+"(\w+)\.pxi"',
+    r"^[ \t]*from[ \t]+(\.+)([\w.]*)[ \t]+c?import[ \t]+\(?([\w \t,]*)"
+    r'|^[ \t]*include[ \t]+"([\w/]+)\.pxi"',
     re.MULTILINE,
 )
 
 
-def sources(folder: Path = PACKAGE) -> list[Path]:
+def sources() -> list[Path]:
     return sorted(
         path
-        for path in folder.rglob("*")
+        for path in PACKAGE.rglob("*")
         if path.suffix in {".py", ".pyx", ".pxi", ".pxd"}
     )
 
 
-def imported_from(module: str | None, names: list[str]) -> set[str]:
-    """Modules that `from .module import names` reaches."""
-    if module:
-        return {module.split(".")[0]}
-    return {name if name in LEVELS else "__init__" for name in names}
+def name_of(path: Path) -> str:
+    """`server/hub` for simple_ws/server/hub.py, `server` for its __init__."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if len(parts) > 1 and parts[-1] == "__init__":
+        parts = parts[:-1]
+    return "/".join(parts)
 
 
-def imports_of_python(text: str) -> set[str]:
+MODULES = {name_of(path) for path in sources()}
+
+
+def place_of(module: str) -> str:
+    """What stands for a module in the table: its folder, or itself."""
+    folder, slash, _ = module.partition("/")
+    if slash or (PACKAGE / folder).is_dir():
+        return f"{folder}/"
+    return module
+
+
+def level_of(module: str) -> int:
+    return LEVELS.get(place_of(module), 99)
+
+
+def reached(base: list[str], names: list[str]) -> set[str]:
+    """Modules that `from base import names` reaches, `base` from the package on."""
+    module = "/".join(base)
+    below = {"/".join([*base, name]) for name in names}
+    found = below & MODULES
+    if found != below or not names:
+        found.add(module or "__init__")
+    return found
+
+
+def imported(level: int, module: str, names: list[str], at: Path) -> set[str]:
+    """Likewise for an import as it is written in the file `at`."""
+    if level:
+        package = list(at.parent.relative_to(PACKAGE).parts)
+        package = package[: len(package) - level + 1]
+        return reached([*package, *filter(None, module.split("."))], names)
+    head, *rest = module.split(".")
+    return reached(rest, names) if head == "simple_ws" else set()
+
+
+def imports_of_python(text: str, at: Path) -> set[str]:
     """Modules of the package that are imported anywhere, for type checking as well."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
             names = [alias.name for alias in node.names]
-            package, _, rest = (node.module or "").partition(".")
-            if node.level:
-                found |= imported_from(node.module, names)
-            elif package == "simple_ws":
-                found |= imported_from(rest, names)
+            found |= imported(node.level, node.module or "", names, at)
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                package, _, rest = alias.name.partition(".")
-                if package == "simple_ws":
-                    found |= imported_from(rest, [])  # `simple_ws.x`
-                    found |= set() if rest else {"__init__"}
+                found |= imported(0, alias.name, [], at)
     return found
 
 
-def imports_of_cython(text: str) -> set[str]:
+def imports_of_cython(text: str, at: Path) -> set[str]:
+    if at.suffix == ".pxi":
+        at = PACKAGE / "_speedups.pyx"  # it is read there
     found: set[str] = set()
-    for module, names, included in _CYTHON.findall(text):
+    for dots, module, names, included in _CYTHON.findall(text):
         if included:
             found.add(included)
         else:
-            found |= imported_from(module, re.findall(r"\w+", names))
+            found |= imported(len(dots), module, re.findall(r"\w+", names), at)
     return found
 
 
 def imports_of(path: Path) -> set[str]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        return imports_of_python(text)
-    return imports_of_cython(text)
+        return imports_of_python(text, path)
+    return imports_of_cython(text, path)
 
 
-def upward(module: str, imported: set[str]) -> set[str]:
+def upward(module: str, names: set[str]) -> set[str]:
     """What stands above a module, or nowhere."""
-    return {name for name in imported if LEVELS.get(name, 99) > LEVELS[module]}
+    return {name for name in names if level_of(name) > level_of(module)}
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: path.name)
-def test_module_is_in_the_table(path: Path) -> None:
-    assert path.parent == PACKAGE, "modules stand in one folder"
-    assert path.stem in LEVELS, f"{path.name} has no layer in tests/test_layers.py"
+def test_every_module_has_a_place() -> None:
+    lost = {module for module in MODULES if level_of(module) == 99}
+    assert not lost, f"no layer in tests/test_layers.py has {sorted(lost)}"
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: path.name)
-def test_imports_point_down(path: Path) -> None:
-    above = upward(path.stem, imports_of(path))
-    layer = NAMES[LEVELS[path.stem]]
-    assert not above, f"{path.name} ({layer}) imports from above: {sorted(above)}"
+def test_imports_point_down() -> None:
+    above = {
+        name_of(path): sorted(found)
+        for path in sources()
+        if (found := upward(name_of(path), imports_of(path)))
+    }
+    assert not above, f"these import from above: {above}"
 
 
 def test_imports_make_no_circle() -> None:
     graph: dict[str, set[str]] = {}
     for path in sources():
-        graph.setdefault(path.stem, set()).update(imports_of(path))
+        graph.setdefault(name_of(path), set()).update(imports_of(path))
     try:
         order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
-    assert order[-1] in {"__init__", "__main__", "cli"}
+    assert {"cli", "pytest_plugin"} <= set(order)
 
 
-def test_every_module_is_in_one_layer() -> None:
-    assert len(LEVELS) == sum(len(modules.split()) for modules in LAYERS.values())
+def test_every_place_is_in_one_layer() -> None:
+    assert len(LEVELS) == sum(len(places.split()) for places in LAYERS.values())
 
 
 def test_package_is_really_read() -> None:
-    assert {"deflate", "errors", "speedups"} <= imports_of(PACKAGE / "protocol.py")
-    assert "constants" in imports_of(PACKAGE / "_speedups.pyx")
+    protocol = PACKAGE / "protocol.py"
+    assert {"deflate", "errors", "speedups"} <= imports_of(protocol)
+    assert {"constants", "_c/loop"} <= imports_of(PACKAGE / "_speedups.pyx")
 
 
 @pytest.mark.parametrize(
-    ("text", "imported"),
+    ("text", "found"),
     [
-        ("from .errors import X", {"errors"}),
-        ("from . import server", {"server"}),
-        ("from . import BACKEND", {"__init__"}),
+        ("from ..errors import X", {"errors"}),
+        ("from .dial import dial", {"client/dial"}),
+        ("from . import dial", {"client/dial"}),
+        ("from .. import server", {"server"}),
+        ("from .. import BACKEND", {"__init__"}),
+        ("from ..cli import values", {"cli/values"}),
+        ("from ..client import connect", {"client"}),
         ("from simple_ws.server import Server", {"server"}),
         ("from simple_ws import server, Client", {"server", "__init__"}),
-        ("import simple_ws.server as s", {"server"}),
+        ("import simple_ws.client.dial as d", {"client/dial"}),
         ("import simple_ws", {"__init__"}),
         ("import os, re", set()),
-        ("if TYPE_CHECKING:\n    from .server import Server", {"server"}),
-        ("def f():\n    from .server import Server", {"server"}),
+        ("if TYPE_CHECKING:\n    from .dial import dial", {"client/dial"}),
+        ("def f():\n    from .dial import dial", {"client/dial"}),
     ],
 )
-def test_every_form_of_import_is_seen(text: str, imported: set[str]) -> None:
-    assert imports_of_python(text) == imported
+def test_every_form_of_import_is_seen(text: str, found: set[str]) -> None:
+    assert imports_of_python(text, PACKAGE / "client" / "x.py") == found
 
 
 @pytest.mark.parametrize(
-    ("text", "imported"),
+    ("text", "found"),
     [
         ("from .errors import (\n    X,\n)", {"errors"}),
         ("from .server cimport thing", {"server"}),
         ("from . cimport server", {"server"}),
-        ("    from .server import Server", {"server"}),
-        ('include "_connection.pxi"', {"_connection"}),
+        ("    from .cli.values import X", {"cli/values"}),
+        ('include "_c/connection.pxi"', {"_c/connection"}),
         ("from libc.string cimport memcpy\nimport os", set()),
     ],
 )
-def test_every_form_of_import_in_cython_is_seen(text: str, imported: set[str]) -> None:
-    assert imports_of_cython(text) == imported
+def test_every_form_of_import_in_cython_is_seen(text: str, found: set[str]) -> None:
+    assert imports_of_cython(text, PACKAGE / "_c" / "x.pxi") == found
 
 
 def test_upward_import_would_be_found() -> None:
-    assert upward("protocol", {"errors", "speedups", "server"}) == {"server"}
+    found = {"errors", "speedups", "client/dial"}
+    assert upward("protocol", found) == {"client/dial"}
     assert upward("errors", {"errors", "no_such_module"}) == {"no_such_module"}

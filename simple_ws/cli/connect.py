@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from .cli_values import Failure, UsageError, seconds, some_seconds, url
-from .client import Connection, connect
-from .client_core import may_end_quietly
-from .client_options import check_client_options
-from .constants import CloseCause, CloseCode
-from .errors import ConnectionClosed
-from .uri import parse_uri
+from ..client.blocking import Connection, connect
+from ..client.core import may_end_quietly
+from ..client.options import check_client_options
+from ..constants import CloseCause, CloseCode
+from ..errors import ConnectionClosed
+from ..uri import parse_uri
+from .values import Failure, UsageError, seconds, some_seconds, url
 
 __all__ = ["add_connect", "harmless"]
 

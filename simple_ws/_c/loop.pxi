@@ -1,5 +1,5 @@
 # What connections share with the loop that drives them, and what is counted of them;
-# the twin of `_fallback_loop.py`. Included by `_speedups.pyx`, with what the system
+# the twin of `_fallback/loop.py`. Included by `_speedups.pyx`, with what the system
 # offers to all that follows.
 
 cdef extern from *:

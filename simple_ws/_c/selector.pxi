@@ -1,4 +1,4 @@
-# Readiness by epoll in C; included by `_speedups.pyx`, behind `_connection.pxi`.
+# Readiness by epoll in C; included by `_speedups.pyx`, behind `_c/connection.pxi`.
 #
 # `selectors.DefaultSelector` takes 0.37 µs a ready event, 1.2 µs when there is one;
 # most of it makes objects that nobody looks at. Here the descriptor leads to a slot of

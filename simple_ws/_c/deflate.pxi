@@ -1,5 +1,5 @@
 # Compressing and inflating messages with zlib (RFC 7692 §7.2); the twin of `Deflater`
-# and `Inflater` in `_fallback_codecs.py`. Included by `_speedups.pyx`, whose buffers it
+# and `Inflater` in `_fallback/codecs.py`. Included by `_speedups.pyx`, whose buffers it
 # uses.
 
 cdef extern from "zlib.h" nogil:

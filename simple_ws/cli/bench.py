@@ -10,9 +10,9 @@ import time
 from bisect import bisect_right
 from typing import Any
 
-from . import aio
-from .cli_values import count, seconds, url
-from .errors import ConnectionClosed
+from .. import aio
+from ..errors import ConnectionClosed
+from .values import count, seconds, url
 
 __all__ = ["add_bench", "histogram", "percentile"]
 

@@ -6,7 +6,7 @@ signatures, results and error texts. `speedups` chooses between the two.
 
 from __future__ import annotations
 
-from ._fallback_codecs import (
+from .codecs import (
     Deflater,
     Inflater,
     Utf8Validator,
@@ -15,13 +15,13 @@ from ._fallback_codecs import (
     parse_header,
     read_upgrade,
 )
-from ._fallback_connection import (
+from .connection import (
     ConnectionCore,
     Poller,
     accept_from,
     fan_out,
 )
-from ._fallback_loop import LoopState, Tally
+from .loop import LoopState, Tally
 
 __all__ = [
     "BACKEND",

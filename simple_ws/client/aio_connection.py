@@ -12,17 +12,17 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .client_core import (
+from ..client_handshake import Accepted
+from ..constants import CloseCause, CloseCode
+from ..errors import ConnectionClosed, InvalidState
+from ..messages import check_close, check_ping, check_seconds
+from ..uri import URI
+from .core import (
     LINGER,
     ClientCore,
     may_end_quietly,
 )
-from .client_handshake import Accepted
-from .client_options import ClientOptions
-from .constants import CloseCause, CloseCode
-from .errors import ConnectionClosed, InvalidState
-from .messages import check_close, check_ping, check_seconds
-from .uri import URI
+from .options import ClientOptions
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -18,21 +18,21 @@ from errno import ECONNREFUSED
 from os import urandom
 from socket import gaierror
 
-from .client_handshake import Accepted
-from .client_options import ClientOptions
-from .constants import CloseCause, CloseCode, Opcode, State
-from .errors import (
+from ..client_handshake import Accepted
+from ..constants import CloseCause, CloseCode, Opcode, State
+from ..errors import (
     ConnectError,
     ConnectionClosed,
     ConnectTimeout,
     ProxyError,
     TLSError,
 )
-from .http11 import Headers
-from .messages import encode_message
-from .protocol import Protocol
-from .speedups import build_frame
-from .uri import URI
+from ..http11 import Headers
+from ..messages import encode_message
+from ..protocol import Protocol
+from ..speedups import build_frame
+from ..uri import URI
+from .options import ClientOptions
 
 __all__ = ["LINGER", "ClientCore", "explain", "may_end_quietly", "unreachable"]
 

@@ -1,4 +1,4 @@
-# The byte path of a connection in C, the twin of `_fallback_connection.py`; included by
+# The byte path of a connection in C, the twin of `_fallback/connection.py`; included by
 # `_speedups.pyx`, whose helpers on raw pointers it uses, behind `_outbox.pxi`.
 #
 # Who owns which bytes of the input (those of the output: `_outbox.pxi`):

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .client_handshake import Offer
-from .client_proxy import parse_proxy, proxy_for
-from .deflate import Deflate
-from .options import check_options
-from .uri import URI
+from ..client_handshake import Offer
+from ..client_proxy import parse_proxy, proxy_for
+from ..deflate import Deflate
+from ..options import check_options
+from ..uri import URI
 
 if TYPE_CHECKING:
     import os

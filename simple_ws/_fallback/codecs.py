@@ -13,13 +13,13 @@ import re
 import zlib
 from collections import deque
 
-from .constants import (
+from ..constants import (
     DEFLATE_TAIL,
     MAX_DEFLATE_STREAMS,
     MAX_HEAD_SIZE,
     MAX_HEADER_COUNT,
 )
-from .errors import InvalidData, ProtocolError
+from ..errors import InvalidData, ProtocolError
 
 __all__ = [
     "Deflater",

@@ -6,7 +6,7 @@ import socket
 from collections import deque
 from itertools import islice
 
-from ._fallback_loop import LoopState, Tally
+from .loop import LoopState, Tally
 
 __all__ = ["Outbox"]
 

@@ -20,14 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import BACKEND, Server, WebSocket, __version__
-from .cli_bench import add_bench
-from .cli_connect import add_connect
-from .cli_reload import keep_running
-from .cli_values import Failure, UsageError, port
-from .errors import ConnectError, WebSocketError
-from .handler import BaseHandler
-from .later import is_async
+from .. import BACKEND, Server, WebSocket, __version__
+from ..errors import ConnectError, WebSocketError
+from ..handler import BaseHandler
+from ..later import is_async
+from .bench import add_bench
+from .connect import add_connect
+from .reload import keep_running
+from .values import Failure, UsageError, port
 
 __all__ = ["main"]
 

@@ -1,5 +1,5 @@
 """The byte path of a connection in pure Python: socket, frames, callback, outbox; the
-twin of `_connection.pxi`.
+twin of `_c/connection.pxi`.
 
 `ConnectionCore` carries the ordinary case by itself: a whole data message in one frame
 is unmasked and handed to the callback, and what is written in return waits in the
@@ -16,12 +16,12 @@ from collections.abc import Callable, Collection, Iterable
 from threading import get_ident
 from typing import Any
 
-from ._fallback_codecs import Deflater, apply_mask, build_frame
-from ._fallback_loop import LoopState
-from ._fallback_outbox import Outbox
-from .constants import MAX_READ, Opcode, SendStatus, State
-from .errors import ProtocolError
-from .messages import encode_message
+from ..constants import MAX_READ, Opcode, SendStatus, State
+from ..errors import ProtocolError
+from ..messages import encode_message
+from .codecs import Deflater, apply_mask, build_frame
+from .loop import LoopState
+from .outbox import Outbox
 
 __all__ = ["ConnectionCore", "Poller", "accept_from", "fan_out"]
 

@@ -1,4 +1,4 @@
-# What waits to be sent to one peer; the twin of `_fallback_outbox.py`. Included by
+# What waits to be sent to one peer; the twin of `_fallback/outbox.py`. Included by
 # `_speedups.pyx`, behind `_loop.pxi`.
 #
 #   `small`   output of this turn, frames copied one behind the other

@@ -22,32 +22,32 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .client_core import (
+from ..client_handshake import BODY_PATIENCE, Accepted, Opening, Outcome
+from ..client_proxy import Tunnel
+from ..constants import MAX_READ, CloseCause, CloseCode
+from ..errors import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectTimeout,
+    InvalidState,
+)
+from ..messages import check_close, check_ping, check_seconds
+from ..uri import URI, parse_uri
+from .core import (
     LINGER,
     ClientCore,
     explain,
     may_end_quietly,
     unreachable,
 )
-from .client_dial import READ, WRITE, Socket, dial, dial_unix, start_tls, wait_for
-from .client_handshake import BODY_PATIENCE, Accepted, Opening, Outcome
-from .client_options import ClientOptions, check_client_options
-from .client_proxy import Tunnel
-from .constants import MAX_READ, CloseCause, CloseCode
-from .errors import (
-    ConnectError,
-    ConnectionClosed,
-    ConnectTimeout,
-    InvalidState,
-)
-from .messages import check_close, check_ping, check_seconds
-from .uri import URI, parse_uri
+from .dial import READ, WRITE, Socket, dial, dial_unix, start_tls, wait_for
+from .options import ClientOptions, check_client_options
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
-    from .client_options import ConnectOptions
+    from .options import ConnectOptions
 
 __all__ = ["Connection", "connect"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-from ._fallback_codecs import Deflater
-from .deflate import Agreement
+from ..deflate import Agreement
+from .codecs import Deflater
 
 __all__ = ["LoopState", "Tally"]
 
