@@ -3,10 +3,9 @@
 """What is done for every byte, frame and connection, in C.
 
 Masking, frame headers and UTF-8 are here; the files of `_c` are included below, one job
-each. This is the
-fast twin of `_fallback`, which is the specification: same names, signatures,
-docstrings, results and error texts. `speedups` chooses between the two. What a frame
-means is left to `protocol`.
+each. This is the fast twin of `_fallback`, which is the specification: same names,
+signatures, docstrings, results and error texts. `speedups` chooses between the two. What
+a frame means is left to `protocol`.
 
 Rules for adding to it: nothing enters that has no twin; codecs are small `cdef`
 functions on raw pointers, which need no GIL and raise nothing, so that every later

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +15,7 @@ from .errors import InvalidState
 from .gate import Gate
 from .handshake import OriginRule
 from .http11 import Request
-from .later import ends_later
+from .later import check_callback, check_not_late, ends_later
 from .options import Options, check_options
 from .speedups import Tally
 from .topics import Group
@@ -28,8 +27,6 @@ __all__ = [
     "CALLBACKS",
     "BaseHandler",
     "FunctionHandler",
-    "check_callback",
-    "check_not_late",
 ]
 
 logger = logging.getLogger("simple_ws")
@@ -51,35 +48,6 @@ CALLBACKS = {
     "on_error": ("error", "client"),
     "select_subprotocol": ("offered",),
 }
-
-
-def check_callback(what: str, function: object, handed: Sequence[str]) -> None:
-    """Refuse what cannot be called with so many arguments.
-
-    Raises:
-        TypeError: It is no function, or has another signature.
-    """
-    wanted = f"{what} must be a function of ({', '.join(handed)})"
-    if not callable(function):
-        raise TypeError(f"{wanted}, not {function!r}")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # of some functions in C nothing is known
-        return
-    try:
-        signature.bind(*handed)
-    except TypeError:
-        raise TypeError(f"{wanted}, not of {signature}") from None
-
-
-def check_not_late(what: str, function: object) -> None:
-    """Refuse what is not done when it returns.
-
-    Raises:
-        TypeError: It is async, or `in_thread`.
-    """
-    if ends_later(function):
-        raise TypeError(f"{what} must not be async nor in_thread: nobody waits for it")
 
 
 class BaseHandler:

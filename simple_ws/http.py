@@ -24,11 +24,10 @@ from .framing import (
     Stream,
     body_reader,
 )
-from .handler import check_callback
 from .handshake import refusal
 from .http11 import Request, Response, check_request, expects_continue, stays_open
 from .journal import Journal
-from .later import is_late
+from .later import check_callback, is_late
 from .options import Options
 from .reactor import READ, WRITE, Reactor
 from .routing import Router

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, ParamSpec
 
 __all__ = [
     "InThread",
     "Steps",
+    "check_callback",
+    "check_not_late",
     "discard",
     "ends_later",
     "go_through",
@@ -99,6 +101,35 @@ def is_late(result: object) -> bool:
     return type(result) not in _PLAIN and (
         isinstance(result, InThread | Steps) or inspect.isawaitable(result)
     )
+
+
+def check_callback(what: str, function: object, handed: Sequence[str]) -> None:
+    """Refuse what cannot be called with so many arguments.
+
+    Raises:
+        TypeError: It is no function, or has another signature.
+    """
+    wanted = f"{what} must be a function of ({', '.join(handed)})"
+    if not callable(function):
+        raise TypeError(f"{wanted}, not {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of some functions in C nothing is known
+        return
+    try:
+        signature.bind(*handed)
+    except TypeError:
+        raise TypeError(f"{wanted}, not of {signature}") from None
+
+
+def check_not_late(what: str, function: object) -> None:
+    """Refuse what is not done when it returns.
+
+    Raises:
+        TypeError: It is async, or `in_thread`.
+    """
+    if ends_later(function):
+        raise TypeError(f"{what} must not be async nor in_thread: nobody waits for it")
 
 
 def discard(late: object) -> None:

@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Final
 from .connection import Client
 from .constants import SendStatus
 from .errors import AuthenticationError, InvalidData, InvalidState
-from .handler import BaseHandler, check_callback, check_not_late
+from .handler import BaseHandler
 from .http11 import Request, Response
-from .later import discard, go_through, is_late
+from .later import check_callback, check_not_late, discard, go_through, is_late
 from .schedule import check_interval
 
 __all__ = [

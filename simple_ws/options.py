@@ -6,15 +6,26 @@ allowed. Options given to a handler win over those of its server.
 
 from __future__ import annotations
 
-import math
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
 
-from .constants import LARGEST
+from .checks import (
+    Check,
+    compression,
+    flag,
+    one_of,
+    optional,
+    path,
+    rate,
+    seconds,
+    several,
+    ssl_context,
+    subprotocols,
+    whole,
+)
 from .deflate import Deflate
 from .handshake import OriginRule, plain_origin
 
@@ -132,22 +143,6 @@ def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
-    return value
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
-    if value > LARGEST:
-        raise ValueError(f"{name} must be at most {LARGEST:,} seconds, not {value!r}")
-    return float(value)
-
-
 def _busy_poll(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
@@ -157,91 +152,11 @@ def _busy_poll(name: str, value: Any) -> float:
     return float(value)
 
 
-def _whole(least: int, unit: str) -> Callable[[str, Any], int]:
-    def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be a whole number of {unit}, not {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least:,} {unit}, not {value!r}")
-        if value > LARGEST:
-            raise ValueError(
-                f"{name} must be at most {LARGEST:,} {unit}, not {value!r}"
-            )
-        return value
-
-    return check
-
-
 def _worker_threads(name: str, value: Any) -> int:
-    threads: int = _whole(1, "threads")(name, value)
+    threads: int = whole(1, "threads")(name, value)
     if threads > _MAX_THREADS:
         raise ValueError(f"{name} must be at most {_MAX_THREADS:,}, not {value!r}")
     return threads
-
-
-def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    def or_none(name: str, value: Any) -> Any:
-        if value is None:
-            return None
-        try:
-            return check(name, value)
-        except (TypeError, ValueError) as error:
-            text = str(error).replace(", not ", " or None, not ", 1)
-            raise type(error)(text) from None
-
-    return or_none
-
-
-def _rate(name: str, value: Any) -> tuple[float, float]:
-    wanted = f"{name} must be (number a second, burst)"
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(f"{wanted}, not {value!r}")
-    for number in value:
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise TypeError(f"{wanted}, not {value!r}")
-    rate, burst = value
-    if not 0 < rate <= LARGEST or not 1 <= burst <= LARGEST:
-        raise ValueError(
-            f"{wanted}, more than 0 a second and a burst of at least 1, "
-            f"both at most {LARGEST:,}, not {value!r}"
-        )
-    return float(rate), float(burst)
-
-
-def _one_of(*allowed: str) -> Callable[[str, Any], str]:
-    def check(name: str, value: Any) -> str:
-        if value not in allowed:
-            choice = ", ".join(map(repr, allowed))
-            raise ValueError(f"{name} must be one of {choice}, not {value!r}")
-        return str(value)
-
-    return check
-
-
-def _compression(name: str, value: Any) -> Deflate | None:
-    if value is None or value is False:
-        return None
-    if value is True:
-        return Deflate()
-    if not isinstance(value, Deflate):
-        raise TypeError(f"{name} must be True, False or a Deflate(...), not {value!r}")
-    return value
-
-
-def _several(name: str, value: Any, what: str) -> tuple[Any, ...]:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a list of {what}, not {value!r}")
-    return tuple(value)
-
-
-def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
-    names = _several(name, value, "names")
-    for item in names:
-        if not isinstance(item, str):
-            raise TypeError(f"{name} must hold strings, not {item!r}")
-        if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", item):
-            raise ValueError(f"{name} must hold tokens of RFC 6455 §4.1, not {item!r}")
-    return names
 
 
 def _origins(name: str, value: Any) -> tuple[OriginRule, ...] | None:
@@ -250,7 +165,7 @@ def _origins(name: str, value: Any) -> tuple[OriginRule, ...] | None:
     if isinstance(value, str | re.Pattern):
         value = (value,)
     return tuple(
-        _origin(name, item) for item in _several(name, value, "origins or patterns")
+        _origin(name, item) for item in several(name, value, "origins or patterns")
     )
 
 
@@ -278,27 +193,9 @@ def _origin(name: str, item: Any) -> OriginRule:
     return plain_origin(origin)
 
 
-def _path(name: str, value: Any) -> str:
-    try:
-        path = os.fsdecode(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a path, not {value!r}") from None
-    if not path or "\0" in path:
-        raise ValueError(f"{name} must be a path, not {value!r}")
-    return path
-
-
-def _ssl(name: str, value: Any) -> SSLContext:
-    import ssl  # not before it is needed: some builds of Python have none
-
-    if not isinstance(value, ssl.SSLContext):
-        raise TypeError(f"{name} must be an ssl.SSLContext, not {value!r}")
-    return value
-
-
 def _networks(name: str, value: Any) -> tuple[str, ...]:
     """Networks in their canonical form, and "unix"."""
-    items = (value,) if isinstance(value, str) else _several(name, value, "networks")
+    items = (value,) if isinstance(value, str) else several(name, value, "networks")
     return tuple(_network(name, item) for item in items)
 
 
@@ -315,37 +212,37 @@ def _network(name: str, item: Any) -> str:
         ) from None
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "ping": _flag,
-    "ping_interval": _seconds,
-    "ping_timeout": _seconds,
-    "compression": _compression,
-    "max_frame_size": _optional(_whole(1, "bytes")),
-    "buffer_size": _whole(1, "bytes"),
-    "max_size": _optional(_whole(0, "bytes")),
-    "write_limit": _whole(0, "bytes"),
-    "slow_consumer": _one_of("close", "drop_new", "drop_old"),
-    "max_connections": _optional(_whole(0, "connections")),
-    "open_timeout": _seconds,
-    "close_timeout": _seconds,
-    "idle_timeout": _optional(_seconds),
+_CHECKS: dict[str, Check] = {
+    "ping": flag,
+    "ping_interval": seconds,
+    "ping_timeout": seconds,
+    "compression": compression,
+    "max_frame_size": optional(whole(1, "bytes")),
+    "buffer_size": whole(1, "bytes"),
+    "max_size": optional(whole(0, "bytes")),
+    "write_limit": whole(0, "bytes"),
+    "slow_consumer": one_of("close", "drop_new", "drop_old"),
+    "max_connections": optional(whole(0, "connections")),
+    "open_timeout": seconds,
+    "close_timeout": seconds,
+    "idle_timeout": optional(seconds),
     "origins": _origins,
-    "subprotocols": _subprotocols,
-    "backlog": _whole(1, "connections"),
-    "reuse_port": _flag,
+    "subprotocols": subprotocols,
+    "backlog": whole(1, "connections"),
+    "reuse_port": flag,
     "busy_poll": _busy_poll,
-    "unix": _optional(_path),
-    "ssl": _optional(_ssl),
-    "certfile": _optional(_path),
-    "keyfile": _optional(_path),
+    "unix": optional(path),
+    "ssl": optional(ssl_context),
+    "certfile": optional(path),
+    "keyfile": optional(path),
     "trusted_proxies": _networks,
-    "auth_timeout": _optional(_seconds),
-    "max_body": _whole(0, "bytes"),
-    "max_connections_per_ip": _optional(_whole(1, "connections")),
-    "message_rate": _optional(_rate),
-    "handshake_rate": _optional(_rate),
-    "max_buffered": _whole(0, "bytes"),
-    "slow_callback": _seconds,
+    "auth_timeout": optional(seconds),
+    "max_body": whole(0, "bytes"),
+    "max_connections_per_ip": optional(whole(1, "connections")),
+    "message_rate": optional(rate),
+    "handshake_rate": optional(rate),
+    "max_buffered": whole(0, "bytes"),
+    "slow_callback": seconds,
     "worker_threads": _worker_threads,
 }
 assert set(_CHECKS) == {field.name for field in fields(Options)}

@@ -15,8 +15,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from .handler import check_callback
-from .later import is_late
+from .later import check_callback, is_late
 from .reactor import Reactor
 from .timers import Timer
 

@@ -16,9 +16,10 @@ from .connection import Client
 from .constants import CloseCause
 from .errors import HandshakeError
 from .gate import Gate
-from .handler import BaseHandler, check_callback, check_not_late
+from .handler import BaseHandler
 from .http11 import Request
 from .journal import Journal
+from .later import check_callback, check_not_late
 from .reactor import Reactor
 from .speedups import BACKEND, Tally
 from .topics import Group, Identities, Topics

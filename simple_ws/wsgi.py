@@ -19,9 +19,9 @@ from typing import Any, cast
 
 from .errors import HandshakeError
 from .framing import IncompleteAnswer, Stream
-from .handler import check_callback
 from .http import Entry, Exchange, check_prefix, server_error
 from .http11 import Request, check_field
+from .later import check_callback
 from .workers import Pool
 
 __all__ = ["Wsgi"]

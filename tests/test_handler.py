@@ -20,7 +20,8 @@ from simple_ws import (
     Server,
     WebSocket,
 )
-from simple_ws.handler import CALLBACKS, FunctionHandler, check_callback
+from simple_ws.handler import CALLBACKS, FunctionHandler
+from simple_ws.later import check_callback
 
 # --- Signatures ----------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ PACKAGE = Path(simple_ws.__file__).parent
 
 #: From the bottom to the top: folders (with a slash), and the modules at the top.
 LAYERS = {
-    "words": "constants errors messages deflate",
+    "words": "constants errors checks messages deflate",
     "speedups": "speedups _speedups _c/ _fallback/",
     "protocol": ("http11 framing uri handshake client_handshake client_proxy protocol"),
     "loop": "timers selector reactor listener tls",

@@ -7,14 +7,14 @@ allowed; so are options that contradict each other or the address.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ..checks import Check, compression, optional, path, seconds, subprotocols, whole
 from ..client_handshake import Offer
 from ..client_proxy import parse_proxy, proxy_for
 from ..deflate import Deflate
-from ..options import check_options
 from ..uri import URI
 
 if TYPE_CHECKING:
@@ -154,35 +154,6 @@ def check_client_options(uri: URI, given: Mapping[str, Any]) -> ClientOptions:
     return ClientOptions(**checked)
 
 
-Check = Callable[[str, Any], Any]
-
-
-def _as_of_server(name: str, value: Any) -> Any:
-    """Of the same kind as the server's option of this name."""
-    return check_options({name: value})[name]
-
-
-def _seconds(name: str, value: Any) -> float:
-    # It is no option of the server's; those for times are all of one kind.
-    try:
-        return float(check_options({"open_timeout": value})["open_timeout"])
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("open_timeout", name, 1)) from None
-
-
-def _or_none(check: Check) -> Check:
-    def or_none(name: str, value: Any) -> Any:
-        if value is None:
-            return None
-        try:
-            return check(name, value)
-        except (TypeError, ValueError) as error:
-            text = str(error).replace(", not ", " or None, not ", 1)
-            raise type(error)(text) from None
-
-    return or_none
-
-
 def _size(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number of bytes, not {value!r}")
@@ -271,7 +242,7 @@ def _cookies(name: str, value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
-    names: tuple[str, ...] = _as_of_server(name, value)
+    names: tuple[str, ...] = subprotocols(name, value)
     # RFC 6455 §4.1, 10: "the elements that comprise this value MUST [...] all be
     # unique strings".
     if len(set(names)) < len(names):
@@ -282,8 +253,7 @@ def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
 def _compression(name: str, value: Any) -> Deflate | None:
     if value is True:
         return _DEFLATE
-    config: Deflate | None = _as_of_server(name, value)
-    return config
+    return compression(name, value)
 
 
 def _ssl(name: str, value: Any) -> SSLContext | None:
@@ -337,21 +307,21 @@ _CHECKS: dict[str, Check] = {
     "subprotocols": _subprotocols,
     "headers": _headers,
     "cookies": _cookies,
-    "origin": _or_none(_field_value),
-    "user_agent": _or_none(_field_value),
+    "origin": optional(_field_value),
+    "user_agent": optional(_field_value),
     "compression": _compression,
-    "max_size": _as_of_server,
-    "max_frame_size": _as_of_server,
+    "max_size": optional(whole(0, "bytes")),
+    "max_frame_size": optional(whole(1, "bytes")),
     "read_limit": _size,
-    "open_timeout": _as_of_server,
-    "close_timeout": _as_of_server,
-    "write_timeout": _seconds,
-    "ping_interval": _or_none(_as_of_server),
-    "ping_timeout": _or_none(_as_of_server),
+    "open_timeout": seconds,
+    "close_timeout": seconds,
+    "write_timeout": seconds,
+    "ping_interval": optional(seconds),
+    "ping_timeout": optional(seconds),
     "ssl": _ssl,
-    "server_hostname": _or_none(_server_hostname),
+    "server_hostname": optional(_server_hostname),
     "proxy": _proxy,
-    "source_address": _or_none(_source_address),
-    "unix": _as_of_server,
+    "source_address": optional(_source_address),
+    "unix": optional(path),
 }
 assert set(_CHECKS) == {field.name for field in fields(ClientOptions)}
