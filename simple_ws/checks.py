@@ -136,12 +136,24 @@ def path(name: str, value: Any) -> str:
 
 
 def ssl_context(name: str, value: Any) -> SSLContext:
-    """Check a TLS context."""
+    """Check the TLS context of a server."""
     import ssl  # not before it is needed: some builds of Python have none
 
     if not isinstance(value, ssl.SSLContext):
         raise TypeError(f"{name} must be an ssl.SSLContext, not {value!r}")
-    return value
+    # Some versions of Python refuse such a context at each connection, with errors of
+    # different kinds, and some do not: CVE-2026-19553.
+    if value.protocol is ssl.PROTOCOL_TLS_CLIENT:
+        why = "PROTOCOL_TLS_CLIENT"
+    elif value.check_hostname:
+        why = "check_hostname is on"
+    else:
+        return value
+    raise ValueError(
+        f"{name} must be a context for servers, such as "
+        "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH); "
+        f"this one is for clients ({why})"
+    )
 
 
 def compression(name: str, value: Any) -> Deflate | None:

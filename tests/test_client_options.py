@@ -173,6 +173,17 @@ def test_options_are_checked_before_anything_is_done(connect: Any) -> None:
         connect("ftp://192.0.2.1/")
 
 
+@pytest.mark.parametrize("connect", [client.connect, aio.connect])
+def test_context_of_a_server_is_refused(connect: Any) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with pytest.raises(ValueError, match="ssl must be") as caught:
+        connect("wss://192.0.2.1/", ssl=context)
+    assert str(caught.value) == (
+        "ssl must be a context for clients, such as ssl.create_default_context(); "
+        "this one is for servers (PROTOCOL_TLS_SERVER)"
+    )
+
+
 @pytest.mark.parametrize("name", ["ssl", "server_hostname"])
 def test_options_of_tls_are_refused_without_it(name: str) -> None:
     value = {"ssl": CONTEXT, "server_hostname": "x"}[name]

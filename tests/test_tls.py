@@ -1184,9 +1184,35 @@ def test_key_without_certificate_is_refused(files: Path) -> None:
         Server(keyfile=files / "key.pem")
 
 
+FOR_SERVERS = (
+    "ssl must be a context for servers, such as "
+    "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH); this one is for clients "
+)
+
+
 def test_context_of_a_client_is_refused() -> None:
-    with pytest.raises(ValueError, match="ssl must be a context for servers"):
+    with pytest.raises(ValueError, match="ssl must be") as caught:
         Server(ssl=client_side())
+    assert str(caught.value) == FOR_SERVERS + "(PROTOCOL_TLS_CLIENT)"
+
+
+def test_context_that_checks_the_name_of_its_peer_is_refused() -> None:
+    """Some versions of Python refuse it too, but not before a client connects."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.check_hostname = True
+    with pytest.raises(ValueError, match="ssl must be") as caught:
+        Server(ssl=context)
+    assert str(caught.value) == FOR_SERVERS + "(check_hostname is on)"
+
+
+def test_context_for_both_sides_is_taken() -> None:
+    with pytest.warns(DeprecationWarning, match="PROTOCOL_TLS"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS)
+    authority().issue_cert("localhost").configure_cert(context)
+    with Driven(Echo(), ssl=context) as driven:
+        peer = secured(driven.join()).shake()
+        peer.text("hello")
+        assert peer.read_message() == "hello"
 
 
 @pytest.mark.parametrize("option", ["certfile", "keyfile"])

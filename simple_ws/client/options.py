@@ -78,7 +78,7 @@ class ClientOptions(Offer):
         ping_timeout: no sign of life so long after a ping: given up, cause
             `ping_timeout`; None never.
         ssl: TLS by this context; None or True for the default one, which checks the
-            certificate. For wss only.
+            certificate. One for servers is refused. For wss only.
         server_hostname: the name the certificate must be for, in place of the host.
         proxy: True asks environment and system settings, an address such as
             "http://user:password@host:port" names one, None or False use none.
@@ -264,6 +264,12 @@ def _ssl(name: str, value: Any) -> SSLContext | None:
     if not isinstance(value, ssl.SSLContext):
         raise TypeError(
             f"{name} must be an ssl.SSLContext, True or None, not {value!r}"
+        )
+    if value.protocol is ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError(
+            f"{name} must be a context for clients, such as "
+            "ssl.create_default_context(); this one is for servers "
+            "(PROTOCOL_TLS_SERVER)"
         )
     return value
 
