@@ -33,6 +33,23 @@ COMMAND = [sys.executable, "-m", "simple_ws"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
+def why_no_terminal() -> str:
+    """What the system says when asked for a pseudo-terminal; nothing if it has one."""
+    try:
+        ends = pty.openpty()
+    except OSError as error:  # a container without /dev/ptmx, or all are taken
+        return str(error)
+    for end in ends:
+        os.close(end)
+    return ""
+
+
+NO_TERMINAL = why_no_terminal()
+needs_terminal = pytest.mark.skipif(
+    NO_TERMINAL != "", reason=f"no pseudo-terminal can be opened: {NO_TERMINAL}"
+)
+
+
 def run(*arguments: str, given: str = "", **how: Any) -> subprocess.CompletedProcess:
     return subprocess.run(
         [*COMMAND, *arguments],
@@ -244,6 +261,7 @@ def test_input_and_output_may_be_closed() -> None:
         assert (done.returncode, done.stderr) == (0, b"")
 
 
+@needs_terminal
 def test_output_on_a_terminal_is_harmless_though_the_input_is_a_pipe() -> None:
     class Rude(Echo):
         def on_open(self, client: Any) -> None:
@@ -283,6 +301,7 @@ def test_connect_sends_what_it_is_told() -> None:
         assert (client.origin, client.subprotocol) == ("https://a.b", "v1")
 
 
+@needs_terminal
 def test_terminal_shows_messages_harmless_above_the_line() -> None:
     """What a server sends must not move the cursor, and typing goes on."""
 
@@ -304,6 +323,7 @@ def test_terminal_shows_messages_harmless_above_the_line() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+@needs_terminal
 def test_interrupt_leaves_the_terminal() -> None:
     with running(Echo()) as server, at_terminal(server.port) as (pid, terminal):
         os.write(terminal, b"one\n")
@@ -314,6 +334,7 @@ def test_interrupt_leaves_the_terminal() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
 
 
+@needs_terminal
 def test_any_bytes_may_be_typed_as_binary() -> None:
     binary = "--binary"
     with running(Echo()) as server, at_terminal(server.port, binary) as (pid, terminal):
