@@ -30,9 +30,9 @@ from .errors import (
     TLSError,
     WebSocketError,
 )
-from .http11 import Request, Response
-from .later import in_thread
+from .loop.deferred import in_thread
 from .middleware import FirstMessageAuth, JSONMessages, Middleware, Radio
+from .protocol.http11 import Request, Response
 from .server import Server
 from .speedups import BACKEND
 from .websocket import WebSocket

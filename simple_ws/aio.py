@@ -36,8 +36,6 @@ from .client.core import (
     unreachable,
 )
 from .client.options import ClientOptions, ConnectOptions, check_client_options
-from .client_handshake import Opening, Outcome
-from .client_proxy import Tunnel
 from .errors import (
     ConnectError,
     ConnectTimeout,
@@ -47,7 +45,9 @@ from .errors import (
     ProxyError,
     TLSError,
 )
-from .uri import URI, parse_uri
+from .protocol.client_handshake import Opening, Outcome
+from .protocol.proxy_tunnel import Tunnel
+from .protocol.uri import URI, parse_uri
 
 if TYPE_CHECKING:
     from types import TracebackType

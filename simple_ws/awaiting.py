@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from .connection import Client
 from .constants import CloseCause, SendStatus
 from .errors import InvalidState
-from .http11 import Request, Response
-from .later import InThread, Steps, discard, go_through, is_late
+from .loop.deferred import InThread, Steps, discard, go_through, is_late
+from .loop.reactor import Reactor
+from .loop.workers import Call, Pool
 from .middleware import Chain, Middleware
-from .reactor import Reactor
-from .workers import Call, Pool
+from .protocol.http11 import Request, Response
 
 if TYPE_CHECKING:
     import asyncio

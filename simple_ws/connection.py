@@ -21,11 +21,11 @@ from .deflate import Agreement
 from .ending import Handler, Home
 from .errors import ProtocolError, RateExceeded
 from .heartbeat import Heartbeat
-from .http11 import Fields, Headers, Request
+from .loop.reactor import READ
 from .messages import check_close, check_ping, encode_message
 from .options import Options
-from .protocol import Protocol as WebSocketProtocol
-from .reactor import READ
+from .protocol.http11 import Fields, Headers, Request
+from .protocol.websocket import Protocol as WebSocketProtocol
 
 __all__ = ["Client"]
 

@@ -21,11 +21,11 @@ from .connection import Client
 from .errors import HandshakeError
 from .gate import retry_after
 from .handler import BaseHandler
-from .http11 import Request, Response
 from .journal import Journal
+from .loop.reactor import Reactor
+from .loop.schedule import Job
 from .options import check_options
-from .reactor import Reactor
-from .schedule import Job
+from .protocol.http11 import Request, Response
 from .speedups import fan_out
 from .stats import Audience, Figures
 

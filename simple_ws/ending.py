@@ -23,13 +23,13 @@ from typing import Any, Protocol
 from .constants import CloseCause, CloseCode, State
 from .errors import AuthenticationError, ProtocolError
 from .gate import Gate
-from .http11 import Request
 from .journal import Journal
+from .loop.reactor import WRITE, Reactor, unsent_by_system
+from .loop.timers import Timer
 from .options import Options
-from .protocol import Protocol as WebSocketProtocol
-from .reactor import WRITE, Reactor, unsent_by_system
+from .protocol.http11 import Request
+from .protocol.websocket import Protocol as WebSocketProtocol
 from .speedups import ConnectionCore, Tally
-from .timers import Timer
 from .topics import Group
 
 __all__ = ["Ending", "Handler", "Home"]

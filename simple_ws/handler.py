@@ -13,10 +13,10 @@ from .connection import Client
 from .deflate import Deflate
 from .errors import InvalidState
 from .gate import Gate
-from .handshake import OriginRule
-from .http11 import Request
-from .later import check_callback, check_not_late, ends_later
+from .loop.deferred import check_callback, check_not_late, ends_later
 from .options import Options, check_options
+from .protocol.http11 import Request
+from .protocol.server_handshake import OriginRule
 from .speedups import Tally
 from .topics import Group
 

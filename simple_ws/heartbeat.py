@@ -7,7 +7,7 @@ from typing import Any
 
 from .constants import CloseCause, CloseCode
 from .ending import Ending
-from .reactor import unsent_by_system
+from .loop.reactor import unsent_by_system
 
 __all__ = ["Heartbeat"]
 

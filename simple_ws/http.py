@@ -15,7 +15,18 @@ from functools import partial
 from typing import Any, Protocol
 
 from .errors import AuthenticationError, HandshakeError
-from .framing import (
+from .journal import Journal
+from .loop.deferred import check_callback, is_late
+from .loop.reactor import READ, WRITE, Reactor
+from .options import Options
+from .protocol.http11 import (
+    Request,
+    Response,
+    check_request,
+    expects_continue,
+    stays_open,
+)
+from .protocol.http_body import (
     CONTINUE,
     Answer,
     ChunkedBody,
@@ -24,12 +35,7 @@ from .framing import (
     Stream,
     body_reader,
 )
-from .handshake import refusal
-from .http11 import Request, Response, check_request, expects_continue, stays_open
-from .journal import Journal
-from .later import check_callback, is_late
-from .options import Options
-from .reactor import READ, WRITE, Reactor
+from .protocol.server_handshake import refusal
 from .routing import Router
 
 __all__ = [

@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 from .connection import Client
+from .loop.reactor import Reactor
 from .messages import encode_message
-from .reactor import Reactor
 from .speedups import fan_out
 from .topics import Group, Identities, Topics
 

@@ -22,19 +22,19 @@ from .deflate import Agreement, Deflate, negotiate, parse_extensions
 from .ending import Handler, Home
 from .errors import AuthenticationError, HandshakeError
 from .gate import Gate
-from .handshake import (
+from .http import Entry, Exchange, Owner, response_of, unauthorized
+from .loop.deferred import is_late
+from .loop.reactor import READ
+from .options import Options
+from .protocol.http11 import Request, RequestReader, Response, wants_upgrade
+from .protocol.server_handshake import (
     check_origin,
     check_upgrade,
     offered_subprotocols,
     refusal,
     upgrade_response,
 )
-from .http import Entry, Exchange, Owner, response_of, unauthorized
-from .http11 import Request, RequestReader, Response, wants_upgrade
-from .later import is_late
-from .options import Options
 from .proxies import TrustedProxies, client_address
-from .reactor import READ
 from .speedups import read_upgrade
 
 __all__ = ["Door", "Incoming", "Mount"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .constants import CloseCause
-from .reactor import Reactor
+from .loop.reactor import Reactor
 
 __all__ = ["Journal"]
 

@@ -19,9 +19,9 @@ from .connection import Client
 from .constants import SendStatus
 from .errors import AuthenticationError, InvalidData, InvalidState
 from .handler import BaseHandler
-from .http11 import Request, Response
-from .later import check_callback, check_not_late, discard, go_through, is_late
-from .schedule import check_interval
+from .loop.deferred import check_callback, check_not_late, discard, go_through, is_late
+from .loop.schedule import check_interval
+from .protocol.http11 import Request, Response
 
 __all__ = [
     "Chain",

@@ -27,7 +27,7 @@ from .checks import (
     whole,
 )
 from .deflate import Deflate
-from .handshake import OriginRule, plain_origin
+from .protocol.server_handshake import OriginRule, plain_origin
 
 if TYPE_CHECKING:
     from ssl import SSLContext

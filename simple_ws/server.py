@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from .attachment import Attachment, check_loop
 from .awaiting import Errands
 from .connection import Client
 from .constants import CloseCause, CloseCode
@@ -25,8 +24,9 @@ from .errors import InvalidState
 from .gate import Gate
 from .handler import BaseHandler
 from .incoming import Incoming
-from .later import is_async
-from .listener import (
+from .loop.asyncio_bridge import Attachment, check_loop
+from .loop.deferred import is_async
+from .loop.listener import (
     Listener,
     SocketFile,
     bind,
@@ -35,14 +35,14 @@ from .listener import (
     port_of,
     take_over,
 )
+from .loop.reactor import Reactor
+from .loop.workers import Call
 from .messages import check_seconds
 from .middleware import Middleware
 from .options import Options, check_options
 from .proxies import TrustedProxies
-from .reactor import Reactor
 from .site import Site
 from .speedups import BACKEND
-from .workers import Call
 
 __all__ = ["Server"]
 
@@ -648,6 +648,6 @@ def _encryption(options: Options) -> Callable[..., Any] | None:
     given = options.ssl, options.certfile, options.keyfile
     if given == (None, None, None):
         return None
-    from . import tls  # not before it is needed: some builds of Python have no ssl
+    from .loop import tls  # not before it is needed: some Pythons have no ssl
 
     return partial(tls.TLSSocket, tls.server_context(*given))

@@ -18,17 +18,17 @@ from .errors import HandshakeError, InvalidState
 from .gate import Gate, retry_after
 from .handler import BaseHandler, FunctionHandler
 from .http import Entry, Pages, answered_by, check_methods
-from .http11 import Request
 from .hub import Hub
 from .incoming import Mount
 from .journal import Journal
-from .later import ends_later, is_async
+from .loop.deferred import ends_later, is_async
+from .loop.reactor import Reactor
+from .loop.schedule import Job, Schedule
 from .metrics import Metrics
 from .middleware import Chain, Middleware, changes_output, check_middleware
 from .options import Options
-from .reactor import Reactor
+from .protocol.http11 import Request
 from .routing import Router, check_pattern
-from .schedule import Job, Schedule
 from .static import Static
 from .stats import Audience, Figures
 from .wsgi import Wsgi

@@ -18,9 +18,9 @@ from pathlib import PurePath
 from urllib.parse import quote
 
 from .errors import HandshakeError
-from .framing import Stream
 from .http import Entry, Exchange, check_prefix
-from .http11 import Headers, Request, Response, http_date
+from .protocol.http11 import Headers, Request, Response, http_date
+from .protocol.http_body import Stream
 
 __all__ = ["Static"]
 

@@ -17,10 +17,10 @@ from .constants import CloseCause
 from .errors import HandshakeError
 from .gate import Gate
 from .handler import BaseHandler
-from .http11 import Request
 from .journal import Journal
-from .later import check_callback, check_not_late
-from .reactor import Reactor
+from .loop.deferred import check_callback, check_not_late
+from .loop.reactor import Reactor
+from .protocol.http11 import Request
 from .speedups import BACKEND, Tally
 from .topics import Group, Identities, Topics
 

@@ -31,15 +31,15 @@ from typing import TYPE_CHECKING, Any
 
 from .client.core import ClientCore
 from .client.options import check_client_options
-from .client_handshake import Opening, Outcome
 from .connection import Client
 from .constants import CloseCause, Opcode
 from .handler import BaseHandler
-from .later import is_async
+from .loop.deferred import is_async
 from .messages import check_ping, check_seconds
+from .protocol.client_handshake import Opening, Outcome
+from .protocol.uri import parse_uri
 from .server import Server
 from .speedups import build_frame
-from .uri import parse_uri
 
 if TYPE_CHECKING:
     import asyncio

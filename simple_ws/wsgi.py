@@ -18,11 +18,11 @@ from functools import partial
 from typing import Any, cast
 
 from .errors import HandshakeError
-from .framing import IncompleteAnswer, Stream
 from .http import Entry, Exchange, check_prefix, server_error
-from .http11 import Request, check_field
-from .later import check_callback
-from .workers import Pool
+from .loop.deferred import check_callback
+from .loop.workers import Pool
+from .protocol.http11 import Request, check_field
+from .protocol.http_body import IncompleteAnswer, Stream
 
 __all__ = ["Wsgi"]
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from simple_ws.constants import Opcode, State
 from simple_ws.deflate import Agreement
-from simple_ws.protocol import Protocol
+from simple_ws.protocol.websocket import Protocol
 
 Event = tuple[int, Any]
 

@@ -34,7 +34,6 @@ from simple_ws.aio import Backoff, Connection, _Opener, connect
 from simple_ws.client import aio_connection
 from simple_ws.client.aio_dial import Exchange
 from simple_ws.client.options import ClientOptions
-from simple_ws.client_handshake import Accepted
 from simple_ws.constants import CloseCause
 from simple_ws.errors import (
     ConnectError,
@@ -47,8 +46,9 @@ from simple_ws.errors import (
     ProxyError,
     TLSError,
 )
-from simple_ws.http11 import Headers
-from simple_ws.uri import parse_uri
+from simple_ws.protocol.client_handshake import Accepted
+from simple_ws.protocol.http11 import Headers
+from simple_ws.protocol.uri import parse_uri
 
 BIG = b"\xa5" * (4 * 2**20)
 

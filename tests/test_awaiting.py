@@ -50,9 +50,9 @@ from simple_ws import (
     Response,
     Server,
     WebSocket,
-    reactor,
 )
-from simple_ws.attachment import _Watcher
+from simple_ws.loop import reactor
+from simple_ws.loop.asyncio_bridge import _Watcher
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 Make = Callable[..., "Attached"]

@@ -47,7 +47,7 @@ from hypothesis.stateful import (
 )
 
 from simple_ws import Client, SendStatus
-from simple_ws.reactor import unsent_by_system
+from simple_ws.loop.reactor import unsent_by_system
 
 FIN = 0x80
 MIB = 2**20

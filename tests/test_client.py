@@ -28,11 +28,11 @@ from simple_ws.client import blocking as client
 from simple_ws.client.blocking import Connection, connect
 from simple_ws.client.dial import READ, WRITE, wait_for
 from simple_ws.client.options import ClientOptions
-from simple_ws.client_handshake import Accepted
 from simple_ws.constants import CloseCause
 from simple_ws.errors import ConnectionClosed, HandshakeRefused
-from simple_ws.http11 import Headers
-from simple_ws.uri import parse_uri
+from simple_ws.protocol.client_handshake import Accepted
+from simple_ws.protocol.http11 import Headers
+from simple_ws.protocol.uri import parse_uri
 
 BIG = b"\xa5" * (4 * 2**20)
 

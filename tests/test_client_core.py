@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from simple_ws.client.core import ClientCore, may_end_quietly
 from simple_ws.client.options import ClientOptions
-from simple_ws.client_handshake import Accepted
 from simple_ws.constants import CloseCause
 from simple_ws.deflate import Agreement
 from simple_ws.errors import ConnectionClosed
-from simple_ws.http11 import Headers
-from simple_ws.protocol import Protocol
-from simple_ws.uri import parse_uri
+from simple_ws.protocol.client_handshake import Accepted
+from simple_ws.protocol.http11 import Headers
+from simple_ws.protocol.uri import parse_uri
+from simple_ws.protocol.websocket import Protocol
 
 
 class Core(ClientCore):

@@ -11,15 +11,6 @@ from client_harness import accept_for, answer_to, fields_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.client_handshake import (
-    MAX_BODY,
-    MAX_REDIRECTS,
-    Accepted,
-    Offer,
-    Opening,
-    Outcome,
-    ResponseReader,
-)
 from simple_ws.constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from simple_ws.deflate import Agreement, Deflate
 from simple_ws.errors import (
@@ -28,7 +19,16 @@ from simple_ws.errors import (
     HandshakeRefused,
     InvalidHandshake,
 )
-from simple_ws.uri import parse_uri
+from simple_ws.protocol.client_handshake import (
+    MAX_BODY,
+    MAX_REDIRECTS,
+    Accepted,
+    Offer,
+    Opening,
+    Outcome,
+    ResponseReader,
+)
+from simple_ws.protocol.uri import parse_uri
 
 WIDE = Deflate(server_max_window_bits=15, client_max_window_bits=15)
 

@@ -18,7 +18,7 @@ from simple_ws.client.options import (
     check_client_options,
 )
 from simple_ws.deflate import Deflate
-from simple_ws.uri import URI, parse_uri
+from simple_ws.protocol.uri import URI, parse_uri
 
 PLAIN = parse_uri("ws://h/")
 SECURE = parse_uri("wss://h/")

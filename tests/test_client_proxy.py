@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from client_harness import fields_of
 
-from simple_ws.client_proxy import Tunnel, parse_proxy, proxy_for
 from simple_ws.errors import InvalidURI, ProxyError
-from simple_ws.uri import parse_uri
+from simple_ws.protocol.proxy_tunnel import Tunnel, parse_proxy, proxy_for
+from simple_ws.protocol.uri import parse_uri
 
 VARIABLES = ("http", "https", "ws", "wss", "all", "no")
 

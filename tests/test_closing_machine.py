@@ -35,7 +35,7 @@ from hypothesis.stateful import (
 
 from simple_ws import Client, WebSocket
 from simple_ws.constants import CloseCause, State
-from simple_ws.protocol import Protocol
+from simple_ws.protocol.websocket import Protocol
 
 codes = st.sampled_from([1000, 1001, 1002, 1003, 1007, 1011, 1013, 3000, 4999])
 reasons = st.sampled_from(["", "bye", "\u00e9" * 20, "x" * 123])

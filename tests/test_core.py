@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 from simple_ws import Client, Deflate, SendStatus
 from simple_ws.deflate import Agreement
-from simple_ws.protocol import Protocol
+from simple_ws.protocol.websocket import Protocol
 
 both_kinds = pytest.mark.parametrize("wrap", [None, Wrapped], ids=["plain", "wrapped"])
 

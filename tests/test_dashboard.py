@@ -35,7 +35,7 @@ from http_peer import Answered, HttpPeer
 
 from simple_ws import FirstMessageAuth, HandshakeError, JSONMessages, Server
 from simple_ws.dashboard import from_this_machine
-from simple_ws.http11 import Request
+from simple_ws.protocol.http11 import Request
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page

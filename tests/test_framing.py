@@ -14,7 +14,8 @@ from rfc_cases import bytewise, cut
 
 from simple_ws.constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from simple_ws.errors import HandshakeError
-from simple_ws.framing import (
+from simple_ws.protocol.http11 import Request, Response
+from simple_ws.protocol.http_body import (
     Answer,
     ChunkedBody,
     IncompleteAnswer,
@@ -22,7 +23,6 @@ from simple_ws.framing import (
     Stream,
     body_reader,
 )
-from simple_ws.http11 import Request, Response
 
 LIMIT = 1000
 

@@ -21,7 +21,7 @@ from simple_ws import (
     WebSocket,
 )
 from simple_ws.handler import CALLBACKS, FunctionHandler
-from simple_ws.later import check_callback
+from simple_ws.loop.deferred import check_callback
 
 # --- Signatures ----------------------------------------------------------------------
 

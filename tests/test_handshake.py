@@ -14,7 +14,9 @@ from rfc_cases import TEXT, bytewise, drive, frame
 
 from simple_ws.deflate import parse_extensions
 from simple_ws.errors import HandshakeError
-from simple_ws.handshake import (
+from simple_ws.options import check_options
+from simple_ws.protocol.http11 import Request, RequestReader
+from simple_ws.protocol.server_handshake import (
     OriginRule,
     accept_key,
     check_origin,
@@ -23,9 +25,7 @@ from simple_ws.handshake import (
     refusal,
     upgrade_response,
 )
-from simple_ws.http11 import Request, RequestReader
-from simple_ws.options import check_options
-from simple_ws.protocol import Protocol
+from simple_ws.protocol.websocket import Protocol
 
 #: RFC 6455 §1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

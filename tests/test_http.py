@@ -47,10 +47,10 @@ from simple_ws import (
     Server,
 )
 from simple_ws import http as pages
-from simple_ws.framing import Stream
 from simple_ws.http import Exchange
 from simple_ws.incoming import KEEP_ALIVE
-from simple_ws.later import in_thread
+from simple_ws.loop.deferred import in_thread
+from simple_ws.protocol.http_body import Stream
 
 # --- What a function may answer -------------------------------------------------------
 

@@ -14,7 +14,7 @@ from rfc_cases import bytewise, cut
 
 from simple_ws.constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from simple_ws.errors import HandshakeError
-from simple_ws.http11 import (
+from simple_ws.protocol.http11 import (
     Fields,
     Headers,
     Request,

@@ -17,15 +17,15 @@ PACKAGE = Path(simple_ws.__file__).parent
 LAYERS = {
     "words": "constants errors checks messages deflate",
     "speedups": "speedups _speedups _c/ _fallback/",
-    "protocol": ("http11 framing uri handshake client_handshake client_proxy protocol"),
-    "loop": "timers selector reactor listener tls",
+    "protocol": "protocol/",
+    "loop": "loop/",
     "server": (
         "options topics routing journal gate ending heartbeat connection hub handler "
-        "middleware schedule later workers awaiting attachment http static wsgi "
+        "middleware awaiting http static wsgi "
         "incoming proxies stats metrics dashboard site server websocket"
     ),
     "client": "client/",
-    "faces": "__init__ aio testing pytest_plugin",
+    "faces": "__init__ aio testing pytest_plugin http11 schedule",
     "cli": "cli/ __main__",
 }
 LEVELS = {
@@ -161,7 +161,7 @@ def test_every_place_is_in_one_layer() -> None:
 
 
 def test_package_is_really_read() -> None:
-    protocol = PACKAGE / "protocol.py"
+    protocol = PACKAGE / "protocol" / "websocket.py"
     assert {"deflate", "errors", "speedups"} <= imports_of(protocol)
     assert {"constants", "_c/loop"} <= imports_of(PACKAGE / "_speedups.pyx")
 
@@ -206,5 +206,5 @@ def test_every_form_of_import_in_cython_is_seen(text: str, found: set[str]) -> N
 
 def test_upward_import_would_be_found() -> None:
     found = {"errors", "speedups", "client/dial"}
-    assert upward("protocol", found) == {"client/dial"}
+    assert upward("protocol/websocket", found) == {"client/dial"}
     assert upward("errors", {"errors", "no_such_module"}) == {"no_such_module"}

@@ -14,9 +14,9 @@ import pytest
 from harness import DEADLINE, Clock, Echo, Peer, connect, open_peer, running
 
 from simple_ws import Server
-from simple_ws import listener as listener_module
-from simple_ws.listener import Listener, bind
-from simple_ws.reactor import Reactor
+from simple_ws.loop import listener as listener_module
+from simple_ws.loop.listener import Listener, bind
+from simple_ws.loop.reactor import Reactor
 
 
 def ipv6_works() -> bool:

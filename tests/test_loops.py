@@ -169,7 +169,7 @@ def test_server_polls_again_after_its_end() -> None:
 
 def test_platform_without_a_descriptor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     select_selector = selectors.SelectSelector
-    monkeypatch.setattr("simple_ws.reactor.best_selector", select_selector)
+    monkeypatch.setattr("simple_ws.loop.reactor.best_selector", select_selector)
     server = polled(Echo())
     with pytest.raises(InvalidState, match="call `poll` on a timer"):
         server.fileno()

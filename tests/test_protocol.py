@@ -54,7 +54,7 @@ from simple_ws.constants import (
     may_travel,
 )
 from simple_ws.deflate import Agreement
-from simple_ws.protocol import _STEPS, Protocol, truncate
+from simple_ws.protocol.websocket import _STEPS, Protocol, truncate
 
 FRESH = dataclasses.replace(AGREEMENT, send_takeover=False, receive_takeover=False)
 

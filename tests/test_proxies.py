@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simple_ws import Server
 from simple_ws.constants import MAX_HEAD_SIZE
-from simple_ws.http11 import Headers
+from simple_ws.protocol.http11 import Headers
 from simple_ws.proxies import TrustedProxies, client_address
 
 PEER = ("10.0.0.1", 4711)

@@ -12,8 +12,8 @@ import pytest
 from harness import DEADLINE, Clock, Wrapped
 
 from simple_ws import InvalidState
-from simple_ws.protocol import Protocol
-from simple_ws.reactor import READ, WRITE, Reactor
+from simple_ws.loop.reactor import READ, WRITE, Reactor
+from simple_ws.protocol.websocket import Protocol
 from simple_ws.speedups import ConnectionCore
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from simple_ws import _fallback
 from simple_ws.constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
-from simple_ws.handshake import check_upgrade
-from simple_ws.http11 import RequestReader
+from simple_ws.protocol.http11 import RequestReader
+from simple_ws.protocol.server_handshake import check_upgrade
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 LINES = (

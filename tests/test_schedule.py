@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simple_ws import Server
-from simple_ws.schedule import Job
-from simple_ws.timers import Timers
+from simple_ws.loop.schedule import Job
+from simple_ws.loop.timers import Timers
 
 
 class Counter:
@@ -180,7 +180,7 @@ def test_call_at_a_moment_that_is_past_is_at_once(moment: Any) -> None:
 
 def test_call_at_follows_the_calendar_when_that_is_set(monkeypatch: Any) -> None:
     calendar = [5000.0]
-    monkeypatch.setattr("simple_ws.schedule.time.time", lambda: calendar[0])
+    monkeypatch.setattr("simple_ws.loop.schedule.time.time", lambda: calendar[0])
     with Driven(ping=False) as driven:
         counter = Counter(driven)
         driven.server.call_at(5000 + 10 * 3600, counter)

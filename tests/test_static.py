@@ -15,8 +15,8 @@ from harness import DEADLINE, Driven, Echo, open_peer, request, running, small_b
 from http_peer import Answered, HttpPeer, ask, browse, get
 
 from simple_ws import Server, static
-from simple_ws.http11 import http_date
 from simple_ws.incoming import KEEP_ALIVE
+from simple_ws.protocol.http11 import http_date
 
 posix = pytest.mark.skipif(os.name == "nt", reason="of other systems")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.timers import Timer, Timers, Wheel
+from simple_ws.loop.timers import Timer, Timers, Wheel
 
 # --- Timers --------------------------------------------------------------------------
 

@@ -39,9 +39,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_peers import MESSAGES, expect_good, node_ws, serve  # noqa: F401
 
-from simple_ws import Deflate, SendStatus, Server, WebSocket, tls
-from simple_ws.timers import Timers
-from simple_ws.tls import TLSSocket, server_context
+from simple_ws import Deflate, SendStatus, Server, WebSocket
+from simple_ws.loop import tls
+from simple_ws.loop.timers import Timers
+from simple_ws.loop.tls import TLSSocket, server_context
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 each_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda v: v.name)

@@ -24,8 +24,8 @@ from harness import DEADLINE, Driven, Echo, Peer, Recorder
 from test_tls import secured, server_side
 
 from simple_ws import Server, WebSocket
-from simple_ws import listener as listener_module
-from simple_ws.listener import bind_unix
+from simple_ws.loop import listener as listener_module
+from simple_ws.loop.listener import bind_unix
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simple_ws.errors import ConnectError, InvalidURI
-from simple_ws.uri import URI, parse_uri, without_password
+from simple_ws.protocol.uri import URI, parse_uri, without_password
 
 GOOD = [
     # what was written, TLS, host, port, what goes into the request line

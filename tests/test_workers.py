@@ -37,7 +37,7 @@ from simple_ws import (
     WebSocket,
     in_thread,
 )
-from simple_ws.workers import Call, Pool
+from simple_ws.loop.workers import Call, Pool
 
 
 class Gate:

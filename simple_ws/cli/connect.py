@@ -15,7 +15,7 @@ from ..client.core import may_end_quietly
 from ..client.options import check_client_options
 from ..constants import CloseCause, CloseCode
 from ..errors import ConnectionClosed
-from ..uri import parse_uri
+from ..protocol.uri import parse_uri
 from .values import Failure, UsageError, seconds, some_seconds, url
 
 __all__ = ["add_connect", "harmless"]

@@ -23,7 +23,7 @@ from typing import Any
 from .. import BACKEND, Server, WebSocket, __version__
 from ..errors import ConnectError, WebSocketError
 from ..handler import BaseHandler
-from ..later import is_async
+from ..loop.deferred import is_async
 from .bench import add_bench
 from .connect import add_connect
 from .reload import keep_running

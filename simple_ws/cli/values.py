@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..uri import parse_uri
+from ..protocol.uri import parse_uri
 
 __all__ = ["Failure", "UsageError", "count", "port", "seconds", "some_seconds", "url"]
 

@@ -12,11 +12,11 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..client_handshake import Accepted
 from ..constants import CloseCause, CloseCode
 from ..errors import ConnectionClosed, InvalidState
 from ..messages import check_close, check_ping, check_seconds
-from ..uri import URI
+from ..protocol.client_handshake import Accepted
+from ..protocol.uri import URI
 from .core import (
     LINGER,
     ClientCore,

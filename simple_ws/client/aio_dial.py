@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
-from ..client_handshake import BODY_PATIENCE
+from ..protocol.client_handshake import BODY_PATIENCE
 from .dial import NEXT_ATTEMPT, interleaved
 
 __all__ = ["Exchange", "attach", "dial", "dial_unix"]

@@ -22,8 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..client_handshake import BODY_PATIENCE, Accepted, Opening, Outcome
-from ..client_proxy import Tunnel
 from ..constants import MAX_READ, CloseCause, CloseCode
 from ..errors import (
     ConnectError,
@@ -32,7 +30,9 @@ from ..errors import (
     InvalidState,
 )
 from ..messages import check_close, check_ping, check_seconds
-from ..uri import URI, parse_uri
+from ..protocol.client_handshake import BODY_PATIENCE, Accepted, Opening, Outcome
+from ..protocol.proxy_tunnel import Tunnel
+from ..protocol.uri import URI, parse_uri
 from .core import (
     LINGER,
     ClientCore,

@@ -18,7 +18,6 @@ from errno import ECONNREFUSED
 from os import urandom
 from socket import gaierror
 
-from ..client_handshake import Accepted
 from ..constants import CloseCause, CloseCode, Opcode, State
 from ..errors import (
     ConnectError,
@@ -27,11 +26,12 @@ from ..errors import (
     ProxyError,
     TLSError,
 )
-from ..http11 import Headers
 from ..messages import encode_message
-from ..protocol import Protocol
+from ..protocol.client_handshake import Accepted
+from ..protocol.http11 import Headers
+from ..protocol.uri import URI
+from ..protocol.websocket import Protocol
 from ..speedups import build_frame
-from ..uri import URI
 from .options import ClientOptions
 
 __all__ = ["LINGER", "ClientCore", "explain", "may_end_quietly", "unreachable"]

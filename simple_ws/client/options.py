@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..checks import Check, compression, optional, path, seconds, subprotocols, whole
-from ..client_handshake import Offer
-from ..client_proxy import parse_proxy, proxy_for
 from ..deflate import Deflate
-from ..uri import URI
+from ..protocol.client_handshake import Offer
+from ..protocol.proxy_tunnel import parse_proxy, proxy_for
+from ..protocol.uri import URI
 
 if TYPE_CHECKING:
     import os

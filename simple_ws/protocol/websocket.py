@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from .constants import (
+from ..constants import (
     MAX_CLOSE_REASON,
     MAX_CONTROL_PAYLOAD,
     MAX_EMPTY_FRAGMENTS,
@@ -28,9 +28,9 @@ from .constants import (
     State,
     may_travel,
 )
-from .deflate import Agreement
-from .errors import InvalidData, MessageTooBig, ProtocolError, RateExceeded
-from .speedups import (
+from ..deflate import Agreement
+from ..errors import InvalidData, MessageTooBig, ProtocolError, RateExceeded
+from ..speedups import (
     Deflater,
     Inflater,
     Utf8Validator,

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidState
+from ..errors import InvalidState
 from .reactor import Reactor
 
 if TYPE_CHECKING:

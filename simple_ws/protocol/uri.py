@@ -13,7 +13,7 @@ from ipaddress import AddressValueError, IPv6Address
 from typing import NoReturn
 from urllib.parse import quote, unquote, urljoin
 
-from .errors import InvalidURI
+from ..errors import InvalidURI
 
 __all__ = ["URI", "parse_uri", "without_password"]
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from ..speedups import accept_from
 from .reactor import READ, Reactor
-from .speedups import accept_from
 
 __all__ = [
     "Listener",

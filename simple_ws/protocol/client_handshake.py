@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import NoReturn
 
-from .constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT, VERSION
-from .deflate import EXTENSION, Agreement, Deflate, Parameters, parse_extensions
-from .errors import (
+from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT, VERSION
+from ..deflate import EXTENSION, Agreement, Deflate, Parameters, parse_extensions
+from ..errors import (
     ConnectError,
     HandshakeError,
     HandshakeRefused,
     InvalidHandshake,
     InvalidURI,
 )
-from .handshake import accept_key
 from .http11 import Headers
+from .server_handshake import accept_key
 from .uri import URI
 
 __all__ = ["Accepted", "Offer", "Opening", "Outcome", "ResponseReader", "basic"]

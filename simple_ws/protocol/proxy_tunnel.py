@@ -6,8 +6,8 @@ server, with TLS or without. Sans-I/O but for a look at the environment.
 
 from __future__ import annotations
 
+from ..errors import HandshakeError, InvalidURI, ProxyError
 from .client_handshake import ResponseReader, basic
-from .errors import HandshakeError, InvalidURI, ProxyError
 from .uri import URI, parse_uri, without_password
 
 __all__ = ["Tunnel", "parse_proxy", "proxy_for"]

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Protocol
 
-from .constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
-from .errors import HandshakeError
+from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
+from ..errors import HandshakeError
 from .http11 import (
     Headers,
     Request,

@@ -20,10 +20,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from .constants import MAX_READY
-from .errors import InvalidState
+from ..constants import MAX_READY
+from ..errors import InvalidState
+from ..speedups import LoopState
 from .selector import EpollSelector, best_selector
-from .speedups import LoopState
 from .timers import Timer, Timers, Wheel
 
 if sys.platform == "linux":

@@ -12,8 +12,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from .constants import GUID, VERSION
-from .errors import HandshakeError
+from ..constants import GUID, VERSION
+from ..errors import HandshakeError
 from .http11 import Headers, Request, Response, asked_host, check_host
 
 __all__ = [

@@ -10,7 +10,7 @@ import selectors
 from collections.abc import Mapping
 from typing import Any
 
-from .speedups import LoopState, Poller
+from ..speedups import LoopState, Poller
 
 __all__ = ["EpollSelector", "best_selector"]
 

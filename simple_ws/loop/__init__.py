@@ -1,0 +1,1 @@
+"""The event loop: readiness, deadlines, listening sockets, TLS, worker threads."""

@@ -1,0 +1,278 @@
+"""Timers of users: once, or again and again, drift-free.
+
+`timers` has the engine's own. These outlive a restart of the server, may be set from
+any thread, and go on when their callback raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from threading import get_ident
+from typing import Any
+
+from .deferred import check_callback, is_late
+from .reactor import Reactor
+from .timers import Timer
+
+__all__ = ["Job", "Schedule", "check_interval"]
+
+logger = logging.getLogger("simple_ws")
+
+#: Seconds; below, a loop would do nothing else.
+_SHORTEST = 0.001
+#: Seconds after which a call that is further away is looked at again: the calendar may
+#: have been set, and selectors cannot wait for centuries.
+_LONGEST_WAIT = 3600.0
+
+
+class Job:
+    """A call to come, or one that comes again and again.
+
+    Args:
+        schedule: whose it is.
+        callback: to be called.
+        delay: seconds to the first call.
+        moment: of the first call, in seconds since the epoch; in place of `delay`.
+        interval: see the property.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        callback: Callable[[], object],
+        *,
+        delay: float = 0.0,
+        moment: float | None = None,
+        interval: float | None = None,
+    ) -> None:
+        self._interval = interval
+        self._schedule = schedule
+        self._callback: Callable[[], object] | None = callback
+        self._delay = delay
+        self._moment = moment
+        self._reactor: Reactor | None = None  # of the loop that it waits in
+        self._timer: Timer | None = None
+        self._first = self._due = 0.0
+        self._count = 0  # intervals from the first call to the one that is due next
+
+    def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """What it calls, with the name that errors call it by."""
+        if self._callback is not None:
+            name = getattr(self._callback, "__name__", repr(self._callback))
+            yield f"the timer {name}", self._callback
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds from one call to the next; None: there is one call only."""
+        return self._interval
+
+    @property
+    def active(self) -> bool:
+        """Whether a call is still to come."""
+        return self._callback is not None
+
+    def cancel(self) -> None:
+        """Have it happen no more; from any thread, no harm when it has happened."""
+        self._callback = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._schedule.jobs.discard(self)
+
+    def _arm(self, reactor: Reactor) -> None:
+        """Count from now on; nothing happens where it does."""
+        if self._reactor is not reactor:
+            self._reactor = reactor
+            delay = self._delay if self._moment is None else self._until_moment()
+            self._first = self._due = reactor.time() + delay
+            self._count = 0
+            self._wait(reactor)
+
+    def _disarm(self) -> None:
+        self._reactor = None  # its timers are gone with it
+
+    def _wait(self, reactor: Reactor) -> None:
+        if self._callback is not None:
+            soon = reactor.time() + _LONGEST_WAIT
+            self._timer = reactor.call_at(min(self._due, soon), self._wake)
+
+    def _wake(self) -> None:
+        callback, reactor = self._callback, self._reactor
+        if callback is None or reactor is None:
+            return
+        if reactor.time() >= self._due:
+            self._fire(callback, reactor)
+            return
+        if self._moment is not None:
+            self._due = reactor.time() + self._until_moment()
+        self._wait(reactor)
+
+    def _until_moment(self) -> float:
+        assert self._moment is not None
+        return max(0.0, self._moment - time.time())
+
+    def _fire(self, callback: Callable[[], object], reactor: Reactor) -> None:
+        if self._interval is None:
+            self.cancel()
+        try:
+            result = self._call(callback, reactor)
+            if is_late(result):
+                done = partial(self._on_done, callback, reactor)
+                self._schedule.begin_late(result, done)
+                return
+        except Exception:
+            logger.exception("a timer failed: %r", callback)
+        self._go_on(reactor)
+
+    def _call(self, callback: Callable[[], object], reactor: Reactor) -> object:
+        """What it returns; it is named when it holds the loop for too long."""
+        began = reactor.time()
+        try:
+            return callback()
+        finally:
+            spent = reactor.time() - began
+            if spent > reactor.slow:
+                name = getattr(callback, "__name__", repr(callback))
+                self._schedule.note_slow(f"the timer {name}", None, spent)
+
+    def _on_done(
+        self,
+        callback: Callable[[], object],
+        reactor: Reactor,
+        value: object,
+        error: BaseException | None,
+    ) -> None:
+        """What the callback has begun is done; the next call waits for that."""
+        if isinstance(error, Exception):
+            logger.error("a timer failed: %r", callback, exc_info=error)
+        self._go_on(reactor)
+
+    def _go_on(self, reactor: Reactor) -> None:
+        # Unless the server has stopped meanwhile.
+        if self._interval is not None and self._reactor is reactor:
+            # From the first call on, not from now: whatever it took, and however late
+            # it was, calls do not drift. Those that were missed are left out.
+            missed = max(0.0, reactor.time() - self._due)
+            self._count += int(missed // self._interval) + 1
+            self._due = self._first + self._count * self._interval
+            self._wait(reactor)
+
+
+class Schedule:
+    """All jobs of a server.
+
+    Args:
+        begin_late: brings about what a callback returned and `is_late`.
+        check: raises when a callback cannot be waited for.
+        note_slow: told of one that held the loop, see `Journal.note_slow`.
+
+    Attributes:
+        reactor: of the loop while it runs; then jobs count.
+    """
+
+    def __init__(
+        self,
+        begin_late: Callable[[Any, Any], object],
+        check: Callable[[Any], object],
+        note_slow: Callable[[str, None, float], object],
+    ) -> None:
+        self.jobs: set[Job] = set()
+        self.reactor: Reactor | None = None
+        self.begin_late = begin_late
+        self.note_slow = note_slow
+        self._check = check
+
+    def every(self, interval: float, callback: Callable[[], object]) -> Job:
+        """Have `callback()` called again and again."""
+        interval = check_interval(interval)
+        return self._add(callback, delay=interval, interval=interval)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Job:
+        """Have `callback()` called once, in `delay` seconds."""
+        return self._add(callback, delay=_seconds("delay", delay, least=0.0))
+
+    def call_at(self, when: float | datetime, callback: Callable[[], object]) -> Job:
+        """Have `callback()` called once, at a moment of the calendar."""
+        return self._add(callback, moment=_moment(when))
+
+    def begin(self, reactor: Reactor) -> None:
+        """The loop is there: what was set before counts from now on."""
+        self.reactor = reactor
+        for job in tuple(self.jobs):
+            job._arm(reactor)
+
+    def end(self) -> None:
+        """The loop is gone: what was to come waits for the next one."""
+        self.reactor = None
+        for job in tuple(self.jobs):
+            job._disarm()
+
+    def _add(self, callback: Any, **when: float) -> Job:
+        check_callback("callback", callback, ())
+        self._check(callback)
+        job = Job(self, callback, **when)
+        # In this order: whoever sees no loop is seen by `begin`.
+        self.jobs.add(job)
+        reactor = self.reactor
+        if reactor is None:
+            return job
+        if get_ident() == reactor.owner:
+            self._start(job)
+        else:
+            reactor.call_threadsafe(partial(self._start, job))
+        return job
+
+    def _start(self, job: Job) -> None:
+        if self.reactor is not None and job.active:
+            job._arm(self.reactor)
+
+
+def check_interval(interval: object) -> float:
+    """Check what a user wants as the time between two calls.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is out of range.
+    """
+    return _seconds("interval", interval, least=_SHORTEST)
+
+
+def _seconds(name: str, value: object, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    seconds = _as_float(value)
+    if not least <= seconds < math.inf:
+        raise ValueError(
+            f"{name} must be a finite number of seconds, {least:g} or more, "
+            f"not {seconds!r}"
+        )
+    return seconds
+
+
+def _moment(when: object) -> float:
+    """Seconds since the epoch."""
+    wanted = "when must be a datetime, or seconds since the epoch"
+    if isinstance(when, datetime):
+        try:
+            return when.timestamp()
+        except (OverflowError, OSError, ValueError):
+            raise ValueError(
+                f"{wanted}, as this system knows them, not {when!r}"
+            ) from None
+    if isinstance(when, bool) or not isinstance(when, int | float):
+        raise TypeError(f"{wanted}, not {when!r}")
+    seconds = _as_float(when)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{wanted}, not {seconds!r}")
+    return seconds
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -1,0 +1,1 @@
+"""Bytes in, events and bytes out: no socket, clock or thread (sans-I/O)."""

@@ -1,0 +1,538 @@
+"""HTTP/1.1 heads: reading a request, writing a response (RFC 9112).
+
+`RequestReader` collects the bytes of one request head within its limits; `Request` and
+`Response` are what users get and give. Where bodies end is left to `framing`, whether a
+request is a good WebSocket upgrade to `handshake`, sockets and time-outs to the server.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
+
+from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
+from ..errors import HandshakeError
+
+__all__ = [
+    "Fields",
+    "Headers",
+    "Request",
+    "RequestReader",
+    "Response",
+    "asked_host",
+    "check_field",
+    "check_host",
+    "check_request",
+    "encode_head",
+    "expects_continue",
+    "http_date",
+    "is_field_line",
+    "may_have_body",
+    "stays_open",
+    "wants_upgrade",
+]
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+#: RFC 9112 §2.1 and §5: no space before the colon, no line folding, no bare CR or LF.
+_HEAD = re.compile(
+    rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n"
+    rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
+)
+_FIELD_NAME = re.compile(_TOKEN.decode())
+_FIELD_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
+_REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
+_METHOD_START = re.compile(_TOKEN)
+#: RFC 9110 §4.2.1 and §4.2.4: an empty host, and a user before it, are errors.
+_ABSOLUTE = re.compile(r"(?:https?|wss?)://[^/?#@]+(?![^/?#])", re.IGNORECASE)
+#: RFC 3986 §3.2.2 and §3.2.3, without judging addresses.
+_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=%"
+_HOST = re.compile(rf"(?:{_NAME}]*|\[{_NAME}:]+\])(?::[0-9]*)?")
+
+
+class Fields(Mapping[str, str]):
+    """Names with one value or several, in the order they came.
+
+    Indexing gives the first value; `get_all` gives each.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            self._values.setdefault(self._fold(name), []).append(value)
+
+    @staticmethod
+    def _fold(name: str) -> str:
+        return name
+
+    def __getitem__(self, name: str) -> str:
+        values = self._values.get(self._fold(name))
+        if values is None:
+            raise KeyError(name)
+        return values[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value of a name, an empty list when there is none."""
+        return self._values.get(self._fold(name), [])
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each name with each of its values; the values of a name together."""
+        return [(name, value) for name, some in self._values.items() for value in some]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.pairs()!r})"
+
+
+class Headers(Fields):
+    """Header fields; names are case-insensitive (RFC 9110 §5.1)."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _fold(name: str) -> str:
+        return name.lower()
+
+    def tokens(self, name: str) -> list[str]:
+        """The elements of a comma-separated field, over all its lines, lower-case."""
+        joined = ",".join(self.get_all(name))
+        tokens = (part.strip(" \t").lower() for part in joined.split(","))
+        return [token for token in tokens if token]
+
+
+class Request:
+    """An HTTP request, as `on_request` and functions of `Server.http` see it.
+
+    Attributes:
+        method: such as "GET".
+        target: what stood in the request line.
+        version: (1, 1) for HTTP/1.1.
+        address: (host, port) of the peer; a string for a Unix socket.
+    """
+
+    # Ten thousand idle connections keep theirs: as bytes, parsed when asked for.
+    __slots__ = (
+        "_body",  # set where there is one, as is `_secure`
+        "_fields",
+        "_headers",
+        "_params",
+        "_parts",
+        "_secure",
+        "address",
+        "method",
+        "target",
+        "version",
+    )
+
+    def __init__(
+        self, method: str, target: str, version: tuple[int, int], fields: bytes
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.address: Any = None
+        self._fields = fields
+        self._headers: Headers | None = None
+        self._parts: tuple[str, str] | None = None
+        self._params: dict[str, Any] | None = None
+
+    def compact(self) -> None:
+        """Forget what can be parsed again from the bytes."""
+        self._headers = self._parts = None
+
+    @property
+    def body(self) -> bytes:
+        """The whole body, of `max_body` bytes at most; none in a WebSocket upgrade."""
+        return getattr(self, "_body", b"")
+
+    @body.setter
+    def body(self, body: bytes) -> None:
+        self._body = body
+
+    @property
+    def secure(self) -> bool:
+        """Whether the request came through TLS."""
+        return getattr(self, "_secure", False)
+
+    @secure.setter
+    def secure(self, secure: bool) -> None:
+        self._secure = secure
+
+    def json(self) -> Any:
+        """The body, parsed as JSON.
+
+        Raises:
+            HandshakeError: 400, it is not JSON; unless caught, that is the answer.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise HandshakeError(400, "The body of the request is not JSON.") from None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parts of the path, named by the route."""
+        if self._params is None:
+            self._params = {}
+        return self._params
+
+    @params.setter
+    def params(self, params: dict[str, Any]) -> None:
+        self._params = params or None
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields."""
+        if self._headers is None:
+            lines = self._fields.decode("latin-1").split("\r\n")[:-1]
+            parts = (line.partition(":") for line in lines)
+            self._headers = Headers((part[0], part[2].strip(" \t")) for part in parts)
+        return self._headers
+
+    def _split(self) -> tuple[str, str]:
+        """Path, still percent-encoded, and query."""
+        if self._parts is None:
+            # RFC 9112 §3.2.2: "a server MUST accept the absolute-form in requests".
+            authority = _ABSOLUTE.match(self.target)
+            target = self.target[authority.end() :] if authority else self.target
+            path, _, query = target.partition("?")
+            self._parts = path or "/", query
+        return self._parts
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded, without the query."""
+        return unquote(self._split()[0])
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path, percent-decoded to whatever bytes it stands for."""
+        return unquote_to_bytes(self._split()[0])
+
+    @property
+    def query(self) -> Fields:
+        """The query's names and values, decoded."""
+        return Fields(parse_qsl(self.query_string, keep_blank_values=True))
+
+    @property
+    def query_string(self) -> str:
+        """What stood behind the question mark, percent-encoded as it was."""
+        return self._split()[1]
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Cookies by name; of two with one name the first counts (RFC 6265 §5.4)."""
+        found: dict[str, str] = {}
+        for line in self.headers.get_all("Cookie"):
+            for pair in line.split(";"):
+                name, equals, value = pair.strip().partition("=")
+                if equals and name:
+                    found.setdefault(name, value.strip('"'))
+        return found
+
+    @property
+    def origin(self) -> str | None:
+        """The page a browser's script came from (RFC 6454), or None."""
+        return self.headers.get("Origin")
+
+    @property
+    def authorization(self) -> str | None:
+        """The Authorization field, or None."""
+        return self.headers.get("Authorization")
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.target}>"
+
+
+class RequestReader:
+    """Collects one request head, at any byte boundary.
+
+    Args:
+        max_size: bytes of the whole head.
+        max_count: header lines.
+
+    `rest` holds what came after the head.
+    """
+
+    def __init__(
+        self, max_size: int = MAX_HEAD_SIZE, max_count: int = MAX_HEADER_COUNT
+    ) -> None:
+        self.rest = b""
+        self._max_size = max_size
+        self._max_count = max_count
+        self._buffer = bytearray()
+        self._seen = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has come yet."""
+        return not self._buffer
+
+    def feed(self, data: bytes) -> Request | None:
+        """Take bytes; return the request when its head is complete.
+
+        Raises:
+            HandshakeError: 400 malformed, 414 or 431 beyond a limit.
+        """
+        buffer = self._buffer
+        if not buffer:
+            # RFC 9112 §2.2: a server "SHOULD ignore at least one empty line (CRLF)".
+            data = data.lstrip(b"\r\n")
+        buffer += data
+        end = self._find_end()
+        if end < 0 and len(buffer) > self._max_size:
+            raise self._too_large()
+        if end < 0:
+            return None
+        self.rest = bytes(buffer[end:])
+        return self._parse(bytes(buffer[:end]))
+
+    def _find_end(self) -> int:
+        """Where the head ends, or -1; refuses early what cannot be HTTP."""
+        buffer = self._buffer
+        if buffer and not _METHOD_START.match(buffer):
+            raise HandshakeError(400, "This is not an HTTP request.")
+        # Not beyond the limit: a head is too large there, however it was cut.
+        limit = self._max_size
+        end = buffer.find(b"\r\n\r\n", max(0, self._seen - 3), limit)
+        line = buffer.find(b"\n", self._seen, limit)
+        while line >= 0 and (end < 0 or line < end):
+            if buffer[line - 1] != 13:
+                raise HandshakeError(400, "A line of the request ends without CR LF.")
+            line = buffer.find(b"\n", line + 1, limit)
+        self._seen = len(buffer)
+        return end + 4 if end >= 0 else -1
+
+    def _too_large(self) -> HandshakeError:
+        """RFC 9112 §3: "A server that receives a request-target longer than any URI it
+        wishes to parse MUST respond with a 414 (URI Too Long) status code"."""
+        begin = bytes(self._buffer[: self._max_size])
+        if b" " in begin and b"\r\n" not in begin:
+            status, what = 414, "line"
+        else:
+            status, what = 431, "head"
+        return HandshakeError(
+            status, f"The request {what} exceeds {self._max_size:,} bytes."
+        )
+
+    def _parse(self, head: bytes) -> Request:
+        match = _HEAD.fullmatch(head)
+        if match is None:
+            raise HandshakeError(400, _what_is_wrong(head))
+        method, target, major, minor, fields = match.groups()
+        if fields.count(b"\r\n") > self._max_count:
+            raise HandshakeError(
+                431, f"The request has more than {self._max_count} header lines."
+            )
+        request = Request(
+            method.decode(), target.decode(), (int(major), int(minor)), fields
+        )
+        _check_target(request)
+        return request
+
+
+def _check_target(request: Request) -> None:
+    """RFC 9112 §3.2: a path, an address, or `*`; we are no proxy, for CONNECT."""
+    target = request.target
+    if "#" in target:  # nor is there one in a WebSocket address (RFC 6455 §3)
+        raise HandshakeError(400, "The request target has a fragment.")
+    if target.startswith("/") or _ABSOLUTE.match(target):
+        return
+    if target != "*" or request.method != "OPTIONS":
+        raise HandshakeError(400, "The request target is neither a path nor a URI.")
+
+
+def is_field_line(line: bytes) -> bool:
+    """Whether this may stand among header fields or trailers, without its end."""
+    return _FIELD_LINE.fullmatch(line) is not None
+
+
+def _what_is_wrong(head: bytes) -> str:
+    """One sentence for a head that is not well formed."""
+    lines = head.split(b"\r\n")
+    if not _REQUEST_LINE.fullmatch(lines[0]):
+        return "The request line is malformed."
+    for number, line in enumerate(lines[1:-2], 1):
+        if line.startswith((b" ", b"\t")):
+            return f"Header line {number} is folded (RFC 9112 §5.2)."
+        if not is_field_line(line):
+            return f"Header line {number} is malformed."
+    return "The request head is malformed."
+
+
+def check_request(request: Request) -> None:
+    """Check what HTTP wants of every request (RFC 9112 §2.3 and §3.2).
+
+    Raises:
+        HandshakeError: 400 or 505.
+    """
+    if request.version[0] != 1:
+        raise HandshakeError(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    hosts = request.headers.get_all("Host")
+    # "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
+    # request message that lacks a Host header field and to any request message that
+    # contains more than one". Health checks of version 1.0 have none.
+    if len(hosts) != 1 and (hosts or request.version >= (1, 1)):
+        raise HandshakeError(400, "The request needs exactly one Host header.")
+    if hosts:
+        check_host(hosts[0])
+
+
+def asked_host(request: Request) -> str:
+    """The host, with its port if any, that a request is for; "" when it does not say.
+
+    RFC 9112 §3.2.2: beside a target in absolute form, Host is to be ignored.
+    """
+    authority = _ABSOLUTE.match(request.target)
+    if authority is None:
+        return request.headers.get("Host", "")
+    return authority[0].partition("://")[2]
+
+
+def check_host(host: str) -> None:
+    """Check the value of a Host header.
+
+    Raises:
+        HandshakeError: 400. RFC 9112 §3.2: "A server MUST respond with a 400 (Bad
+            Request) status code to any HTTP/1.1 request message that [...] contains
+            [...] a Host header field with an invalid field value".
+    """
+    if not _HOST.fullmatch(host):
+        raise HandshakeError(400, "The Host header is malformed.")
+
+
+def wants_upgrade(request: Request) -> bool:
+    """Whether this is meant to open a WebSocket, however badly it is said.
+
+    Other protocols may be offered in `Upgrade` by those who are content with HTTP.
+    """
+    headers = request.headers
+    return "websocket" in headers.tokens("Upgrade") or "Sec-WebSocket-Key" in headers
+
+
+def stays_open(request: Request) -> bool:
+    """Whether the client may send another request behind this (RFC 9112 §9.3)."""
+    options = request.headers.tokens("Connection")
+    if "close" in options:
+        return False
+    return request.version >= (1, 1) or "keep-alive" in options
+
+
+def expects_continue(request: Request) -> bool:
+    """Whether the client waits for `CONTINUE` before it sends the body.
+
+    Raises:
+        HandshakeError: 417, it expects something else (RFC 9110 §10.1.1).
+    """
+    expected = request.headers.tokens("Expect")
+    if not expected or request.version < (1, 1):
+        return False
+    if expected != ["100-continue"]:
+        raise HandshakeError(417, "The only expectation understood is 100-continue.")
+    return True
+
+
+def http_date(seconds: float) -> str:
+    """A moment as HTTP writes it (RFC 9110 §5.6.7), of seconds since the epoch."""
+    return formatdate(seconds, usegmt=True)
+
+
+class Response:
+    """An HTTP answer.
+
+    Args:
+        status: 100 to 599.
+        body: str (sent as UTF-8 text), bytes, or dict or list (sent as JSON).
+        headers: more header fields; they win over the ones set here.
+
+    Raises:
+        ValueError: The status is out of range, a header has no proper name or holds a
+            line break, or the body cannot be said in JSON.
+        TypeError: The body is of another type.
+    """
+
+    def __init__(
+        self,
+        status: int = 200,
+        body: str | bytes | dict[str, Any] | list[Any] = b"",
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    ) -> None:
+        if not isinstance(status, int) or not 100 <= status <= 599:
+            raise ValueError(f"status must be from 100 to 599, not {status!r}")
+        self.status = status
+        self.body, content_type = _encode_body(body)
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        self.headers = [(str(name), str(value)) for name, value in pairs]
+        for name, value in self.headers:
+            check_field(name, value)
+        if self.body and not self.has("Content-Type"):
+            self.headers.append(("Content-Type", content_type))
+
+    def has(self, name: str) -> bool:
+        """Say whether a header field was set."""
+        return any(key.lower() == name.lower() for key, _ in self.headers)
+
+    def encode(self, *, head_only: bool = False) -> bytes:
+        """The bytes on the wire; `head_only` leaves the body out (HEAD)."""
+        headers = self.headers
+        has_body = may_have_body(self.status)
+        if has_body and not self.has("Content-Length"):
+            headers = [*headers, ("Content-Length", str(len(self.body)))]
+        head = encode_head(self.status, headers)
+        return head if head_only or not has_body else head + self.body
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"
+
+
+def check_field(name: str, value: str) -> None:
+    """Refuse a header field that would be read as another one, or as several.
+
+    Raises:
+        ValueError: The name is no token (RFC 9110 §5.1), or there is a line break.
+    """
+    if re.search(r"[\r\n\0]", name + value):
+        raise ValueError(f"header {name!r} holds a line break: {value!r}")
+    if not _FIELD_NAME.fullmatch(name):
+        raise ValueError(f"header {name!r} must have a name such as 'X-Name'")
+
+
+def may_have_body(status: int) -> bool:
+    """Whether an answer to anything but HEAD has a body (RFC 9110 §6.4.1)."""
+    return status >= 200 and status not in (204, 304)
+
+
+def encode_head(
+    status: int, headers: Iterable[tuple[str, str]], reason: str | None = None
+) -> bytes:
+    """Status line, header fields and the empty line behind them."""
+    if reason is None:
+        try:
+            reason = HTTPStatus(status).phrase
+        except ValueError:
+            reason = "Unknown"
+    lines = [f"HTTP/1.1 {status} {reason}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
+
+
+def _encode_body(body: Any) -> tuple[bytes, str]:
+    if isinstance(body, str):
+        return body.encode(), "text/plain; charset=utf-8"
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body), "application/octet-stream"
+    if isinstance(body, dict | list):
+        # NaN is no JSON (RFC 8259 §6), and browsers would not read it.
+        return json.dumps(body, allow_nan=False).encode(), "application/json"
+    raise TypeError(f"body must be str, bytes, dict or list, not {type(body).__name__}")
