@@ -1,0 +1,118 @@
+"""`make test`, with a script in place of Python that says how it was called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = [
+    pytest.mark.skipif(
+        not (ROOT / "Makefile").exists(), reason="no checkout: no Makefile is here"
+    ),
+    pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed"),
+]
+
+#: Runs no tests; fails in the half that FAILING names.
+PYTHON = """#!/bin/sh
+echo "ran with SIMPLE_WS_EXTENSION=$SIMPLE_WS_EXTENSION: $*"
+case $FAILING in *"$SIMPLE_WS_EXTENSION"*) exit 1;; esac
+"""
+
+
+def make_test(
+    folder: Path, *, failing: str = "", built: bool = True, **environment: str
+) -> tuple[int, list[str]]:
+    """The status of `make test`, and what it printed.
+
+    Args:
+        folder: for an environment.
+        failing: halves that fail, by SIMPLE_WS_EXTENSION: "0", "1", "01".
+        built: the extension is there.
+        environment: more of it.
+    """
+    (folder / "bin").mkdir()
+    python = folder / "bin" / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    stamp, extension = folder / ".stamp", folder / "extension.so"
+    stamp.touch()
+    if built:
+        extension.touch()
+    # Nothing of a `make` that these tests are run by.
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MAKE", "MFLAGS", "SIMPLE_WS", "EXPECT"))
+    }
+    done = subprocess.run(
+        ["make", "-o", stamp, "test", f"VENV={folder}", f"SPEEDUPS={extension}"],
+        cwd=ROOT,
+        env={**inherited, "FAILING": failing or "none", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+def halves(lines: list[str]) -> list[str]:
+    """Which were run, in order."""
+    return [line.partition("=")[2][0] for line in lines if line.startswith("ran with ")]
+
+
+def results(lines: list[str]) -> list[str]:
+    """What is said last of each half."""
+    return [
+        line.partition(": ")[2]
+        for line in lines
+        if line.startswith(("== with the extension: ", "== in pure Python: "))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failing", "said"),
+    [
+        ("", ["passed", "passed"]),
+        ("1", ["FAILED", "passed"]),
+        ("0", ["passed", "FAILED"]),
+        ("01", ["FAILED", "FAILED"]),
+    ],
+)
+def test_both_halves_are_run_and_either_may_fail(
+    tmp_path: Path, failing: str, said: list[str]
+) -> None:
+    status, lines = make_test(tmp_path, failing=failing)
+    assert halves(lines) == ["1", "0"]
+    assert results(lines) == said
+    assert (status != 0) is bool(failing)
+
+
+def test_extension_that_is_wanted_and_not_built_is_a_failure(tmp_path: Path) -> None:
+    status, lines = make_test(tmp_path, built=False, SIMPLE_WS_EXTENSION="1")
+    assert halves(lines) == ["0"]
+    first, second = results(lines)
+    assert "FAILED: SIMPLE_WS_EXTENSION=1, but the extension is not built" in first
+    assert second == "passed"
+    assert status != 0
+
+
+def test_extension_that_cannot_be_built_is_told_at_the_end(tmp_path: Path) -> None:
+    status, lines = make_test(tmp_path, built=False)
+    assert halves(lines) == ["0"]
+    assert results(lines)[0].startswith("NO TESTS: it could not be built. Install")
+    assert status == 0
+
+
+def test_extension_may_be_left_out(tmp_path: Path) -> None:
+    status, lines = make_test(tmp_path, SIMPLE_WS_EXTENSION="0")
+    assert halves(lines) == ["0"]
+    assert results(lines) == ["left out (SIMPLE_WS_EXTENSION=0)", "passed"]
+    assert status == 0
