@@ -36,7 +36,7 @@ from .protocol.http_body import (
     body_reader,
 )
 from .protocol.server_handshake import refusal
-from .routing import Router
+from .routing import Router, check_pattern, routing_path
 
 __all__ = [
     "Entry",
@@ -172,7 +172,7 @@ class Pages:
         """What HTTP has at a path, or None; sets `request.params`."""
         if request.target == "*":
             return _WHOLE_SERVER
-        found = self._router.find(request.path)
+        found = self._router.find(routing_path(request.encoded_path))
         if found is None:
             return None
         entry, request.params = found
@@ -649,6 +649,7 @@ def check_prefix(prefix: object) -> str:
         raise ValueError(
             f"prefix must be a path such as '/' or '/files', not {prefix!r}"
         )
+    check_pattern(prefix)
     return prefix.rstrip("/")
 
 

@@ -22,13 +22,26 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
 from uuid import UUID
 
-__all__ = ["Router", "check_pattern"]
+__all__ = ["Router", "check_pattern", "routing_path"]
 
 T = TypeVar("T")
 
 _PARAMETER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
+
+#: How other frameworks write a parameter: `<room>`, `<int:id>` (Flask, Django), `:room`
+#: (Express and many others), `(?P<room>…)` of regular expressions.
+_FOREIGN = re.compile(
+    r"(?:\(\?P)?<(?:(?P<type>\w+):)?(?P<angle>\w+)>|/:(?P<colon>[^\W\d]\w*)(?=[/(?*+]|\Z)"
+)
+#: Their names of our types.
+_FOREIGN_TYPES = {"string": "str", "slug": "str", "re": "str"}
+
+#: Stands for a slash that was percent-encoded, and so does not end a segment. No text
+#: that was decoded from bytes holds half of a surrogate pair.
+_HIDDEN_SLASH = "\udc2f"
 
 #: What each type takes. 18 digits hold every 64-bit number but the largest, and `int`
 #: takes quadratic time for very long ones.
@@ -47,6 +60,21 @@ class _Pattern(Generic[T]):
     expression: re.Pattern[str]
     types: dict[str, Callable[[str], Any]]
     target: T
+
+
+def routing_path(encoded: str) -> str:
+    """A percent-encoded path, decoded segment by segment, as `Router.find` takes it.
+
+    RFC 3986 §2.4: "the components and subcomponents significant to the
+    scheme-specific dereferencing process (if any) must be parsed and separated before
+    the percent-encoded octets within those components can be safely decoded".
+    """
+    if "%" not in encoded:
+        return encoded
+    if "%2f" not in encoded and "%2F" not in encoded:
+        return unquote(encoded)
+    segments = map(unquote, encoded.split("/"))
+    return "/".join(segment.replace("/", _HIDDEN_SLASH) for segment in segments)
 
 
 class Router(Generic[T]):
@@ -101,7 +129,11 @@ class Router(Generic[T]):
         self._patterns.append(new)
 
     def find(self, path: str) -> tuple[T, dict[str, Any]] | None:
-        """What stands behind a path, with the parameters' values; None for nothing."""
+        """What stands behind a path, with the parameters' values; None for nothing.
+
+        Args:
+            path: as of `routing_path`.
+        """
         found = self.find_named(path)
         if found is None and self._rest is not None:
             return self._rest, {}
@@ -116,9 +148,7 @@ class Router(Generic[T]):
             for pattern in self._patterns:
                 match = pattern.expression.fullmatch(path)
                 if match is not None:
-                    types, found = pattern.types, match.groups()
-                    values = zip(types.items(), found, strict=True)
-                    return pattern.target, {n: kind(text) for (n, kind), text in values}
+                    return pattern.target, _values(pattern, match)
             for prefix, target in self._prefixes.items():
                 if path.startswith(prefix) or path == prefix[:-1]:
                     return target, {}
@@ -136,6 +166,13 @@ class Router(Generic[T]):
             yield self._rest
 
 
+def _values(pattern: _Pattern[T], match: re.Match[str]) -> dict[str, Any]:
+    """The parameters' values; in them an encoded slash is one like any other."""
+    found = (text.replace(_HIDDEN_SLASH, "/") for text in match.groups())
+    pairs = zip(pattern.types.items(), found, strict=True)
+    return {name: kind(text) for (name, kind), text in pairs}
+
+
 def check_pattern(pattern: object) -> None:
     """Refuse what is no pattern.
 
@@ -149,6 +186,7 @@ def check_pattern(pattern: object) -> None:
         return
     if not pattern.startswith("/"):
         raise ValueError(f"path must begin with '/' or be '*', not {pattern!r}")
+    _check_not_foreign(pattern)
     if "?" in pattern or "#" in pattern:
         raise ValueError(f"path {pattern!r}: a query or fragment is no part of a path")
     has_parameters = "{" in pattern or "}" in pattern
@@ -159,6 +197,21 @@ def check_pattern(pattern: object) -> None:
         )
     if has_parameters:
         _compile(pattern, None)
+
+
+def _check_not_foreign(pattern: str) -> None:
+    """Refuse the parameters of other frameworks, which would never match."""
+    found = _FOREIGN.search(pattern)
+    if found is not None:
+        kind = found["type"] or "str"
+        kind = _FOREIGN_TYPES.get(kind, kind)
+        name = found["angle"] or found["colon"]
+        ours = f"{{{name}}}" if kind == "str" else f"{{{name}:{kind}}}"
+        theirs = found[0].removeprefix("/")
+        raise ValueError(
+            f"path {pattern!r}: write {ours} in place of {theirs}; parameters stand "
+            "in braces"
+        )
 
 
 def _compile(pattern: str, target: T) -> _Pattern[T]:

@@ -28,7 +28,7 @@ from .metrics import Metrics
 from .middleware import Chain, Middleware, changes_output, check_middleware
 from .options import Options
 from .protocol.http11 import Request
-from .routing import Router, check_pattern
+from .routing import Router, check_pattern, routing_path
 from .static import Static
 from .stats import Audience, Figures
 from .wsgi import Wsgi
@@ -379,7 +379,7 @@ class Site(Hub):
 
     def find(self, request: Request) -> Mount:
         """The handler of a path; raises HandshakeError 404, 405 or 503."""
-        found = self._router.find(request.path)
+        found = self._router.find(routing_path(request.encoded_path))
         if found is None:
             page = self._pages.find(request)
             if page is not None and page.has(request):
@@ -423,7 +423,9 @@ class Site(Hub):
         one of those, and is told of WebSocket.
         """
         page = self._pages.find(request)
-        if page is None or self._router.find_named(request.path) is None:
+        if page is None:
+            return None
+        if self._router.find_named(routing_path(request.encoded_path)) is None:
             return page
         return page if page.has(request) else None
 

@@ -1442,3 +1442,20 @@ def test_many_http_clients_at_once_leave_no_descriptor() -> None:
             thread.join(DEADLINE)
         assert errors == []
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_room_with_a_slash_is_one_parameter() -> None:
+    with Driven() as driven:
+
+        @driven.server.http("/page/{room}")
+        def page(request: Request) -> str:
+            assert request.encoded_path == "/page/a%2Fb"
+            return str(request.params["room"])
+
+        assert get(driven, "/page/a%2Fb?x=1").text == "a/b"
+
+
+@pytest.mark.parametrize("prefix", ["/<room>", "/files/:room"])
+def test_prefix_is_no_pattern_of_another_framework(prefix: str) -> None:
+    with pytest.raises(ValueError, match=r"write \{room\} in place of"):
+        Server().static(prefix, ".")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.routing import Router
+from simple_ws.routing import Router, check_pattern, routing_path
 
 
 def router(*patterns: str) -> Router[str]:
@@ -366,3 +366,75 @@ def test_path_may_be_looked_up_while_another_thread_adds_to_the_router() -> None
         thread.join()
         sys.setswitchinterval(interval)
     assert failures == []
+
+
+# --- Percent-encoding, and the patterns of others -------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "room"),
+    [
+        ("a%2Fb", "a/b"),
+        ("a%2fb", "a/b"),
+        ("%2F", "/"),
+        ("a%2Fb%20c%2F", "a/b c/"),
+        ("a%20b", "a b"),
+        ("a%3Fb", "a?b"),
+        ("%C3%BC", "ü"),
+        ("%C3%BC%2F", "ü/"),
+        ("a%25b", "a%b"),
+        ("a%252Fb", "a%2Fb"),
+        ("a+b", "a+b"),
+        ("%ED%B0%AF", "\ufffd\ufffd\ufffd"),  # what stands for the slash, encoded
+    ],
+)
+def test_segments_are_split_before_they_are_decoded(asked: str, room: str) -> None:
+    found = router("/chat/{room}", "*").find(routing_path(f"/chat/{asked}"))
+    assert found == ("/chat/{room}", {"room": room})
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("/files/a%2Fb/c", ("/files/{page:path}", {"page": "a/b/c"})),
+        ("/files%2Fa", ("*", {})),
+        ("/game%2Fx", ("*", {})),
+        ("/game/x%2Fy", ("/game/*", {})),
+        ("/a%2Fb", ("*", {})),
+        ("/u/7%2F8", ("*", {})),
+    ],
+)
+def test_encoded_slash_ends_no_segment(
+    asked: str, found: tuple[str, dict[str, str]]
+) -> None:
+    patterns = "/files/{page:path}", "/game/*", "/a/b", "/u/{id:int}", "*"
+    assert router(*patterns).find(routing_path(asked)) == found
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("/chat/<room>", "write {room} in place of <room>"),
+        ("/user/<int:id>", "write {id:int} in place of <int:id>"),
+        ("/user/<string:name>/x", "write {name} in place of <string:name>"),
+        ("/wiki/<path:page>", "write {page:path} in place of <path:page>"),
+        ("/chat/:room", "write {room} in place of :room"),
+        ("/chat/:room/users", "write {room} in place of :room"),
+        ("/chat/:room?", "write {room} in place of :room"),
+        (r"/chat/:id(\d+)", "write {id} in place of :id"),
+        ("/chat/(?P<room>[^/]+)", r"write {room} in place of (?P<room>"),
+    ],
+)
+def test_parameters_of_other_frameworks_are_refused_with_a_hint(
+    pattern: str, hint: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        check_pattern(pattern)
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        router().add(pattern, pattern)
+
+
+@pytest.mark.parametrize("path", ["/a:b", "/v1/notes:search", "/a<b", "/1:2/3", "/x/:"])
+def test_what_only_looks_like_a_parameter_is_a_path(path: str) -> None:
+    check_pattern(path)
+    assert router(path).find(path) == (path, {})

@@ -216,6 +216,15 @@ class Request:
         return unquote(self._split()[0])
 
     @property
+    def encoded_path(self) -> str:
+        """The path as it was asked for, percent-encoded, without the query.
+
+        In `path` a slash that was encoded (`%2F`) looks like one that ends a segment;
+        here the two differ.
+        """
+        return self._split()[0]
+
+    @property
     def raw_path(self) -> bytes:
         """The path, percent-decoded to whatever bytes it stands for."""
         return unquote_to_bytes(self._split()[0])
