@@ -10,7 +10,7 @@ Echo("", 8080)
 """
 
 from .client.blocking import connect
-from .connection import Client
+from .connection.client import Client
 from .constants import CloseCause, CloseCode, SendStatus
 from .deflate import Deflate
 from .errors import (
@@ -30,12 +30,12 @@ from .errors import (
     TLSError,
     WebSocketError,
 )
+from .handlers.middleware import FirstMessageAuth, JSONMessages, Middleware, Radio
 from .loop.deferred import in_thread
-from .middleware import FirstMessageAuth, JSONMessages, Middleware, Radio
 from .protocol.http11 import Request, Response
-from .server import Server
+from .server.server import Server
+from .server.websocket import WebSocket
 from .speedups import BACKEND
-from .websocket import WebSocket
 
 __version__ = "0.1.0"
 

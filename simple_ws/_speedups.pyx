@@ -4,8 +4,8 @@
 
 Masking, frame headers and UTF-8 are here; the files of `_c` are included below, one job
 each. This is the fast twin of `_fallback`, which is the specification: same names,
-signatures, docstrings, results and error texts. `speedups` chooses between the two. What
-a frame means is left to `protocol`.
+signatures, docstrings, results and error texts. `speedups` chooses between the two.
+What a frame means is left to `protocol.websocket`.
 
 Rules for adding to it: nothing enters that has no twin; codecs are small `cdef`
 functions on raw pointers, which need no GIL and raise nothing, so that every later

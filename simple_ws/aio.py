@@ -125,7 +125,7 @@ def connect(url: str, **options: Unpack[AsyncConnectOptions]) -> Connecting:
     Args:
         url: such as "wss://example.com/chat?room=1"; user and password in it are sent
             as Basic credentials.
-        options: see `client_options.ClientOptions`; and `backoff`, a `Backoff`, for the
+        options: see `client.options.ClientOptions`; and `backoff`, a `Backoff`, for the
             time between two connections of an iteration.
 
     Raises:

@@ -1,7 +1,7 @@
 """The words of the protocol: opcodes, close codes, states, limits with their units.
 
 Only names and numbers live here; rules that use them live in `protocol` and
-`handshake`.
+`protocol.server_handshake`.
 """
 
 from __future__ import annotations

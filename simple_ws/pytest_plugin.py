@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from .handler import BaseHandler
-    from .server import Server
+    from .handlers.handler import BaseHandler
+    from .server.server import Server
     from .testing import TestServer
 
 

@@ -31,14 +31,14 @@ from typing import TYPE_CHECKING, Any
 
 from .client.core import ClientCore
 from .client.options import check_client_options
-from .connection import Client
+from .connection.client import Client
 from .constants import CloseCause, Opcode
-from .handler import BaseHandler
+from .handlers.handler import BaseHandler
 from .loop.deferred import is_async
 from .messages import check_ping, check_seconds
 from .protocol.client_handshake import Opening, Outcome
 from .protocol.uri import parse_uri
-from .server import Server
+from .server.server import Server
 from .speedups import build_frame
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from harness import (
 from http_peer import Answered, HttpPeer
 
 from simple_ws import FirstMessageAuth, HandshakeError, JSONMessages, Server
-from simple_ws.dashboard import from_this_machine
+from simple_ws.ops.dashboard import from_this_machine
 from simple_ws.protocol.http11 import Request
 
 if TYPE_CHECKING:
@@ -139,14 +139,14 @@ def test_page_needs_nothing_from_elsewhere(driven: Driven) -> None:
 
 
 def test_page_never_takes_text_for_html() -> None:
-    page = files("simple_ws").joinpath("dashboard.html").read_text("utf-8")
+    page = files("simple_ws.ops").joinpath("dashboard.html").read_text("utf-8")
     for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval("):
         assert word not in page
 
 
 def test_page_shows_every_cause_of_an_end_as_what_it_is() -> None:
     # The page has a list of those that are somebody's fault.
-    page = files("simple_ws").joinpath("dashboard.html").read_text("utf-8")
+    page = files("simple_ws.ops").joinpath("dashboard.html").read_text("utf-8")
     match = re.search(r"FAULTS = new Set\(\[(.*?)\]\)", page, re.DOTALL)
     assert match
     faults = set(re.findall(r'"(\w+)"', match[1]))

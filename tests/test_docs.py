@@ -42,7 +42,7 @@ import simple_ws.testing
 from simple_ws import Server
 from simple_ws.cli.main import _parser
 from simple_ws.client.options import ClientOptions
-from simple_ws.options import Options
+from simple_ws.connection.options import Options
 from simple_ws.testing import TestServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,8 +159,8 @@ class Sandbox:
 
     def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_attribute = monkeypatch.setattr
-        really_bind = simple_ws.server.bind
-        really_bind_unix = simple_ws.server.bind_unix
+        really_bind = simple_ws.server.server.bind
+        really_bind_unix = simple_ws.server.server.bind_unix
         self._connect = simple_ws.connect
         self._connect_async = simple_ws.aio.connect
         self._poll, really_start = Server.poll, Server.start
@@ -184,8 +184,8 @@ class Sandbox:
                 server.stop(drain=0)
             return self._poll(server, timeout)
 
-        set_attribute(simple_ws.server, "bind", bind)
-        set_attribute(simple_ws.server, "bind_unix", bind_unix)
+        set_attribute(simple_ws.server.server, "bind", bind)
+        set_attribute(simple_ws.server.server, "bind_unix", bind_unix)
         set_attribute(Server, "run", lambda server: self.note(server))
         set_attribute(Server, "start", start)
         set_attribute(Server, "serve_async", serve_async)
@@ -852,7 +852,7 @@ def test_what_can_be_found_is_there() -> None:
 
 
 def test_every_metric_is_described() -> None:
-    from simple_ws.metrics import TABLE
+    from simple_ws.ops.prometheus import TABLE
 
     table = {row[0].strip("`") for row in rows("docs/howto/metrics.md")}
     assert {metric.name for metric in TABLE} == table - {"metric"} - {"---"}

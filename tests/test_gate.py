@@ -23,10 +23,10 @@ from harness import (
 )
 
 from simple_ws import Client, Middleware, Response
+from simple_ws.connection.admission import Gate, retry_after
+from simple_ws.connection.options import Options
+from simple_ws.connection.topics import Group
 from simple_ws.errors import HandshakeError
-from simple_ws.gate import Gate, retry_after
-from simple_ws.options import Options
-from simple_ws.topics import Group
 
 V4 = ("192.0.2.1", 12345)
 

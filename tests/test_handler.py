@@ -20,7 +20,7 @@ from simple_ws import (
     Server,
     WebSocket,
 )
-from simple_ws.handler import CALLBACKS, FunctionHandler
+from simple_ws.handlers.handler import CALLBACKS, FunctionHandler
 from simple_ws.loop.deferred import check_callback
 
 # --- Signatures ----------------------------------------------------------------------

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rfc_cases import TEXT, bytewise, drive, frame
 
+from simple_ws.connection.options import check_options
 from simple_ws.deflate import parse_extensions
 from simple_ws.errors import HandshakeError
-from simple_ws.options import check_options
 from simple_ws.protocol.http11 import Request, RequestReader
 from simple_ws.protocol.server_handshake import (
     OriginRule,

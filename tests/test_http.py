@@ -46,11 +46,11 @@ from simple_ws import (
     Response,
     Server,
 )
-from simple_ws import http as pages
-from simple_ws.http import Exchange
-from simple_ws.incoming import KEEP_ALIVE
+from simple_ws.http import exchange as pages
+from simple_ws.http.exchange import Exchange
 from simple_ws.loop.deferred import in_thread
 from simple_ws.protocol.http_body import Stream
+from simple_ws.server.upgrade import KEEP_ALIVE
 
 # --- What a function may answer -------------------------------------------------------
 

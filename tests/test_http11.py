@@ -646,7 +646,7 @@ def test_we_are_stricter_than_h11(head: bytes) -> None:
 
 
 def judged_elsewhere(request: Request) -> bool:
-    """What h11 refuses with the head, and `handshake.check_upgrade` by its rules.
+    """What h11 refuses with the head, and `check_upgrade` by its rules.
 
     Host must be there once; Content-Length and Transfer-Encoding, of which h11 takes
     well-formed ones, mean a body, and no handshake has one.

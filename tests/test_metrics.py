@@ -1,4 +1,4 @@
-"""`metrics`: Prometheus understands what is written, and finds the figures in it."""
+"""`prometheus`: Prometheus understands what is written, and finds the figures in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from simple_ws import BACKEND, HandshakeError, Server, WebSocket
-from simple_ws.metrics import CONTENT_TYPE, TABLE, render
+from simple_ws.ops.prometheus import CONTENT_TYPE, TABLE, render
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simple_ws.connection.options import Options, check_options
 from simple_ws.deflate import Deflate
-from simple_ws.options import Options, check_options
 
 #: design.md §2.2.
 DEFAULTS = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simple_ws import Server
 from simple_ws.constants import MAX_HEAD_SIZE
 from simple_ws.protocol.http11 import Headers
-from simple_ws.proxies import TrustedProxies, client_address
+from simple_ws.server.forwarded import TrustedProxies, client_address
 
 PEER = ("10.0.0.1", 4711)
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8", "192.0.2.7/32"])

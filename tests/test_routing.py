@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.routing import Router, check_pattern, routing_path
+from simple_ws.http.routing import Router, check_pattern, routing_path
 
 
 def router(*patterns: str) -> Router[str]:

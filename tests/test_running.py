@@ -261,7 +261,7 @@ def test_stop_of_another_thread_does_not_wait_for_ever_for_a_poll(
     monkeypatch: Any,
 ) -> None:
     """The thread that polls may itself be waiting for the one that stops."""
-    monkeypatch.setattr("simple_ws.server._STOP_GRACE", 0.01)
+    monkeypatch.setattr("simple_ws.server.server._STOP_GRACE", 0.01)
     with (
         polling(Recorder(), close_timeout=0.01) as server,
         polled_peer(server) as peer,

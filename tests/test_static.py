@@ -14,9 +14,10 @@ import pytest
 from harness import DEADLINE, Driven, Echo, open_peer, request, running, small_buffers
 from http_peer import Answered, HttpPeer, ask, browse, get
 
-from simple_ws import Server, static
-from simple_ws.incoming import KEEP_ALIVE
+from simple_ws import Server
+from simple_ws.http import static
 from simple_ws.protocol.http11 import http_date
+from simple_ws.server.upgrade import KEEP_ALIVE
 
 posix = pytest.mark.skipif(os.name == "nt", reason="of other systems")
 

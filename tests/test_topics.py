@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from simple_ws.topics import Group, Identities, Topics
+from simple_ws.connection.topics import Group, Identities, Topics
 
 
 class Member:

@@ -27,7 +27,8 @@ from harness import (
 )
 from http_peer import HttpPeer, ask, browse, chunked, get
 
-from simple_ws import Request, Server, wsgi
+from simple_ws import Request, Server
+from simple_ws.http import wsgi
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]

@@ -1,7 +1,7 @@
 # The request that nearly every client sends, read in C; included by `_speedups.pyx`.
 #
 # It knows one shape of a good opening handshake and nothing of bad ones: whatever is
-# incomplete, unusual or wrong is None, and `http11` and `handshake` judge that.
+# incomplete, unusual or wrong is None, and `http11` and `server_handshake` judge that.
 
 cdef extern from *:
     """

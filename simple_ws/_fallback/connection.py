@@ -5,7 +5,7 @@ twin of `_c/connection.pxi`.
 is unmasked and handed to the callback, and what is written in return waits in the
 outbox until the loop flushes it, once a turn. All else (control frames, fragments,
 compression, faults, closing) goes to `protocol` through `_receive_odd`. What a
-connection is besides (identity, topics, heartbeat, its end) is added by `connection`.
+connection is besides (identity, topics, heartbeat, its end) is added by `client`.
 """
 
 from __future__ import annotations

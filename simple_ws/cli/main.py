@@ -1,7 +1,7 @@
 """The command line: serve a handler, echo, talk to a server, measure one.
 
-Here are the arguments, the short commands and the exit codes; `cli_connect`,
-`cli_bench` and `cli_reload` do the rest. What is asked for goes to standard output,
+Here are the arguments, the short commands and the exit codes; `cli.connect`,
+`cli.bench` and `cli_reload` do the rest. What is asked for goes to standard output,
 what is said about it to standard error.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from .. import BACKEND, Server, WebSocket, __version__
 from ..errors import ConnectError, WebSocketError
-from ..handler import BaseHandler
+from ..handlers.handler import BaseHandler
 from ..loop.deferred import is_async
 from .bench import add_bench
 from .connect import add_connect

@@ -1,6 +1,6 @@
 """One connection of the asyncio client: waiting, time-outs and back-pressure.
 
-What is read and framed is `client_core`; how the connection comes to be, and again
+What is read and framed is `client.core`; how the connection comes to be, and again
 where it was lost, is `aio`.
 """
 

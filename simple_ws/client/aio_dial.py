@@ -1,7 +1,7 @@
 """Connecting for asyncio: addresses, sockets, transports, a question and its answer.
 
 Whatever is cancelled leaves no socket. What is asked and what the answer means is
-`client_handshake` and `client_proxy`; the order of things is `aio`.
+`protocol.client_handshake` and `protocol.proxy_tunnel`; the order of things is `aio`.
 """
 
 from __future__ import annotations

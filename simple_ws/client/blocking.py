@@ -8,8 +8,8 @@
 There is no thread behind it: whoever waits (in `recv`, `ping`, `close`, or in `send`
 for a slow server) moves the connection meanwhile: reads, answers pings, writes what
 waits. Of several threads that wait one reads and one writes, for all. What is read and
-framed is `client_core`, how the connection comes to be `client_handshake` and
-`client_dial`.
+framed is `client.core`, how the connection comes to be `protocol.client_handshake` and
+`client.dial`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
     Args:
         url: such as "wss://example.com/chat?room=1"; user and password in it are sent
             as Basic credentials.
-        options: see `client_options.ClientOptions`.
+        options: see `client.options.ClientOptions`.
 
     Returns:
         The open connection, to be closed by `with` or `close`.

@@ -1,7 +1,7 @@
 """What callbacks return that is not done yet: coroutines, and calls for a thread.
 
 Here is how such a thing is recognised. Who brings it about, and in which order, is left
-to `awaiting`; the threads are in `workers`.
+to `handlers.pending`; the threads are in `workers`.
 """
 
 from __future__ import annotations

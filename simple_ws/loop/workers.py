@@ -1,7 +1,7 @@
 """Threads for what blocks: a pool of bounded size, and calls with a future.
 
 What is run in them on behalf of connections, and in which order, is decided in
-`awaiting`; WSGI applications are run by `wsgi`.
+`handlers.pending`; WSGI applications are run by `wsgi`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Sans-I/O: `Opening` gives the bytes of the request and takes those of the answer. It
 follows redirects by naming the next address; connecting to it, proxies and time-outs
-are left to the clients. A server's side of all this is `handshake`.
+are left to the clients. A server's side of all this is `protocol.server_handshake`.
 """
 
 from __future__ import annotations

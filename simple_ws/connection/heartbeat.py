@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from .constants import CloseCause, CloseCode
-from .ending import Ending
-from .loop.reactor import unsent_by_system
+from ..constants import CloseCause, CloseCode
+from ..loop.reactor import unsent_by_system
+from .closing import Ending
 
 __all__ = ["Heartbeat"]
 

@@ -9,16 +9,16 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from .connection import Client
-from .deflate import Deflate
-from .errors import InvalidState
-from .gate import Gate
-from .loop.deferred import check_callback, check_not_late, ends_later
-from .options import Options, check_options
-from .protocol.http11 import Request
-from .protocol.server_handshake import OriginRule
-from .speedups import Tally
-from .topics import Group
+from ..connection.admission import Gate
+from ..connection.client import Client
+from ..connection.options import Options, check_options
+from ..connection.topics import Group
+from ..deflate import Deflate
+from ..errors import InvalidState
+from ..loop.deferred import check_callback, check_not_late, ends_later
+from ..protocol.http11 import Request
+from ..protocol.server_handshake import OriginRule
+from ..speedups import Tally
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -33,7 +33,7 @@ logger = logging.getLogger("simple_ws")
 
 _OPTION_NAMES = tuple(Options.__dataclass_fields__)
 _OPTIONS = frozenset((*_OPTION_NAMES, "ping_intervall"))
-#: Options that need a count which is kept (`gate`).
+#: Options that need a count which is kept (`connection.admission`).
 _AT_THE_DOOR = frozenset(("max_connections_per_ip", "handshake_rate"))
 
 #: What each callback is handed.

@@ -1,9 +1,9 @@
 """Callbacks that take their time: `async def` ones, and those of worker threads.
 
-`Errands` brings about what callbacks return as `later` describes it. `Awaited` stands
+`Errands` brings about what callbacks return as `deferred` describes it. `Awaited` stands
 where a handler would, and keeps the order of the events for each client; `LateChain` is
 to several middlewares what `middleware.Chain` is where everything is done at once.
-Turning inside an asyncio loop is left to `attachment`.
+Turning inside an asyncio loop is left to `loop.asyncio_bridge`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .connection import Client
-from .constants import CloseCause, SendStatus
-from .errors import InvalidState
-from .loop.deferred import InThread, Steps, discard, go_through, is_late
-from .loop.reactor import Reactor
-from .loop.workers import Call, Pool
+from ..connection.client import Client
+from ..constants import CloseCause, SendStatus
+from ..errors import InvalidState
+from ..loop.deferred import InThread, Steps, discard, go_through, is_late
+from ..loop.reactor import Reactor
+from ..loop.workers import Call, Pool
+from ..protocol.http11 import Request, Response
 from .middleware import Chain, Middleware
-from .protocol.http11 import Request, Response
 
 if TYPE_CHECKING:
     import asyncio
@@ -110,7 +110,7 @@ class Errands:
         """Bring something about.
 
         Args:
-            late: which `later.is_late`.
+            late: which `loop.deferred.is_late`.
             done: called in the loop's thread when it has ended, not before this
                 returns; with an `Exception` or `GivenUp` if it did not end well.
             limited: there may be many of this kind.

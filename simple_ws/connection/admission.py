@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 from typing import Any
 
-from .errors import HandshakeError
+from ..errors import HandshakeError
 from .options import Options
 from .topics import Group
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
 
-from .checks import (
+from ..checks import (
     Check,
     compression,
     flag,
@@ -26,8 +26,8 @@ from .checks import (
     subprotocols,
     whole,
 )
-from .deflate import Deflate
-from .protocol.server_handshake import OriginRule, plain_origin
+from ..deflate import Deflate
+from ..protocol.server_handshake import OriginRule, plain_origin
 
 if TYPE_CHECKING:
     from ssl import SSLContext

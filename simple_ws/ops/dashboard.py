@@ -17,16 +17,16 @@ from importlib.resources import files
 from ipaddress import ip_address
 from typing import Any, Protocol
 
-from .connection import Client
-from .errors import HandshakeError
-from .gate import retry_after
-from .handler import BaseHandler
-from .journal import Journal
-from .loop.reactor import Reactor
-from .loop.schedule import Job
-from .options import check_options
-from .protocol.http11 import Request, Response
-from .speedups import fan_out
+from ..connection.admission import retry_after
+from ..connection.client import Client
+from ..connection.log import Journal
+from ..connection.options import check_options
+from ..errors import HandshakeError
+from ..handlers.handler import BaseHandler
+from ..loop.reactor import Reactor
+from ..loop.schedule import Job
+from ..protocol.http11 import Request, Response
+from ..speedups import fan_out
 from .stats import Audience, Figures
 
 __all__ = ["Dashboard", "from_this_machine"]

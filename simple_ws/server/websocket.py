@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .handler import BaseHandler
-from .options import Options, check_options
+from ..connection.options import Options, check_options
+from ..handlers.handler import BaseHandler
 from .server import Server
 
 __all__ = ["WebSocket"]

@@ -26,7 +26,7 @@ from ipaddress import (
 from itertools import islice
 from typing import Any
 
-from .protocol.http11 import Headers
+from ..protocol.http11 import Headers
 
 __all__ = ["TrustedProxies", "client_address"]
 

@@ -11,27 +11,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
-from .awaiting import Awaited, Errand, Errands, LateChain, TooMany
-from .connection import Client
-from .dashboard import Dashboard, from_this_machine
-from .errors import HandshakeError, InvalidState
-from .gate import Gate, retry_after
-from .handler import BaseHandler, FunctionHandler
-from .http import Entry, Pages, answered_by, check_methods
+from ..connection.admission import Gate, retry_after
+from ..connection.client import Client
+from ..connection.log import Journal
+from ..connection.options import Options
+from ..errors import HandshakeError, InvalidState
+from ..handlers.handler import BaseHandler, FunctionHandler
+from ..handlers.middleware import Chain, Middleware, changes_output, check_middleware
+from ..handlers.pending import Awaited, Errand, Errands, LateChain, TooMany
+from ..http.exchange import Entry, Pages, answered_by, check_methods
+from ..http.routing import Router, check_pattern, routing_path
+from ..http.static import Static
+from ..http.wsgi import Wsgi
+from ..loop.deferred import ends_later, is_async
+from ..loop.reactor import Reactor
+from ..loop.schedule import Job, Schedule
+from ..ops.dashboard import Dashboard, from_this_machine
+from ..ops.prometheus import Metrics
+from ..ops.stats import Audience, Figures
+from ..protocol.http11 import Request
 from .hub import Hub
-from .incoming import Mount
-from .journal import Journal
-from .loop.deferred import ends_later, is_async
-from .loop.reactor import Reactor
-from .loop.schedule import Job, Schedule
-from .metrics import Metrics
-from .middleware import Chain, Middleware, changes_output, check_middleware
-from .options import Options
-from .protocol.http11 import Request
-from .routing import Router, check_pattern, routing_path
-from .static import Static
-from .stats import Audience, Figures
-from .wsgi import Wsgi
+from .upgrade import Mount
 
 __all__ = ["Site"]
 
@@ -322,7 +322,7 @@ class Site(Hub):
 
         Args:
             path: see `mount`; the page's own WebSocket is there too.
-            allow: see `metrics`; None is the rule above.
+            allow: see `ops.prometheus`; None is the rule above.
 
         Raises:
             TypeError: `allow` is no function of a request, or async.

@@ -2,7 +2,7 @@
 
 A handshake opens a `Client`, which takes the socket over; a page is answered by an
 `http.Exchange`, which borrows it; what is neither is refused. The rules of the
-handshake are in `handshake`; this module asks them in order, the server and the
+handshake are in `server_handshake`; this module asks them in order, the server and the
 handler.
 """
 
@@ -16,26 +16,26 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
-from .awaiting import Errand
-from .connection import Client
-from .deflate import Agreement, Deflate, negotiate, parse_extensions
-from .ending import Handler, Home
-from .errors import AuthenticationError, HandshakeError
-from .gate import Gate
-from .http import Entry, Exchange, Owner, response_of, unauthorized
-from .loop.deferred import is_late
-from .loop.reactor import READ
-from .options import Options
-from .protocol.http11 import Request, RequestReader, Response, wants_upgrade
-from .protocol.server_handshake import (
+from ..connection.admission import Gate
+from ..connection.client import Client
+from ..connection.closing import Handler, Home
+from ..connection.options import Options
+from ..deflate import Agreement, Deflate, negotiate, parse_extensions
+from ..errors import AuthenticationError, HandshakeError
+from ..handlers.pending import Errand
+from ..http.exchange import Entry, Exchange, Owner, response_of, unauthorized
+from ..loop.deferred import is_late
+from ..loop.reactor import READ
+from ..protocol.http11 import Request, RequestReader, Response, wants_upgrade
+from ..protocol.server_handshake import (
     check_origin,
     check_upgrade,
     offered_subprotocols,
     refusal,
     upgrade_response,
 )
-from .proxies import TrustedProxies, client_address
-from .speedups import read_upgrade
+from ..speedups import read_upgrade
+from .forwarded import TrustedProxies, client_address
 
 __all__ = ["Door", "Incoming", "Mount"]
 

@@ -2,8 +2,8 @@
 
 It drives `protocol` for whatever `ConnectionCore` does not carry by itself, and decides
 what a peer that does not read costs. The heartbeat is left to `heartbeat`, the end to
-`ending`, whom a message goes to to `topics`, everything before the upgrade to
-`incoming`.
+`closing`, whom a message goes to to `topics`, everything before the upgrade to
+`server.upgrade`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from .constants import CloseCause, CloseCode, Opcode, SendStatus
-from .deflate import Agreement
-from .ending import Handler, Home
-from .errors import ProtocolError, RateExceeded
+from ..constants import CloseCause, CloseCode, Opcode, SendStatus
+from ..deflate import Agreement
+from ..errors import ProtocolError, RateExceeded
+from ..loop.reactor import READ
+from ..messages import check_close, check_ping, encode_message
+from ..protocol.http11 import Fields, Headers, Request
+from ..protocol.websocket import Protocol as WebSocketProtocol
+from .closing import Handler, Home
 from .heartbeat import Heartbeat
-from .loop.reactor import READ
-from .messages import check_close, check_ping, encode_message
 from .options import Options
-from .protocol.http11 import Fields, Headers, Request
-from .protocol.websocket import Protocol as WebSocketProtocol
 
 __all__ = ["Client"]
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Final
 
-from .connection import Client
-from .constants import SendStatus
-from .errors import AuthenticationError, InvalidData, InvalidState
+from ..connection.client import Client
+from ..constants import SendStatus
+from ..errors import AuthenticationError, InvalidData, InvalidState
+from ..loop.deferred import check_callback, check_not_late, discard, go_through, is_late
+from ..loop.schedule import check_interval
+from ..protocol.http11 import Request, Response
 from .handler import BaseHandler
-from .loop.deferred import check_callback, check_not_late, discard, go_through, is_late
-from .loop.schedule import check_interval
-from .protocol.http11 import Request, Response
 
 __all__ = [
     "Chain",

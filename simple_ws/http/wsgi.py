@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
 
-from .errors import HandshakeError
-from .http import Entry, Exchange, check_prefix, server_error
-from .loop.deferred import check_callback
-from .loop.workers import Pool
-from .protocol.http11 import Request, check_field
-from .protocol.http_body import IncompleteAnswer, Stream
+from ..errors import HandshakeError
+from ..loop.deferred import check_callback
+from ..loop.workers import Pool
+from ..protocol.http11 import Request, check_field
+from ..protocol.http_body import IncompleteAnswer, Stream
+from .exchange import Entry, Exchange, check_prefix, server_error
 
 __all__ = ["Wsgi"]
 
@@ -112,7 +112,7 @@ class _Gone(Exception):
 
 
 class _Pipe:
-    """Bytes of an answer on their way from a worker to the loop (`framing.Source`).
+    """Bytes of an answer on their way from a worker to the loop (`http_body.Source`).
 
     Args:
         on_bytes: called in the worker when there are some after `read` found none.
@@ -165,7 +165,7 @@ class _Pipe:
     # In the loop
 
     def read(self) -> bytes | None:
-        """See `framing.Source`."""
+        """See `protocol.http_body.Source`."""
         with self._changed:
             if self._pieces:
                 return self._take()

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from .constants import CloseCause
-from .loop.reactor import Reactor
+from ..constants import CloseCause
+from ..loop.reactor import Reactor
 
 __all__ = ["Journal"]
 
@@ -41,7 +41,7 @@ _BY_PEER = frozenset({CloseCause.PEER, CloseCause.EOF, CloseCause.RESET})
 
 
 class Ended(Protocol):
-    """What there is to tell of a connection (`connection.Client` has it)."""
+    """What there is to tell of a connection (`connection.client.Client` has it)."""
 
     id: int
     client_id: Any

@@ -17,10 +17,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import PurePath
 from urllib.parse import quote
 
-from .errors import HandshakeError
-from .http import Entry, Exchange, check_prefix
-from .protocol.http11 import Headers, Request, Response, http_date
-from .protocol.http_body import Stream
+from ..errors import HandshakeError
+from ..protocol.http11 import Headers, Request, Response, http_date
+from ..protocol.http_body import Stream
+from .exchange import Entry, Exchange, check_prefix
 
 __all__ = ["Static"]
 
@@ -283,7 +283,7 @@ def _type_of(path: str) -> str:
 
 
 class _FilePart:
-    """A part of an open file, a piece at a time (`framing.Source`)."""
+    """A part of an open file, a piece at a time (`protocol.http_body.Source`)."""
 
     def __init__(self, descriptor: int, start: int, length: int) -> None:
         self._descriptor = descriptor

@@ -1,7 +1,7 @@
 """`Server`: one port, one loop: how a site is run, and how it ends.
 
-It accepts, starts and stops. What is served is left to `site`, who receives to `hub`,
-what happens on one connection to `incoming` and `connection`.
+It accepts, starts and stops. What is served is left to `app`, who receives to `hub`,
+what happens on one connection to `server.upgrade` and `connection.client`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from .awaiting import Errands
-from .connection import Client
-from .constants import CloseCause, CloseCode
-from .errors import InvalidState
-from .gate import Gate
-from .handler import BaseHandler
-from .incoming import Incoming
-from .loop.asyncio_bridge import Attachment, check_loop
-from .loop.deferred import is_async
-from .loop.listener import (
+from ..connection.admission import Gate
+from ..connection.client import Client
+from ..connection.options import Options, check_options
+from ..constants import CloseCause, CloseCode
+from ..errors import InvalidState
+from ..handlers.handler import BaseHandler
+from ..handlers.middleware import Middleware
+from ..handlers.pending import Errands
+from ..loop.asyncio_bridge import Attachment, check_loop
+from ..loop.deferred import is_async
+from ..loop.listener import (
     Listener,
     SocketFile,
     bind,
@@ -35,14 +36,13 @@ from .loop.listener import (
     port_of,
     take_over,
 )
-from .loop.reactor import Reactor
-from .loop.workers import Call
-from .messages import check_seconds
-from .middleware import Middleware
-from .options import Options, check_options
-from .proxies import TrustedProxies
-from .site import Site
-from .speedups import BACKEND
+from ..loop.reactor import Reactor
+from ..loop.workers import Call
+from ..messages import check_seconds
+from ..speedups import BACKEND
+from .app import Site
+from .forwarded import TrustedProxies
+from .upgrade import Incoming
 
 __all__ = ["Server"]
 
@@ -648,6 +648,6 @@ def _encryption(options: Options) -> Callable[..., Any] | None:
     given = options.ssl, options.certfile, options.keyfile
     if given == (None, None, None):
         return None
-    from .loop import tls  # not before it is needed: some Pythons have no ssl
+    from ..loop import tls  # not before it is needed: some Pythons have no ssl
 
     return partial(tls.TLSSocket, tls.server_context(*given))

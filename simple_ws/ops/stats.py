@@ -2,7 +2,7 @@
 
 Connections count their messages by themselves (`Tally`), the journal counts ends, the
 gate refusals. `Figures` keeps what nobody else does, and puts all of it together.
-Writing it down for others is left to `metrics` and `dashboard`; `Audience` says to whom
+Writing it down for others is left to `prometheus` and `dashboard`; `Audience` says to whom
 they may show it.
 """
 
@@ -12,17 +12,17 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .connection import Client
-from .constants import CloseCause
-from .errors import HandshakeError
-from .gate import Gate
-from .handler import BaseHandler
-from .journal import Journal
-from .loop.deferred import check_callback, check_not_late
-from .loop.reactor import Reactor
-from .protocol.http11 import Request
-from .speedups import BACKEND, Tally
-from .topics import Group, Identities, Topics
+from ..connection.admission import Gate
+from ..connection.client import Client
+from ..connection.log import Journal
+from ..connection.topics import Group, Identities, Topics
+from ..constants import CloseCause
+from ..errors import HandshakeError
+from ..handlers.handler import BaseHandler
+from ..loop.deferred import check_callback, check_not_late
+from ..loop.reactor import Reactor
+from ..protocol.http11 import Request
+from ..speedups import BACKEND, Tally
 
 __all__ = ["Audience", "Counted", "Figures"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .protocol.http11 import Request, Response
+from ..protocol.http11 import Request, Response
 from .stats import Audience
 
 __all__ = ["CONTENT_TYPE", "TABLE", "Metric", "Metrics", "render"]

@@ -14,11 +14,11 @@ from copy import deepcopy
 from functools import partial
 from typing import Any
 
-from .connection import Client
-from .loop.reactor import Reactor
-from .messages import encode_message
-from .speedups import fan_out
-from .topics import Group, Identities, Topics
+from ..connection.client import Client
+from ..connection.topics import Group, Identities, Topics
+from ..loop.reactor import Reactor
+from ..messages import encode_message
+from ..speedups import fan_out
 
 __all__ = ["Hub"]
 

@@ -1,7 +1,7 @@
 """Plain HTTP: what stands at a path, and one request with its answer on a socket.
 
 `Pages` is the table of paths; `Exchange` takes over a connection from a whole request
-head to the end of the answer, and gives it back. Reading heads is left to `incoming`,
+head to the end of the answer, and gives it back. Reading heads is left to `upgrade`,
 making answers to functions of users, `static` and `wsgi`.
 """
 
@@ -14,19 +14,19 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
-from .errors import AuthenticationError, HandshakeError
-from .journal import Journal
-from .loop.deferred import check_callback, is_late
-from .loop.reactor import READ, WRITE, Reactor
-from .options import Options
-from .protocol.http11 import (
+from ..connection.log import Journal
+from ..connection.options import Options
+from ..errors import AuthenticationError, HandshakeError
+from ..loop.deferred import check_callback, is_late
+from ..loop.reactor import READ, WRITE, Reactor
+from ..protocol.http11 import (
     Request,
     Response,
     check_request,
     expects_continue,
     stays_open,
 )
-from .protocol.http_body import (
+from ..protocol.http_body import (
     CONTINUE,
     Answer,
     ChunkedBody,
@@ -35,7 +35,7 @@ from .protocol.http_body import (
     Stream,
     body_reader,
 )
-from .protocol.server_handshake import refusal
+from ..protocol.server_handshake import refusal
 from .routing import Router, check_pattern, routing_path
 
 __all__ = [
@@ -200,7 +200,7 @@ class Owner(Protocol):
 
 
 class Line(Protocol):
-    """What an exchange needs of its connection (`incoming.Incoming` has it)."""
+    """What an exchange needs of its connection (`server.upgrade.Incoming` has it)."""
 
     @property
     def sock(self) -> socket.socket:
@@ -580,7 +580,7 @@ def answered_by(function: Callable[[Request], object]) -> Serve:
     """Have requests answered by a function of a user.
 
     What it returns is the answer: a `Response`, dict or list (JSON), str, bytes, or
-    None for 204; at once, or later (`later.in_thread`, `async def`).
+    None for 204; at once, or later (`loop.deferred.in_thread`, `async def`).
 
     Raises:
         TypeError: It takes other arguments.

@@ -2,7 +2,7 @@
 
 A fault, a loss, a close frame, a callback that raised, a deadline: whatever it is, the
 handler is told exactly once. What is said on the connection until then is left to
-`connection`.
+`connection.client`.
 
 How it ends: the protocol becomes CLOSED (closing handshake, fault, loss or cut); the
 server forgets the client; `on_close` is called; what is in the outbox is written; our
@@ -20,16 +20,16 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
-from .constants import CloseCause, CloseCode, State
-from .errors import AuthenticationError, ProtocolError
-from .gate import Gate
-from .journal import Journal
-from .loop.reactor import WRITE, Reactor, unsent_by_system
-from .loop.timers import Timer
+from ..constants import CloseCause, CloseCode, State
+from ..errors import AuthenticationError, ProtocolError
+from ..loop.reactor import WRITE, Reactor, unsent_by_system
+from ..loop.timers import Timer
+from ..protocol.http11 import Request
+from ..protocol.websocket import Protocol as WebSocketProtocol
+from ..speedups import ConnectionCore, Tally
+from .admission import Gate
+from .log import Journal
 from .options import Options
-from .protocol.http11 import Request
-from .protocol.websocket import Protocol as WebSocketProtocol
-from .speedups import ConnectionCore, Tally
 from .topics import Group
 
 __all__ = ["Ending", "Handler", "Home"]
@@ -104,7 +104,7 @@ class Home(Protocol):
 
 
 class Ending(ConnectionCore):
-    """A connection that ends once; `connection.Client` is what users see of it."""
+    """A connection that ends once; `client.Client` is what users see of it."""
 
     _loop: Reactor
     _protocol: WebSocketProtocol

@@ -1,0 +1,1 @@
+"""One connection: the client, how it ends, its limits and its options."""

@@ -1,0 +1,1 @@
+"""The user's code: callbacks, middleware, results that come later."""

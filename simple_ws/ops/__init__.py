@@ -1,0 +1,1 @@
+"""For operators: counters, Prometheus, the dashboard."""
