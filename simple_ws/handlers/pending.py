@@ -1,8 +1,8 @@
 """Callbacks that take their time: `async def` ones, and those of worker threads.
 
-`Errands` brings about what callbacks return as `deferred` describes it. `Awaited` stands
-where a handler would, and keeps the order of the events for each client; `LateChain` is
-to several middlewares what `middleware.Chain` is where everything is done at once.
+`Errands` runs what callbacks return and is not done yet (`deferred`). `Awaited` takes a
+handler's place and keeps the order of the events for each client; `LateChain` is to
+several middlewares what `middleware.Chain` is where everything is done at once.
 Turning inside an asyncio loop is left to `loop.asyncio_bridge`.
 """
 

@@ -2,8 +2,7 @@
 
 Connections count their messages by themselves (`Tally`), the journal counts ends, the
 gate refusals. `Figures` keeps what nobody else does, and puts all of it together.
-Writing it down for others is left to `prometheus` and `dashboard`; `Audience` says to whom
-they may show it.
+Showing it is left to `prometheus` and `dashboard`; `Audience` says to whom they may.
 """
 
 from __future__ import annotations
