@@ -46,11 +46,11 @@ from simple_ws import (
     Response,
     Server,
 )
+from simple_ws.connection.options import Options
 from simple_ws.http import exchange as pages
 from simple_ws.http.exchange import Exchange
 from simple_ws.loop.deferred import in_thread
 from simple_ws.protocol.http_body import Stream
-from simple_ws.server.upgrade import KEEP_ALIVE
 
 # --- What a function may answer -------------------------------------------------------
 
@@ -946,9 +946,9 @@ def test_idle_connection_is_closed_without_a_word(caplog: Any) -> None:
         driven.server.http("/page")(lambda request: "x")
         peer = browse(driven)
         peer.get("/page")
-        driven.advance(KEEP_ALIVE - 1)
+        driven.advance(Options().keep_alive - 1)
         assert peer.get("/page").text == "x"  # and the time begins anew
-        driven.advance(KEEP_ALIVE - 1)
+        driven.advance(Options().keep_alive - 1)
         assert peer.peer.nothing_waits()
         driven.advance(2)
         assert peer.is_closed()
@@ -961,7 +961,7 @@ def test_later_head_has_open_timeout_from_its_first_byte() -> None:
         driven.server.http("/page")(lambda request: "x")
         peer = browse(driven)
         peer.get("/page")
-        driven.advance(KEEP_ALIVE - 1)
+        driven.advance(Options().keep_alive - 1)
         for byte in b"GET / HTTP":
             peer.peer.write(bytes((byte,)))
             driven.advance(0.95)

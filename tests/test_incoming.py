@@ -23,7 +23,7 @@ from harness import (
     small_buffers,
 )
 
-from simple_ws import Client, Request, Response
+from simple_ws import Client, Request, Response, Server
 
 #: Begin of a TLS 1.3 ClientHello.
 TLS_HELLO = bytes.fromhex(
@@ -540,3 +540,118 @@ def test_handler_has_a_limit_of_its_own() -> None:
             assert driven.open("/")
         driven.until(lambda: not small.clients)
         assert driven.open("/small")
+
+
+# --- Versions, hosts, origins, heads --------------------------------------------------
+
+
+def status_of(driven: Driven, data: bytes) -> int:
+    """Of the answer to what is sent on a connection of its own."""
+    peer = driven.join()
+    peer.write(data)
+    return int(peer.read_head().split()[1])
+
+
+@pytest.mark.parametrize("path", ["/", "/page", "/unknown"])
+@pytest.mark.parametrize("version", [b"2.0", b"3.0", b"0.9"])
+def test_other_major_versions_of_http_are_refused(path: str, version: bytes) -> None:
+    with Driven() as driven:
+        driven.server._router._rest = None
+        driven.server.mount("/", Recorder())
+        driven.server.http("/page")(lambda request: "page")
+        old = b"HTTP/" + version
+        upgrade = request(path).replace(b"HTTP/1.1", old)
+        assert status_of(driven, upgrade) == 505
+        plain = b"GET %b %b\r\nHost: a\r\n\r\n" % (path.encode(), old)
+        assert status_of(driven, plain) == 505
+        assert status_of(driven, request().replace(b"HTTP/1.1", b"HTTP/1.2")) == 101
+
+
+@pytest.mark.parametrize("origins", [None, "same", ["http://example.com", None]])
+def test_two_origins_are_refused(origins: Any) -> None:
+    good, bad = "Origin: http://example.com", "Origin: http://evil.example"
+    with Driven(origins=origins) as driven:
+        driven.server.http("/page")(lambda request: "page")
+        assert status_of(driven, request("/", good)) == 101
+        for pair in ((good, bad), (bad, good), (good, good), (good, "origin:")):
+            assert status_of(driven, request("/", *pair)) == 400
+            lines = "".join(f"{line}\r\n" for line in pair)
+            page = f"GET /page HTTP/1.1\r\nHost: a\r\n{lines}\r\n".encode()
+            assert status_of(driven, page) == 400
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("chat.example.com", 101),
+        ("CHAT.example.com:8080", 101),
+        ("chat.example.com.", 101),
+        ("a.b.example.org", 101),
+        ("[::1]:80", 101),
+        ("127.0.0.1:5", 101),
+        ("example.org", 421),
+        ("evil-example.org", 421),
+        ("evil.example", 421),
+        ("chat.example.com.evil.example", 421),
+        ("[::2]", 421),
+        ("127.0.0.2", 421),
+        ("", 421),
+        (":80", 421),
+    ],
+)
+def test_host_that_is_not_allowed_is_refused_for_pages_and_handlers(
+    host: str, status: int
+) -> None:
+    allowed = ["chat.example.com", "*.example.org", "[::1]", "127.0.0.1"]
+    with Driven(allowed_hosts=allowed) as driven:
+        driven.server.http("/page")(lambda request: "page")
+        upgrade = request().replace(b"Host: example.com", b"Host: " + host.encode())
+        assert status_of(driven, upgrade) == status
+        page = b"GET /page HTTP/1.1\r\nHost: %b\r\n\r\n" % host.encode()
+        assert status_of(driven, page) == (200 if status == 101 else status)
+        assert driven.server.gate.refused == ({} if status == 101 else {421: 2})
+
+
+def test_host_must_be_allowed_however_it_is_told() -> None:
+    with Driven(allowed_hosts=["a.example"]) as driven:
+        driven.server.http("/page")(lambda request: "page")
+        for target, host, status in [
+            ("http://a.example/page", "a.example", 200),
+            ("http://evil.example/page", "a.example", 421),
+            ("http://a.example/page", "evil.example", 421),
+        ]:
+            data = f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+            assert status_of(driven, data.encode()) == status
+        assert status_of(driven, b"GET /page HTTP/1.0\r\n\r\n") == 421
+
+
+def test_allowed_hosts_are_of_the_server() -> None:
+    server = Server(allowed_hosts=["a"])
+    with pytest.raises(ValueError, match="allowed_hosts is an option of the server"):
+        server.mount("/", Recorder(allowed_hosts=["b"]))
+
+
+@pytest.mark.parametrize("size", [300, 1000, 4096, 16 * 1024, 16 * 1024 + 1, 40_000])
+def test_head_may_be_as_large_as_max_header(size: int) -> None:
+    def head(size: int) -> bytes:
+        room = size - len(request("/", "Cookie: "))
+        return request("/", "Cookie: " + "x" * room)
+
+    with Driven(max_header=size) as driven:
+        assert len(head(size)) == size
+        assert status_of(driven, head(size)) == 101
+        assert status_of(driven, head(size + 1)) == 431
+        assert status_of(driven, b"GET /%b" % (b"x" * size)) == 414
+
+
+def test_idle_connection_is_kept_as_long_as_keep_alive_says() -> None:
+    with Driven(keep_alive=5) as driven:
+        driven.server.http("/page")(lambda request: "page")
+        peer = driven.join()
+        for _ in range(2):
+            peer.write(b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert peer.read_head().startswith(b"HTTP/1.1 200 ")
+            assert peer.read(4) == b"page"
+            driven.advance(4.5)
+        driven.advance(2)
+        assert peer.read_rest() == b""

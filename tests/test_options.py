@@ -272,3 +272,31 @@ def test_only_documented_errors_escape(name: str, value: object) -> None:
         assert check_options(checked) == checked
         return
     assert name in text
+
+
+def test_allowed_hosts_are_names() -> None:
+    given = [
+        "Example.COM",
+        "*.example.org",
+        "[::1]",
+        "::1",
+        "127.0.0.1",
+        "a.test.",
+        "*",
+    ]
+    kept = "example.com", "*.example.org", "::1", "::1", "127.0.0.1", "a.test", "*"
+    assert check("allowed_hosts", given) == kept
+    assert check("allowed_hosts", "example.com") == ("example.com",)
+    assert check("allowed_hosts", None) is None
+    for wrong in ("example.com:80", "http://example.com", "", "a b", "a*.b", "*b", "/"):
+        assert "without a port" in refused(ValueError, "allowed_hosts", [wrong])
+    for wrong_type in (7, {"a": 1}, [b"a"], [None]):
+        refused(TypeError, "allowed_hosts", wrong_type)
+
+
+def test_head_and_keep_alive_have_limits_of_their_own() -> None:
+    assert (Options().max_header, Options().keep_alive) == (16 * 1024, 75)
+    assert check("max_header", 1) == 1
+    assert "at least 1 bytes" in refused(ValueError, "max_header", 0)
+    assert check("keep_alive", 3) == 3.0
+    assert "more than 0 seconds" in refused(ValueError, "keep_alive", 0)

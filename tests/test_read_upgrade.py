@@ -162,3 +162,9 @@ def test_what_it_takes_the_readable_path_takes_too(
     assert check_upgrade(request) == key
     assert request.headers.get("Sec-WebSocket-Protocol") == protocols
     assert request.headers.get("Sec-WebSocket-Extensions") == extensions
+
+
+def test_second_origin_is_for_others_to_judge(codecs: ModuleType) -> None:
+    one = head(*LINES, "Origin: https://a.example")
+    assert codecs.read_upgrade(one) is not None
+    assert codecs.read_upgrade(head(*LINES, "Origin: a", "oRIGIN:")) is None

@@ -15,9 +15,9 @@ from harness import DEADLINE, Driven, Echo, open_peer, request, running, small_b
 from http_peer import Answered, HttpPeer, ask, browse, get
 
 from simple_ws import Server
+from simple_ws.connection.options import Options
 from simple_ws.http import static
 from simple_ws.protocol.http11 import http_date
-from simple_ws.server.upgrade import KEEP_ALIVE
 
 posix = pytest.mark.skipif(os.name == "nt", reason="of other systems")
 
@@ -668,7 +668,7 @@ def test_files_are_closed_whatever_becomes_of_them(
 ) -> None:
     (folder / "large.bin").write_bytes(b"x" * 1_000_000)
     etag = f"If-None-Match: {etag_of(driven)}"
-    driven.advance(KEEP_ALIVE + 2)
+    driven.advance(Options().keep_alive + 2)
     before = len(os.listdir("/proc/self/fd"))
     for head in (
         ask("GET", "/letters.txt"),

@@ -57,6 +57,7 @@ cdef struct Upgrade:
     Span version
     Span protocols
     Span extensions
+    Span origin  # noted so that a second one is seen
 
 
 cdef inline bint all_of(const char* data, size_t size, uint8_t kind) noexcept nogil:
@@ -91,6 +92,8 @@ cdef Span* place_of(Upgrade* upgrade, Span* name, bint* refused) noexcept nogil:
         return &upgrade.upgrade
     if same_word(name, b"connection", 10):
         return &upgrade.connection
+    if same_word(name, b"origin", 6):
+        return &upgrade.origin
     if name.size > 14 and strncasecmp(name.data, b"sec-websocket-", 14) == 0:
         if same_word(name, b"sec-websocket-key", 17):
             return &upgrade.key

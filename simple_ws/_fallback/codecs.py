@@ -143,7 +143,8 @@ _UPGRADE = re.compile(
 )
 _KEY = re.compile(rb"[0-9A-Za-z+/]{22}==")
 _PLAIN_HOST = re.compile(rb"[0-9A-Za-z._-]+(?::[0-9]*)?")
-#: The header fields that decide about an upgrade; the last two would be of a body.
+#: The header fields that decide about an upgrade, and which come once; the last two
+#: would be of a body.
 _DECISIVE = frozenset(
     {
         b"host",
@@ -153,6 +154,7 @@ _DECISIVE = frozenset(
         b"sec-websocket-version",
         b"sec-websocket-protocol",
         b"sec-websocket-extensions",
+        b"origin",
         b"content-length",
         b"transfer-encoding",
     }

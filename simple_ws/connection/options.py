@@ -26,7 +26,9 @@ from ..checks import (
     subprotocols,
     whole,
 )
+from ..constants import MAX_HEAD_SIZE
 from ..deflate import Deflate
+from ..protocol.http11 import host_name
 from ..protocol.server_handshake import OriginRule, plain_origin
 
 if TYPE_CHECKING:
@@ -81,6 +83,12 @@ class Options:
         worker_threads: threads for `in_thread` and `Server.run_in_thread`, made when
             needed; of the server.
         max_body: largest body of a plain HTTP request; beyond: 413.
+        max_header: largest head of a request, first line and header fields together;
+            beyond: 431, or 414 for the first line alone; of the server.
+        keep_alive: between two plain requests on a connection; of the server.
+        allowed_hosts: names that requests may be for (their `Host`), such as
+            "example.com" or "*.example.com"; for others: 421. None lets all; of the
+            server.
         busy_poll: look for work so long before going to sleep, which saves a wake-up
             (some 10 µs) for the price of a core; of the server, 0 never.
     """
@@ -116,6 +124,9 @@ class Options:
     max_buffered: int = 2**28
     slow_callback: float = 0.2
     worker_threads: int = 8
+    max_header: int = MAX_HEAD_SIZE
+    keep_alive: float = 75.0
+    allowed_hosts: tuple[str, ...] | None = None
 
     def merged(self, given: Mapping[str, Any]) -> Options:
         """These options, with checked ones (`check_options`) in their place."""
@@ -212,6 +223,25 @@ def _network(name: str, item: Any) -> str:
         ) from None
 
 
+def _hosts(name: str, value: Any) -> tuple[str, ...]:
+    """Names in lower case, IPv6 addresses without brackets."""
+    items = (value,) if isinstance(value, str) else several(name, value, "names")
+    return tuple(_host(name, item) for item in items)
+
+
+def _host(name: str, item: Any) -> str:
+    if not isinstance(item, str):
+        raise TypeError(f"{name} must hold strings, not {item!r}")
+    host = host_name(item)
+    plain = item.lower() in (host, f"{host}.", f"[{host}]")
+    if not plain or not re.fullmatch(r"\*|(?:\*\.)?[^*/\s]+", host):
+        raise ValueError(
+            f"{name} must hold names such as 'example.com' or '*.example.com', without "
+            f"a port, not {item!r}"
+        )
+    return host
+
+
 _CHECKS: dict[str, Check] = {
     "ping": flag,
     "ping_interval": seconds,
@@ -244,5 +274,8 @@ _CHECKS: dict[str, Check] = {
     "max_buffered": whole(0, "bytes"),
     "slow_callback": seconds,
     "worker_threads": _worker_threads,
+    "max_header": whole(1, "bytes"),
+    "keep_alive": seconds,
+    "allowed_hosts": optional(_hosts),
 }
 assert set(_CHECKS) == {field.name for field in fields(Options)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
@@ -26,11 +26,15 @@ __all__ = [
     "RequestReader",
     "Response",
     "asked_host",
+    "check_allowed_host",
     "check_field",
     "check_host",
     "check_request",
+    "check_single_origin",
+    "check_version",
     "encode_head",
     "expects_continue",
+    "host_name",
     "http_date",
     "is_field_line",
     "may_have_body",
@@ -53,6 +57,8 @@ _ABSOLUTE = re.compile(r"(?:https?|wss?)://[^/?#@]+(?![^/?#])", re.IGNORECASE)
 #: RFC 3986 §3.2.2 and §3.2.3, without judging addresses.
 _NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=%"
 _HOST = re.compile(rf"(?:{_NAME}]*|\[{_NAME}:]+\])(?::[0-9]*)?")
+#: An address in brackets, bare IPv6, or a name; and perhaps a port.
+_HOST_PARTS = re.compile(r"\[([^]]+)\](?::[0-9]*)?|([^:]*:[^:]*:.*|[^:]+?)(?::[0-9]*)?")
 
 
 class Fields(Mapping[str, str]):
@@ -381,14 +387,23 @@ def _what_is_wrong(head: bytes) -> str:
     return "The request head is malformed."
 
 
+def check_version(request: Request) -> None:
+    """Refuse a major version of HTTP that is not ours (RFC 9110 §15.6.6).
+
+    Raises:
+        HandshakeError: 505.
+    """
+    if request.version[0] != 1:
+        raise HandshakeError(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+
+
 def check_request(request: Request) -> None:
     """Check what HTTP wants of every request (RFC 9112 §2.3 and §3.2).
 
     Raises:
         HandshakeError: 400 or 505.
     """
-    if request.version[0] != 1:
-        raise HandshakeError(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    check_version(request)
     hosts = request.headers.get_all("Host")
     # "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
     # request message that lacks a Host header field and to any request message that
@@ -397,6 +412,20 @@ def check_request(request: Request) -> None:
         raise HandshakeError(400, "The request needs exactly one Host header.")
     if hosts:
         check_host(hosts[0])
+    check_single_origin(request.headers)
+
+
+def check_single_origin(headers: Headers) -> None:
+    """Refuse two Origin headers: we would judge by one, a proxy by the other.
+
+    RFC 6454 §7.3: "The user agent MUST NOT include more than one Origin header field in
+    any HTTP request."
+
+    Raises:
+        HandshakeError: 400.
+    """
+    if len(headers.get_all("Origin")) > 1:
+        raise HandshakeError(400, "The request has more than one Origin header.")
 
 
 def asked_host(request: Request) -> str:
@@ -408,6 +437,41 @@ def asked_host(request: Request) -> str:
     if authority is None:
         return request.headers.get("Host", "")
     return authority[0].partition("://")[2]
+
+
+def host_name(host: str) -> str:
+    """The name or address in a Host header, lower case, without port and last dot."""
+    match = _HOST_PARTS.fullmatch(host)
+    if match is None:
+        return host.lower()
+    return (match[1] or match[2]).lower().removesuffix(".")
+
+
+def check_allowed_host(request: Request, allowed: Collection[str]) -> None:
+    """Refuse a request that is for another server (RFC 9110 §7.4).
+
+    A page whose name was made to lead here (DNS rebinding) says so in its Host header,
+    as the browser does not let it say anything else.
+
+    Args:
+        request: it is refused, too, when it does not say for whom it is.
+        allowed: names as `host_name` has them, "*.example.com" for all names below
+            that one, or "*".
+
+    Raises:
+        HandshakeError: 421.
+    """
+    # An application may look at either, where the target has a host of its own.
+    for host in {asked_host(request), *request.headers.get_all("Host")}:
+        name = host_name(host)
+        if not any(_is_allowed(name, rule) for rule in allowed):
+            raise HandshakeError(421, "This server does not answer for this host.")
+
+
+def _is_allowed(name: str, rule: str) -> bool:
+    if rule.startswith("*"):
+        return name != "" and name.endswith(rule[1:])
+    return name == rule
 
 
 def check_host(host: str) -> None:

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 
 from ..constants import GUID, VERSION
 from ..errors import HandshakeError
-from .http11 import Headers, Request, Response, asked_host, check_host
+from .http11 import (
+    Headers,
+    Request,
+    Response,
+    asked_host,
+    check_host,
+    check_single_origin,
+)
 
 __all__ = [
     "accept_key",
@@ -76,6 +83,7 @@ def _check_fields(headers: Headers) -> None:
     if len(hosts) != 1:
         raise HandshakeError(400, "The request needs exactly one Host header.")
     check_host(hosts[0])
+    check_single_origin(headers)
     if "websocket" not in headers.tokens("Upgrade"):
         raise HandshakeError(400, "The Upgrade header must name websocket.")
     if "upgrade" not in headers.tokens("Connection"):

@@ -40,7 +40,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 W = TypeVar("W", bound=Middleware)
 
 #: Options of a listening socket, which a handler cannot have for itself.
-_OF_THE_SOCKET = ("unix", "ssl", "certfile", "keyfile", "trusted_proxies")
+_OF_THE_SOCKET = (
+    "unix",
+    "ssl",
+    "certfile",
+    "keyfile",
+    "trusted_proxies",
+    "max_header",
+    "keep_alive",
+    "allowed_hosts",
+)
 
 
 class Site(Hub):

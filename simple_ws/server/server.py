@@ -541,6 +541,7 @@ class Server(Site):
                 options.open_timeout,
                 options.close_timeout,
                 options.idle_timeout or 60,
+                options.keep_alive,
             )
             for options in everybody
         )

@@ -26,7 +26,14 @@ from ..handlers.pending import Errand
 from ..http.exchange import Entry, Exchange, Owner, response_of, unauthorized
 from ..loop.deferred import is_late
 from ..loop.reactor import READ
-from ..protocol.http11 import Request, RequestReader, Response, wants_upgrade
+from ..protocol.http11 import (
+    Request,
+    RequestReader,
+    Response,
+    check_allowed_host,
+    check_version,
+    wants_upgrade,
+)
 from ..protocol.server_handshake import (
     check_origin,
     check_upgrade,
@@ -43,9 +50,6 @@ logger = logging.getLogger("simple_ws")
 
 #: Bytes of one read; a browser's request takes 500 to 1,500.
 _READ_SIZE = 4096
-#: Seconds that a connection is kept between two requests; browsers open a new one for
-#: little, and servers keep them for 5 (Node, Apache) to 75 (nginx).
-KEEP_ALIVE = 15.0
 
 
 class Mount(Handler, Protocol):
@@ -167,7 +171,7 @@ class Incoming:
         if rest:
             self._receive(rest)
         else:
-            self._wait(KEEP_ALIVE)
+            self._wait(self.site.options.keep_alive)
 
     def _is_tls(self) -> bool:
         """Whether the socket has TLS: such a one says so."""
@@ -208,6 +212,8 @@ class Incoming:
         # What nearly every client sends is read in one step; all else is read again,
         # slowly, by those who can say what is wrong with it.
         ordinary = read_upgrade(data) if self._reader is None else None
+        if ordinary is not None and ordinary[0] > self.site.options.max_header:
+            ordinary = None
         request = None
         try:
             if ordinary is not None:
@@ -223,17 +229,19 @@ class Incoming:
 
     def _read_head(self, data: bytes) -> Request | None:
         if self._reader is None:
-            self._reader = RequestReader()
+            self._reader = RequestReader(self.site.options.max_header)
             if self._kept:
                 self._wait(self.site.options.open_timeout)
         return self._reader.feed(data)
 
     def _decide(self, request: Request, rest: bytes) -> None:
         """Upgrade, or answer a page; who asks for no page is told of WebSocket."""
+        check_version(request)
         entry = None if wants_upgrade(request) else self.site.find_page(request)
         if entry is None:
             self._upgrade(request, None, rest)
             return
+        self._check_host(request)
         self._introduce(request)
         self.site.reactor.wheel.discard(self)
         self._exchange = Exchange(self, request)
@@ -245,6 +253,7 @@ class Incoming:
         request.address = self.address
         if self.site.proxies is not None or type(self.sock) is not socket.socket:
             self._introduce(request)
+        self._check_host(request)
         mount = self.site.find(request)
         options = mount.options
         if ordinary is None:
@@ -269,6 +278,11 @@ class Incoming:
             self._question = self._ask(self.site.settle, session, done)
         else:
             self._open(mount, request, terms, rest, session)
+
+    def _check_host(self, request: Request) -> None:
+        allowed = self.site.options.allowed_hosts
+        if allowed is not None:
+            check_allowed_host(request, allowed)
 
     def _on_answer(
         self,
