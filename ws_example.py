@@ -1,7 +1,7 @@
 """A shared drawing board: run this file and open the address it prints.
 
-All that WebSocket needs is the class ``WSHandler``. Its page, index.html, is served on
-the same port; ``python -m http.server 8000`` in a second window does just as well.
+The class ``WSHandler`` has all the WebSocket code. Its page, index.html, is served on
+the same port, or with ``python -m http.server 8000`` in a second window.
 """
 
 import argparse
@@ -16,8 +16,8 @@ STROKE, CLEAR = '{"type":"stroke",', '{"type":"clear"}'  # as index.html writes 
 
 
 class WSHandler(WebSocket):
-    board = secrets.token_hex(4)  # so that pages notice when another drawing began
-    strokes = deque(maxlen=1000)  # the drawing, for those who come later
+    board = secrets.token_hex(4)  # so that pages notice when a new drawing was started
+    strokes = deque(maxlen=1000)  # the drawing so far, for newcomers
 
     def on_open(self, client):
         print("Client connected!")
@@ -53,7 +53,7 @@ class WSHandler(WebSocket):
 
 
 def page(request):
-    """Answer with the page, and with nothing else of this folder."""
+    """Serve the page, and no other file of this folder."""
     text = Path(__file__).with_name("index.html").read_text(encoding="utf-8")
     return Response(200, text, {"Content-Type": "text/html; charset=utf-8"})
 
@@ -64,7 +64,7 @@ def main():
     parser.add_argument("--port", type=int, default=8080, help="on which port (8080)")
     args = parser.parse_args()
 
-    # A stroke is 8 KiB at most; the whole drawing goes to a newcomer in one piece.
+    # A stroke is at most 8 KiB; a newcomer gets the whole drawing in one message.
     handler = WSHandler(max_size=8192, write_limit=16 * 1024 * 1024)
     try:
         server = Server(args.host, args.port)

@@ -1,17 +1,17 @@
 "use strict";
 
-/* What every example page needs: a connection to the server the page came from, which
-   comes back by itself, and a place to show what happens. The page has elements with
-   these ids:
+/* What every example page needs: a connection to the page's server that reconnects
+   automatically, and a place to show what happens. The page has elements with these
+   ids:
 
      status, state, why   whether it is connected, and why not
-     problem              what went wrong, for people
+     problem              what went wrong
      log                  what was said, line by line
      controls             a fieldset that only works while connected */
 
-const FIRST_WAIT = 500;        // ms before connecting again; doubles each time …
+const FIRST_WAIT = 500;        // ms before reconnecting; doubles each time …
 const LONGEST_WAIT = 10000;    // … up to this
-const LONG_ENOUGH = 5000;      // a connection that lived so long was a good one
+const LONG_ENOUGH = 5000;      // ms; a connection that lasted this long resets the delay
 const MOST_LINES = 500;
 
 const $ = (id) => document.getElementById(id);
@@ -35,7 +35,7 @@ function connect(path, { onOpen = () => {}, onMessage, onClose = () => {} }) {
     socket.onmessage = ({ data }) => onMessage(data);
     socket.onclose = ({ code, reason }) => {
       if (openedAt && Date.now() - openedAt > LONG_ENOUGH) failures = 0;
-      // Not all pages at once: the server may just be starting again.
+      // With jitter, so that not all pages reconnect to a restarted server at once.
       const longest = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** failures);
       const wait = longest * (0.5 + Math.random() / 2);
       failures += 1;
@@ -69,7 +69,7 @@ function showProblem(text) {
 /* Add a line to the log: of ours, or of the server's. */
 function addLine(text, ours = false) {
   const line = document.createElement("li");
-  line.textContent = text;       // as text: what others wrote is never taken for HTML
+  line.textContent = text;       // as text: what others write is never interpreted as HTML
   line.className = ours ? "ours" : "";
   $("log").append(line);
   while ($("log").childElementCount > MOST_LINES) $("log").firstElementChild.remove();

@@ -10,9 +10,9 @@ Every message is an object with `type` and `data`; the commands below are the ty
     -> {"type": "bind", "data": {"client_id": 1}}
     -> {"type": "send_to_all", "data": {"message": "hello all"}}
 
-Who does not `bind` within --auth-timeout seconds is closed with 1008. Who is silent for
---heartbeat seconds is pinged, and cut off after three times as long; browsers answer
-such pings by themselves. /status tells over plain HTTP how many are connected.
+Clients that do not `bind` within --auth-timeout seconds are closed with 1008. Clients
+that are silent for --heartbeat seconds are pinged, and closed after three times as long;
+browsers answer these pings automatically. /status returns the number of connections.
 """
 
 import argparse
@@ -38,10 +38,10 @@ server = Server(
 )
 
 
-# ---- What clients may ask for (Events.py, Utils.py) ----------------------------------
+# ---- Commands of clients (Events.py, Utils.py) ---------------------------------------
 #
-# A socket is a connection and has a number. A client is somebody with an identity, and
-# may have several sockets.
+# A socket is a connection and has a number. A client is a user with an identity, who can
+# have several sockets.
 
 BOUND = "bound"  # the topic of all sockets with an identity
 MOST_GROUPS = 50  # of one client
@@ -51,7 +51,7 @@ COMMANDS = {}
 
 
 def command(name):
-    """Have the decorated function called for messages of a type."""
+    """Call the decorated function for messages of this type."""
 
     def note(function):
         COMMANDS[name] = function
@@ -65,7 +65,7 @@ class Mistake(Exception):
 
 
 class GMWebSocket(WebSocket):
-    authenticates = True  # who does not bind in time is closed, see `auth_timeout`
+    authenticates = True  # unbound clients are closed after `auth_timeout`
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -75,7 +75,7 @@ class GMWebSocket(WebSocket):
         self.sockets[socket.id] = socket
 
     def on_close(self, socket):
-        del self.sockets[socket.id]  # its identity and its groups have ended already
+        del self.sockets[socket.id]  # it has already left its identity and its groups
 
     def on_message(self, msg, socket):
         match msg:
@@ -94,7 +94,7 @@ def answer(kind, data):
 
 
 def name_in(data, field):
-    """A name or a number out of `data`."""
+    """A name or a number from `data`."""
     value = data.get(field)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Mistake(f"data needs {field}, a text or a whole number")
@@ -102,7 +102,7 @@ def name_in(data, field):
 
 
 def message_in(data, socket):
-    """What the receivers of a message get."""
+    """The message that the receivers get."""
     if "message" not in data:
         raise Mistake("data needs a message")
     sender = {"socket_id": socket.id, "client_id": socket.client_id}  # None: not bound
@@ -115,7 +115,7 @@ def group_in(data):
 
 
 def sockets_of(socket):
-    """All sockets of the client that this one belongs to."""
+    """All sockets of the client that this socket belongs to."""
     if socket.client_id is None:
         raise Mistake("bind first")
     return [other for other in gm.clients if other.client_id == socket.client_id]
@@ -186,7 +186,7 @@ def send_to_group(socket, data):
 
 @command("count")
 def count_group(socket, data):
-    # Of clients; server.count() would count their sockets.
+    # Clients, not sockets, which server.count() would count.
     clients = {member.client_id for member in server.members(group_in(data))}
     return answer("count", {"group_id": data["group_id"], "count": len(clients)})
 
@@ -224,7 +224,7 @@ def get_session(socket, data):
     return answer("session", socket.session)
 
 
-# ---- What the server does by itself (Api.py, Server.py) ------------------------------
+# ---- What the server does on its own (Api.py, Server.py) -----------------------------
 
 
 @server.http("/status")
@@ -239,7 +239,7 @@ def show_status():
 server.use(JSONMessages())
 gm = server.mount("/", GMWebSocket(max_size=16 * 1024))
 server.every(args.every, show_status)
-server.static("/", FOLDER / "pages")  # a page and a handler may share "/"
+server.static("/", FOLDER / "pages")  # a page and a handler can share "/"
 server.static("/common", FOLDER.parent / "common")
 server.listen()
 silence = gm.ping_interval + gm.ping_timeout

@@ -1,9 +1,9 @@
-"""Inside asyncio: callbacks that await, beside tasks that write when they like.
+"""Inside asyncio: callbacks that await, and tasks that write at any time.
 
     python examples/loops/asyncio_app.py [port]
 
-Each message is answered after as many seconds as it says, and nobody else waits for
-that. A task of the program tells everybody what time it is. In a browser (F12):
+Each message is answered after the number of seconds it contains, without delaying other
+clients. A task of the program sends the time to all clients. In a browser (F12):
 
     ws = new WebSocket("ws://127.0.0.1:8080/");
     ws.onmessage = (event) => console.log(event.data);

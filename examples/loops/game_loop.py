@@ -1,4 +1,4 @@
-"""A game loop with a fixed time step: balls that clients throw, in one world for all.
+"""A game loop with a fixed time step: clients throw balls in one shared world.
 
     python examples/loops/game_loop.py [port]
 
@@ -6,10 +6,10 @@ In a browser (F12):
 
     ws = new WebSocket("ws://127.0.0.1:8080/");
     ws.onmessage = (event) => console.log(event.data);
-    ws.onopen = () => ws.send(JSON.stringify({throw: 12}));  // metres a second, upwards
+    ws.onopen = () => ws.send(JSON.stringify({throw: 12}));  // metres/second, upwards
 
-The world moves 60 times a second, whatever clients do; between two steps the server has
-the time that is left. Everybody sees the world 20 times a second.
+The world moves 60 times per second, whatever clients do; the server gets the time left
+between two steps. All clients are sent the world 20 times per second.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from simple_ws import JSONMessages, Server, WebSocket
 
 STEP = 1 / 60
 STEPS_PER_VIEW = 3
-#: Steps that are made up for after a pause; beyond, the world has stood still.
+#: Steps caught up after a pause; in a longer pause the world stands still.
 MOST_STEPS = 30
 GRAVITY = 9.81
 
@@ -86,4 +86,4 @@ while playing:
         world.step()
         due += STEP
     server.poll(max(0.0, due - time.monotonic()))
-server.stop()  # says good-bye to everybody
+server.stop()  # graceful shutdown

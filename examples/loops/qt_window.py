@@ -1,4 +1,4 @@
-"""A Qt window (PySide6) that shows what clients send, and sends them what is typed.
+"""A Qt window (PySide6) that shows what clients send, and sends them what you type.
 
     python examples/loops/qt_window.py [port]
 
@@ -8,7 +8,7 @@ In a browser (F12):
     ws.onmessage = (event) => console.log(event.data);
     ws.onopen = () => ws.send("hello, window");
 
-Qt watches the descriptor of the server. Closing the window ends the server.
+Qt watches the server's file descriptor. Closing the window stops the server.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def turn():
 
 notifier = QSocketNotifier(server.fileno(), QSocketNotifier.Type.Read)
 notifier.activated.connect(turn)
-# For what no descriptor tells: heartbeats, timers; and Python sees signals meanwhile.
+# For heartbeats and timers, which no descriptor reports; Python also sees signals then.
 timer = QTimer(interval=100)
 timer.timeout.connect(turn)
 timer.start()
@@ -81,4 +81,4 @@ for number in (signal.SIGINT, signal.SIGTERM):
 window.widget.show()
 app.exec()
 notifier.setEnabled(False)
-server.stop()  # says good-bye to everybody
+server.stop()  # graceful shutdown

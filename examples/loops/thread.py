@@ -1,9 +1,9 @@
-"""The server in a thread of its own, beside a program that goes on as it was.
+"""The server in a background thread of an ordinary program.
 
     python examples/loops/thread.py [port]
 
-The program reads lines from its input, and everybody gets them; what clients send is
-printed. The end of the input (Ctrl-D), or Ctrl-C, ends it. In a browser (F12):
+The program reads lines from its input and sends them to all clients; it prints what
+clients send. The end of the input (Ctrl-D), or Ctrl-C, ends it. In a browser (F12):
 
     ws = new WebSocket("ws://127.0.0.1:8080/");
     ws.onmessage = (event) => console.log(event.data);

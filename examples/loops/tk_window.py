@@ -1,4 +1,4 @@
-"""A Tk window that shows what clients send, and sends them what is typed.
+"""A Tk window that shows what clients send, and sends them what you type.
 
     python examples/loops/tk_window.py [port]
 
@@ -8,7 +8,7 @@ In a browser (F12):
     ws.onmessage = (event) => console.log(event.data);
     ws.onopen = () => ws.send("hello, window");
 
-Callbacks run in the thread of the window, so they may use it. Closing the window ends
+Callbacks run in the thread of the window, so they can use it. Closing the window stops
 the server.
 """
 
@@ -58,7 +58,7 @@ print(f"Listening on ws://127.0.0.1:{server.port}/", flush=True)
 
 
 def turn():
-    """Do what there is to do, and look again in a hundredth of a second."""
+    """Do the work that is ready, and poll again in a hundredth of a second."""
     if server.poll():
         window.root.after(10, turn)
 
@@ -67,4 +67,4 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: window.root.quit())
 turn()
 window.root.mainloop()
-server.stop()  # says good-bye to everybody
+server.stop()  # graceful shutdown

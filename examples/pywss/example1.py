@@ -1,4 +1,4 @@
-"""Echo with a suffix: a function on a path, whose return value is the answer.
+"""Echo with a suffix: a function on a path, whose return value is sent back.
 
 Replaces example 1 of Pywss. Run it:
 
@@ -24,9 +24,9 @@ server = Server("127.0.0.1", args.port)
 
 
 class JSONAnswers(Middleware):
-    """Whatever is sent leaves as JSON: clients of Pywss read it with JSON.parse.
+    """Encodes outgoing messages as JSON: clients of Pywss read them with JSON.parse.
 
-    Without it an answer leaves as the text that it is.
+    Without it text is sent as it is.
     """
 
     def on_send(self, msg, client):

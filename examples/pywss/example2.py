@@ -1,4 +1,4 @@
-"""Radio: a message to everybody on a timer, while somebody is connected.
+"""Radio: a message to all clients on a timer, while at least one is connected.
 
 Replaces example 2 of Pywss. Run it:
 
@@ -23,7 +23,7 @@ server = Server("127.0.0.1", args.port)
 
 
 def programme():
-    """Called for each broadcast; None would be silence."""
+    """Called for each broadcast; returning None would skip it."""
     return "Hello, Welcome To Pywss-Radio"
 
 
@@ -32,7 +32,7 @@ def example_2(msg, client):
     """Nothing to do: these clients only listen."""
 
 
-server.use(JSONMessages())  # text on the wire is JSON, both ways
+server.use(JSONMessages())  # text messages are JSON, in both directions
 server.use(Radio(args.seconds, programme))
 server.listen()
 print(f"Listening on ws://127.0.0.1:{server.port}/test/example/2", flush=True)

@@ -1,4 +1,4 @@
-"""Authentication: the first message says who a client is, or it has to go.
+"""Authentication: the first message must say who a client is.
 
 Replaces example 3 of Pywss. Run it:
 
@@ -14,7 +14,8 @@ and paste this into the console of a browser (F12):
       ws.send(JSON.stringify("Is anybody there?"));   // goes to example_3()
     };
 
-Whoever sends something else first, or nothing within the time-out, is closed with 1008.
+A client that sends something else first, or nothing within the timeout, is closed with
+1008.
 """
 
 import argparse
@@ -30,16 +31,16 @@ server = Server("127.0.0.1", args.port, auth_timeout=args.auth_timeout)
 
 
 def check(msg):
-    """Return who sent this first message; a real check would look at a password."""
+    """Return the sender of this first message; a real check would verify a password."""
     if isinstance(msg, dict) and "name" in msg:
         return str(msg["name"])
-    # The text goes to the log. The client learns no more than that it failed.
+    # The text goes to the log. The client only learns that it failed.
     raise AuthenticationError("the first message has no name")
 
 
 @server.route("/test/example/3")
 def example_3(msg, client):
-    """Nobody comes here whom check() does not know."""
+    """Only clients that check() has accepted get here."""
     return f"{client.client_id} said: {msg}"
 
 

@@ -23,12 +23,12 @@ server = Server("127.0.0.1", args.port)
 
 
 class Tidy(Middleware):
-    """Lets objects pass, without the spaces around their texts."""
+    """Accepts only objects, and strips spaces around their texts."""
 
     def on_message(self, msg, client):
         if not isinstance(msg, dict):
             client.write_message({"error": "an object is needed"})
-            return self.STOP  # the handler does not hear of it
+            return self.STOP  # the handler is not called
         return {
             name: value.strip() if isinstance(value, str) else value
             for name, value in msg.items()
@@ -41,8 +41,8 @@ def example_4(msg, client):
     return {"type": type(msg).__name__, "data": msg}
 
 
-# In the order in which messages pass on their way in: text becomes an object, which is
-# tidied up. Answers pass in the reverse order; only JSONMessages does something then.
+# In the order for incoming messages: text becomes an object, which is then cleaned up.
+# Outgoing messages pass in reverse order; only JSONMessages changes them.
 server.use(JSONMessages())
 server.use(Tidy())
 server.listen()

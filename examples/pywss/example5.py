@@ -1,11 +1,11 @@
-"""Point to point: people with names, who is online, and messages from one to another.
+"""Point to point: named users, a list of who is online, and private messages.
 
 Replaces example 5 of Pywss. Run it, then open the address it prints in two windows:
 
     python examples/pywss/example5.py [port] [--auth-timeout 15]
 
-What travels is JSON. The first message of a client says who it is, the others whom they
-are for; one person may have several windows open, and sees everything in each:
+All messages are JSON. A client's first message says who it is, the others name their
+receiver; one user can have several windows open, and sees everything in each:
 
     -> {"name": "Ann"}
     <- {"online": ["Ann", "Bob"]}                          whenever that changes
@@ -36,7 +36,7 @@ server = Server("127.0.0.1", args.port, auth_timeout=args.auth_timeout)
 
 
 def check(msg):
-    """Return the name in a first message; a real check would look at a password."""
+    """Return the name in a first message; a real check would verify a password."""
     name = msg.get("name") if isinstance(msg, dict) else None
     if not isinstance(name, str) or not 0 < len(name.strip()) <= 40:
         raise AuthenticationError("the first message has no good name")
@@ -44,7 +44,7 @@ def check(msg):
 
 
 class Entrance(FirstMessageAuth):
-    """Tells everybody when somebody came in."""
+    """Tells all clients when somebody has joined."""
 
     def on_first_message(self, msg, client):
         stop = super().on_first_message(msg, client)  # calls check() and client.bind()
@@ -62,7 +62,7 @@ class Chat(WebSocket):
 
     def pass_on(self, sender, to, text):
         message = {"from": sender, "to": to, "text": text}
-        if not server.send_to(to, message):  # how many connections of theirs took it
+        if not server.send_to(to, message):  # to how many connections
             return {"error": f"{to} is not online"}
         if to != sender:
             server.send_to(sender, message)

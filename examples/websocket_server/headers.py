@@ -1,4 +1,4 @@
-"""/headers: a message names a header of the opening handshake, the answer is its value.
+"""/headers: a message names a header of the opening handshake, the reply is its value.
 
 Replaces client_hdr.html of python-websocket-server. Run it, then open the address it
 prints and ask for `User-Agent`, `Cookie` or `Origin`:
@@ -22,7 +22,7 @@ server = Server("127.0.0.1", args.port)
 
 @server.route("/headers")
 def headers(msg, client):
-    # Names of headers are found in any case; one may have come several times.
+    # Header names are case-insensitive; a header may have several values.
     values = client.headers.get_all(msg)
     return ", ".join(values) if values else f"There is no header {msg!r}"
 

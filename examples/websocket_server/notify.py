@@ -1,14 +1,14 @@
-"""Event sources: /notify makes events, /listen gets them, by priority.
+"""Event sources: /notify sends events, /listen receives them, by priority.
 
 Replaces event_server.py, notify.html and listen.html of python-websocket-server. Run
 it, then open both addresses it prints:
 
     python examples/websocket_server/notify.py [port]
 
-Whoever connects to /notify is an event source and is told its number. Whoever connects
-to /listen sends two numbers, that of a source and a priority. Each event goes to one
-listener only: the one with the highest priority, the latest among equals, and the next
-one when that has left.
+A client on /notify is an event source and is sent its number. A client on /listen sends
+two numbers, that of a source and a priority. Each event goes to one listener only: the
+one with the highest priority (the latest among equals), or the next one if that has
+left.
 """
 
 import argparse

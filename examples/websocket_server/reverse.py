@@ -1,7 +1,7 @@
 """/reverse: text comes back reversed, with dots between the characters.
 
 Replaces client_rev.html and class revBhv of python-websocket-server. Shows a class for
-each connection (`client_class`) and two ways of an origin validator. Run it, then open
+each connection (`client_class`) and two kinds of origin validator. Run it, then open
 the address it prints:
 
     python examples/websocket_server/reverse.py [port]
@@ -22,7 +22,7 @@ server = Server("127.0.0.1", args.port)
 
 
 class Reverser(Client):
-    """One for each connection, with a state of its own."""
+    """One object for each connection, with its state."""
 
     said = 0
 
@@ -32,7 +32,7 @@ class Reverser(Client):
 
 
 class Reverse(WebSocket):
-    """One for all connections of its path."""
+    """One object for all connections of its path."""
 
     client_class = Reverser
 
@@ -56,13 +56,13 @@ class AskedReverse(Reverse):
         print(f"The origin is: {request.origin!r}", flush=True)
         if not self.origin_validator(request.origin):
             return Response(403, "Pages from there may not connect.\n")
-        return None  # come in
+        return None  # accept
 
     def origin_validator(self, origin):
         return origin is None or origin.startswith("http://127.0.0.1:")
 
 
-# The validator as data: pages of this very server, and programs, which send no Origin.
+# The validator as data: pages of this server, and programs, which send no Origin.
 server.mount("/reverse", Reverse(origins=["same", None]))
 server.mount("/reverse/asked", AskedReverse())
 server.static("/", FOLDER / "pages")

@@ -1,11 +1,11 @@
-"""Three callbacks as plain functions; messages to one and to all.
+"""Three callbacks as plain functions; messages to one client and to all.
 
 Replaces examples/server.py and client.html of python-websocket-server. Run it, then
 open the address it prints in two windows:
 
     python examples/websocket_server/server.py [port]
 
-What one writes goes to all; `@3 hello` goes to client 3 alone.
+A message goes to all clients; `@3 hello` goes only to client 3.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def message_received(msg, client):
         if str(other.id) == private[1]:
             other.write_message(f"Client {client.id}, to you alone: {private[2]}")
             return f"To client {other.id} alone: {private[2]}"
-    return f"There is no client {private[1]}"  # what is returned is the answer
+    return f"There is no client {private[1]}"  # the return value is sent back
 
 
 # A handler is an object: its callbacks are set one by one, or written as methods of a

@@ -1,6 +1,6 @@
-"""Hears ten messages, asks the server to close, and ends when it has.
+"""Receives ten messages, asks the server to close, and ends when it has.
 
-Replaces client_sync.py of the websockets tutorial; server.py must run.
+Replaces client_sync.py of the websockets tutorial; start server.py first.
 
     python examples/websockets_tutorial/client_sync.py [url]
 """

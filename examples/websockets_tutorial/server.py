@@ -1,13 +1,13 @@
-"""Rooms by path: whoever is in /nowtime is told the time every three seconds.
+"""Rooms by path: clients in /nowtime are sent the time every three seconds.
 
-Replaces server.py of the websockets tutorial. Run it, and one of the clients beside it:
+Replaces server.py of the websockets tutorial. Run it, and one of the clients:
 
     python examples/websockets_tutorial/server.py [port] [--seconds 3]
     python examples/websockets_tutorial/client_sync.py
     python examples/websockets_tutorial/client_async.py
 
-A room has one timer for all who are in it, and none while it is empty. To leave, a
-client sends {"event": "close"}, or just goes.
+A room has one timer for all its clients, and none while it is empty. To leave, a client
+sends {"event": "close"}, or just disconnects.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Room(WebSocket):
     def on_open(self, client):
         client.subscribe(self.path)
         client.write_message(event("notification", "Welcom"))
-        client.write_message(now())  # a newcomer need not wait for it
+        client.write_message(now())  # a newcomer gets the time at once
         if self.timer is None:
             print(f"{self.path}: somebody is here, the clock runs", flush=True)
             self.timer = server.every(args.seconds, self.send_time)
