@@ -26,6 +26,7 @@ needs it open.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .constants import CloseCause, CloseCode
 
@@ -50,7 +51,24 @@ __all__ = [
 
 
 class WebSocketError(Exception):
-    """Root of all exceptions of this package."""
+    """Root of all exceptions of this package.
+
+    All of them can be pickled and copied, with their attributes: they come back from a
+    process pool as they were raised. As with every exception of Python, `__cause__`
+    stays behind.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # `BaseException` would call the class with `args`, which are not always what
+        # its `__init__` takes; nor are those of a subclass that users write.
+        return _restore, (type(self), self.args), self.__dict__ or None
+
+
+def _restore(kind: type[WebSocketError], args: tuple[Any, ...]) -> WebSocketError:
+    """An exception as it was raised, but for its attributes; to be found by pickle."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class ProtocolError(WebSocketError):
@@ -121,7 +139,8 @@ class ConnectError(WebSocketError):
     listens, the network is down; `__cause__` is the system's `OSError` then.
 
     Attributes:
-        url: the address, without a password.
+        url: the address, without user and password, and with `***` for the values in
+            its query, which may be tokens.
         problem: what was wrong with it, and what to try where that can be said.
     """
 
@@ -132,6 +151,10 @@ class ConnectError(WebSocketError):
 
     def __str__(self) -> str:
         return f"{self.url}: {self.problem}"
+
+    def __repr__(self) -> str:
+        # Not all of `args`: the header fields of an answer may hold a new cookie.
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class InvalidURI(ConnectError, ValueError):
