@@ -221,6 +221,7 @@ def test_subprotocols_are_tokens() -> None:
         ("same", ("same",)),
         ("Same", ("same",)),
         ("null", ("null",)),
+        ("file://", ("file://",)),
         ("HTTPS://Example.com:8443", ("https://example.com:8443",)),
         (["http://a", None], ("http://a", None)),
         (re.compile("x"), (re.compile("x"),)),

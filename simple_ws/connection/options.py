@@ -192,7 +192,8 @@ def _origin(name: str, item: Any) -> OriginRule:
         raise TypeError(f"{name} must hold strings, patterns or None, not {item!r}")
     origin: str = item.lower()
     # An origin has no path, not even a slash at its end (RFC 6454 §6.1).
-    named = origin in ("same", "null", "*")
+    # `file://` is what Cordova and old web views of Android send.
+    named = origin in ("same", "null", "*", "file://")
     if not named and not re.fullmatch(r".+://[^/]+", origin):
         raise ValueError(
             f"{name} must hold origins such as 'https://example.com' or 'same', "
