@@ -47,7 +47,7 @@ from .errors import (
 )
 from .protocol.client_handshake import Opening, Outcome
 from .protocol.proxy_tunnel import Tunnel
-from .protocol.uri import URI, parse_uri
+from .protocol.uri import URI, parse_uri, redacted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -193,7 +193,9 @@ class Connecting:
                 if _clock() - opened_at >= self._backoff.stable:
                     attempt = 0
                 delay = self._backoff.delay(attempt)
-                logger.info("%s has ended; again in %.1f s", connection.url, delay)
+                logger.info(
+                    "%s has ended; again in %.1f s", redacted(connection.url), delay
+                )
             attempt += 1
             await _sleep(delay)
 
@@ -246,7 +248,7 @@ class _Opener:
                 raise
             if self._opening.refused:
                 self._opening.refuse()
-            url = str(self._opening.uri)
+            url = self._opening.uri.shown
             raise ConnectTimeout(url, f"not open within {limit:g} s") from None
 
     async def _try(self, uri: URI) -> Connection | None:

@@ -105,13 +105,17 @@ def parse_extensions(lines: Sequence[str]) -> list[tuple[str, Parameters]]:
     """Read `Sec-WebSocket-Extensions` (RFC 6455 §9.1).
 
     Returns:
-        The extensions of all lines: the name in lower case, and the parameters.
+        The extensions of all lines: the name in lower case, and the parameters. None of
+        them where the field is empty, as if it were not there: clients and servers send
+        that who want none (ADR 9).
 
     Raises:
         HandshakeError: 400. §9.1: "If a value is received [...] that does not conform
             to the ABNF below, the recipient of such malformed data MUST immediately
             _Fail the WebSocket Connection_." Or there is far too much of it.
     """
+    if not any(lines):
+        return []
     text = ",".join(lines).lstrip(" \t,")
     if text.count(",") + text.count(";") >= MAX_EXTENSION_PARTS:
         raise HandshakeError(
@@ -122,7 +126,7 @@ def parse_extensions(lines: Sequence[str]) -> list[tuple[str, Parameters]]:
     while pos < len(text):
         parts, pos = _parse_element(text, pos)
         found.append((parts[0][0].lower(), parts[1:]))
-    if lines and not found:
+    if not found:
         raise _malformed()
     return found
 

@@ -130,7 +130,7 @@ def test_help_teaches_and_version_is_told() -> None:
         (["connect", "ws://localhost", "--timeout", "-1"], "more than 0 seconds"),
         (["connect", "ws://localhost", "--wait", "nan"], "seconds"),
         (["connect", "ws://localhost", "--header", "Host: a"], "handshake's own"),
-        (["connect", "ws://localhost", "--subprotocol", "a b"], "a b"),
+        (["connect", "ws://localhost", "--subprotocol", "a b"], "'a...' is no token"),
     ],
 )
 def test_wrong_arguments_end_with_2(

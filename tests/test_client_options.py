@@ -84,16 +84,16 @@ def test_good_value_is_kept(name: str, value: Any, kept: Any) -> None:
 
 BAD: list[tuple[str, Any, str]] = [
     ("subprotocols", "chat", "subprotocols must be a list"),
-    ("subprotocols", ["a b"], "subprotocols must hold tokens"),
-    ("subprotocols", [1], "subprotocols must hold strings, not 1"),
+    ("subprotocols", ["a b"], "subprotocols: a name 'a...' is no token"),
+    ("subprotocols", [1], "subprotocols must hold strings, not int"),
     ("subprotocols", ["a", "a"], "subprotocols must hold each name once"),
     ("headers", "X: 1", "headers must be a mapping or pairs"),
-    ("headers", 1, "headers must be a mapping or pairs, not 1"),
-    ("headers", ["X: 1"], "headers must hold pairs of two strings, not 'X: 1'"),
+    ("headers", 1, "headers must be a mapping or pairs, not int"),
+    ("headers", ["X: 1"], "headers must hold pairs of two strings, not str"),
     ("headers", [("a", "b", "c")], "headers must hold pairs of two strings"),
     ("headers", {"X": 1}, "headers must hold pairs of two strings"),
-    ("headers", {"X Y": "1"}, "headers: 'X Y' is no name"),
-    ("headers", {"": "1"}, "headers: '' is no name"),
+    ("headers", {"X Y": "1"}, "headers: the name of a field 'X...' is no token"),
+    ("headers", {"": "1"}, "headers: the name of a field is empty"),
     ("headers", {"X": "a\r\nb"}, "headers: X must be latin-1 text without line"),
     ("headers", {"X": "\u20ac"}, "headers: X must be latin-1 text"),
     ("headers", {"X": " a"}, "headers: X must be"),
@@ -110,12 +110,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("headers", {"Origin": "x"}, "there is the option origin"),
     ("headers", {"User-Agent": "x"}, "there is the option user_agent"),
     ("cookies", [("a", "b")], "cookies must be a mapping"),
-    ("cookies", {"a": 1}, "cookies must hold strings, not 'a': 1"),
-    ("cookies", {"a b": "1"}, "cookies: 'a b' is no name"),
+    ("cookies", {"a": 1}, "cookies must hold strings, not (str, int)"),
+    ("cookies", {"a b": "1"}, "cookies: the name of a cookie 'a...' is no token"),
     ("cookies", {"a": "1;b"}, "cookies: a must be ASCII text without semicolons"),
     ("cookies", {"a": "1\n"}, "cookies: a must be"),
     ("cookies", {"a": "\u00e4"}, "cookies: a must be"),
-    ("origin", 1, "origin must be a str or None, not 1"),
+    ("origin", 1, "origin must be a str or None, not int"),
     ("origin", "a\nb", "origin must be latin-1 text"),
     ("user_agent", b"x", "user_agent must be a str or None"),
     ("compression", "on", "compression must be True, False or a Deflate"),
@@ -155,6 +155,54 @@ def test_wrong_value_is_refused_by_name(name: str, value: Any, said: str) -> Non
     with pytest.raises((TypeError, ValueError)) as caught:
         check(**{name: value})
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"headers": {"Authorization": "Bearer SECRET\n"}}, r"14 of 14 is '\\n'"),
+        ({"headers": {"Authorization": " SECRET"}}, "character 1 of 7 is ' '"),
+        ({"headers": {"Authorization": "SECRET\t"}}, r"7 of 7 is '\\t'"),
+        ({"headers": {"X": "SECRET\r\nHost: x"}}, r"character 7 of 15 is '\\r'"),
+        ({"headers": {"X": "SECRET\u20ac"}}, r"7 of 7 is '\\u20ac'"),
+        ({"headers": {"X": b"SECRET"}}, r"not \(str, bytes\)"),
+        ({"headers": {"Authorization: Bearer SECRET": ""}}, "'Authorization...'"),
+        ({"headers": "Authorization: SECRET"}, "not str"),
+        ({"headers": ["Authorization: SECRET"]}, "not str"),
+        ({"headers": [("Authorization", "Bearer", "SECRET")]}, r"\(str, str, str\)"),
+        ({"cookies": {"session": "SECRET;x"}}, "character 7 of 8 is ';'"),
+        ({"cookies": {"session=SECRET": ""}}, "'session...'"),
+        ({"cookies": {"session": b"SECRET"}}, "bytes"),
+        ({"cookies": "session=SECRET"}, "not str"),
+        ({"subprotocols": ["Bearer SECRET"]}, "'Bearer...'"),
+        ({"subprotocols": "SECRET"}, "not str"),
+        ({"subprotocols": [b"SECRET"]}, "not bytes"),
+        ({"subprotocols": ["SECRET", "SECRET"]}, "each name once"),
+        ({"proxy": b"http://me:SECRET@p:1"}, "not bytes"),
+        ({"proxy": "http://me:SECRET@p:x"}, r"me:\*\*\*@p"),
+        ({"proxy": "socks5://me:SECRET@p:1"}, "only http"),
+        ({"proxy": "me:SECRET/x@p:1"}, r"me:\*\*\*@p"),
+        ({"ssl": True}, r"not for ws://h/\?token=\*\*\*"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("connect", [client.connect, aio.connect])
+def test_credentials_are_not_shown_where_they_are_wrong(
+    connect: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=said) as caught:
+        connect("ws://h/?token=SECRET", **options)
+    assert "SECRET" not in f"{caught.value} {caught.value!r}"
+
+
+def test_credentials_are_not_shown_among_the_options() -> None:
+    options = check(
+        headers={"X-Api-Key": "SECRET"},
+        cookies={"a": "SECRET"},
+        subprotocols=["SECRET"],
+        proxy="http://SECRET:SECRET@p:1",
+    )
+    assert "SECRET" not in repr(options)
 
 
 def test_unknown_option_is_refused_with_those_that_are() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from client_harness import fields_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simple_ws.errors import InvalidURI, ProxyError
 from simple_ws.protocol.proxy_tunnel import Tunnel, parse_proxy, proxy_for
@@ -68,6 +70,29 @@ def test_other_kinds_of_proxies_are_refused(scheme: str) -> None:
         ({"http_proxy": "a:1", "no_proxy": "*"}, "ws://h/", None),
         ({"http_proxy": "a:1", "no_proxy": "::1"}, "ws://[::1]:9/", None),
         ({"http_proxy": ""}, "ws://h/", None),
+        ({"http_proxy": "", "HTTP_PROXY": "a:1"}, "ws://h/", None),
+        ({"http_proxy": "a:1", "HTTP_PROXY": "b:1"}, "ws://h/", "a"),
+        ({"HTTP_PROXY": "a:1"}, "ws://h/", "a"),
+        # httpoxy: a CGI program gets a field of the request as this variable.
+        ({"HTTP_PROXY": "a:1", "REQUEST_METHOD": "GET"}, "ws://h/", None),
+        # A server on this machine is not looked for by a proxy elsewhere.
+        ({"http_proxy": "a:1"}, "ws://localhost:8080/", None),
+        ({"http_proxy": "a:1"}, "ws://LocalHost./", None),
+        ({"http_proxy": "a:1"}, "ws://app.localhost/", None),
+        ({"https_proxy": "a:1"}, "wss://127.0.0.1/", None),
+        ({"all_proxy": "a:1"}, "ws://127.9.9.9/", None),
+        ({"all_proxy": "a:1"}, "ws://[::1]/", None),
+        ({"all_proxy": "a:1"}, "ws://[::ffff:127.0.0.1]/", None),
+        ({"all_proxy": "socks5://a:1"}, "ws://localhost/", None),
+        ({"all_proxy": "a:1"}, "ws://localhost.example.com/", "a"),
+        # Of several kinds the one that can be used.
+        ({"all_proxy": "socks5://b:1", "http_proxy": "a:1"}, "ws://h/", "a"),
+        ({"http_proxy": "socks5://b:1", "all_proxy": "a:1"}, "ws://h/", "a"),
+        ({"ws_proxy": "socks5h://b:1", "http_proxy": "a:1"}, "ws://h/", "a"),
+        ({"https_proxy": "https://b:1", "all_proxy": "a:1"}, "wss://h/", "a"),
+        ({"all_proxy": "socks5://b:1", "https_proxy": "a:1"}, "ws://h/", "a"),
+        ({"all_proxy": "socks5://b:1", "http_proxy": "a:1"}, "wss://h/", "a"),
+        ({"all_proxy": "socks5://b:1", "no_proxy": "h"}, "ws://h/", None),
     ],
 )
 def test_environment_names_the_proxy(
@@ -84,11 +109,37 @@ def test_proxy_of_the_environment_that_cannot_be_used_is_named(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("all_proxy", address)
-    with pytest.raises(InvalidURI, match="proxy=None connects directly") as caught:
+    said = "proxy='http://host:port' names another one, proxy=None connects directly"
+    with pytest.raises(InvalidURI, match=said) as caught:
         proxy_for(parse_uri("ws://h/"))
     assert caught.value.url == "ws://h/"
     assert "me:***@a" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_no_answer_raises_anything_but_our_errors(data: bytes, refused: bool) -> None:
+    asking = tunnel("http://me:SECRET@p:1", "ws://me:SECRET@h/?SECRET")
+    asking.begin()
+    start = b"HTTP/1.1 407 x\r\n\r\n" if refused else b""
+    shown = ""
+    try:
+        if not asking.receive(start + data):
+            asking.receive_eof()
+    except ProxyError as error:
+        shown = f"{error} {error!r}"
+    assert shown.isprintable()
+    assert "SECRET" not in shown
+
+
+def test_refusal_that_quotes_our_credentials_does_not_show_them() -> None:
+    asking = tunnel("http://me:SECRET@p:1")
+    asking.begin()
+    quoted = b"not SECRET, not " + base64.b64encode(b"me:SECRET")
+    with pytest.raises(ProxyError, match=r"\(not \*\*\*, not \*\*\*\)"):
+        asking.receive(
+            b"HTTP/1.1 407 x\r\nContent-Length: %d\r\n\r\n" % len(quoted) + quoted
+        )
 
 
 # --- Its CONNECT ---------------------------------------------------------------------

@@ -999,6 +999,7 @@ def relay(server: Server, answer: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> None:
     head = server.read_head()
     target = head.split(" ")[1]
     host, _, port = target.rpartition(":")
+    host = host.replace("server.test", "127.0.0.1")  # a name that only we know
     with socket.create_connection((host.strip("[]"), int(port)), DEADLINE) as sock:
         server.write(answer)
         back = threading.Thread(target=pump, args=(sock, server.sock))
@@ -1032,10 +1033,19 @@ class TestProxies:
         with scripted(echo) as server, scripted(relay) as proxy:
             monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
             monkeypatch.setenv("no_proxy", "")
-            with face.connect(server.url) as ws:
+            with face.connect(f"ws://server.test:{server.port}/") as ws:
                 ws.send("hello")
                 assert ws.recv() == "hello"
         assert len(proxy.heads) == 1
+
+    def test_proxy_of_the_environment_is_not_asked_for_this_machine(
+        self, face: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        monkeypatch.setenv("no_proxy", "")
+        with scripted(echo) as server, face.connect(server.url) as ws:
+            ws.send("hello")
+            assert ws.recv() == "hello"
 
     def test_proxy_of_the_environment_can_be_refused(
         self, face: Any, monkeypatch: pytest.MonkeyPatch

@@ -47,6 +47,9 @@ def agree(
         (["foo,, bar,"], [("foo", []), ("bar", [])]),
         ([", ,foo"], [("foo", [])]),
         (["", "foo", " "], [("foo", [])]),
+        # An empty field is as if it were not there.
+        ([""], []),
+        (["", ""], []),
     ],
 )
 def test_header_is_read(lines: list[str], extensions: list[object]) -> None:
@@ -56,7 +59,6 @@ def test_header_is_read(lines: list[str], extensions: list[object]) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "",
         " ",
         ",",
         ";",

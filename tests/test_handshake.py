@@ -355,6 +355,9 @@ ORIGINS: list[tuple[object, str | None, str, bool]] = [
     ([], ONE, "h", False),
     ([], None, "h", False),
     ("null", "null", "h", True),
+    ("file://", "file://", "h", True),
+    (ONE, "file://", "h", False),
+    ("same", "file://", "h", False),
     ("null", None, "h", False),
     ("null", ONE, "h", False),
     ("*", ONE, "h", True),
@@ -451,6 +454,9 @@ def test_pattern_for_origins_takes_no_time() -> None:
         (["chat,, superchat,"], ["chat", "superchat"]),
         ([", chat"], ["chat"]),
         (["", "chat"], ["chat"]),
+        # An empty field is as if it were not there.
+        ([""], []),
+        (["", ""], []),
     ],
 )
 def test_offered_subprotocols(lines: list[str], offered: list[str]) -> None:
@@ -460,7 +466,7 @@ def test_offered_subprotocols(lines: list[str], offered: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", ",", " , ", "a b", "a/b", '"chat"', "chat;q=1", "(", "chat\xa0", "\xe9"],
+    [",", " , ", "a b", "a/b", '"chat"', "chat;q=1", "(", "chat\xa0", "\xe9"],
 )
 def test_malformed_subprotocols_are_refused(line: str) -> None:
     # §4.2.1: "any violations of the ABNF grammar": "MUST stop processing the client's

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simple_ws.errors import ConnectError, InvalidURI
-from simple_ws.protocol.uri import URI, parse_uri, without_password
+from simple_ws.protocol.uri import URI, excerpt, parse_uri, redacted
 
 GOOD = [
     # what was written, TLS, host, port, what goes into the request line
@@ -156,12 +156,46 @@ def test_password_is_shown_nowhere() -> None:
         ("http://u:p@h:1/", "http://u:***@h:1/"),
         ("http://u:p:q@h/", "http://u:***@h/"),
         ("http://u:p@q@h/", "http://u:***@h/"),
-        ("http://u@h/", "http://u@h/"),
+        ("http://u@h/", "http://***@h/"),
+        ("u:p@h:1", "u:***@h:1"),
+        ("ws://u:p/q@h/", "ws://u:***@h/"),
+        ("ws://u:p?q@h/", "ws://u:***@h/"),
+        ("ws://h/?token=abc&x&a=&b=c=d", "ws://h/?token=***&***&a=&b=***"),
+        ("ws://u:p@h/?to=ws://u:p@h", "ws://u:***@h/?to=***"),
+        ("ws://h:1/#access_token=abc", "ws://h:1/#***"),
+        ("?token=abc", "?token=***"),
         ("http://h/a:b@c", "http://h/a:b@c"),
     ],
 )
 def test_addresses_are_shown_without_their_password(url: str, shown: str) -> None:
-    assert without_password(url) == shown
+    assert redacted(url) == shown
+
+
+def test_tokens_are_shown_in_no_error() -> None:
+    uri = parse_uri("wss://me:SECRET@h/?token=SECRET")
+    assert str(uri) == "wss://h/?token=SECRET"
+    assert uri.shown == "wss://h/?token=***"
+    assert "SECRET" not in repr(uri)
+    for url in (
+        "ws://h:x/?token=SECRET",
+        "ws://h/#access_token=SECRET",
+        "me:SECRET@h/",
+        "ws://me:SECRET/x@h/",
+        "ftp://h/?SECRET",
+        "ws://SECRET@h:x/",
+        "ws://h/?token=SECRET\n",
+    ):
+        with pytest.raises(InvalidURI) as caught:
+            parse_uri(url)
+        assert "SECRET" not in f"{caught.value} {caught.value!r} {caught.value.args}"
+    with pytest.raises(TypeError, match="not bytes"):
+        parse_uri(b"ws://me:SECRET@h/")  # type: ignore[arg-type]  # on purpose
+
+
+def test_what_a_peer_wrote_is_shown_on_one_line_and_short() -> None:
+    assert excerpt("a\x1b[2J\u202e\x9b") == r"a\x1b[2J\u202e\x9b"
+    assert excerpt("a" * 1000) == "a" * 300 + "..."
+    assert excerpt("caf\xe9") == "caf\xe9"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +246,29 @@ def test_location_that_is_not_utf8_leads_somewhere_all_the_same() -> None:
     assert str(parse_uri("ws://h/").join("/\xff")) == "ws://h/%EF%BF%BD"
 
 
-@pytest.mark.parametrize("location", ["ftp://h/", "ws://", "ws://a b/", "ws://h:0/"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://h/",
+        "mailto:a@b",
+        "ws://",
+        "ws://a b/",
+        "ws://h:0/",
+        "ws://h:99999/",
+        "ws://h:x/",
+        # What `urljoin` raises ValueError for:
+        "ws://[x]/",
+        "//[",
+        "http://]/",
+        "//a\u2100b/".encode().decode("latin-1"),
+        "//[::1]x/",
+        "//[v1.%]/",
+        # What `getaddrinfo` would raise UnicodeError for:
+        "ws://[fe80::1%25\xe4]/",
+        f"ws://[fe80::1%25{'a' * 300}]/",
+        f"ws://{'a.' * 7000}/",
+    ],
+)
 def test_redirect_to_no_server_is_an_error(location: str) -> None:
     with pytest.raises(InvalidURI):
         parse_uri("ws://h/").join(location)

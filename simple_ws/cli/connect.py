@@ -15,7 +15,7 @@ from ..client.core import may_end_quietly
 from ..client.options import check_client_options
 from ..constants import CloseCause, CloseCode
 from ..errors import ConnectionClosed
-from ..protocol.uri import parse_uri
+from ..protocol.uri import parse_uri, redacted
 from .values import Failure, UsageError, seconds, some_seconds, url
 
 __all__ = ["add_connect", "harmless"]
@@ -189,7 +189,7 @@ def _shown(message: str | bytes) -> str:
 def _talk(connection: Connection, options: argparse.Namespace) -> int:
     """At a terminal: lines can be edited while messages come in."""
     editor = _editor()
-    print(f"connected to {connection.url}; Ctrl-D closes", file=sys.stderr)
+    print(f"connected to {redacted(connection.url)}; Ctrl-D closes", file=sys.stderr)
     receiver = threading.Thread(
         target=_show_all, args=[connection, editor], daemon=True
     )

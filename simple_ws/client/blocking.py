@@ -554,7 +554,7 @@ class _Opener:
         left = self._deadline - _clock()
         if left <= 0:
             limit = f"{self._options.open_timeout:g} s"
-            raise ConnectTimeout(str(self._opening.uri), f"not open within {limit}")
+            raise ConnectTimeout(self._opening.uri.shown, f"not open within {limit}")
         return left
 
     def _reach(self, uri: URI) -> Socket:

@@ -72,7 +72,7 @@ def may_end_quietly(error: ConnectionClosed) -> bool:
 
 def explain(uri: URI, error: OSError) -> ConnectError:
     """What to raise where the system could not connect us, and what to try."""
-    url, number = str(uri), _number(error)
+    url, number = uri.shown, _number(error)
     if isinstance(error, TimeoutError):
         return ConnectTimeout(url, "the server does not answer")
     if isinstance(error, gaierror):
@@ -98,7 +98,7 @@ def explain(uri: URI, error: OSError) -> ConnectError:
 def unreachable(proxy: URI, uri: URI, error: OSError) -> ProxyError:
     """What to raise where the way to the proxy, or the proxy, is the trouble."""
     why = explain(proxy, error).problem
-    return ProxyError(str(uri), f"the proxy {proxy.host_and_port}: {why}")
+    return ProxyError(uri.shown, f"the proxy {proxy.host_and_port}: {why}")
 
 
 def _number(error: OSError) -> int | None:
@@ -133,6 +133,7 @@ class ClientCore:
         clock: Callable[[], float],
     ) -> None:
         self.url = str(uri)
+        self._shown = uri.shown
         self.headers: Headers = accepted.headers
         self.subprotocol = accepted.subprotocol
         self.latency: float | None = None
@@ -194,7 +195,7 @@ class ClientCore:
 
     def __repr__(self) -> str:
         state = self._protocol.state.name.lower()
-        return f"<{type(self).__name__} {self.url} {state}>"
+        return f"<{type(self).__name__} {self._shown} {state}>"
 
     # What the owner of the socket provides
 
@@ -431,4 +432,4 @@ class ClientCore:
     def _log_end(self) -> None:
         """Say how it ended; once, and worth a line where it is a fault."""
         level = logging.INFO if self.close_cause in _FAULTS else logging.DEBUG
-        logger.log(level, "%s: %s", self.url, self._closed())
+        logger.log(level, "%s: %s", self._shown, self._closed())

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..checks import Check, compression, optional, path, seconds, subprotocols, whole
+from ..checks import Check, compression, optional, path, seconds, whole
 from ..deflate import Deflate
 from ..protocol.client_handshake import Offer
 from ..protocol.proxy_tunnel import parse_proxy, proxy_for
@@ -146,7 +146,7 @@ def check_client_options(uri: URI, given: Mapping[str, Any]) -> ClientOptions:
         checked[name] = _CHECKS[name](name, value)
     for name in ("ssl", "server_hostname"):
         if given.get(name) is not None and not uri.secure:
-            raise ValueError(f"{name} is for wss addresses, not for {uri}")
+            raise ValueError(f"{name} is for wss addresses, not for {uri.shown}")
     if checked.get("unix") is not None:
         for name in ("proxy", "source_address"):
             if given.get(name) not in (None, True, False):
@@ -190,7 +190,8 @@ _HAVE_OPTIONS = {
 def _headers(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     pairs = value.items() if isinstance(value, Mapping) else value
     if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
-        raise TypeError(f"{name} must be a mapping or pairs, not {value!r}")
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a mapping or pairs, not {kind}")
     return tuple(_header(name, pair) for pair in pairs)
 
 
@@ -200,10 +201,9 @@ def _header(name: str, pair: Any) -> tuple[str, str]:
         or len(pair) != 2
         or not all(isinstance(part, str) for part in pair)
     ):
-        raise TypeError(f"{name} must hold pairs of two strings, not {pair!r}")
+        raise TypeError(f"{name} must hold pairs of two strings, not {_kinds(pair)}")
     field, value = pair
-    if not _TOKEN.fullmatch(field):
-        raise ValueError(f"{name}: {field!r} is no name of a header field")
+    _check_token(name, field, "the name of a field")
     lower = field.lower()
     if lower in _HAVE_OPTIONS:
         raise ValueError(
@@ -216,37 +216,77 @@ def _header(name: str, pair: Any) -> tuple[str, str]:
 
 def _field_value(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {value!r}")
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     if not _FIELD_VALUE.fullmatch(value):
         raise ValueError(
-            f"{name} must be latin-1 text without line breaks, not {value!r}"
+            f"{name} must be latin-1 text without line breaks, and without spaces at "
+            f"its ends; {_first_wrong(value, _FIELD_VALUE)}"
         )
     return value
 
 
+# Values are never shown: they are credentials more often than not.
+
+
+def _first_wrong(value: str, allowed: re.Pattern[str]) -> str:
+    """Where a text breaks a pattern, in words that do not give it away."""
+    index = _index_of_wrong(value, allowed)
+    return f"character {index + 1} of {len(value)} is {value[index]!a}"
+
+
+def _index_of_wrong(value: str, allowed: re.Pattern[str]) -> int:
+    for index, char in enumerate(value):
+        if not allowed.fullmatch(f"x{char}x"):
+            return index
+    return 0 if value[0] in " \t" else len(value) - 1
+
+
+def _check_token(what: str, value: str, kind: str) -> None:
+    if not value:
+        raise ValueError(f"{what}: {kind} is empty")
+    if not _TOKEN.fullmatch(value):
+        shown = value[: _index_of_wrong(value, _TOKEN)]
+        wrong = _first_wrong(value, _TOKEN)
+        raise ValueError(f"{what}: {kind} '{shown}...' is no token; {wrong}")
+
+
+def _kinds(pair: Any) -> str:
+    """What was given in place of a pair of strings."""
+    if not isinstance(pair, tuple | list):
+        return type(pair).__name__
+    return f"({', '.join(type(part).__name__ for part in pair)})"
+
+
 def _cookies(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping of names to values, not {value!r}")
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a mapping of names to values, not {kind}")
     for key, text in value.items():
         if not isinstance(key, str) or not isinstance(text, str):
-            raise TypeError(f"{name} must hold strings, not {key!r}: {text!r}")
-        if not _TOKEN.fullmatch(key):
-            raise ValueError(
-                f"{name}: {key!r} is no name of a cookie (RFC 6265 §4.1.1)"
-            )
+            raise TypeError(f"{name} must hold strings, not {_kinds((key, text))}")
+        _check_token(name, key, "the name of a cookie")  # RFC 6265 §4.1.1
         if not _COOKIE_VALUE.fullmatch(text):
             raise ValueError(
-                f"{name}: {key} must be ASCII text without semicolons, not {text!r}"
+                f"{name}: {key} must be ASCII text without semicolons, and without "
+                f"spaces at its ends; {_first_wrong(text, _COOKIE_VALUE)}"
             )
     return tuple(value.items())
 
 
 def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
-    names: tuple[str, ...] = subprotocols(name, value)
+    # Not as of the server: what stands here may be a token, as Kubernetes has it.
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a list of names, not {kind}")
+    names = tuple(value)
+    for item in names:
+        if not isinstance(item, str):
+            raise TypeError(f"{name} must hold strings, not {type(item).__name__}")
+        _check_token(name, item, "a name")
     # RFC 6455 §4.1, 10: "the elements that comprise this value MUST [...] all be
     # unique strings".
     if len(set(names)) < len(names):
-        raise ValueError(f"{name} must hold each name once, not {value!r}")
+        raise ValueError(f"{name} must hold each name once")
     return names
 
 
@@ -288,7 +328,7 @@ def _proxy(name: str, value: Any) -> URI | bool:
     if not isinstance(value, str):
         raise TypeError(
             f"{name} must be True, None or an address such as "
-            f"'http://host:port', not {value!r}"
+            f"'http://host:port', not {type(value).__name__}"
         )
     try:
         return parse_proxy(value)

@@ -11,9 +11,11 @@ import base64
 import enum
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import NoReturn
+from urllib.parse import unquote
 
 from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT, VERSION
 from ..deflate import EXTENSION, Agreement, Deflate, Parameters, parse_extensions
@@ -26,9 +28,17 @@ from ..errors import (
 )
 from .http11 import Headers
 from .server_handshake import accept_key
-from .uri import URI
+from .uri import MASK, URI, excerpt
 
-__all__ = ["Accepted", "Offer", "Opening", "Outcome", "ResponseReader", "basic"]
+__all__ = [
+    "Accepted",
+    "Offer",
+    "Opening",
+    "Outcome",
+    "ResponseReader",
+    "basic",
+    "without",
+]
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 #: RFC 9112 §4 and §5: no line folding, no bare CR or LF; the reason may be missing.
@@ -47,9 +57,10 @@ BODY_PATIENCE = 1.0
 #: Redirects that are followed; as many as browsers' `fetch` had at first (RFC 2068).
 MAX_REDIRECTS = 5
 
+#: Characters of what is looked for in the text of a refusal.
+_SHORTEST_SECRET = 6
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: What is for the one origin only that the user named (RFC 9110 §15.4).
-_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 _HINTS = {
     200: "; this path answers plain HTTP: is it the right one?",
@@ -66,16 +77,17 @@ class Offer:
 
     Attributes:
         subprotocols: what it speaks, by preference.
-        headers: more header fields.
-        cookies: names and values.
+        headers: more header fields, for the server that the user named.
+        cookies: names and values, for that server, too.
         origin: the page it acts for; None for programs.
         user_agent: None sends none.
         compression: what is offered of permessage-deflate, or None.
     """
 
-    subprotocols: tuple[str, ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
-    cookies: tuple[tuple[str, str], ...] = ()
+    # Not shown: any of these may be a credential.
+    subprotocols: tuple[str, ...] = field(default=(), repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    cookies: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     origin: str | None = None
     user_agent: str | None = "simple_ws"
     compression: Deflate | None = None
@@ -150,7 +162,7 @@ class Opening:
             self._reader.feed(data)
             return self._judge()
         except HandshakeError as error:
-            raise InvalidHandshake(str(self.uri), str(error)) from None
+            raise InvalidHandshake(self.uri.shown, str(error)) from None
 
     def receive_eof(self) -> Outcome:
         """The server has closed the connection.
@@ -162,7 +174,7 @@ class Opening:
         if not self._reader.status:
             when = "in the middle of" if self._reader.begun else "without"
             problem = f"the server closed the connection {when} an answer"
-            raise ConnectError(str(self.uri), problem)
+            raise ConnectError(self.uri.shown, problem)
         self._reader.feed_eof()
         outcome = self._judge()
         assert outcome is not None
@@ -174,7 +186,12 @@ class Opening:
         return self._reader.status not in (0, 101)
 
     def _request(self) -> str:
-        """RFC 6455 §4.1; without credentials where a redirect has led us."""
+        """RFC 6455 §4.1; without credentials where a redirect has led us.
+
+        RFC 9110 §15.4: "the user agent SHOULD [...] Remove or replace header fields
+        that [...] were not automatically generated from [...] the request's context".
+        Of the user's own fields any may be a credential: X-Api-Key is as good a name.
+        """
         offer, uri, at_home = self._offer, self.uri, self._at_home
         fields = [
             ("Host", uri.authority),
@@ -194,11 +211,7 @@ class Opening:
         if offer.cookies and at_home:
             pairs = (f"{name}={value}" for name, value in offer.cookies)
             fields.append(("Cookie", "; ".join(pairs)))
-        own = [
-            (name, value)
-            for name, value in offer.headers
-            if at_home or name.lower() not in _CREDENTIALS
-        ]
+        own = list(offer.headers) if at_home else []
         named = any(name.lower() == "authorization" for name, _ in own)
         user = self._home.user
         if user is not None and at_home and not named:
@@ -233,10 +246,10 @@ class Opening:
         if self._redirects > MAX_REDIRECTS:
             self.refuse(f"; these are more than {MAX_REDIRECTS} redirects")
         if self.uri.secure and not uri.secure:
-            self.refuse(f"; it redirects to {uri}, which is without TLS")
+            self.refuse(f"; it redirects to {uri.shown}, which is without TLS")
         if uri.origin != self._home.origin:
             if self._stay:
-                self.refuse(f"; it redirects to {uri}, which is another server")
+                self.refuse(f"; it redirects to {uri.shown}, which is another server")
             self._at_home = False
         self.uri = uri
 
@@ -250,12 +263,26 @@ class Opening:
         if hint is None:
             hint = _hint(reader.status, reader.headers)
         raise HandshakeRefused(
-            str(self.uri),
-            f"the server answered {reader.describe()}{hint}",
+            self.uri.shown,
+            f"the server answered {without(self._secrets(), reader.describe())}{hint}",
             reader.status,
             reader.headers,
             reader.body,
         )
+
+    def _secrets(self) -> Iterator[str]:
+        """Our credentials, which a refusal may quote."""
+        for _, value in self._offer.headers + self._offer.cookies:
+            yield value
+            yield value.rpartition(" ")[2]  # behind "Bearer"
+        yield from self._offer.subprotocols
+        if self._home.password is not None:
+            yield self._home.password
+            yield basic(self._home.user or "", self._home.password).split()[1]
+        for part in self._home.target.partition("?")[2].split("&"):
+            value = part.partition("=")[2] or part
+            yield value
+            yield unquote(value)
 
     # The server's opening handshake (RFC 6455 §4.1, from "Once the client's...")
 
@@ -264,23 +291,26 @@ class Opening:
         headers = reader.headers
         if reader.version < (1, 1):
             raise _wrong("it speaks HTTP/1.0")
-        if headers.tokens("Upgrade") != ["websocket"]:
+        # Twice the same is no contradiction; proxies and small devices do it.
+        if set(headers.tokens("Upgrade")) != {"websocket"}:
             raise _wrong("its Upgrade field does not say websocket")
         if "upgrade" not in headers.tokens("Connection"):
             raise _wrong("its Connection field does not say Upgrade")
-        if headers.get_all("Sec-WebSocket-Accept") != [accept_key(self._key)]:
+        if set(headers.get_all("Sec-WebSocket-Accept")) != {accept_key(self._key)}:
             raise _wrong("its Sec-WebSocket-Accept field does not answer our key")
         subprotocol = self._check_subprotocol(headers)
         agreement = self._check_extensions(headers)
         return Accepted(headers, subprotocol, agreement, reader.rest)
 
     def _check_subprotocol(self, headers: Headers) -> str | None:
-        chosen = headers.get_all("Sec-WebSocket-Protocol")
+        # Small devices send an empty one, and mean that they choose none.
+        chosen = [name for name in headers.get_all("Sec-WebSocket-Protocol") if name]
         if not chosen:
             return None
         # §11.3.4: it "MUST NOT appear more than once in an HTTP response".
         if len(chosen) > 1 or chosen[0] not in self._offer.subprotocols:
-            raise _wrong(f"subprotocol {', '.join(chosen)!r} was not offered")
+            named = excerpt(", ".join(chosen))
+            raise _wrong(f"subprotocol '{named}' was not offered")
         return chosen[0]
 
     def _check_extensions(self, headers: Headers) -> Agreement | None:
@@ -292,7 +322,7 @@ class Opening:
         for name, parameters in found:
             config = self._offer.compression
             if name != EXTENSION or config is None or agreement is not None:
-                raise _wrong(f"extension {name!r} was not offered")
+                raise _wrong(f"extension '{excerpt(name)}' was not offered")
             agreement = _agree(parameters, config)
         return agreement
 
@@ -302,6 +332,17 @@ def basic(user: str, password: str | None) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password or ''}".encode()).decode()
 
 
+def without(secrets: Iterable[str], text: str) -> str:
+    """What a peer wrote, as it may be shown: `***` in place of our credentials.
+
+    Short ones stay: they would take common words away.
+    """
+    for secret in sorted(set(secrets), key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, MASK)
+    return text
+
+
 def _wrong(problem: str) -> HandshakeError:
     return HandshakeError(400, f"the server's answer is wrong: {problem}")
 
@@ -309,7 +350,8 @@ def _wrong(problem: str) -> HandshakeError:
 def _hint(status: int, headers: Headers) -> str:
     versions = headers.get_all("Sec-WebSocket-Version")
     if versions:  # RFC 6455 §4.4
-        return f"; it speaks version {', '.join(versions)} of the protocol, not 13"
+        spoken = excerpt(", ".join(versions))
+        return f"; it speaks version {spoken} of the protocol, not {VERSION}"
     return _HINTS.get(status, "")
 
 
@@ -372,14 +414,14 @@ def _read_answer(parameters: Parameters) -> dict[str, int]:
             raise _wrong(f"{name} is there twice")
         if name in ("server_no_context_takeover", "client_no_context_takeover"):
             if value is not None:
-                raise _wrong(f"{name}={value}")
+                raise _wrong(f"{name}={excerpt(str(value))}")
             answer[name] = 1
         elif name in ("server_max_window_bits", "client_max_window_bits"):
             if value is None or not _WINDOW_BITS.fullmatch(value):
-                raise _wrong(f"{name}={value}")
+                raise _wrong(f"{name}={excerpt(str(value))}")
             answer[name] = int(value)
         else:
-            raise _wrong(f"{EXTENSION} has a parameter {name!r}")
+            raise _wrong(f"{EXTENSION} has a parameter '{excerpt(name)}'")
     return answer
 
 

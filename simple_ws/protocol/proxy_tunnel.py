@@ -6,9 +6,13 @@ server, with TLS or without. Sans-I/O but for a look at the environment.
 
 from __future__ import annotations
 
+import os
+import sys
+
 from ..errors import HandshakeError, InvalidURI, ProxyError
-from .client_handshake import ResponseReader, basic
-from .uri import URI, parse_uri, without_password
+from .client_handshake import ResponseReader, basic, without
+from .no_proxy import is_direct
+from .uri import URI, excerpt, parse_uri, redacted
 
 __all__ = ["Tunnel", "parse_proxy", "proxy_for"]
 
@@ -29,28 +33,63 @@ def proxy_for(uri: URI) -> URI | None:
     """The proxy that environment or system settings name for a server, if any.
 
     `wss_proxy` or `https_proxy` is taken for wss, `ws_proxy` or `http_proxy` for ws,
-    otherwise `all_proxy`; hosts in `no_proxy` are connected to directly.
+    otherwise `all_proxy`. Of these, one of a kind that is not spoken to, such as SOCKS,
+    is passed over where another can be used; at last one that is meant for the other
+    kind of address. Servers on this machine, and those in `no_proxy` (see
+    `no_proxy.is_direct`), are connected to directly.
 
     Raises:
-        InvalidURI: It is a proxy of a kind that is not spoken to.
+        InvalidURI: There are only proxies of a kind that is not spoken to.
     """
-    # Not before it is needed: it takes some 20 ms to import.
+    if not (proxies := _environment()) and sys.platform in ("win32", "darwin"):
+        proxies = _system_settings(uri)
+    if not proxies or is_direct(uri, proxies.get("no", "")):
+        return None
+    kinds = ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
+    named = [proxies[kind] for kind in kinds if kind in proxies]
+    if not named:
+        return None
+    named += [proxies[kind] for kind in ("https", "http") if kind in proxies]
+    problems = []
+    for address in named:
+        try:
+            return parse_proxy(address)
+        except ValueError as error:
+            why = error.problem if isinstance(error, InvalidURI) else str(error)
+            problems.append(f"{excerpt(redacted(address))}, cannot be used: {why}")
+    raise InvalidURI(
+        uri.shown,
+        f"the proxy of the environment, {problems[0]}; proxy='http://host:port' names "
+        "another one, proxy=None connects directly, and so does the variable no_proxy "
+        "with the name of the server",
+    )
+
+
+def _environment() -> dict[str, str]:
+    """The variables `*_proxy`, by what stands before that, in lower case.
+
+    As `urllib` has them: a name in lower case wins, an empty one hides the other.
+    """
+    found = {}
+    named = [
+        (name[:-6].lower(), value, name)
+        for name, value in os.environ.items()
+        if name[-6:].lower() == "_proxy"
+    ]
+    for kind, value, name in sorted(named, key=lambda entry: entry[2].islower()):
+        # CVE-2016-1000110: a CGI program gets the request's field `Proxy` as this.
+        if name == "HTTP_PROXY" and "REQUEST_METHOD" in os.environ:
+            continue
+        found[kind] = value.strip()
+    return {kind: value for kind, value in found.items() if value}
+
+
+def _system_settings(uri: URI) -> dict[str, str]:
+    """What Windows or macOS have been told, without what is excepted there."""
     from urllib.request import getproxies, proxy_bypass
 
-    proxies = getproxies()
-    kinds = ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
-    address = next((proxies[kind] for kind in kinds if proxies.get(kind)), None)
-    if address is None or proxy_bypass(uri.host_and_port) or proxy_bypass(uri.host):
-        return None
-    try:
-        return parse_proxy(address)
-    except ValueError as error:
-        problem = error.problem if isinstance(error, InvalidURI) else str(error)
-        raise InvalidURI(
-            str(uri),
-            f"the proxy of the environment, {without_password(address)}, cannot be "
-            f"used: {problem}; proxy=None connects directly",
-        ) from None
+    excepted = proxy_bypass(uri.host_and_port) or proxy_bypass(uri.host)
+    return {} if excepted else getproxies()
 
 
 class Tunnel:
@@ -123,12 +162,16 @@ class Tunnel:
         hint = ""
         if self._reader.status == 407:
             hint = "; give credentials: proxy='http://user:password@host:port'"
-        self._fail(f"answered {self._reader.describe()}{hint}")
+        proxy, said = self._proxy, self._reader.describe()
+        if proxy.password is not None:
+            credentials = basic(proxy.user or "", proxy.password).split()[1]
+            said = without((proxy.password, credentials), said)
+        self._fail(f"answered {said}{hint}")
 
     def _fail(self, problem: str) -> None:
         reader = self._reader
         raise ProxyError(
-            str(self._uri),
+            self._uri.shown,
             f"the proxy {self._proxy.host_and_port} {problem}",
             reader.status,
             reader.headers,

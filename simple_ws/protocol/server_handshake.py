@@ -166,11 +166,13 @@ def plain_origin(origin: str) -> str:
 def offered_subprotocols(headers: Headers) -> list[str]:
     """What the client offers, by its preference (RFC 6455 §4.1, 10).
 
+    An empty field offers nothing, as if it were not there.
+
     Raises:
         HandshakeError: 400, an element is not a token.
     """
     lines = headers.get_all("Sec-WebSocket-Protocol")
-    if not lines:
+    if not any(lines):
         return []
     elements = [name.strip(" \t") for name in ",".join(lines).split(",")]
     # RFC 9110 §5.6.1.2: "A recipient MUST parse and ignore a reasonable number of

@@ -8,28 +8,37 @@ connects is left to the clients.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from typing import NoReturn
 from urllib.parse import quote, unquote, urljoin
 
 from ..errors import InvalidURI
 
-__all__ = ["URI", "parse_uri", "without_password"]
+__all__ = ["MASK", "URI", "excerpt", "parse_uri", "redacted"]
 
 #: Schemes, and whether they mean TLS. A WebSocket begins as HTTP, so its address is
 #: understood too.
 _SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 
 _SHAPE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")
-_AUTHORITY = re.compile(r"(?:(.*)@)?(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
+_AUTHORITY_END = re.compile(r"[/?#]|\Z")
 #: What may stand in a name (RFC 952), and the underscore of container networks.
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 _SPACE = re.compile(r"[\x00-\x20\x7f]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 #: RFC 3986 §3.2.1 forbids these; some read a backslash as the end of the host.
 _BAD_USERINFO = re.compile(r"%(?![0-9A-Fa-f]{2})|[\\\"<>^`{|}\[\]\ud800-\udfff]")
-_PASSWORD = re.compile(r"(?<=://)([^/?#]*?):[^/?#]*@")
+#: RFC 6874 §2, unreserved characters only: `getaddrinfo` fails in odd ways on others.
+_ZONE = re.compile(r"[0-9A-Za-z._~-]{1,32}")
+
+#: Longer than any name that IDNA encodes into 253 characters: it takes its time.
+_LONGEST_HOST = 2048
+#: Characters; enough for addresses that people write.
+_LONGEST_EXCERPT = 300
+#: What stands in place of passwords and tokens.
+MASK = "***"
 
 #: RFC 3986 §3.3: what a path may hold as it is, besides letters and digits; `%` is
 #: checked before. A query may hold a question mark as well (§3.4).
@@ -37,7 +46,7 @@ _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class URI:
     """Where a WebSocket server is, as it goes on the wire.
 
@@ -54,11 +63,19 @@ class URI:
     port: int
     target: str
     user: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
 
     def __str__(self) -> str:
-        """The address, without user and password: for logs and errors."""
+        """The address with its query, but without user and password."""
         return f"{'wss' if self.secure else 'ws'}://{self.authority}{self.target}"
+
+    def __repr__(self) -> str:
+        return f"<URI {self.shown}>"
+
+    @property
+    def shown(self) -> str:
+        """The address for logs and errors: without tokens in its query, and short."""
+        return excerpt(redacted(str(self)))
 
     @property
     def origin(self) -> tuple[bool, str, int]:
@@ -98,7 +115,11 @@ class URI:
         base = f"http{str(self).removeprefix('ws')}"
         # Fields are read as latin-1; many servers send UTF-8 there.
         raw = location.encode("latin-1", "surrogateescape")
-        joined = urljoin(base, raw.decode("utf-8", "replace"))
+        text = raw.decode("utf-8", "replace")
+        try:
+            joined = urljoin(base, text)
+        except ValueError:  # of brackets, or what NFKC makes of the host
+            _refuse(text, "it is no address")
         return parse_uri(joined.partition("#")[0])
 
 
@@ -114,7 +135,7 @@ def parse_uri(url: str) -> URI:
         InvalidURI: It is no such address; the error says what is wrong.
     """
     if not isinstance(url, str):
-        raise TypeError(f"url must be a str, not {url!r}")
+        raise TypeError(f"url must be a str, not {type(url).__name__}")
     if _SPACE.search(url):
         _refuse(url, "it holds a space or a control character")
     shape = _SHAPE.fullmatch(url)
@@ -122,7 +143,7 @@ def parse_uri(url: str) -> URI:
         _refuse(url, "it must begin like ws://host/ or wss://host/")
     scheme, authority, path, query, fragment = shape.groups()
     if scheme.lower() not in _SCHEMES:
-        _refuse(url, f"the scheme must be ws or wss, not {scheme}")
+        _refuse(url, f"the scheme must be ws or wss, not {excerpt(scheme)}")
     if fragment is not None:
         # RFC 6455 §3: "fragment identifiers are meaningless in the context of
         # WebSocket URIs and MUST NOT be used".
@@ -140,22 +161,65 @@ def parse_uri(url: str) -> URI:
     )
 
 
-def without_password(url: str) -> str:
-    """An address as it may be shown."""
-    return _PASSWORD.sub(r"\1:***@", url)
+def redacted(url: str) -> str:
+    """An address, good or not, as it may be shown: no password, no token.
+
+    `***` stands for a password, for a user's name without one, for the values of the
+    query, and for a fragment.
+    """
+    scheme, colon, rest = url.partition("://")
+    if not colon:
+        scheme, rest = "", url
+    userinfo, rest = _split_userinfo(rest)
+    shown = scheme + colon
+    if userinfo is not None:
+        user, secret, _ = userinfo.partition(":")
+        shown += f"{user}:{MASK}@" if secret else f"{MASK}@"
+    rest, hash_, fragment = rest.partition("#")
+    rest, mark, query = rest.partition("?")
+    shown += rest + mark + "&".join(map(_redact_part, query.split("&")))
+    return shown + hash_ + (MASK if fragment else "")
+
+
+def excerpt(text: str) -> str:
+    """What a peer wrote, for a log or an error: one line of it, of bounded length."""
+    if len(text) > _LONGEST_EXCERPT:
+        text = text[:_LONGEST_EXCERPT] + "..."
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _split_userinfo(rest: str) -> tuple[str | None, str]:
+    """User and password, and what follows, of an address behind its scheme."""
+    end = _end_of_authority(rest)
+    at = rest.rfind("@", 0, end)
+    if at < 0 and not _HOST_AND_PORT.fullmatch(rest, 0, end):
+        at = rest.rfind("@")  # a slash in the password, which should be %2F
+    return (None, rest) if at < 0 else (rest[:at], rest[at + 1 :])
+
+
+def _redact_part(part: str) -> str:
+    name, equals, value = part.partition("=")
+    if equals:
+        return f"{name}={MASK if value else ''}"
+    return MASK if part else ""
+
+
+def _end_of_authority(rest: str) -> int:
+    end = _AUTHORITY_END.search(rest)
+    assert end is not None
+    return end.start()
 
 
 def _refuse(url: str, problem: str) -> NoReturn:
-    shown = without_password(url)
-    # A line break in it must not break the line it is shown in.
-    raise InvalidURI(shown if shown.isprintable() else ascii(shown)[1:-1], problem)
+    raise InvalidURI(excerpt(redacted(url)), problem)
 
 
 def _split_authority(url: str, authority: str) -> tuple[str | None, str, str | None]:
-    parts = _AUTHORITY.fullmatch(authority)
+    userinfo, at, rest = authority.rpartition("@")
+    parts = _HOST_AND_PORT.fullmatch(rest)
     if parts is None:
         _refuse(url, "what stands before the path must be host or host:port")
-    return parts[1], parts[2], parts[3]
+    return userinfo if at else None, parts[1], parts[2]
 
 
 def _read_userinfo(url: str, userinfo: str | None) -> tuple[str | None, str | None]:
@@ -174,25 +238,30 @@ def _read_userinfo(url: str, userinfo: str | None) -> tuple[str | None, str | No
 def _read_host(url: str, host: str) -> str:
     if host.startswith("["):
         return _read_ipv6(url, host[1:-1])
+    if len(host) > _LONGEST_HOST:
+        _refuse(url, "its host name is too long")
     try:
         # Python's codec knows IDNA 2003, as the resolver of `socket` does.
         name = unquote(host, errors="strict").lower().encode("idna").decode()
     except UnicodeError:
-        _refuse(url, f"{host!r} is no host name")
+        _refuse(url, f"'{excerpt(host)}' is no host name")
     if not name:
         _refuse(url, "it names no host")
     if len(name) > 253 or not _NAME.fullmatch(name):
-        _refuse(url, f"{host!r} is no host name")
+        _refuse(url, f"'{excerpt(host)}' is no host name")
     return name
 
 
 def _read_ipv6(url: str, text: str) -> str:
     # RFC 6874 §2 writes the zone behind %25; people write what `ip` prints.
-    text = text.replace("%25", "%", 1)
+    address, percent, zone = text.replace("%25", "%", 1).partition("%")
     try:
-        return str(IPv6Address(text))
+        host = str(IPv6Address(address))
     except AddressValueError:
-        _refuse(url, f"'{text}' is no IPv6 address")
+        _refuse(url, f"'{excerpt(text)}' is no IPv6 address")
+    if percent and not _ZONE.fullmatch(zone):
+        _refuse(url, f"'{excerpt(zone)}' is no zone of an IPv6 address")
+    return host + percent + zone
 
 
 def _read_port(url: str, port: str | None) -> int | None:
@@ -200,7 +269,7 @@ def _read_port(url: str, port: str | None) -> int | None:
         return None  # RFC 3986 §3.2.3: an empty port is the default one
     number = int(port) if len(port) <= 5 else 0
     if not 1 <= number <= 65535:
-        _refuse(url, f"the port must be from 1 to 65535, not {port}")
+        _refuse(url, f"the port must be from 1 to 65535, not {excerpt(port)}")
     return number
 
 
