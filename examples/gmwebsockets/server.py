@@ -11,7 +11,7 @@ Every message is an object with `type` and `data`; the commands below are the ty
     -> {"type": "send_to_all", "data": {"message": "hello all"}}
 
 Clients that do not `bind` within --auth-timeout seconds are closed with 1008. Clients
-that are silent for --heartbeat seconds are pinged, and closed after three times as long;
+silent for --heartbeat seconds are pinged, and closed after three times as long;
 browsers answer these pings automatically. /status returns the number of connections.
 """
 
@@ -40,8 +40,8 @@ server = Server(
 
 # ---- Commands of clients (Events.py, Utils.py) ---------------------------------------
 #
-# A socket is a connection and has a number. A client is a user with an identity, who can
-# have several sockets.
+# A socket is a connection and has a number. A client is a user with an identity, who
+# can have several sockets.
 
 BOUND = "bound"  # the topic of all sockets with an identity
 MOST_GROUPS = 50  # of one client
