@@ -2,8 +2,8 @@
 
 `RequestReader` collects the bytes of one request head within its limits; `Request` and
 `Response` are what users get and give. Where bodies end is left to `http_body`,
-whether a request is a good WebSocket upgrade to `server_handshake`, sockets and time-outs
-to the server.
+whether a request is a good WebSocket upgrade to `server_handshake`, sockets and
+time-outs to the server.
 """
 
 from __future__ import annotations
