@@ -29,9 +29,10 @@ import os, simple_ws._speedups as speedups
 here = os.path.dirname(os.path.abspath(speedups.__file__))
 assert here == os.path.join(os.getcwd(), "simple_ws"), here
 '
-set -- "$@" tests/test_codecs.py
-for file in core protocol backpressure system_calls connection same_verdict; do
-    file=tests/test_$file.py
+set -- "$@" tests/speedups/test_codecs.py
+for file in speedups/test_core protocol/test_websocket connection/test_backpressure \
+    speedups/test_system_calls connection/test_client speedups/test_same_verdict; do
+    file=tests/$file.py
     [ ! -e "$file" ] || set -- "$@" "$file"
 done
 # A fault of memory ends the process here, with a report and a status other than zero.

@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from playwright.sync_api import Browser, Frame, Page, sync_playwright  # noqa: E402
-from test_drawing_board import Board, Program, on_screen, wait_for_colour  # noqa: E402
-from test_examples import (  # noqa: E402
+from whole.test_drawing_board import Board, Program, on_screen, wait_for_colour  # noqa: E402
+from whole.test_examples import (  # noqa: E402
     Example,
     send_text,
     wait_for_line,
@@ -33,7 +33,7 @@ from test_examples import (  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 ORANGE = "#f08c00"
-#: Bytes of a picture; tests/test_docs.py holds it too.
+#: Bytes of a picture; tests/whole/test_docs.py holds it too.
 LARGEST = 120 * 1024
 DISPLAY = ":97"
 

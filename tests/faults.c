@@ -1,4 +1,4 @@
-/* Makes one system call on one descriptor go wrong; for test_system_calls.py, which
+/* Makes one system call on one descriptor go wrong; for speedups/test_system_calls.py, which
  * loads it by LD_PRELOAD, before the C library. */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,4 +1,4 @@
-// Talks to an echo server with the npm package `ws`, as test_peers.py asks.
+// Talks to an echo server with the npm package `ws`, as whole/test_peers.py asks.
 //
 // Takes the folder of the package, the server's address and a list of options of
 // permessage-deflate (JSON; false for none). Prints a line of JSON for each.

@@ -5,8 +5,8 @@ another and cuts it anywhere. What the server hears, answers and closes with is 
 against wsproto, which has never seen our code: once as a server that reads the same
 bytes, once as a client that reads our answers.
 
-    python tests/test_fuzz.py --seconds 600        more streams, of new seeds
-    python tests/test_fuzz.py --seed 12345         this one again, and what came of it
+    PYTHONPATH=tests python tests/whole/test_fuzz.py --seconds 600   more, of new seeds
+    PYTHONPATH=tests python tests/whole/test_fuzz.py --seed 12345    this one again
 
 FUZZ_SECONDS=60 does the first in a normal run of the tests.
 """
@@ -28,7 +28,7 @@ import simple_ws
 
 wsproto = pytest.importorskip("wsproto")
 
-from test_protocol import Peer as ServerOracle  # noqa: E402  # needs wsproto
+from protocol.test_websocket import Peer as ServerOracle  # noqa: E402  # needs wsproto
 from wsproto import events as ws_events  # noqa: E402
 from wsproto.connection import Connection, ConnectionType  # noqa: E402
 from wsproto.extensions import PerMessageDeflate  # noqa: E402

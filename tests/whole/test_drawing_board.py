@@ -29,7 +29,7 @@ from websockets.sync.client import connect
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
     not (ROOT / "ws_example.py").exists(), reason="no checkout: the demo is not here"
 )

@@ -111,7 +111,7 @@ def verdict(stream: dict[str, Any]) -> list[str]:
 
 
 def verdicts(backend: str, streams: list[dict[str, Any]]) -> Any:
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     result = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(streams),

@@ -45,7 +45,7 @@ from harness import (
 
 from simple_ws import Client, Server
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"
 
 #: Order as in faults.c.

@@ -429,7 +429,7 @@ def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
         text=True,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
         },
     )
     try:

@@ -28,7 +28,7 @@ from simple_ws.cli.main import main
 
 #: Seconds after which a test gives up; only a failing test waits so long.
 DEADLINE = 30.0
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "simple_ws"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 

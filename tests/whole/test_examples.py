@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import test_drawing_board
 from harness import CLOSE, PING, TEXT, Peer, Recorder, frame, open_peer, running
-from test_drawing_board import DEADLINE, Program, fetch
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from whole import test_drawing_board
+from whole.test_drawing_board import DEADLINE, Program, fetch
 
 import simple_ws
 import simple_ws.aio
@@ -31,7 +31,7 @@ import simple_ws.aio
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Page
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 pytestmark = pytest.mark.skipif(
     not EXAMPLES.exists(), reason="no checkout: the examples are not here"
@@ -118,7 +118,9 @@ CLIENTS = ["websockets_tutorial/client_sync.py", "websockets_tutorial/client_asy
 
 def test_every_example_is_tested() -> None:
     found = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
-    loops = {path for path in found if path.startswith("loops/")}  # in test_loops.py
+    loops = {
+        path for path in found if path.startswith("loops/")
+    }  # in loop/test_asyncio_bridge.py
     assert found - loops == {*SERVERS, *CLIENTS}
 
 
@@ -1061,7 +1063,7 @@ def test_every_feature_of_the_seeds_has_a_test(seed: str) -> None:
     for feature, how, _example, test in table:
         assert feature
         assert how
-        match = re.fullmatch(r"`(test_\w+\.py)::(test_\w+)`", test)
+        match = re.fullmatch(r"`((?:\w+/)?test_\w+\.py)::(test_\w+)`", test)
         assert match, f"{feature}: no test"
         assert match[2] in functions_of(match[1]), f"{feature}: {test} is not there"
 

@@ -38,7 +38,7 @@ from harness import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_peers import MESSAGES, expect_good, node_ws, serve  # noqa: F401
+from whole.test_peers import MESSAGES, expect_good, node_ws, serve  # noqa: F401
 
 from simple_ws import Deflate, SendStatus, Server, WebSocket
 from simple_ws.loop import tls
@@ -1465,7 +1465,7 @@ def test_node_ws_talks_tls(node_ws: Path, files: Path) -> None:  # noqa: F811
         done = subprocess.run(
             [
                 "node",
-                str(Path(__file__).parent / "peers" / "ws.mjs"),
+                str(Path(__file__).parents[1] / "peers" / "ws.mjs"),
                 str(node_ws),
                 wss(server),
                 json.dumps([False, True]),

@@ -255,7 +255,7 @@ class TestWebsocketClient:
 
 # --- ws, of node ---------------------------------------------------------------------
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 #: Where the package `ws` is kept between runs.
 CACHE = HERE.parent / ".peers"
 

@@ -21,7 +21,7 @@ if not hasattr(socket, "AF_UNIX"):
     pytest.skip("no Unix sockets here", allow_module_level=True)
 
 from harness import DEADLINE, Driven, Echo, Peer, Recorder
-from test_tls import secured, server_side
+from loop.test_tls import secured, server_side
 
 from simple_ws import Server, WebSocket
 from simple_ws.loop import listener as listener_module
@@ -309,7 +309,7 @@ def test_signal_removes_the_file(path: str) -> None:
         [sys.executable, "-u", "-c", program, path],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     try:
         assert process.stdout

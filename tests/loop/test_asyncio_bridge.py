@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_drawing_board
 from harness import (
     PING,
     TEXT,
@@ -32,12 +31,13 @@ from harness import (
     frame,
     open_peer,
 )
-from test_drawing_board import DEADLINE, Program
+from whole import test_drawing_board
+from whole.test_drawing_board import DEADLINE, Program
 
 import simple_ws
 from simple_ws import InvalidState, Server
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOOPS = ROOT / "examples" / "loops"
 
 programs = test_drawing_board.programs

@@ -12,7 +12,7 @@ import pytest
 
 def _load(name: str) -> ModuleType:
     # The scripts lie beside each other and are no package, so they are loaded by path.
-    path = Path(__file__).parent / "conformance" / f"{name}.py"
+    path = Path(__file__).parent / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"_conformance_{name}", path)
     assert spec is not None
     assert spec.loader is not None

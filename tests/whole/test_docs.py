@@ -33,7 +33,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import test_drawing_board
+from whole import test_drawing_board
 
 import simple_ws
 import simple_ws.aio
@@ -45,7 +45,7 @@ from simple_ws.client.options import ClientOptions
 from simple_ws.connection.options import Options
 from simple_ws.testing import TestServer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 pytestmark = pytest.mark.skipif(
     not (DOCS / "conf.py").exists(), reason="no checkout: the documentation is not here"
