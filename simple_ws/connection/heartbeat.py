@@ -26,14 +26,13 @@ class Heartbeat(Ending):
     Attributes:
         latency: seconds from the last answered ping to its pong, or None.
         ping_payload, pong_payload: bytes of the last ping and pong.
-        bucket: where the wheel keeps this connection.
     """
 
     __slots__ = (
         "_ahead",
         "_pinged_at",
         "_pings",
-        "bucket",
+        "_wheel_slot",
         "latency",
         "ping_payload",
         "pong_payload",
@@ -43,7 +42,7 @@ class Heartbeat(Ending):
         super().__init__(*args)
         self.latency: float | None = None
         self.ping_payload = self.pong_payload = b""
-        self.bucket: dict[Any, None] | None = None
+        self._wheel_slot: dict[Any, None] | None = None
         self._pinged_at: float | None = None
         #: Where the ping stands in our output, and how much before it the peer has not
         #: taken; None for nothing.
@@ -81,7 +80,7 @@ class Heartbeat(Ending):
         self._enqueue(self._protocol.send_ping(payload))
         return True
 
-    def sweep(self, now: float) -> float | None:
+    def _sweep(self, now: float) -> float | None:
         """Ping a silent peer, give up a dead or idle one (`timers.Sweepable`)."""
         if not self.is_open():
             return None

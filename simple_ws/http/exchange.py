@@ -250,7 +250,7 @@ class Exchange:
     """
 
     def __init__(self, line: Line, request: Request | None) -> None:
-        self.bucket: dict[Any, None] | None = None
+        self._wheel_slot: dict[Any, None] | None = None
         self._line = line
         self._request = request
         self._reactor = line.site.reactor
@@ -381,7 +381,7 @@ class Exchange:
         if self._answer is not None:
             self._answer.close()
 
-    def sweep(self, now: float) -> float | None:
+    def _sweep(self, now: float) -> float | None:
         """A deadline has passed (`timers.Sweepable`)."""
         if self._phase is Phase.BODY:
             self.refuse(HandshakeError(408, "The body of the request took too long."))
@@ -512,7 +512,7 @@ class Exchange:
             self._finish()
             return
         if self._phase is Phase.ANSWERING and (
-            self._sent > before or self.bucket is None
+            self._sent > before or self._wheel_slot is None
         ):
             self._wait(ANSWER_TIMEOUT if self._starved else self._patience)
         self._watch()

@@ -103,11 +103,11 @@ class Timers:
 
 
 class Sweepable(Protocol):
-    """What a wheel carries; `bucket` is the wheel's own note, None outside of it."""
+    """What a wheel carries; `_wheel_slot` is the wheel's note, None outside of it."""
 
-    bucket: dict[Any, None] | None
+    _wheel_slot: dict[Any, None] | None
 
-    def sweep(self, now: float) -> float | None:
+    def _sweep(self, now: float) -> float | None:
         """Look at the own deadlines; return the next one, or None to leave."""
 
 
@@ -134,7 +134,7 @@ class Wheel:
         return sum(map(len, self._buckets.values()))
 
     def put(self, owner: Sweepable, when: float) -> None:
-        """Have `owner.sweep` called soon after `when`, which replaces the last one."""
+        """Have `owner._sweep` called soon after `when`, which replaces the last one."""
         self.discard(owner)
         tick = int(when / self.grain) + 1
         if self._done is not None:
@@ -144,13 +144,13 @@ class Wheel:
             bucket = self._buckets[tick] = {}
             self._note_next()
         bucket[owner] = None
-        owner.bucket = bucket
+        owner._wheel_slot = bucket
 
     def discard(self, owner: Sweepable) -> None:
         """Take an owner out; no harm when it is not in."""
-        if owner.bucket is not None:
-            owner.bucket.pop(owner, None)
-            owner.bucket = None
+        if owner._wheel_slot is not None:
+            owner._wheel_slot.pop(owner, None)
+            owner._wheel_slot = None
 
     def is_due(self, now: float) -> bool:
         """Whether somebody is to be looked at by now."""
@@ -168,8 +168,8 @@ class Wheel:
             bucket = self._buckets[tick]
             while bucket:
                 owner, _ = bucket.popitem()
-                owner.bucket = None
-                when = owner.sweep(now)
+                owner._wheel_slot = None
+                when = owner._sweep(now)
                 if when is not None:
                     self.put(owner, when)
             del self._buckets[tick]

@@ -101,7 +101,7 @@ class Incoming:
         self.sock = sock
         self.address = address
         self.site = door
-        self.bucket: dict[Any, None] | None = None
+        self._wheel_slot: dict[Any, None] | None = None
         self._reader: RequestReader | None = None  # once it is no ordinary handshake
         self._exchange: Exchange | None = None  # has the socket, while there is one
 
@@ -115,7 +115,7 @@ class Incoming:
             self.watch(READ, self._on_ready)
             self._wait(self.site.options.open_timeout)
 
-    def sweep(self, now: float) -> float | None:
+    def _sweep(self, now: float) -> float | None:
         """The time for a request is over (`timers.Sweepable`)."""
         if self._question is not None:
             self._refuse(HandshakeError(503, "The server took too long."))

@@ -671,9 +671,9 @@ def test_client_that_timed_out_by_itself_is_attributed_to_nobody(log: Any) -> No
 class Faulty:
     """Something that the wheel carries and that fails."""
 
-    bucket: Any = None
+    _wheel_slot: Any = None
 
-    def sweep(self, now: float) -> float | None:
+    def _sweep(self, now: float) -> float | None:
         raise RuntimeError("a fault of ours")
 
 

@@ -180,9 +180,9 @@ def test_turn_waits_until_the_next_deadline(
     patience: float | None,
 ) -> None:
     class Owner:
-        bucket: dict[Any, None] | None = None
+        _wheel_slot: dict[Any, None] | None = None
 
-        def sweep(self, now: float) -> None:
+        def _sweep(self, now: float) -> None:
             return None
 
     if timer is not None:

@@ -112,13 +112,13 @@ class Owner:
     """Notes when it was looked at; does what it is told then."""
 
     def __init__(self, answer: Callable[[float], float | None] | None = None) -> None:
-        self.bucket: dict[Any, None] | None = None
+        self._wheel_slot: dict[Any, None] | None = None
         self.swept: list[float] = []
         self._answer = answer
 
-    def sweep(self, now: float) -> float | None:
+    def _sweep(self, now: float) -> float | None:
         self.swept.append(now)
-        assert self.bucket is None
+        assert self._wheel_slot is None
         return self._answer(now) if self._answer else None
 
 
@@ -164,7 +164,7 @@ def test_discarded_owner_is_not_swept() -> None:
     wheel.discard(owner)
     turn(wheel, 9.0)
     assert owner.swept == []
-    assert owner.bucket is None
+    assert owner._wheel_slot is None
 
 
 def test_sweep_tells_the_next_moment() -> None:
@@ -173,7 +173,7 @@ def test_sweep_tells_the_next_moment() -> None:
     wheel.put(owner, 1.5)
     turn(wheel, 99.0)
     assert owner.swept == [2.0, 6.0, 10.0]
-    assert owner.bucket is None
+    assert owner._wheel_slot is None
 
 
 def test_moment_that_is_over_comes_next() -> None:

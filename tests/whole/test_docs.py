@@ -935,7 +935,6 @@ FOR_THE_HOUSE = [
     "Server.welcome",
     "Server.forget",
     "Server.find",
-    "Client.sweep",
     "WebSocket.tally",
     "aio.Connection.data_received",
 ]
