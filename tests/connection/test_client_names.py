@@ -11,7 +11,7 @@ import pytest
 from simple_ws import Client, WebSocket
 from simple_ws.testing import TestServer
 
-REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "client.md"
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "client.md"
 
 PUBLIC = sorted(name for name in dir(Client) if not name.startswith("_"))
 #: What programs keep on a connection, and what the library has kept there once.
