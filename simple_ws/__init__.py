@@ -15,6 +15,7 @@ from .constants import CloseCause, CloseCode, SendStatus
 from .deflate import Deflate
 from .errors import (
     AuthenticationError,
+    BadRequest,
     ConnectError,
     ConnectionClosed,
     ConnectTimeout,
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BACKEND",
     "AuthenticationError",
+    "BadRequest",
     "Client",
     "CloseCause",
     "CloseCode",

@@ -6,6 +6,8 @@
     │   ├── MessageTooBig          beyond `max_size`                       1009
     │   └── RateExceeded           too many messages or empty fragments    1008
     ├── HandshakeError             the opening handshake failed        HTTP status
+    │   └── BadRequest             a plain or opening request is faulty        400
+    │       └── MissingField       it lacks a value (a KeyError as well)       400
     ├── AuthenticationError        wrong credentials            HTTP 401, 1008
     ├── InvalidState               we were called when it cannot be
     ├── ConnectError               clients: no connection came to be
@@ -32,6 +34,7 @@ from .constants import CloseCause, CloseCode
 
 __all__ = [
     "AuthenticationError",
+    "BadRequest",
     "ConnectError",
     "ConnectTimeout",
     "ConnectionClosed",
@@ -42,6 +45,7 @@ __all__ = [
     "InvalidState",
     "InvalidURI",
     "MessageTooBig",
+    "MissingField",
     "ProtocolError",
     "ProxyError",
     "RateExceeded",
@@ -118,6 +122,36 @@ class HandshakeError(WebSocketError):
         super().__init__(reason)
         self.status = status
         self.headers = tuple(headers)
+
+
+class BadRequest(HandshakeError):
+    """A request is not what the program asks of it: the client is answered 400.
+
+    Raised by what reads a request: `Request.json`, `text` and `form`, and indexing
+    `query`, `headers` and `cookies`. Unless it is caught, that is the answer, without a
+    traceback in the log. Programs may raise it as well.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(400, reason)
+
+
+class MissingField(BadRequest, KeyError):
+    """A request lacks a value that the program has asked for by its name.
+
+    Attributes:
+        kind: what is missing, such as "query parameter".
+        name: its name.
+    """
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"The {kind} {name!r} is missing.")
+        self.args = (kind, name)
+        self.kind = kind
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"The {self.kind} {self.name!r} is missing."
 
 
 class AuthenticationError(WebSocketError):

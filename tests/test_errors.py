@@ -33,6 +33,8 @@ MADE: list[errors.WebSocketError] = [
     errors.MessageTooBig("x"),
     errors.RateExceeded("x"),
     errors.HandshakeError(403, "no", [("X-A", "b")]),
+    errors.BadRequest("no"),
+    errors.MissingField("cookie", "sid"),
     errors.AuthenticationError("no"),
     errors.InvalidState("x"),
     errors.ConnectError("ws://a/", "x"),

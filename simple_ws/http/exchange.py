@@ -48,6 +48,7 @@ __all__ = [
     "answered_by",
     "check_methods",
     "check_prefix",
+    "refused_by",
     "response_of",
     "server_error",
     "unauthorized",
@@ -292,24 +293,37 @@ class Exchange:
             if isinstance(given, Stream):
                 given.source.close()
             return
+        self._answer = self._encoded(given)
+        self._phase = Phase.ANSWERING
+        self._reactor.wheel.discard(self)
+        self._write()
+
+    def _encoded(self, given: Response | Stream) -> Answer:
+        """What is to be sent; 500 in place of an answer that cannot be."""
+        try:
+            return self._answer_of(given)
+        except Exception as error:
+            logger.error("%r has an answer that cannot be sent", self, exc_info=error)
+            if isinstance(given, Stream):
+                given.source.close()
+            return self._answer_of(server_error())
+
+    def _answer_of(self, given: Response | Stream) -> Answer:
         request = self._request
-        self._answer = Answer(
+        return Answer(
             given,
             version=(1, 1) if request is None else request.version,
             head_only=request is not None and request.method == "HEAD",
             stays=self._stays,
         )
-        self._phase = Phase.ANSWERING
-        self._reactor.wheel.discard(self)
-        self._write()
 
     def fail(self, error: BaseException) -> None:
         """Answer that it cannot be answered: what the user's code raised."""
         if isinstance(error, HandshakeError):
-            self.answer(refusal(error))
+            self.answer(refused_by(error))
         elif isinstance(error, AuthenticationError):
             self.site.journal.note_refusal(self._peer(), str(error), 401)
-            self.answer(refusal(unauthorized()))
+            self.answer(refused_by(unauthorized()))
         else:
             logger.error("%r failed", self.request, exc_info=error)
             self.answer(server_error())
@@ -343,7 +357,7 @@ class Exchange:
         except HandshakeError as error:
             self._ahead = rest
             self._stays = self._stays and self._body is None
-            self.answer(refusal(error))
+            self.answer(refused_by(error))
             return
         if self._body is None:
             self._ahead = rest
@@ -353,7 +367,7 @@ class Exchange:
 
     def refuse(self, error: HandshakeError) -> None:
         """Say what was wrong, and end the connection."""
-        self.end(refusal(error), str(error))
+        self.end(refused_by(error), str(error))
 
     def end(self, response: Response, why: str) -> None:
         """Send a last answer, for which the peer has `close_timeout`."""
@@ -395,6 +409,9 @@ class Exchange:
             self._line.close()
         return None
 
+    def __repr__(self) -> str:
+        return f"<Exchange {self._phase.name} {self._request!r}>"
+
     def _abandon(self) -> None:
         """After an error of ours (`reactor.on_failure`)."""
         self._line.close()
@@ -434,6 +451,9 @@ class Exchange:
             self._serve(self)
         except Exception as error:
             self.fail(error)
+        except BaseException:  # such as SystemExit: the loop may go on all the same
+            self._line.close()
+            raise
         # It may answer later, and the socket may be closed by now.
         if self._phase is Phase.SERVING:
             self._wait(ANSWER_TIMEOUT)
@@ -508,6 +528,10 @@ class Exchange:
             self.site.journal.note_cut(self._request, str(error))
             self._line.close()
             return
+        except Exception as error:
+            # Here, as not every caller is a connection that the loop can give up.
+            self._reactor.on_failure(self, error)
+            return
         if self._phase is Phase.ANSWERING and finished:
             self._finish()
             return
@@ -564,6 +588,19 @@ class Exchange:
         self._phase = Phase.LINGERING
         self._wait(self.site.options.close_timeout)
         self._watch()
+
+
+def refused_by(error: HandshakeError) -> Response:
+    """The answer that a refusal asks for; 500 where that one cannot be sent.
+
+    A header field may hold a line break, the text half of a surrogate pair: both come
+    easily from what a client has sent.
+    """
+    try:
+        return refusal(error)
+    except (TypeError, ValueError) as problem:
+        logger.error("a refusal with %s cannot be sent: %s", error.status, problem)
+        return server_error()
 
 
 def server_error() -> Response:

@@ -337,7 +337,15 @@ class Listener:
                 continue
             if not self._inherits:
                 _send_at_once(sock)
+            self._accept(sock, address)
+
+    def _accept(self, sock: socket.socket, address: Any) -> None:
+        """Hand on a connection; one that cannot be handed on is closed."""
+        try:
             self._on_accept(sock, address)
+        except Exception:
+            logger.exception("the connection of %s cannot be served", address)
+            sock.close()
 
     def _pause(self, error: OSError) -> None:
         """Without this the loop would spin: the socket stays readable."""

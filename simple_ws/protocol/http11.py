@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
-from ..errors import HandshakeError
+from ..errors import BadRequest, HandshakeError, MissingField
 
 __all__ = [
     "Fields",
@@ -61,15 +61,28 @@ _HOST = re.compile(rf"(?:{_NAME}]*|\[{_NAME}:]+\])(?::[0-9]*)?")
 _HOST_PARTS = re.compile(r"\[([^]]+)\](?::[0-9]*)?|([^:]*:[^:]*:.*|[^:]+?)(?::[0-9]*)?")
 
 
+#: Fields of a form; a thousand small ones are a page that nobody fills in.
+_MAX_FORM_FIELDS = 1000
+
+
 class Fields(Mapping[str, str]):
     """Names with one value or several, in the order they came.
 
     Indexing gives the first value; `get_all` gives each.
+
+    Args:
+        pairs: names and values.
+        kind: what they are in a request. Indexing with a name that is missing raises
+            `MissingField` then, which answers the client with 400; otherwise it raises
+            a plain KeyError.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_kind", "_values")
 
-    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, pairs: Iterable[tuple[str, str]] = (), kind: str | None = None
+    ) -> None:
+        self._kind = kind
         self._values: dict[str, list[str]] = {}
         for name, value in pairs:
             self._values.setdefault(self._fold(name), []).append(value)
@@ -81,8 +94,13 @@ class Fields(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         values = self._values.get(self._fold(name))
         if values is None:
+            if self._kind is not None:
+                raise MissingField(self._kind, name)
             raise KeyError(name)
         return values[0]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._fold(name) in self._values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -180,12 +198,44 @@ class Request:
         """The body, parsed as JSON.
 
         Raises:
-            HandshakeError: 400, it is not JSON; unless caught, that is the answer.
+            BadRequest: It is not JSON; unless caught, the client is answered 400.
         """
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
-            raise HandshakeError(400, "The body of the request is not JSON.") from None
+            raise BadRequest("The body of the request is not JSON.") from None
+
+    def text(self) -> str:
+        """The body, decoded from UTF-8.
+
+        Raises:
+            BadRequest: It is not UTF-8; unless caught, the client is answered 400.
+        """
+        try:
+            return self.body.decode()
+        except UnicodeDecodeError:
+            raise BadRequest("The body of the request is not UTF-8.") from None
+
+    def form(self) -> Fields:
+        """The names and values of a form (`application/x-www-form-urlencoded`).
+
+        Raises:
+            BadRequest: The body is of another type, is not UTF-8, or has more than
+                1,000 fields; unless caught, the client is answered 400.
+        """
+        kind = self.headers.get("Content-Type", "").partition(";")[0]
+        if kind.strip().lower() != "application/x-www-form-urlencoded":
+            raise BadRequest("The body of the request is not a form.")
+        try:
+            pairs = parse_qsl(
+                self.body.decode(),
+                keep_blank_values=True,
+                errors="strict",
+                max_num_fields=_MAX_FORM_FIELDS,
+            )
+        except ValueError:
+            raise BadRequest("The form in the request is malformed.") from None
+        return Fields(pairs, "form field")
 
     @property
     def params(self) -> dict[str, Any]:
@@ -204,7 +254,8 @@ class Request:
         if self._headers is None:
             lines = self._fields.decode("latin-1").split("\r\n")[:-1]
             parts = (line.partition(":") for line in lines)
-            self._headers = Headers((part[0], part[2].strip(" \t")) for part in parts)
+            pairs = ((part[0], part[2].strip(" \t")) for part in parts)
+            self._headers = Headers(pairs, "header field")
         return self._headers
 
     def _split(self) -> tuple[str, str]:
@@ -239,7 +290,8 @@ class Request:
     @property
     def query(self) -> Fields:
         """The query's names and values, decoded."""
-        return Fields(parse_qsl(self.query_string, keep_blank_values=True))
+        pairs = parse_qsl(self.query_string, keep_blank_values=True)
+        return Fields(pairs, "query parameter")
 
     @property
     def query_string(self) -> str:
@@ -249,7 +301,7 @@ class Request:
     @property
     def cookies(self) -> dict[str, str]:
         """Cookies by name; of two with one name the first counts (RFC 6265 §5.4)."""
-        found: dict[str, str] = {}
+        found = _Cookies()
         for line in self.headers.get_all("Cookie"):
             for pair in line.split(";"):
                 name, equals, value = pair.strip().partition("=")
@@ -269,6 +321,13 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.target}>"
+
+
+class _Cookies(dict[str, str]):
+    """Cookies by name; a missing one that is indexed is the client's fault."""
+
+    def __missing__(self, name: str) -> str:
+        raise MissingField("cookie", name)
 
 
 class RequestReader:
@@ -590,14 +649,21 @@ def may_have_body(status: int) -> bool:
 def encode_head(
     status: int, headers: Iterable[tuple[str, str]], reason: str | None = None
 ) -> bytes:
-    """Status line, header fields and the empty line behind them."""
+    """Status line, header fields and the empty line behind them.
+
+    Raises:
+        ValueError: A header field would be read as another one; see `check_field`.
+    """
     if reason is None:
         try:
             reason = HTTPStatus(status).phrase
         except ValueError:
             reason = "Unknown"
     lines = [f"HTTP/1.1 {status} {reason}"]
-    lines += [f"{name}: {value}" for name, value in headers]
+    for name, value in headers:
+        # Again, for what was put in behind a constructor that has checked the others.
+        check_field(name, value)
+        lines.append(f"{name}: {value}")
     return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
 
 

@@ -23,7 +23,15 @@ from ..connection.options import Options
 from ..deflate import Agreement, Deflate, negotiate, parse_extensions
 from ..errors import AuthenticationError, HandshakeError
 from ..handlers.pending import Errand
-from ..http.exchange import Entry, Exchange, Owner, response_of, unauthorized
+from ..http.exchange import (
+    Entry,
+    Exchange,
+    Owner,
+    refused_by,
+    response_of,
+    server_error,
+    unauthorized,
+)
 from ..loop.deferred import is_late
 from ..loop.reactor import READ
 from ..protocol.http11 import (
@@ -38,7 +46,6 @@ from ..protocol.server_handshake import (
     check_origin,
     check_upgrade,
     offered_subprotocols,
-    refusal,
     upgrade_response,
 )
 from ..speedups import read_upgrade
@@ -226,6 +233,11 @@ class Incoming:
                 self._decide(request, self._reader.rest)
         except HandshakeError as error:
             self._refuse(error, request)
+        except Exception as error:
+            self._fail(error, request)
+        except BaseException:  # such as SystemExit: the loop may go on all the same
+            self.close()
+            raise
 
     def _read_head(self, data: bytes) -> Request | None:
         if self._reader is None:
@@ -304,7 +316,7 @@ class Incoming:
         except HandshakeError as refused:
             self._refuse(refused, request)
         except Exception as failure:
-            self.site.reactor.on_failure(self, failure)
+            self._fail(failure, request)
 
     def _drop_question(self) -> None:
         question, self._question = self._question, None
@@ -339,9 +351,12 @@ class Incoming:
             client.session = session
         if self._over:
             return  # one of the user's functions stopped the server
-        self._leave()
         response = upgrade_response(key, subprotocol, extension)
-        client._start(response, rest, self._events != 0)
+        self._leave()
+        try:
+            client._start(response, rest, self._events != 0)
+        except Exception as error:  # the socket is the client's by now
+            self.site.reactor.on_failure(client, error)
 
     def _make(self, mount: Mount, *terms: Any) -> Client:
         """Make the connection, of the user's class if there is one."""
@@ -395,7 +410,16 @@ class Incoming:
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
         # What the client is not told, its operator is.
         secret = isinstance(error.__cause__, AuthenticationError)
-        self._end(refusal(error), str(error.__cause__ if secret else error), request)
+        response = refused_by(error)
+        self._end(response, str(error.__cause__ if secret else error), request)
+
+    def _fail(self, error: Exception, request: Request | None) -> None:
+        """Nobody has foreseen that: 500 where it can still be said, and the end."""
+        logger.error("the handshake of %s failed", self.address, exc_info=error)
+        if self._exchange is not None and not self._exchange.waiting:
+            self.close()  # it was being answered
+        else:
+            self._end(server_error(), "The server failed.", request)
 
     def _end(self, response: Response, why: str, request: Request | None) -> None:
         """Send an HTTP answer that ends the connection, and let the peer read it."""
