@@ -51,53 +51,54 @@ class Hub:
     # Sending
 
     def broadcast(self, msg: object, exclude: Collection[Client] = ()) -> int:
-        """Send a message to every client; return how many took it.
+        """Send a message to every client; return how many accepted it.
 
-        From a thread that is not the loop's it is queued, and 0 is returned.
+        From a thread other than the loop's, the message is queued, and 0 is returned.
 
         Args:
-            msg: str, bytes, dict …, as of `Client.write_message`; encoded once for all.
-            exclude: clients that are left out.
+            msg: str, bytes, dict …, as for `Client.write_message`; encoded once for
+                all.
+            exclude: clients that do not get the message.
 
         Raises:
-            TypeError: A message of another type than `Client.write_message` takes, or
-                `exclude` is not a collection of clients.
-            ValueError: Text that is not valid Unicode, or what JSON cannot say.
-            Exception: Whatever `on_send` of a middleware raised; not before everybody
-                else was sent the message.
+            TypeError: The message has a type that `Client.write_message` does not take,
+                or `exclude` is not a collection of clients.
+            ValueError: Text is not valid Unicode, or JSON cannot represent the message.
+            Exception: The first exception of a middleware's `on_send`, raised after the
+                message was sent to all other clients.
         """
         return self._send_to(lambda: self.clients, msg, exclude)
 
     def publish(self, topic: str, msg: object, exclude: Collection[Client] = ()) -> int:
-        """Send a message to everyone subscribed to a topic; return how many took it.
+        """Send a message to all subscribers of a topic; return how many accepted it.
 
         Args:
-            topic: any name; nobody need be subscribed.
-            msg: as of `broadcast`, also in what is returned and raised.
-            exclude: clients that are left out.
+            topic: any name, even one without subscribers.
+            msg: as for `broadcast`, also for the result and the errors raised.
+            exclude: clients that do not get the message.
 
         Raises:
-            TypeError: The topic is no str.
+            TypeError: The topic is not a str.
         """
         _check_topic(topic)
         return self._send_to(lambda: self._topics.members(topic), msg, exclude)
 
     def deliver(self, topic: str, msg: object) -> Client | None:
-        """Send a message to one subscriber of a topic: the first that takes it.
+        """Send a message to one subscriber of a topic: the first that accepts it.
 
-        The one with the highest priority is asked first, the latest among equals, and
-        the next when it is leaving or takes no more.
+        Subscribers are tried by priority, the highest first; among equals the latest is
+        tried first. A subscriber that is closing or whose buffer is full is skipped.
 
         Args:
             topic: any name.
-            msg: as of `broadcast`, also in what is raised.
+            msg: as for `broadcast`, also for the errors raised.
 
         Returns:
-            Who took it, or None; None from a thread that is not the loop's, where it
-            is queued.
+            The client that accepted it, or None; None from a thread other than the
+            loop's, where the message is queued.
 
         Raises:
-            TypeError: The topic is no str.
+            TypeError: The topic is not a str.
         """
         _check_topic(topic)
         if self._elsewhere():
@@ -112,11 +113,11 @@ class Hub:
         return None
 
     def send_to(self, client_id: Any, msg: object) -> int:
-        """Send a message to every connection of an identity; return how many took it.
+        """Send a message to all connections of an identity; return how many took it.
 
         Args:
-            client_id: as it was given to `bind`; nobody need be online.
-            msg: as of `broadcast`, also in what is returned and raised.
+            client_id: as given to `bind`; it does not need to be online.
+            msg: as for `broadcast`, also for the result and the errors raised.
 
         Raises:
             TypeError: The identity is not hashable.
@@ -169,13 +170,14 @@ class Hub:
 
         Args:
             topic: any name.
-            client: who subscribes; again means the latest, with the new priority.
-            priority: who of several is chosen by `deliver`; the highest.
+            client: the client to subscribe; subscribing again makes it the latest, with
+                the new priority.
+            priority: `deliver` chooses the subscriber with the highest.
 
         Raises:
-            TypeError: The topic is no str, the client no `Client`, or the priority no
-                number.
-            ValueError: The client is of another server, or the priority is NaN.
+            TypeError: The topic is not a str, the client not a `Client`, or the
+                priority not a number.
+            ValueError: The client belongs to another server, or the priority is NaN.
         """
         _check_topic(topic)
         self._check_client(client)
@@ -186,37 +188,37 @@ class Hub:
         self._on_loop(self._subscribe, topic, client, priority)
 
     def unsubscribe(self, topic: str, client: Client) -> None:
-        """Take a client's subscription away; no harm where there is none.
+        """Unsubscribe a client from a topic; does nothing if it is not subscribed.
 
         Raises:
-            TypeError: The topic is no str, or the client no `Client`.
-            ValueError: The client is of another server.
+            TypeError: The topic is not a str, or the client not a `Client`.
+            ValueError: The client belongs to another server.
         """
         _check_topic(topic)
         self._check_client(client)
         self._on_loop(self._unsubscribe, topic, client)
 
     def count(self, topic: str) -> int:
-        """How many are subscribed to a topic."""
+        """The number of subscribers of a topic."""
         _check_topic(topic)
         return len(self._topics.members(topic))
 
     def members(self, topic: str) -> list[Client]:
-        """Who is subscribed to a topic, the earliest first."""
+        """The subscribers of a topic, the earliest first."""
         _check_topic(topic)
         return list(self._topics.members(topic))
 
     def bind(self, client: Client, client_id: Any) -> None:
-        """Give a connection an identity, until it ends; an earlier one of it ends.
+        """Bind a connection to an identity until it ends; replaces an earlier identity.
 
         Args:
-            client: whose identity it is; one that has ended gets none.
-            client_id: anything hashable; one identity may have several connections.
-                None takes the one it has away.
+            client: the client to bind; ignored if its connection has ended.
+            client_id: anything hashable; one identity can have several connections.
+                None removes the identity of the client.
 
         Raises:
-            TypeError: `client` is no `Client`, or `client_id` is not hashable.
-            ValueError: The client is of another server.
+            TypeError: `client` is not a `Client`, or `client_id` is not hashable.
+            ValueError: The client belongs to another server.
         """
         self._check_client(client)
         _check_identity(client_id)

@@ -69,24 +69,25 @@ _PAUSE = 0.5
 
 
 class Server(Site):
-    """Serves WebSocket handlers on one port.
+    """A WebSocket server: serves handlers, pages and files on one port.
 
     Args:
-        host: name or address; "" is every interface, IPv4 and IPv6.
-        port: 0 picks a free one; `port` tells which once it listens.
-        options: see `options.Options`; they hold for every handler that was not
-            given its own.
+        host: name or address; "" listens on every interface, IPv4 and IPv6.
+        port: 0 picks a free port; the attribute `port` has it once the server listens.
+        options: see `options.Options`; they apply to every handler that does not set
+            its own.
 
-    Every public method may be called from any thread.
+    Every public method can be called from any thread.
 
     Attributes:
-        host, port: where it listens, the real port once it does.
+        host, port: where the server listens; once it does, the actual port.
         options: the options of the server.
-        proxies: whose word on addresses is believed, or None.
+        proxies: the proxies trusted to give client addresses, or None.
         clients: open connections of all handlers, the earliest first.
 
     Raises:
-        TypeError, ValueError: An argument or option is wrong, or excludes another.
+        TypeError, ValueError: An argument or option is wrong, or conflicts with
+            another.
         OSError: `certfile` or `keyfile` cannot be read.
     """
 
@@ -123,19 +124,19 @@ class Server(Site):
     # Running
 
     def listen(self, sockets: Iterable[socket.socket] = ()) -> None:
-        """Bind the port; `run` and `start` do it where it was not done.
+        """Bind the port; `run` and `start` do so unless it is bound already.
 
         Args:
-            sockets: bound sockets of streams, such as systemd hands over
-                (sd_listen_fds(3)). They are served in place of host, port and `unix`,
-                and are the server's from now on: it closes them when it stops. Empty,
-                it binds its own.
+            sockets: bound stream sockets, such as those that systemd passes
+                (sd_listen_fds(3)). They are used instead of host, port and `unix`; the
+                server owns them from now on, and closes them when it stops. If empty,
+                the server binds its own.
 
         Raises:
-            OSError: The address is taken or not ours; the message names it.
-            InvalidState: It listens already.
-            TypeError: One of `sockets` is no socket.
-            ValueError: One of `sockets` is not of streams.
+            OSError: The address is in use or not local; the message names it.
+            InvalidState: The server is listening already.
+            TypeError: One of `sockets` is not a socket.
+            ValueError: One of `sockets` is not a stream socket.
         """
         if self._listening or self._running:
             raise InvalidState("the server listens already")
@@ -165,13 +166,14 @@ class Server(Site):
         return sockets, None
 
     def run(self) -> None:
-        """Serve until `stop`; Ctrl-C and SIGTERM stop it too, in the main thread.
+        """Serve until `stop`, or (in the main thread) until Ctrl-C or SIGTERM.
 
-        Everybody is sent close code 1001, what was accepted is written, then it
-        returns. A second signal ends at once, a third even a callback that hangs.
+        Shuts down gracefully: every client is sent close code 1001, messages accepted
+        earlier are written, then `run` returns. A second signal ends it at once, a
+        third one even interrupts a callback that hangs.
 
         Raises:
-            InvalidState: It runs already, or a callback is async.
+            InvalidState: The server is running already, or a callback is async.
             OSError: See `listen`.
         """
         self._begin()
@@ -182,7 +184,7 @@ class Server(Site):
         """Serve in a background thread; returns when the port is bound.
 
         Raises:
-            InvalidState: It runs already, or a callback is async.
+            InvalidState: The server is running already, or a callback is async.
             OSError: See `listen`.
         """
         self._begin()
@@ -193,21 +195,21 @@ class Server(Site):
         self._started.wait()
 
     def poll(self, timeout: float = 0.0) -> bool:
-        """Do what there is to do, for programs that have a loop of their own.
+        """Run one turn of the server, for programs that have their own main loop.
 
         The first call binds the port. Always call it from the same thread, and often,
-        or whenever `fileno()` is readable and a few times a second.
+        or whenever `fileno()` is readable and in addition a few times per second.
 
         Args:
             timeout: seconds to wait for something to do.
 
         Returns:
-            False once the server has stopped; `listen` lets it begin anew.
+            False once the server has stopped; call `listen` to start it again.
 
         Raises:
             TypeError, ValueError: `timeout` is not a number of seconds.
-            InvalidState: It runs in another thread, this is one of its callbacks, or
-                a callback is async.
+            InvalidState: The server runs in another thread, this is one of its
+                callbacks, or a callback is async.
             OSError: See `listen`.
         """
         check_seconds("timeout", timeout)
@@ -225,22 +227,23 @@ class Server(Site):
         return self._polling
 
     def attach(self, loop: Any = None) -> None:
-        """Serve inside an asyncio loop, of asyncio or uvloop.
+        """Serve inside an asyncio event loop, of asyncio or uvloop.
 
-        Binds the port and returns at once; the loop does the rest while it runs. Call
-        it in the loop's thread. Callbacks may then be `async def`: for each client they
-        are awaited in the order of the events. While one is awaited at most 16 events
-        wait; then nothing is read of this client. A callback that is cancelled ends its
-        client with 1011.
+        Binds the port and returns at once; the event loop drives the server as long as
+        it runs. Call it in the loop's thread, for example in the `lifespan` of a
+        FastAPI application. Callbacks can then be `async def`: for each client they are
+        awaited in the order of the events. While one is awaited, at most 16 events
+        wait; then the server stops reading from this client. A callback that is
+        cancelled closes its client with 1011.
 
-        `stop` ends it; `await asyncio.to_thread(server.stop)` waits for the end.
+        `stop` ends it; `await asyncio.to_thread(server.stop)` waits until it has ended.
 
         Args:
-            loop: None is the running one.
+            loop: None means the running loop.
 
         Raises:
             TypeError: Not an asyncio loop.
-            InvalidState: It runs already, or the loop is closed.
+            InvalidState: The server is running already, or the loop is closed.
             RuntimeError: No loop is given, and none is running.
             OSError: See `listen`.
         """
@@ -262,11 +265,11 @@ class Server(Site):
     async def serve_async(self) -> None:
         """Serve inside the running asyncio loop until `stop`, or until cancelled.
 
-        Cancelled, it stops as `stop()` does before it ends; cancelled again, at once.
-        See `attach`.
+        When cancelled, it first shuts down as `stop()` does; when cancelled again, it
+        ends at once. See `attach`.
 
         Raises:
-            InvalidState: It runs in another loop, or without one.
+            InvalidState: The server runs in another loop, or without one.
             OSError: See `listen`.
         """
         import asyncio
@@ -286,19 +289,19 @@ class Server(Site):
         return True
 
     def run_in_thread(self, function: Callable[..., R], *args: Any) -> Call[R]:
-        """Call a function that blocks in a worker thread; from any thread.
+        """Call a blocking function in a worker thread; from any thread.
 
-        There are `worker_threads` of them. They end with the server: calls that are
-        under way have the time that `stop` gives, those that wait then are cancelled.
+        There are `worker_threads` of these threads. They end with the server: running
+        calls get the time given to `stop`, waiting ones are cancelled.
 
         Returns:
-            The `concurrent.futures.Future` of its result; `asyncio.wrap_future` makes
-            it one to be awaited. What the function raises is logged when nobody asks
-            for it.
+            The `concurrent.futures.Future` of its result; use `asyncio.wrap_future` to
+            await it. An exception of the function is logged unless it is retrieved from
+            the future.
 
         Raises:
             TypeError: Not a function, or an async one.
-            InvalidState: The server does not run, or 1,000 calls wait already.
+            InvalidState: The server is not running, or 1,000 calls are waiting already.
         """
         if not callable(function) or is_async(function):
             raise TypeError(f"function must be one that blocks, not {function!r}")
@@ -307,13 +310,14 @@ class Server(Site):
         return self._errands.run_in_thread(partial(function, *args))
 
     def fileno(self) -> int:
-        """A descriptor that is readable when there is something for `poll` to do.
+        """A file descriptor that is readable when there is work for `poll`.
 
-        It binds the port, as the first `poll` does. Timers do not make it readable.
+        Binds the port, as the first `poll` does. Timers do not make the descriptor
+        readable.
 
         Raises:
-            InvalidState: There is none on this platform (Windows): use a timer. Or the
-                server has stopped; `listen` lets it begin anew.
+            InvalidState: This platform (Windows) has no such descriptor: use a timer.
+                Or the server has stopped: call `listen` to start it again.
         """
         if self._polling is False:
             raise InvalidState("the server has stopped")
@@ -327,18 +331,20 @@ class Server(Site):
             ) from None
 
     def stop(self, drain: float | None = None) -> None:
-        """Stop serving: nobody is accepted, everybody is sent close code 1001.
+        """Shut down gracefully: refuse new clients, close the others with code 1001.
 
-        Waits for the end, unless it is called from a callback. Where a loop that is not
-        ours must turn for that (`poll`, `attach`), and this is not its thread, it waits
-        no longer than it should take: the end comes when that loop turns again.
+        Waits until the server has stopped, unless it is called from a callback. If
+        another loop drives the server (`poll`, `attach`) and this is not its thread,
+        `stop` waits no longer than the shutdown should take: the server stops when that
+        loop runs again.
 
         Args:
-            drain: seconds for the clients to take what was written to them and to
-                answer, and for callbacks that are under way. Then they are cut, and
-                cancelled; callbacks that are told of it have `close_timeout` more. By
-                default the option `close_timeout`; whoever still takes what was
-                written to it has `ping_timeout` in all.
+            drain: seconds for clients to read what was written to them and to answer
+                the close frame, and for running callbacks to end. After that
+                connections are cut and callbacks are cancelled; callbacks that handle
+                the cancellation have another `close_timeout`. The default is the option
+                `close_timeout`; a client that is still reading earlier output then has
+                `ping_timeout` in total.
 
         Raises:
             TypeError, ValueError: `drain` is not a number of seconds.
