@@ -91,16 +91,16 @@ class Site(Hub):
             path: `/chat`, `/chat/{room}`, `/user/{id:int}`, `/game/*` or `*`; tried in
                 this order. Types of parameters: str, int, float, uuid, and path at the
                 end. `client.params` has the values.
-            handler: an instance of `WebSocket`; it may be mounted on several paths.
+            handler: an instance of `WebSocket`; it can be mounted on several paths.
 
         Returns:
             The handler.
 
         Raises:
-            TypeError: Not a handler, one whose callbacks take other arguments, or not
-                a path.
-            ValueError: The path is malformed, or taken, or the handler was given
-                options that are of the server.
+            TypeError: Not a handler, a handler whose callbacks take other arguments, or
+                not a path.
+            ValueError: The path is malformed or already in use, or the handler was
+                given options that belong to the server.
             InvalidState: The handler is mounted on another server.
         """
         if not isinstance(handler, BaseHandler):
@@ -124,16 +124,16 @@ class Site(Hub):
     def route(self, path: str, **options: Any) -> Callable[[F], F]:
         """Serve the decorated function or handler class on a path; see `mount`.
 
-        A function is called with (msg, client); what it returns is the answer. Of a
-        class one instance is made.
+        A function is called with (msg, client); its return value is sent back. A class
+        is instantiated once.
 
         Args:
             path: see `mount`.
-            options: of this handler, see `options.Options`.
+            options: options of this handler, see `options.Options`.
 
         Raises:
-            TypeError, ValueError: The path is malformed, or taken; the function takes
-                other arguments; an option is unknown or wrong.
+            TypeError, ValueError: The path is malformed or already in use; the function
+                takes other arguments; an option is unknown or wrong.
         """
         check_pattern(path)  # now: without parentheses behind it, `path` is a function
 
@@ -147,17 +147,17 @@ class Site(Hub):
         return decorate
 
     def use(self, middleware: W) -> W:
-        """Put a middleware behind those that are in, for all paths.
+        """Add a middleware behind the existing ones, for all paths.
 
-        Connections that are open already do not notice.
+        Connections that are already open are not affected.
 
         Returns:
             The middleware.
 
         Raises:
-            TypeError: Not an instance of `Middleware`, or one whose methods take other
+            TypeError: Not an instance of `Middleware`, or its methods take other
                 arguments.
-            InvalidState: It is in already.
+            InvalidState: The middleware was added already.
         """
         check_middleware(middleware)
         if any(known is middleware for known in self._middlewares):
@@ -173,15 +173,15 @@ class Site(Hub):
     def deny_new_connections(
         self, status: int = 503, reason: str = "No new connections at the moment."
     ) -> None:
-        """Refuse handshakes from now on; those who are in stay.
+        """Refuse new handshakes from now on; open connections stay.
 
         Args:
             status: HTTP status of the refusal, 400 to 599.
-            reason: text for people, its body.
+            reason: text for people, sent as the body.
 
         Raises:
             TypeError: `status` is not an int, or `reason` not a str.
-            ValueError: The status does not refuse.
+            ValueError: The status is not one of a refusal.
         """
         if isinstance(status, bool) or not isinstance(status, int):
             raise TypeError(f"status must be an int, not {status!r}")
@@ -192,7 +192,7 @@ class Site(Hub):
         self._denied = status, reason
 
     def allow_new_connections(self) -> None:
-        """Take back `deny_new_connections`."""
+        """Accept new connections again after `deny_new_connections`."""
         self._denied = None
 
     # HTTP on the same port
@@ -200,23 +200,24 @@ class Site(Hub):
     def http(self, path: str, methods: Iterable[str] = ("GET",)) -> Callable[[F], F]:
         """Answer plain HTTP requests for a path with the decorated function.
 
-        It is called with a `Request` whose body is there as a whole, in the loop's
+        The function is called with a `Request`, whose body is complete, in the loop's
         thread: it must not block, unless it is `in_thread`. It returns a `Response`, a
         dict or list (JSON), str, bytes, or None for 204. It may raise
-        `AuthenticationError` for 401, and `HandshakeError` for any status; whatever
-        else it raises is logged, and 500.
+        `AuthenticationError` for 401, and `HandshakeError` for any status; any other
+        exception is logged, and answered with 500.
 
         Args:
-            path: see `mount`; `request.params` has the values. A WebSocket handler may
-                be mounted on the same.
-            methods: what it answers, HEAD along with GET. Several functions may share a
-                path with different methods.
+            path: see `mount`; `request.params` has the values. A WebSocket handler can
+                be mounted on the same path.
+            methods: the methods that the function answers; GET includes HEAD. Several
+                functions can share a path with different methods.
 
         Raises:
             TypeError: The function takes other arguments; `methods` is not a list of
                 strings.
-            ValueError: The path is malformed; a method is unknown, or taken.
-            InvalidState: The function is async, and the server runs in no asyncio loop.
+            ValueError: The path is malformed; a method is unknown or already in use.
+            InvalidState: The function is async, and the server does not run in an
+                asyncio loop.
         """
         # Now: without parentheses behind it, `path` is a function.
         check_pattern(path)
@@ -235,16 +236,17 @@ class Site(Hub):
     def static(self, prefix: str, folder: str | os.PathLike[str]) -> None:
         """Answer plain HTTP requests with the files of a folder.
 
-        A folder in it is answered with its index.html; nothing that is hidden (by a
-        dot at the begin of a name) or outside is seen.
+        A subfolder is answered with its index.html; files that are hidden (whose name
+        starts with a dot) or outside the folder are not served.
 
         Args:
-            prefix: the path that stands for the folder, such as "/" or "/files".
-            folder: it must be there.
+            prefix: the path of the folder in URLs, such as "/" or "/files".
+            folder: an existing folder.
 
         Raises:
-            TypeError: The folder is no path.
-            ValueError: There is no such folder; the prefix is malformed, or taken.
+            TypeError: The folder is not a path.
+            ValueError: There is no such folder; the prefix is malformed or already in
+                use.
         """
         files = Static(prefix, folder)
         self._pages.add_below(files.prefix, files.entry)
@@ -252,17 +254,18 @@ class Site(Hub):
     def wsgi(self, prefix: str, app: Callable[..., Any], threads: int = 8) -> None:
         """Answer plain HTTP requests with a WSGI application (PEP 3333).
 
-        It runs in worker threads, so it may block; requests for which there is no
-        thread wait, and too many of them are answered with 503.
+        It runs in worker threads, so it may block; requests wait until a thread is
+        free, and when too many wait, the next are answered with 503.
 
         Args:
-            prefix: the path below which everything is the application's.
+            prefix: the path below which all requests go to the application.
             app: called with (environ, start_response).
-            threads: requests that it answers at a time.
+            threads: the number of requests answered at the same time.
 
         Raises:
-            TypeError: The application takes other arguments; `threads` is no number.
-            ValueError: The prefix is malformed, or taken; `threads` is out of range.
+            TypeError: The application takes other arguments; `threads` is not a number.
+            ValueError: The prefix is malformed or already in use; `threads` is out of
+                range.
         """
         pages = Wsgi(prefix, app, threads)
         self._pages.add_below(pages.prefix, pages.entry, pages.end)
@@ -271,49 +274,52 @@ class Site(Hub):
     # Figures for operators
 
     def stats(self) -> dict[str, Any]:
-        """What the server has counted, as JSON can say it.
+        """Statistics of the server, as a dict that can be encoded as JSON.
 
-        Counts never go back, not even when the server is stopped and started again.
-        Connections of dashboards are in none but `dashboards`. Times are in seconds.
+        Counts never decrease, not even when the server is stopped and started again.
+        Connections of dashboards are only counted in `dashboards`. Times are in
+        seconds.
 
         Returns:
-            time, started: seconds since the epoch; `started` is None while it is
-                stopped.
-            uptime: since it listens.
+            time, started: seconds since the epoch; `started` is None while the server
+                is stopped.
+            uptime: seconds since the server started to listen.
             backend: see `simple_ws.BACKEND`.
             connections: `open` now, `opened` so far, and `dashboards`.
             total: counts of all handlers together: messages_received, messages_sent,
-                bytes_received, bytes_sent (on the wire without TLS, with frames and
-                the answer to the handshake); plain_sent, packed_sent, packed_received,
-                plain_received (bytes of compressed messages, plain and packed); dropped
-                (messages that slow consumers were not sent); busy (time spent on
-                reading, callbacks included).
-            handlers: for each its name, its paths, how many clients it has, and the
-                same counts.
-            closed: how many connections ended, by `CloseCause`.
-            refused: how many were refused before the upgrade, by HTTP status.
+                bytes_received, bytes_sent (on the wire without TLS, including frame
+                headers and the response to the handshake); plain_sent, packed_sent,
+                packed_received, plain_received (bytes of compressed messages, before
+                and after compression); dropped (messages that slow consumers did not
+                get); busy (time spent reading, including callbacks).
+            handlers: for each handler its name, its paths, its number of clients, and
+                the same counts.
+            closed: the number of closed connections, by `CloseCause`.
+            refused: the number of clients refused before the upgrade, by HTTP status.
             buffered: bytes of unsent output.
-            topics, identities: how many have somebody.
-            slow_callbacks: how many took longer than the option `slow_callback`.
-            longest_turn: of the loop, in the last 10 to 20 seconds; for so long, others
-                have waited.
+            topics, identities: the number of topics with subscribers, and of identities
+                with a connection.
+            slow_callbacks: the number of callbacks that took longer than the option
+                `slow_callback`.
+            longest_turn: the longest turn of the loop in the last 10 to 20 seconds;
+                other clients waited this long.
         """
         return self.figures.gather(self)
 
     def metrics(
         self, path: str = "/metrics", allow: Callable[[Request], bool] | None = None
     ) -> None:
-        """Have Prometheus read the figures over HTTP, in its text format 0.0.4.
+        """Serve the statistics to Prometheus over HTTP, in its text format 0.0.4.
 
         Args:
             path: see `mount`.
-            allow: returns True for a request that may read them, False for 403; None
-                lets everybody, so that a Prometheus elsewhere can. It may raise
-                `HandshakeError` to refuse in another way.
+            allow: a function of the request that returns True to allow it, False for
+                403; None allows every client, so that Prometheus can run on another
+                machine. It may raise `HandshakeError` to refuse in another way.
 
         Raises:
-            TypeError: `allow` is no function of a request, or async.
-            ValueError: The path is malformed, or taken.
+            TypeError: `allow` is not a function of a request, or is async.
+            ValueError: The path is malformed or already in use.
         """
         audience = None if allow is None else Audience(allow)
         self.http(path)(Metrics(self.stats, audience).answer)
@@ -323,19 +329,19 @@ class Site(Hub):
         path: str = "/_simple_ws",
         allow: Callable[[Request], bool] | None = None,
     ) -> None:
-        """Show the figures on a live page.
+        """Show the statistics on a live page.
 
-        Only to browsers on this machine, 403 otherwise: those that come from a loopback
-        address and ask for "localhost" or such an address. Behind a proxy, on this
-        machine or another, and for everybody elsewhere, `allow` must decide.
+        By default only browsers on this machine can see it (others get 403): those that
+        connect from a loopback address and request "localhost" or such an address. To
+        allow others, and behind any proxy, pass `allow`.
 
         Args:
-            path: see `mount`; the page's own WebSocket is there too.
+            path: see `mount`; the WebSocket of the page is on the same path.
             allow: see `ops.prometheus`; None is the rule above.
 
         Raises:
-            TypeError: `allow` is no function of a request, or async.
-            ValueError: The path is malformed, or taken.
+            TypeError: `allow` is not a function of a request, or is async.
+            ValueError: The path is malformed or already in use.
         """
         audience = Audience(from_this_machine if allow is None else allow)
         page = Dashboard(self, audience)
@@ -346,15 +352,15 @@ class Site(Hub):
     # Timers
 
     def every(self, interval: float, callback: Callable[[], object]) -> Job:
-        """Have `callback()` called every `interval` seconds while the server runs.
+        """Call `callback()` every `interval` seconds while the server runs.
 
-        Calls do not drift: they come at multiples of the interval, and those that a
-        busy loop has missed are left out. What the callback raises is logged. It may be
-        `in_thread`, or async where those of handlers may be; no call begins before the
-        last one has ended.
+        Calls do not drift: they happen at multiples of the interval, and calls that a
+        busy loop has missed are skipped. Exceptions of the callback are logged. It can
+        be `in_thread`, or async where callbacks of handlers can be; a call does not
+        start before the previous one has ended.
 
         Returns:
-            The timer; `cancel()` ends it, from any thread.
+            The timer; call `cancel()` to end it, from any thread.
 
         Raises:
             TypeError, ValueError: `interval` is not 0.001 seconds or more.
@@ -362,9 +368,9 @@ class Site(Hub):
         return self._schedule.every(interval, callback)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Job:
-        """Have `callback()` called in `delay` seconds; see `every`.
+        """Call `callback()` once, after `delay` seconds; see `every`.
 
-        Before the server listens, from the moment it does.
+        Before the server listens, the delay starts when it does.
 
         Raises:
             TypeError, ValueError: `delay` is not 0 seconds or more.
@@ -372,15 +378,15 @@ class Site(Hub):
         return self._schedule.call_later(delay, callback)
 
     def call_at(self, when: float | datetime, callback: Callable[[], object]) -> Job:
-        """Have `callback()` called at a moment, at once if it is past; see `every`.
+        """Call `callback()` once at a given time, at once if past; see `every`.
 
         Args:
-            when: a `datetime` (local time if it has no time zone), or seconds since
-                the epoch as `time.time()` has them.
-            callback: to be called.
+            when: a `datetime` (local time if it has no time zone), or seconds since the
+                epoch as returned by `time.time()`.
+            callback: the function to call.
 
         Raises:
-            TypeError, ValueError: `when` is no such moment.
+            TypeError, ValueError: `when` is not such a time.
         """
         return self._schedule.call_at(when, callback)
 
