@@ -138,8 +138,8 @@ class TestServer:
             self._loop = _make_loop(self.clock)
         self.server._begin_in_memory(self._loop)
         self._newest: Client  # the client that opened last
-        self._welcome = self.server.welcome
-        self.server.welcome = self._note_client  # type: ignore[method-assign]
+        self._welcome = self.server._add_client
+        self.server._add_client = self._note_client  # type: ignore[method-assign]
 
     def __enter__(self) -> TestServer:
         return self

@@ -11,7 +11,7 @@ from ..errors import HandshakeError
 from .options import Options
 from .topics import Group
 
-__all__ = ["Gate", "retry_after"]
+__all__ = ["Admission", "retry_after"]
 
 #: Seconds until those who were refused should come again; each is told another moment
 #: between the two, so that they do not come all at once.
@@ -23,7 +23,7 @@ def retry_after() -> tuple[str, str]:
     return "Retry-After", str(random.randint(_SOONEST, _LATEST))
 
 
-class Gate:
+class Admission:
     """Counts connections by address, and handshakes by time.
 
     Args:

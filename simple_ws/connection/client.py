@@ -308,7 +308,7 @@ class Client(Heartbeat):
             self._loop.register(self._sock, READ, self)
         self._request.compact()
         self._enqueue(response)
-        self._home.welcome(self)
+        self._home._add_client(self)
         # After that: from now on the handler tells us when it is replaced.
         self._on_message = self._handler.message_callback
         if self._options.ping or self._options.idle_timeout is not None:

@@ -27,8 +27,8 @@ from ..loop.timers import Timer
 from ..protocol.http11 import Request
 from ..protocol.websocket import Protocol as WebSocketProtocol
 from ..speedups import ConnectionCore, Tally
-from .admission import Gate
-from .log import Journal
+from .admission import Admission
+from .log import Log
 from .options import Options
 from .topics import Group
 
@@ -51,7 +51,7 @@ class Handler(Protocol):
     name: str
     tally: Tally
     #: Limits at the door of its own, where it was given some.
-    _gate: Gate | None
+    _admission: Admission | None
 
     def on_open(self, client: Any) -> object:
         """After the handshake."""
@@ -79,15 +79,15 @@ class Home(Protocol):
     """What a connection needs of its server."""
 
     reactor: Reactor
-    journal: Journal
+    _log: Log
 
-    def welcome(self, client: Any) -> None:
+    def _add_client(self, client: Any) -> None:
         """The connection is open: it counts and receives from now on."""
 
-    def forget(self, client: Any) -> None:
+    def _remove_client(self, client: Any) -> None:
         """The connection has ended: it counts and receives no more."""
 
-    def release(self, client: Any) -> None:
+    def _release_client(self, client: Any) -> None:
         """Its socket is closed."""
 
     def subscribe(self, topic: str, client: Any, priority: float) -> None:
@@ -170,12 +170,12 @@ class Ending(ConnectionCore):
         if spent > self._loop.slow:
             name = getattr(callback, "__name__", repr(callback))
             what = f"{owner or self._handler.name}.{name}"
-            self._home.journal.note_slow(what, self._request.path, spent)
+            self._home._log.note_slow(what, self._request.path, spent)
 
     def _on_callback_error(self, error: Exception) -> None:
         """The one place where exceptions of user code arrive."""
         if isinstance(error, AuthenticationError):
-            self._home.journal.note_refusal(self._request.address, str(error))
+            self._home._log.note_refusal(self._request.address, str(error))
             self._close(CloseCode.POLICY_VIOLATION, "authentication failed")
             return
         closed = self._protocol.state is State.CLOSED
@@ -271,8 +271,8 @@ class Ending(ConnectionCore):
         self._ended = True
         client: Any = self  # a `Client`, with all that those below ask of it
         self._loop.wheel.discard(client)
-        self._home.forget(client)
-        self._home.journal.note_end(client)
+        self._home._remove_client(client)
+        self._home._log.note_end(client)
         self._call(self._handler.on_close, self)
         if self._registered:
             self._wait_for_peer(self._release)
@@ -344,4 +344,4 @@ class Ending(ConnectionCore):
             self._loop.unregister(self._sock)
         self._sock.close()
         self._detach()
-        self._home.release(self)
+        self._home._release_client(self)

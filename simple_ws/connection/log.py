@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..constants import CloseCause
 from ..loop.reactor import Reactor
 
-__all__ = ["Journal"]
+__all__ = ["Log"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -70,7 +70,7 @@ class Ended(Protocol):
     def bytes_sent(self) -> int: ...
 
 
-class Journal:
+class Log:
     """The log of one server.
 
     Args:

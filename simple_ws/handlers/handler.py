@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from ..connection.admission import Gate
+from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.options import Options, check_options
 from ..connection.topics import Group
@@ -73,7 +73,7 @@ class BaseHandler:
     name: str
     #: Counts of its connections.
     tally: Tally
-    _gate: Gate | None
+    _admission: Admission | None
 
     ping: bool
     ping_interval: float
@@ -118,7 +118,7 @@ class BaseHandler:
         self.server = None
         self.name = cls.__name__
         self.tally = Tally()
-        self._gate = None
+        self._admission = None
         self._late = any(ends_later(getattr(cls, name)) for name in CALLBACKS)
         self.message_callback = self.on_message
         self._given = check_options(
@@ -203,9 +203,9 @@ class BaseHandler:
         if given.keys().isdisjoint(_AT_THE_DOOR):
             return
         if self.server is None:
-            self._open_gate()
+            self._set_admission()
         else:  # in the loop's thread: in another, clients come and go meanwhile
-            self.server._on_loop(self._open_gate)
+            self.server._on_loop(self._set_admission)
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         """Every callback, with the name that errors call it by."""
@@ -217,7 +217,7 @@ class BaseHandler:
         if name == "select_subprotocol":
             check_not_late(name, function)
         if self.server is not None:
-            self.server.check_late(self, f"{self.name}.{name}", function)
+            self.server._check_late(self, f"{self.name}.{name}", function)
         super().__setattr__("_late", True)
 
     def _take_options(self, defaults: Options) -> None:
@@ -240,21 +240,21 @@ class BaseHandler:
         was_ours, self.server = self.server is server, server
         self._take_options(server.options)
         if not was_ours:
-            self._open_gate()
+            self._set_admission()
 
-    def _open_gate(self) -> None:
+    def _set_admission(self) -> None:
         """Keep limits of the handler's own beside those of the server."""
-        self._gate = None
+        self._admission = None
         if self.server is not None and not self._given.keys().isdisjoint(_AT_THE_DOOR):
-            self._gate = Gate(self.options, self.server._clock)
+            self._admission = Admission(self.options, self.server._clock)
             for client in self.clients:
-                self._gate.enter(client.address)
+                self._admission.enter(client.address)
 
     def _abandon_server(self) -> None:
         """Belong to nobody: it came to no path."""
         self.server = None
         self._take_options(Options())
-        self._open_gate()
+        self._set_admission()
 
 
 def _check_client_class(what: str, client_class: object) -> None:

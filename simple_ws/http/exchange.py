@@ -1,6 +1,6 @@
 """Plain HTTP: what stands at a path, and one request with its answer on a socket.
 
-`Pages` is the table of paths; `Exchange` takes over a connection from a whole request
+`Routes` is the table of paths; `Exchange` takes over a connection from a whole request
 head to the end of the answer, and gives it back. Reading heads is left to `upgrade`,
 making answers to functions of users, `static` and `wsgi`.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
-from ..connection.log import Journal
+from ..connection.log import Log
 from ..connection.options import Options
 from ..errors import AuthenticationError, HandshakeError
 from ..loop.deferred import check_callback, is_late
@@ -39,12 +39,12 @@ from ..protocol.server_handshake import refusal
 from .routing import Router, check_pattern, routing_path
 
 __all__ = [
-    "Entry",
     "Exchange",
-    "Line",
-    "Owner",
-    "Pages",
-    "Serve",
+    "HttpConnection",
+    "HttpHost",
+    "Responder",
+    "Route",
+    "Routes",
     "answered_by",
     "check_methods",
     "check_prefix",
@@ -72,10 +72,10 @@ ANSWER_TIMEOUT = 300.0
 _MAX_LINGER_READS = 64
 
 #: Makes the answer to a request: calls `Exchange.answer`, at once or later.
-Serve = Callable[["Exchange"], object]
+Responder = Callable[["Exchange"], object]
 
 
-class Entry:
+class Route:
     """What HTTP has at one path: for each method who answers it.
 
     Args:
@@ -85,21 +85,21 @@ class Entry:
 
     def __init__(
         self,
-        serve: Serve | None = None,
+        serve: Responder | None = None,
         has: Callable[[Request], bool] = lambda request: True,
     ) -> None:
         self._any = serve
-        self._by_method: dict[str, Serve] = {}
+        self._by_method: dict[str, Responder] = {}
         self.has = has
 
-    def add(self, path: str, methods: Iterable[str], serve: Serve) -> None:
+    def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
         """Answer methods; ValueError when one of them is taken."""
         for method in methods:
             if self._any is not None or method in self._by_method:
                 raise ValueError(f"{method} of path {path!r} is answered already")
         self._by_method.update(dict.fromkeys(methods, serve))
 
-    def select(self, method: str) -> Serve:
+    def select(self, method: str) -> Responder:
         """Who answers a method; HEAD is GET without a body (RFC 9110 §9.3.2).
 
         Raises:
@@ -133,51 +133,51 @@ class Entry:
 
 
 #: RFC 9110 §9.3.7: OPTIONS for `*`, which is none of the paths, asks whether we live.
-_WHOLE_SERVER = Entry(lambda exchange: exchange.answer(Response(204)))
+_WHOLE_SERVER = Route(lambda exchange: exchange.answer(Response(204)))
 
 
-class Pages:
+class Routes:
     """Paths and what HTTP has there; patterns as of `routing.Router`."""
 
     def __init__(self) -> None:
-        self._router: Router[Entry] = Router()
+        self._router: Router[Route] = Router()
         self._ends: list[Callable[[], object]] = []
 
-    def add(self, path: str, methods: Iterable[str], serve: Serve) -> None:
+    def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
         """Have methods of a path answered.
 
         Raises:
             TypeError, ValueError: As of `Router.add`; a method is answered already.
         """
-        entry = self._router.get(path) if isinstance(path, str) else None
-        if entry is None:
-            entry = Entry()
-            self._router.add(path, entry)
-        entry.add(path, methods, serve)
+        route = self._router.get(path) if isinstance(path, str) else None
+        if route is None:
+            route = Route()
+            self._router.add(path, route)
+        route.add(path, methods, serve)
 
     def add_below(
-        self, prefix: str, entry: Entry, end: Callable[[], object] | None = None
+        self, prefix: str, route: Route, end: Callable[[], object] | None = None
     ) -> None:
         """Have everything below a prefix answered.
 
         Args:
             prefix: as of `check_prefix`.
-            entry: who answers.
+            route: who answers.
             end: called when the server stops.
         """
-        self._router.add(f"{prefix}/*", entry)
+        self._router.add(f"{prefix}/*", route)
         if end is not None:
             self._ends.append(end)
 
-    def find(self, request: Request) -> Entry | None:
+    def find(self, request: Request) -> Route | None:
         """What HTTP has at a path, or None; sets `request.params`."""
         if request.target == "*":
             return _WHOLE_SERVER
         found = self._router.find(routing_path(request.encoded_path))
         if found is None:
             return None
-        entry, request.params = found
-        return entry
+        route, request.params = found
+        return route
 
     def end(self) -> None:
         """The server stops: nothing is asked until it runs again."""
@@ -185,30 +185,30 @@ class Pages:
             end()
 
 
-class Owner(Protocol):
+class HttpHost(Protocol):
     """What an exchange needs of its server."""
 
     reactor: Reactor
-    journal: Journal
+    _log: Log
     options: Options
     host: str
     port: int
 
-    def settle(
+    def _run_limited(
         self, late: Any, done: Callable[[Any, BaseException | None], object]
     ) -> object:
         """Have `done(value, error)` called when what a function began has ended."""
 
 
-class Line(Protocol):
-    """What an exchange needs of its connection (`server.upgrade.Incoming` has it)."""
+class HttpConnection(Protocol):
+    """What an exchange needs from its connection (`server.upgrade`)."""
 
     @property
     def sock(self) -> socket.socket:
         """Non-blocking; only recv, send and shutdown are used."""
 
     @property
-    def site(self) -> Owner:
+    def server(self) -> HttpHost:
         """The server."""
 
     @property
@@ -244,21 +244,21 @@ class Exchange:
     """One request and its answer; until that is out, the socket is ours.
 
     Args:
-        line: the connection.
+        connection: it came on.
         request: None when its head was no good; then it can only be refused.
 
     All methods but `call` are for the thread of the loop.
     """
 
-    def __init__(self, line: Line, request: Request | None) -> None:
+    def __init__(self, connection: HttpConnection, request: Request | None) -> None:
         self._wheel_slot: dict[Any, None] | None = None
-        self._line = line
+        self._connection = connection
         self._request = request
-        self._reactor = line.site.reactor
+        self._reactor = connection.server.reactor
         self._phase = Phase.BODY
         self._stays = request is not None and stays_open(request)
         self._patience = WRITE_TIMEOUT
-        self._serve: Serve | None = None
+        self._serve: Responder | None = None
         self._body: LengthBody | ChunkedBody | None = None
         self._unpaid = 0  # bytes of the body since its deadline was set
         self._answer: Answer | None = None
@@ -278,9 +278,9 @@ class Exchange:
         return self._request
 
     @property
-    def site(self) -> Owner:
+    def server(self) -> HttpHost:
         """The server."""
-        return self._line.site
+        return self._connection.server
 
     @property
     def waiting(self) -> bool:
@@ -322,7 +322,7 @@ class Exchange:
         if isinstance(error, HandshakeError):
             self.answer(refused_by(error))
         elif isinstance(error, AuthenticationError):
-            self.site.journal.note_refusal(self._peer(), str(error), 401)
+            self.server._log.note_refusal(self._peer(), str(error), 401)
             self.answer(refused_by(unauthorized()))
         else:
             logger.error("%r failed", self.request, exc_info=error)
@@ -339,21 +339,21 @@ class Exchange:
 
     # For the connection
 
-    def begin(self, entry: Entry, rest: bytes) -> None:
+    def begin(self, route: Route, rest: bytes) -> None:
         """Take the body, if there is one, and have the request answered.
 
         Args:
-            entry: what stands at its path.
+            route: what stands at its path.
             rest: what came behind its head.
 
         Raises:
             HandshakeError: To be answered with `refuse`.
         """
         check_request(self.request)
-        self._body = body_reader(self.request, self.site.options.max_body)
+        self._body = body_reader(self.request, self.server.options.max_body)
         waits = expects_continue(self.request)
         try:
-            self._serve = entry.select(self.request.method)
+            self._serve = route.select(self.request.method)
         except HandshakeError as error:
             self._ahead = rest
             self._stays = self._stays and self._body is None
@@ -371,22 +371,22 @@ class Exchange:
 
     def end(self, response: Response, why: str) -> None:
         """Send a last answer, for which the peer has `close_timeout`."""
-        self.site.journal.note_refusal(self._peer(), why, response.status)
+        self.server._log.note_refusal(self._peer(), why, response.status)
         self._stays = False
-        self._patience = self.site.options.close_timeout
+        self._patience = self.server.options.close_timeout
         self.answer(response)
 
     def _peer(self) -> Any:
         """Whose request it is, told by a trusted proxy perhaps."""
         request = self._request
         address = None if request is None else request.address
-        return self._line.address if address is None else address
+        return self._connection.address if address is None else address
 
     def stop(self) -> None:
         """The server stops: finish the answer, and nothing else."""
         self._stays = False
         if self._phase not in (Phase.SERVING, Phase.ANSWERING):
-            self._line.close()
+            self._connection.close()
 
     def drop(self) -> None:
         """The socket is closed; whoever makes the answer is told."""
@@ -405,8 +405,8 @@ class Exchange:
         else:
             if self._phase is Phase.ANSWERING:
                 why = "too little of it was taken"
-                self.site.journal.note_cut(self._request, why, logging.INFO)
-            self._line.close()
+                self.server._log.note_cut(self._request, why, logging.INFO)
+            self._connection.close()
         return None
 
     def __repr__(self) -> str:
@@ -414,7 +414,7 @@ class Exchange:
 
     def _abandon(self) -> None:
         """After an error of ours (`reactor.on_failure`)."""
-        self._line.close()
+        self._connection.close()
 
     def _leave(self) -> None:
         self._phase = Phase.DONE
@@ -427,7 +427,7 @@ class Exchange:
             self._unsent = memoryview(CONTINUE)
             self._write()
         if self._phase is Phase.BODY:
-            self._wait(self.site.options.open_timeout)
+            self._wait(self.server.options.open_timeout)
             self._receive_body(rest)
         if self._phase is Phase.BODY:
             self._watch()
@@ -442,7 +442,7 @@ class Exchange:
         self._unpaid += len(data)
         if self._unpaid >= _PROGRESS:
             self._unpaid = 0
-            self._wait(self.site.options.open_timeout)
+            self._wait(self.server.options.open_timeout)
 
     def _ask(self) -> None:
         self._phase = Phase.SERVING
@@ -452,7 +452,7 @@ class Exchange:
         except Exception as error:
             self.fail(error)
         except BaseException:  # such as SystemExit: the loop may go on all the same
-            self._line.close()
+            self._connection.close()
             raise
         # It may answer later, and the socket may be closed by now.
         if self._phase is Phase.SERVING:
@@ -472,7 +472,7 @@ class Exchange:
             events |= READ
         if self._unsent or (self._phase is Phase.ANSWERING and not self._starved):
             events |= WRITE
-        self._line.watch(events, self._on_ready)
+        self._connection.watch(events, self._on_ready)
 
     def _on_ready(self, events: int) -> None:
         # Another callback of this turn may have closed the connection, and writing may
@@ -484,11 +484,11 @@ class Exchange:
 
     def _read(self) -> None:
         try:
-            data = self._line.sock.recv(_READ_SIZE)
+            data = self._connection.sock.recv(_READ_SIZE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._line.close()
+            self._connection.close()
             return
         try:
             if data:
@@ -504,7 +504,7 @@ class Exchange:
         elif self._phase is Phase.LINGERING:
             self._reads_left -= 1
             if not self._reads_left:
-                self._line.close()
+                self._connection.close()
         else:
             self._ahead += data
             self._watch()
@@ -515,7 +515,7 @@ class Exchange:
             self._ended = True
             self._watch()
         else:
-            self._line.close()
+            self._connection.close()
 
     def _write(self) -> None:
         """Write what the socket takes, within the bounds of a turn."""
@@ -525,8 +525,8 @@ class Exchange:
         except (BlockingIOError, InterruptedError):
             finished = False
         except (OSError, IncompleteAnswer) as error:
-            self.site.journal.note_cut(self._request, str(error))
-            self._line.close()
+            self.server._log.note_cut(self._request, str(error))
+            self._connection.close()
             return
         except Exception as error:
             # Here, as not every caller is a connection that the loop can give up.
@@ -547,7 +547,7 @@ class Exchange:
         while budget > 0:
             if not self._unsent and not self._take_piece():
                 return not self._starved
-            sent = self._line.sock.send(self._unsent[:budget])
+            sent = self._connection.sock.send(self._unsent[:budget])
             self._unsent = self._unsent[sent:]
             self._sent += sent
             budget -= sent
@@ -576,17 +576,17 @@ class Exchange:
             self._linger()
 
     def _give_back(self) -> None:
-        self._line.resume(self._ahead)
+        self._connection.resume(self._ahead)
 
     def _linger(self) -> None:
         """A socket closed with unread input is reset, and our answer lost with it."""
         try:
-            self._line.sock.shutdown(socket.SHUT_WR)
+            self._connection.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            self._line.close()
+            self._connection.close()
             return
         self._phase = Phase.LINGERING
-        self._wait(self.site.options.close_timeout)
+        self._wait(self.server.options.close_timeout)
         self._watch()
 
 
@@ -613,7 +613,7 @@ def unauthorized() -> HandshakeError:
     return HandshakeError(401, "Who are you?", [("WWW-Authenticate", "Bearer")])
 
 
-def answered_by(function: Callable[[Request], object]) -> Serve:
+def answered_by(function: Callable[[Request], object]) -> Responder:
     """Have requests answered by a function of a user.
 
     What it returns is the answer: a `Response`, dict or list (JSON), str, bytes, or
@@ -629,14 +629,14 @@ def answered_by(function: Callable[[Request], object]) -> Serve:
 def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
     given = _call(function, exchange)
     if is_late(given):
-        exchange.site.settle(given, partial(_answer_late, exchange))
+        exchange.server._run_limited(given, partial(_answer_late, exchange))
     else:
         exchange.answer(response_of(given))
 
 
 def _call(function: Callable[[Request], Any], exchange: Exchange) -> Any:
     """What a function returns; it is named when it holds the loop for too long."""
-    request, reactor = exchange.request, exchange.site.reactor
+    request, reactor = exchange.request, exchange.server.reactor
     began = reactor.time()
     try:
         return function(request)
@@ -644,7 +644,7 @@ def _call(function: Callable[[Request], Any], exchange: Exchange) -> Any:
         spent = reactor.time() - began
         if spent > reactor.slow:
             name = getattr(function, "__name__", repr(function))
-            exchange.site.journal.note_slow(name, request.path, spent)
+            exchange.server._log.note_slow(name, request.path, spent)
 
 
 def _answer_late(exchange: Exchange, given: Any, error: BaseException | None) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from ..errors import HandshakeError
 from ..protocol.http11 import Headers, Request, Response, http_date
 from ..protocol.http_body import Stream
-from .exchange import Entry, Exchange, check_prefix
+from .exchange import Exchange, Route, check_prefix
 
 __all__ = ["Static"]
 
@@ -84,8 +84,8 @@ class Static:
         if not os.path.isdir(folder):
             raise ValueError(f"folder must be a folder that is there, not {folder!r}")
         self._root = os.path.realpath(os.fsdecode(folder))
-        self.entry = Entry(has=self._has)
-        self.entry.add(prefix, ["GET"], self._serve)
+        self.route = Route(has=self._has)
+        self.route.add(prefix, ["GET"], self._serve)
 
     def _serve(self, exchange: Exchange) -> None:
         exchange.answer(self._answer(exchange.request))

@@ -22,7 +22,7 @@ from ..loop.deferred import check_callback
 from ..loop.workers import Pool
 from ..protocol.http11 import Request, check_field
 from ..protocol.http_body import IncompleteAnswer, Stream
-from .exchange import Entry, Exchange, check_prefix, server_error
+from .exchange import Exchange, Route, check_prefix, server_error
 
 __all__ = ["Wsgi"]
 
@@ -85,7 +85,7 @@ class Wsgi:
         self._app = app
         self._threads = threads
         self._pool: Pool | None = None
-        self.entry = Entry(self._serve)
+        self.route = Route(self._serve)
 
     def _serve(self, exchange: Exchange) -> None:
         if self._pool is None:
@@ -330,7 +330,7 @@ def _environ(exchange: Exchange, prefix: str) -> Environ:
 
     Bytes of the request are in it as characters of latin-1.
     """
-    request, site = exchange.request, exchange.site
+    request, site = exchange.request, exchange.server
     root = prefix.encode()
     environ = {
         "REQUEST_METHOD": request.method,

@@ -168,7 +168,7 @@ class Schedule:
     Args:
         begin_late: brings about what a callback returned and `is_late`.
         check: raises when a callback cannot be waited for.
-        note_slow: told of one that held the loop, see `Journal.note_slow`.
+        note_slow: told of one that held the loop, see `Log.note_slow`.
 
     Attributes:
         reactor: of the loop while it runs; then jobs count.

@@ -136,7 +136,7 @@ class TLSSocket:
         address: of the peer, for the log.
         call_later: has a function called in so many seconds, in this thread
             (`Reactor.call_later`).
-        may_say: whether one more line of a kind may be written (`Journal.may_say`).
+        may_say: whether one more line of a kind may be written (`Log.may_say`).
     """
 
     #: What is sent here is encrypted (`Request.secure`).

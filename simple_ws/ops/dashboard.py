@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Callable
 from importlib.resources import files
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 
 from ..connection.admission import retry_after
 from ..connection.client import Client
-from ..connection.log import Journal
+from ..connection.log import Log
 from ..connection.options import check_options
 from ..errors import HandshakeError
 from ..handlers.handler import BaseHandler
@@ -27,11 +26,9 @@ from ..loop.reactor import Reactor
 from ..loop.schedule import Job
 from ..protocol.http11 import Request, Response
 from ..speedups import fan_out
-from .stats import Audience, Figures
+from .stats import AccessRule, Stats
 
 __all__ = ["Dashboard", "from_this_machine"]
-
-logger = logging.getLogger("simple_ws")
 
 #: Seconds from one look at the figures to the next.
 _INTERVAL = 1.0
@@ -45,11 +42,11 @@ _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "
 _HOST = re.compile(r"(?:\[([^]]+)\]|([^:]+))(?::[0-9]*)?")
 
 
-class Watched(Protocol):
+class DashboardHost(Protocol):
     """What a dashboard needs of its server."""
 
     reactor: Reactor
-    figures: Figures
+    _stats: Stats
     _ending: set[Client]
 
     def stats(self) -> dict[str, Any]:
@@ -63,13 +60,13 @@ class Dashboard(BaseHandler):
     """The connections of those who look.
 
     Args:
-        watched: whose figures they see.
-        audience: who may look.
+        server: whose figures they see.
+        rule: who may look.
     """
 
-    def __init__(self, watched: Watched, audience: Audience) -> None:
-        self._watched = watched
-        self._audience = audience
+    def __init__(self, server: DashboardHost, rule: AccessRule) -> None:
+        self._server = server
+        self._rule = rule
         self._job: Job | None = None
         self._page = _Page()
         self.client_class = _Viewer
@@ -89,12 +86,12 @@ class Dashboard(BaseHandler):
 
     def page(self, request: Request) -> Response:
         """Answer a request for the page; HandshakeError for those who may not."""
-        self._audience.check(request)
+        self._rule.check(request)
         return self._page.response()
 
     def on_request(self, request: Request) -> Any:
         """Let in who may look, and not too many."""
-        self._audience.check(request)
+        self._rule.check(request)
         if len(self.clients) >= _MAX_VIEWERS:
             raise HandshakeError(503, "Too many look already.", [retry_after()])
 
@@ -102,7 +99,7 @@ class Dashboard(BaseHandler):
         """Show the figures at once; the first one starts the clock."""
         client.write_message(self._figures())
         if self._job is None:
-            self._job = self._watched.every(_INTERVAL, self._tell)
+            self._job = self._server.every(_INTERVAL, self._tell)
 
     def on_close(self, client: Any) -> Any:
         """The last one stops it."""
@@ -114,7 +111,7 @@ class Dashboard(BaseHandler):
         fan_out(self.clients, self._figures(), ())
 
     def _figures(self) -> str:
-        return json.dumps(self._watched.stats(), separators=(",", ":"))
+        return json.dumps(self._server.stats(), separators=(",", ":"))
 
 
 class _Viewer(Client):
@@ -129,19 +126,19 @@ class _Viewer(Client):
 class _Gallery:
     """The server, to those who look: they come and go without being counted."""
 
-    def __init__(self, server: Watched) -> None:
+    def __init__(self, server: DashboardHost) -> None:
         self._server = server
-        self.journal = Journal(server.reactor)
+        self._log = Log(server.reactor)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._server, name)
 
-    def welcome(self, client: Client) -> None:
-        self._server.figures.viewers.add(client)
+    def _add_client(self, client: Client) -> None:
+        self._server._stats.viewers.add(client)
         client._handler.clients.add(client)
 
-    def forget(self, client: Client) -> None:
-        self._server.figures.viewers.discard(client)
+    def _remove_client(self, client: Client) -> None:
+        self._server._stats.viewers.discard(client)
         client._handler.clients.discard(client)
         if client._registered:
             self._server._ending.add(client)

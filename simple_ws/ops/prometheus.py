@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..protocol.http11 import Request, Response
-from .stats import Audience
+from .stats import AccessRule
 
 __all__ = ["CONTENT_TYPE", "TABLE", "Metric", "Metrics", "render"]
 
@@ -200,21 +200,21 @@ class Metrics:
 
     Args:
         take: returns the figures, as `Server.stats` does.
-        audience: who may read them; None is everybody.
+        rule: who may read them; None is everybody.
     """
 
     def __init__(
         self,
         take: Callable[[], Mapping[str, Any]],
-        audience: Audience | None,
+        rule: AccessRule | None,
     ) -> None:
         self._take = take
-        self._audience = audience
+        self._rule = rule
 
     def answer(self, request: Request) -> Response:
         """Answer with the figures; HandshakeError for those who may not."""
-        if self._audience is not None:
-            self._audience.check(request)
+        if self._rule is not None:
+            self._rule.check(request)
         return Response(200, render(self._take()), [("Content-Type", CONTENT_TYPE)])
 
 

@@ -1,8 +1,8 @@
 """The figures of a server: what its parts have counted, gathered in one dict.
 
-Connections count their messages by themselves (`Tally`), the journal counts ends, the
-gate refusals. `Figures` keeps what nobody else does, and puts all of it together.
-Showing it is left to `prometheus` and `dashboard`; `Audience` says to whom they may.
+Connections count their messages by themselves (`Tally`), the log counts ends,
+admission refusals. `Stats` keeps what nobody else does, and puts all of it together.
+Showing it is left to `prometheus` and `dashboard`; `AccessRule` says to whom they may.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..connection.admission import Gate
+from ..connection.admission import Admission
 from ..connection.client import Client
-from ..connection.log import Journal
+from ..connection.log import Log
 from ..connection.topics import Group, Identities, Topics
 from ..constants import CloseCause
 from ..errors import HandshakeError
@@ -23,7 +23,7 @@ from ..loop.reactor import Reactor
 from ..protocol.http11 import Request
 from ..speedups import BACKEND, Tally
 
-__all__ = ["Audience", "Counted", "Figures"]
+__all__ = ["AccessRule", "Stats", "StatsSource"]
 
 #: Seconds for which the longest turn is kept; it is seen for one to two of them.
 _LAG_WINDOW = 10.0
@@ -43,18 +43,18 @@ _COUNTS = (
 )
 
 
-class Counted(Protocol):
+class StatsSource(Protocol):
     """What there is to count of a server (`server.Server` has it)."""
 
     reactor: Reactor
-    journal: Journal
-    gate: Gate
+    _log: Log
+    _admission: Admission
     clients: Group[Client]
     _topics: Topics[Client]
     _identities: Identities[Client]
 
 
-class Figures:
+class Stats:
     """What a server counts beside its connections.
 
     It belongs to the server, not to a run: stopping and starting resets no count.
@@ -94,7 +94,7 @@ class Figures:
             self._reactor.longest_turn = 0.0
             self._reactor.call_later(_LAG_WINDOW, self._next_window)
 
-    def gather(self, server: Counted) -> dict[str, Any]:
+    def gather(self, server: StatsSource) -> dict[str, Any]:
         """All figures of a server; see `Server.stats`. From any thread.
 
         Nothing is locked: each count is right, and what happens meanwhile may be in
@@ -105,9 +105,9 @@ class Figures:
         tallies = [_counts_of(handler.tally) for handler, _ in paths]
         viewers = list(self.viewers)
         unsent = sum(viewer.buffered_amount for viewer in viewers)
-        refused = dict(server.gate.refused)
+        refused = dict(server._admission.refused)
         # In this order nobody is seen to have ended who was not seen to have opened.
-        closed = dict.fromkeys(map(str, CloseCause), 0) | server.journal.ends
+        closed = dict.fromkeys(map(str, CloseCause), 0) | server._log.ends
         connections = {
             "open": len(server.clients),
             "opened": self.opened,
@@ -136,7 +136,7 @@ class Figures:
             "buffered": max(0, server.reactor.buffered - unsent),
             "topics": len(server._topics._groups),
             "identities": len(server._identities._groups),
-            "slow_callbacks": server.journal.slow_calls,
+            "slow_callbacks": server._log.slow_calls,
             "longest_turn": self._longest_turn(),
         }
 
@@ -149,7 +149,7 @@ class Figures:
         return 0.0 if reactor is None else max(self._lag_before, reactor.longest_turn)
 
 
-class Audience:
+class AccessRule:
     """Those who may see figures.
 
     Args:

@@ -1,4 +1,4 @@
-"""`Site`: what is served where: handlers on paths, pages, middleware, timers, figures.
+"""`App`: what is served where: handlers on paths, pages, middleware, timers, stats.
 
 It finds who answers a request, and refuses what nobody would wait for. How the loop
 runs and ends is left to `server`, who receives to `hub`.
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
-from ..connection.admission import Gate, retry_after
+from ..connection.admission import Admission, retry_after
 from ..connection.client import Client
-from ..connection.log import Journal
+from ..connection.log import Log
 from ..connection.options import Options
 from ..errors import HandshakeError, InvalidState
 from ..handlers.handler import BaseHandler, FunctionHandler
 from ..handlers.middleware import Chain, Middleware, changes_output, check_middleware
 from ..handlers.pending import Awaited, Errand, Errands, LateChain, TooMany
-from ..http.exchange import Entry, Pages, answered_by, check_methods
+from ..http.exchange import Route, Routes, answered_by, check_methods
 from ..http.routing import Router, check_pattern, routing_path
 from ..http.static import Static
 from ..http.wsgi import Wsgi
@@ -28,12 +28,12 @@ from ..loop.reactor import Reactor
 from ..loop.schedule import Job, Schedule
 from ..ops.dashboard import Dashboard, from_this_machine
 from ..ops.prometheus import Metrics
-from ..ops.stats import Audience, Figures
+from ..ops.stats import AccessRule, Stats
 from ..protocol.http11 import Request
 from .hub import Hub
-from .upgrade import Mount
+from .upgrade import UpgradeHandler
 
-__all__ = ["Site"]
+__all__ = ["App"]
 
 H = TypeVar("H", bound=BaseHandler)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,7 +52,7 @@ _OF_THE_SOCKET = (
 )
 
 
-class Site(Hub):
+class App(Hub):
     """What a server is to those who set it up, and to requests that come in.
 
     Args:
@@ -64,18 +64,18 @@ class Site(Hub):
         super().__init__()
         self.options = options
         self.reactor = Reactor(clock=clock)
-        self.journal = Journal(self.reactor)
-        self.gate = Gate(options, clock)
-        self.figures = Figures()
+        self._log = Log(self.reactor)
+        self._admission = Admission(options, clock)
+        self._stats = Stats()
         self._router: Router[BaseHandler] = Router()
-        self._pages = Pages()
+        self._routes = Routes()
         self._answering: list[tuple[str, Callable[..., Any]]] = []  # HTTP, with names
         self._applications: list[Wsgi] = []
         self._middlewares: list[Middleware] = []
-        self._chains: dict[tuple[BaseHandler, bool, int], Mount] = {}
+        self._chains: dict[tuple[BaseHandler, bool, int], UpgradeHandler] = {}
         self._denied: tuple[int, str] | None = None
         self._schedule = Schedule(
-            self._begin_late, self._check_timer, self.journal.note_slow
+            self._begin_late, self._check_timer, self._log.note_slow
         )
         self._errands = Errands(self.reactor, options.worker_threads)
         self._loop: Any = None  # the asyncio loop that it is attached to
@@ -118,7 +118,7 @@ class Site(Hub):
             if not was_ours:
                 handler._abandon_server()
             raise
-        self.figures.note_mount(path, handler)
+        self._stats.note_mount(path, handler)
         return handler
 
     def route(self, path: str, **options: Any) -> Callable[[F], F]:
@@ -227,7 +227,7 @@ class Site(Hub):
             name = getattr(function, "__name__", repr(function))
             if self._running:
                 self._check_awaited([(name, function)], self._loop)
-            self._pages.add(path, names, answered_by(function))
+            self._routes.add(path, names, answered_by(function))
             self._answering.append((name, function))
             return function
 
@@ -249,7 +249,7 @@ class Site(Hub):
                 use.
         """
         files = Static(prefix, folder)
-        self._pages.add_below(files.prefix, files.entry)
+        self._routes.add_below(files.prefix, files.route)
 
     def wsgi(self, prefix: str, app: Callable[..., Any], threads: int = 8) -> None:
         """Answer plain HTTP requests with a WSGI application (PEP 3333).
@@ -268,7 +268,7 @@ class Site(Hub):
                 range.
         """
         pages = Wsgi(prefix, app, threads)
-        self._pages.add_below(pages.prefix, pages.entry, pages.end)
+        self._routes.add_below(pages.prefix, pages.route, pages.end)
         self._applications.append(pages)
 
     # Figures for operators
@@ -304,7 +304,7 @@ class Site(Hub):
             longest_turn: the longest turn of the loop in the last 10 to 20 seconds;
                 other clients waited this long.
         """
-        return self.figures.gather(self)
+        return self._stats.gather(self)
 
     def metrics(
         self, path: str = "/metrics", allow: Callable[[Request], bool] | None = None
@@ -321,8 +321,8 @@ class Site(Hub):
             TypeError: `allow` is not a function of a request, or is async.
             ValueError: The path is malformed or already in use.
         """
-        audience = None if allow is None else Audience(allow)
-        self.http(path)(Metrics(self.stats, audience).answer)
+        rule = None if allow is None else AccessRule(allow)
+        self.http(path)(Metrics(self.stats, rule).answer)
 
     def dashboard(
         self,
@@ -343,8 +343,8 @@ class Site(Hub):
             TypeError: `allow` is not a function of a request, or is async.
             ValueError: The path is malformed or already in use.
         """
-        audience = Audience(from_this_machine if allow is None else allow)
-        page = Dashboard(self, audience)
+        rule = AccessRule(from_this_machine if allow is None else allow)
+        page = Dashboard(self, rule)
         page._adopt(self)
         self._router.add(path, page)  # not by `mount`: it is in no figures
         self.http(path)(page.page)
@@ -392,11 +392,11 @@ class Site(Hub):
 
     # What connections ask of their server
 
-    def find(self, request: Request) -> Mount:
+    def _find_handler(self, request: Request) -> UpgradeHandler:
         """The handler of a path; raises HandshakeError 404, 405 or 503."""
         found = self._router.find(routing_path(request.encoded_path))
         if found is None:
-            page = self._pages.find(request)
+            page = self._routes.find(request)
             if page is not None and page.has(request):
                 raise page.refusal()
             raise HandshakeError(404, "There is nothing at this path.")
@@ -407,44 +407,44 @@ class Site(Hub):
             retry = [retry_after()] if status in (429, 503) else []
             raise HandshakeError(status, reason, retry)
         mount, request.params = found
-        gate = self.gate
-        gate.check_room(self.clients, self.options.max_connections)
-        gate.check_room(mount.clients, mount.options.max_connections)
-        own = mount._gate
+        admission = self._admission
+        admission.check_room(self.clients, self.options.max_connections)
+        admission.check_room(mount.clients, mount.options.max_connections)
+        own = mount._admission
         if own is None:
-            gate.check(request.address)
+            admission.check(request.address)
         else:
-            gate.check_host(request.address)
+            admission.check_host(request.address)
             # Before the rate of all: who wants this handler must not use that up.
             own.check(request.address)
-            gate.check_rate()
+            admission.check_rate()
         if self._middlewares or self._loop is not None or mount._late:
             return self._chain(mount)
         return mount
 
-    def check_again(self, mount: Mount, request: Request) -> None:
+    def _check_again(self, mount: UpgradeHandler, request: Request) -> None:
         """Refuse a client whose handshake took time: others may have come."""
-        gate = self.gate
-        gate.check_room(self.clients, self.options.max_connections)
-        gate.check_room(mount.clients, mount.options.max_connections)
-        gate.check_host(request.address)
-        if mount._gate is not None:
-            mount._gate.check_host(request.address)
+        admission = self._admission
+        admission.check_room(self.clients, self.options.max_connections)
+        admission.check_room(mount.clients, mount.options.max_connections)
+        admission.check_host(request.address)
+        if mount._admission is not None:
+            mount._admission.check_host(request.address)
 
-    def find_page(self, request: Request) -> Entry | None:
+    def _find_route(self, request: Request) -> Route | None:
         """What plain HTTP has at a path, or None.
 
         A folder at "/" does not hide the paths of handlers: what is not in it may be
         one of those, and is told of WebSocket.
         """
-        page = self._pages.find(request)
+        page = self._routes.find(request)
         if page is None:
             return None
         if self._router.find_named(routing_path(request.encoded_path)) is None:
             return page
         return page if page.has(request) else None
 
-    def _chain(self, handler: BaseHandler) -> Mount:
+    def _chain(self, handler: BaseHandler) -> UpgradeHandler:
         # As many as there are now: another thread may be putting one in.
         middlewares = tuple(self._middlewares)
         key = handler, handler._late, len(middlewares)
@@ -458,7 +458,7 @@ class Site(Hub):
                 mount = (LateChain if late else Chain)(handler, middlewares)
             if late:
                 mount = Awaited(mount, self._errands)
-            chain = self._chains[key] = cast("Mount", mount)
+            chain = self._chains[key] = cast("UpgradeHandler", mount)
         return chain
 
     def _has_late_middleware(self) -> bool:
@@ -468,7 +468,7 @@ class Site(Hub):
             for _, function in middleware._callbacks()
         )
 
-    def settle(
+    def _run_limited(
         self, late: Any, done: Callable[[Any, BaseException | None], object]
     ) -> Errand:
         """Bring about what a function of the user's has begun.
@@ -488,7 +488,7 @@ class Site(Hub):
             application.is_worker() for application in self._applications
         )
 
-    def check_late(
+    def _check_late(
         self, handler: BaseHandler, what: str, function: Callable[..., Any]
     ) -> None:
         """Refuse a callback that is not done when it returns, where that is too late.

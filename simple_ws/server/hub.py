@@ -259,12 +259,12 @@ class Hub:
 
     # What connections ask of it
 
-    def welcome(self, client: Client) -> None:
+    def _add_client(self, client: Client) -> None:
         """A connection opened."""
         self.clients.add(client)
         client._handler.clients.add(client)
 
-    def forget(self, client: Client) -> None:
+    def _remove_client(self, client: Client) -> None:
         """A connection ended."""
         for topic in tuple(client._topics or ()):
             self._unsubscribe(topic, client)

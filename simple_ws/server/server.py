@@ -17,13 +17,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from ..connection.admission import Gate
+from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.options import Options, check_options
 from ..constants import CloseCause, CloseCode
 from ..errors import InvalidState
-from ..handlers.handler import BaseHandler
-from ..handlers.middleware import Middleware
 from ..handlers.pending import Errands
 from ..loop.asyncio_bridge import Attachment, check_loop
 from ..loop.deferred import is_async
@@ -40,18 +38,15 @@ from ..loop.reactor import Reactor
 from ..loop.workers import Call
 from ..messages import check_seconds
 from ..speedups import BACKEND
-from .app import Site
+from .app import App
 from .forwarded import TrustedProxies
-from .upgrade import Incoming
+from .upgrade import UpgradeConnection
 
 __all__ = ["Server"]
 
 logger = logging.getLogger("simple_ws")
 
 R = TypeVar("R")
-H = TypeVar("H", bound=BaseHandler)
-F = TypeVar("F", bound=Callable[..., Any])
-W = TypeVar("W", bound=Middleware)
 
 #: Seconds of one turn of a stop that nobody else turns for.
 _STOP_TURN = 0.05
@@ -68,7 +63,7 @@ _CROWD = 1000
 _PAUSE = 0.5
 
 
-class Server(Site):
+class Server(App):
     """A WebSocket server: serves handlers, pages and files on one port.
 
     Args:
@@ -84,6 +79,7 @@ class Server(Site):
         options: the options of the server.
         proxies: the proxies trusted to give client addresses, or None.
         clients: open connections of all handlers, the earliest first.
+        reactor: the event loop; for measurements and tools.
 
     Raises:
         TypeError, ValueError: An argument or option is wrong, or conflicts with
@@ -113,7 +109,7 @@ class Server(Site):
         self._signals_seen = 0
         self._listeners: list[Listener] = []
         self._listening = False  # from now on calls of other threads are queued
-        self._incoming: set[Incoming] = set()
+        self._incoming: set[UpgradeConnection] = set()
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._deadline_passed = False
@@ -397,10 +393,10 @@ class Server(Site):
     def _use_clock(self, clock: Callable[[], float]) -> None:
         """Keep another time; before anything runs. For `testing`."""
         self._clock = clock
-        self.reactor = self.journal.reactor = Reactor(clock=clock)
-        self.gate = Gate(self.options, clock)
+        self.reactor = self._log.reactor = Reactor(clock=clock)
+        self._admission = Admission(self.options, clock)
         for handler in self._router.targets():
-            handler._open_gate()
+            handler._set_admission()
 
     def _note_begin(self, loop: Any) -> None:
         self._loop = loop
@@ -425,7 +421,7 @@ class Server(Site):
             self._tear_down()
 
     def _done(self) -> bool:
-        inside = self.clients or self.figures.viewers
+        inside = self.clients or self._stats.viewers
         empty = not inside and not self._ending and not self._incoming
         idle = empty and not self._errands.busy
         return self._stopping and (idle or self._deadline_passed)
@@ -443,7 +439,7 @@ class Server(Site):
             listener.close()
         for incoming in list(self._incoming):
             incoming.stop()
-        clients = [*self.clients, *self.figures.viewers]
+        clients = [*self.clients, *self._stats.viewers]
         random.shuffle(clients)
         batches = max(1, min(_MAX_FAREWELLS, len(clients) // _FAREWELL))
         patience = self._patience(drain)
@@ -504,7 +500,7 @@ class Server(Site):
             client._cut("the server stopped", CloseCause.SHUTDOWN)
 
     def _leaving(self) -> list[Client]:
-        return [*self.clients, *self.figures.viewers, *self._ending]
+        return [*self.clients, *self._stats.viewers, *self._ending]
 
     def _tear_down(self) -> None:
         """Give everything back, whatever state it is in; `run` works again."""
@@ -513,9 +509,9 @@ class Server(Site):
         if self._attachment is not None:
             self._attachment.end()
         self._cut_all()
-        self._pages.end()
+        self._routes.end()
         self._schedule.end()
-        self.figures.end()
+        self._stats.end()
         # From now on other threads reach nobody, and queue nothing: threads that never
         # cease must not keep us.
         self._listening = False
@@ -534,7 +530,7 @@ class Server(Site):
         if self._polling:
             self._polling = False
         self._thread = None
-        self.reactor = self.journal.reactor = Reactor(clock=self._clock)
+        self.reactor = self._log.reactor = Reactor(clock=self._clock)
         self._finished.set()
 
     def _prepare(self) -> None:
@@ -562,7 +558,7 @@ class Server(Site):
         self._errands.on_idle = self._note_idle
         self.reactor.open()
         self._schedule.begin(self.reactor)
-        self.figures.begin(self.reactor)
+        self._stats.begin(self.reactor)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -593,29 +589,29 @@ class Server(Site):
         if self._stopping:
             self.reactor.want_attention()
 
-    def left(self, incoming: Incoming) -> None:
+    def _forget_upgrade(self, incoming: UpgradeConnection) -> None:
         """A handshake is over."""
         self._incoming.discard(incoming)
         self.reactor.attention = True
 
-    def welcome(self, client: Client) -> None:
+    def _add_client(self, client: Client) -> None:
         """A connection opened."""
-        self.figures.opened += 1
-        super().welcome(client)
-        self.gate.enter(client.address)
-        if client._handler._gate is not None:
-            client._handler._gate.enter(client.address)
+        self._stats.opened += 1
+        super()._add_client(client)
+        self._admission.enter(client.address)
+        if client._handler._admission is not None:
+            client._handler._admission.enter(client.address)
 
-    def forget(self, client: Client) -> None:
+    def _remove_client(self, client: Client) -> None:
         """A connection ended."""
-        super().forget(client)
-        self.gate.leave(client.address)
-        if client._handler._gate is not None:
-            client._handler._gate.leave(client.address)
+        super()._remove_client(client)
+        self._admission.leave(client.address)
+        if client._handler._admission is not None:
+            client._handler._admission.leave(client.address)
         if client._registered:
             self._ending.add(client)
 
-    def release(self, client: Client) -> None:
+    def _release_client(self, client: Client) -> None:
         """The socket of a connection is closed."""
         self._ending.discard(client)
         self.reactor.attention = True  # the last one ends a server that stops
@@ -623,15 +619,15 @@ class Server(Site):
     def _on_accept(self, sock: socket.socket, address: Any) -> None:
         if self._encrypted is not None:
             sock = self._encrypted(
-                sock, address, self.reactor.call_later, self.journal.may_say
+                sock, address, self.reactor.call_later, self._log.may_say
             )
-        incoming = Incoming(sock, address, self)
+        incoming = UpgradeConnection(sock, address, self)
         self._incoming.add(incoming)
         incoming.begin()
 
     def _on_slow(self, target: object, seconds: float) -> None:
         if isinstance(target, Client):
-            self.journal.note_slow_client(target, seconds)
+            self._log.note_slow_client(target, seconds)
 
     def _elsewhere(self) -> bool:
         # While nobody listens, nothing waits for the loop.

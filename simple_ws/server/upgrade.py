@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
-from ..connection.admission import Gate
+from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.closing import Handler, Home
 from ..connection.options import Options
@@ -24,9 +24,9 @@ from ..deflate import Agreement, Deflate, negotiate, parse_extensions
 from ..errors import AuthenticationError, HandshakeError
 from ..handlers.pending import Errand
 from ..http.exchange import (
-    Entry,
     Exchange,
-    Owner,
+    HttpHost,
+    Route,
     refused_by,
     response_of,
     server_error,
@@ -51,7 +51,7 @@ from ..protocol.server_handshake import (
 from ..speedups import read_upgrade
 from .forwarded import TrustedProxies, client_address
 
-__all__ = ["Door", "Incoming", "Mount"]
+__all__ = ["UpgradeConnection", "UpgradeHandler", "UpgradeHost"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -59,7 +59,7 @@ logger = logging.getLogger("simple_ws")
 _READ_SIZE = 4096
 
 
-class Mount(Handler, Protocol):
+class UpgradeHandler(Handler, Protocol):
     """What a handshake needs of a handler (`websocket.WebSocket` has it)."""
 
     options: Options
@@ -76,26 +76,26 @@ class Mount(Handler, Protocol):
 _Terms = tuple[str, list[str], str | None, Agreement | None]
 
 
-class Door(Home, Owner, Protocol):
+class UpgradeHost(Home, HttpHost, Protocol):
     """What a handshake needs of its server."""
 
     proxies: TrustedProxies | None
-    gate: Gate
+    _admission: Admission
 
-    def find(self, request: Request) -> Mount:
+    def _find_handler(self, request: Request) -> UpgradeHandler:
         """The handler of a path; sets `request.params`; HandshakeError if not."""
 
-    def check_again(self, mount: Mount, request: Request) -> None:
+    def _check_again(self, mount: UpgradeHandler, request: Request) -> None:
         """HandshakeError if there is no room any more, after some time."""
 
-    def find_page(self, request: Request) -> Entry | None:
+    def _find_route(self, request: Request) -> Route | None:
         """What plain HTTP has at a path; sets `request.params`."""
 
-    def left(self, incoming: Incoming) -> None:
+    def _forget_upgrade(self, incoming: UpgradeConnection) -> None:
         """The connection was upgraded, or is closed."""
 
 
-class Incoming:
+class UpgradeConnection:
     """One accepted connection until it is upgraded or closed."""
 
     _events = 0  # that are watched for
@@ -104,10 +104,10 @@ class Incoming:
     _question: Errand | None = None  # `on_request` takes its time
     _early = b""  # what has come meanwhile
 
-    def __init__(self, sock: socket.socket, address: Any, door: Door) -> None:
+    def __init__(self, sock: socket.socket, address: Any, server: UpgradeHost) -> None:
         self.sock = sock
         self.address = address
-        self.site = door
+        self.server = server
         self._wheel_slot: dict[Any, None] | None = None
         self._reader: RequestReader | None = None  # once it is no ordinary handshake
         self._exchange: Exchange | None = None  # has the socket, while there is one
@@ -120,7 +120,7 @@ class Incoming:
         self._read()
         if not self._over and not self._events and self._exchange is None:
             self.watch(READ, self._on_ready)
-            self._wait(self.site.options.open_timeout)
+            self._wait(self.server.options.open_timeout)
 
     def _sweep(self, now: float) -> float | None:
         """The time for a request is over (`timers.Sweepable`)."""
@@ -159,7 +159,7 @@ class Incoming:
 
     def watch(self, events: int, callback: Callable[[int], object]) -> None:
         """Have `callback(events)` called when the socket is ready; 0: not at all."""
-        reactor = self.site.reactor
+        reactor = self.server.reactor
         if not self._events and events:
             reactor.register(self.sock, events, callback)
         elif events:
@@ -178,7 +178,7 @@ class Incoming:
         if rest:
             self._receive(rest)
         else:
-            self._wait(self.site.options.keep_alive)
+            self._wait(self.server.options.keep_alive)
 
     def _is_tls(self) -> bool:
         """Whether the socket has TLS: such a one says so."""
@@ -186,11 +186,11 @@ class Incoming:
 
     def _leave(self) -> None:
         self._over = True
-        self.site.reactor.wheel.discard(self)
-        self.site.left(self)
+        self.server.reactor.wheel.discard(self)
+        self.server._forget_upgrade(self)
 
     def _wait(self, seconds: float) -> None:
-        reactor = self.site.reactor
+        reactor = self.server.reactor
         reactor.wheel.put(self, reactor.now + seconds)
 
     def _on_ready(self, events: int) -> None:
@@ -219,7 +219,7 @@ class Incoming:
         # What nearly every client sends is read in one step; all else is read again,
         # slowly, by those who can say what is wrong with it.
         ordinary = read_upgrade(data) if self._reader is None else None
-        if ordinary is not None and ordinary[0] > self.site.options.max_header:
+        if ordinary is not None and ordinary[0] > self.server.options.max_header:
             ordinary = None
         request = None
         try:
@@ -241,32 +241,32 @@ class Incoming:
 
     def _read_head(self, data: bytes) -> Request | None:
         if self._reader is None:
-            self._reader = RequestReader(self.site.options.max_header)
+            self._reader = RequestReader(self.server.options.max_header)
             if self._kept:
-                self._wait(self.site.options.open_timeout)
+                self._wait(self.server.options.open_timeout)
         return self._reader.feed(data)
 
     def _decide(self, request: Request, rest: bytes) -> None:
         """Upgrade, or answer a page; who asks for no page is told of WebSocket."""
         check_version(request)
-        entry = None if wants_upgrade(request) else self.site.find_page(request)
-        if entry is None:
+        route = None if wants_upgrade(request) else self.server._find_route(request)
+        if route is None:
             self._upgrade(request, None, rest)
             return
         self._check_host(request)
         self._introduce(request)
-        self.site.reactor.wheel.discard(self)
+        self.server.reactor.wheel.discard(self)
         self._exchange = Exchange(self, request)
-        self._exchange.begin(entry, rest)
+        self._exchange.begin(route, rest)
 
     def _upgrade(
         self, request: Request, ordinary: tuple[Any, ...] | None, rest: bytes
     ) -> None:
         request.address = self.address
-        if self.site.proxies is not None or type(self.sock) is not socket.socket:
+        if self.server.proxies is not None or type(self.sock) is not socket.socket:
             self._introduce(request)
         self._check_host(request)
-        mount = self.site.find(request)
+        mount = self.server._find_handler(request)
         options = mount.options
         if ordinary is None:
             key = check_upgrade(request)
@@ -287,18 +287,18 @@ class Incoming:
         terms = key, offered, extension, agreement
         if session is not None and is_late(session):
             done = partial(self._on_answer, mount, request, terms, rest)
-            self._question = self._ask(self.site.settle, session, done)
+            self._question = self._ask(self.server._run_limited, session, done)
         else:
             self._open(mount, request, terms, rest, session)
 
     def _check_host(self, request: Request) -> None:
-        allowed = self.site.options.allowed_hosts
+        allowed = self.server.options.allowed_hosts
         if allowed is not None:
             check_allowed_host(request, allowed)
 
     def _on_answer(
         self,
-        mount: Mount,
+        mount: UpgradeHandler,
         request: Request,
         terms: _Terms,
         rest: bytes,
@@ -311,7 +311,7 @@ class Incoming:
         self._question = None
         try:
             session = self._ask(_outcome, session, error)
-            self.site.check_again(mount, request)
+            self.server._check_again(mount, request)
             self._open(mount, request, terms, rest + self._early, session)
         except HandshakeError as refused:
             self._refuse(refused, request)
@@ -325,7 +325,7 @@ class Incoming:
 
     def _open(
         self,
-        mount: Mount,
+        mount: UpgradeHandler,
         request: Request,
         terms: _Terms,
         rest: bytes,
@@ -356,11 +356,11 @@ class Incoming:
         try:
             client._start(response, rest, self._events != 0)
         except Exception as error:  # the socket is the client's by now
-            self.site.reactor.on_failure(client, error)
+            self.server.reactor.on_failure(client, error)
 
-    def _make(self, mount: Mount, *terms: Any) -> Client:
+    def _make(self, mount: UpgradeHandler, *terms: Any) -> Client:
         """Make the connection, of the user's class if there is one."""
-        parts = self.sock, self.site, mount, *terms
+        parts = self.sock, self.server, mount, *terms
         if mount.client_class is Client:  # whom nobody need ask, nor look at
             return Client(*parts)
         create = partial(_create, mount.client_class)
@@ -370,7 +370,7 @@ class Incoming:
     def _introduce(self, request: Request) -> None:
         """Note who asks, and how."""
         request.address = self.address
-        proxies = self.site.proxies
+        proxies = self.server.proxies
         if proxies is not None:
             request.address = client_address(self.address, request.headers, proxies)
         if self._is_tls():
@@ -390,13 +390,13 @@ class Incoming:
 
     def _ask_handler(
         self,
-        mount: Mount,
+        mount: UpgradeHandler,
         request: Request,
         question: Callable[..., Any],
         *args: object,
     ) -> Any:
         """Likewise, and name what holds the loop for too long."""
-        reactor = self.site.reactor
+        reactor = self.server.reactor
         began = reactor.clock()
         try:
             return self._ask(question, *args)
@@ -405,7 +405,7 @@ class Incoming:
             if spent > reactor.slow:
                 name = getattr(question, "__name__", "client_class")
                 what = f"{mount.name}.{name}"
-                self.site.journal.note_slow(what, request.path, spent)
+                self.server._log.note_slow(what, request.path, spent)
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
         # What the client is not told, its operator is.
@@ -426,9 +426,9 @@ class Incoming:
         if self._over:
             return
         self._drop_question()
-        self.site.gate.note_refusal(response.status)
+        self.server._admission.note_refusal(response.status)
         if self._exchange is None:
-            self.site.reactor.wheel.discard(self)
+            self.server.reactor.wheel.discard(self)
             self._exchange = Exchange(self, request)
         self._exchange.end(response, why)
 

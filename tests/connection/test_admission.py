@@ -23,7 +23,7 @@ from harness import (
 )
 
 from simple_ws import Client, Middleware, Response
-from simple_ws.connection.admission import Gate, retry_after
+from simple_ws.connection.admission import Admission, retry_after
 from simple_ws.connection.options import Options
 from simple_ws.connection.topics import Group
 from simple_ws.errors import HandshakeError
@@ -31,11 +31,11 @@ from simple_ws.errors import HandshakeError
 V4 = ("192.0.2.1", 12345)
 
 
-def gate(clock: Clock | None = None, **options: Any) -> Gate:
-    return Gate(Options(**options), clock or Clock())
+def gate(clock: Clock | None = None, **options: Any) -> Admission:
+    return Admission(Options(**options), clock or Clock())
 
 
-def verdict(gate: Gate, address: Any = V4) -> int | None:
+def verdict(gate: Admission, address: Any = V4) -> int | None:
     """Status of a refusal that says when to come again, or None."""
     try:
         gate.check(address)
@@ -192,7 +192,7 @@ def test_place_is_free_again_after_every_kind_of_end(
         if end is not by_stop:
             driven.turn(3)
         assert driven.handler.names.count("close") == 1
-        assert driven.server.gate._hosts == {}
+        assert driven.server._admission._hosts == {}
         if end is not by_stop:
             assert status_of(come(driven)) == 101
 
@@ -221,7 +221,7 @@ def test_place_of_a_client_that_ends_in_on_open_is_free_again(act: str) -> None:
                 driven.turn(2)
                 theirs.close()
             driven.advance(2.0)
-            assert driven.server.gate._hosts == {}
+            assert driven.server._admission._hosts == {}
             assert driven.handler.names.count("close") == number + 1
 
 
@@ -249,9 +249,9 @@ def test_handshakes_that_come_to_nothing_take_no_place() -> None:
             if leaves:
                 peer.close()
             driven.turn(3)
-            assert driven.server.gate._hosts == {}
+            assert driven.server._admission._hosts == {}
         assert status_of(come(driven)) == 101
-        assert driven.server.gate._hosts == {"192.0.2.1": 1}
+        assert driven.server._admission._hosts == {"192.0.2.1": 1}
 
 
 def test_peer_that_leaves_while_its_handshake_is_answered_leaves_no_trace() -> None:
@@ -261,7 +261,7 @@ def test_peer_that_leaves_while_its_handshake_is_answered_leaves_no_trace() -> N
         peer.close()
         driven.turn(5)
         assert driven.handler.names == ["open", "close"]
-        assert driven.server.gate._hosts == {}
+        assert driven.server._admission._hosts == {}
 
 
 def test_over_tcp_the_place_of_a_reset_connection_is_free_again() -> None:
@@ -350,8 +350,8 @@ def test_handler_has_limits_by_address_of_its_own() -> None:
             101,
             429,
         ]
-    assert handler._gate is not None
-    assert handler._gate._hosts == {}
+    assert handler._admission is not None
+    assert handler._admission._hosts == {}
 
 
 def test_limit_that_another_thread_sets_counts_from_the_next_turn_on() -> None:
@@ -368,7 +368,7 @@ def test_limit_that_another_thread_sets_counts_from_the_next_turn_on() -> None:
         setter = threading.Thread(target=limit)
         setter.start()
         setter.join()
-        assert handler._gate is None
+        assert handler._admission is None
         first.close()
         driven.turn(2)
         assert handler.names == ["open", "close"]

@@ -783,7 +783,7 @@ def stream(driven: Driven, faucet: Faucet, path: str = "/stream") -> list[Exchan
         exchanges.append(exchange)
         exchange.answer(Stream(200, [], faucet))
 
-    driven.server._pages.add(path, ["GET"], serve)
+    driven.server._routes.add(path, ["GET"], serve)
     return exchanges
 
 
@@ -930,7 +930,7 @@ def test_second_answer_is_thrown_away() -> None:
         raise ZeroDivisionError
 
     with Driven() as driven:
-        driven.server._pages.add("/page", ["GET"], serve)
+        driven.server._routes.add("/page", ["GET"], serve)
         peer = browse(driven)
         assert peer.get("/page").text == "first"
         assert peer.get("/page").text == "first"
@@ -1030,7 +1030,7 @@ def test_answer_that_nobody_reads_is_given_up() -> None:
 def test_page_that_never_answers_is_503() -> None:
     kept: list[Exchange] = []
     with Driven() as driven:
-        driven.server._pages.add("/page", ["GET"], kept.append)
+        driven.server._routes.add("/page", ["GET"], kept.append)
         peer = browse(driven)
         peer.peer.write(ask("GET", "/page"))
         driven.turn(2)
@@ -1105,7 +1105,7 @@ def test_running_answers_finish_within_the_drain() -> None:
 def test_answer_made_during_a_stop_says_that_the_connection_ends() -> None:
     kept: list[Exchange] = []
     with Driven() as driven:
-        driven.server._pages.add("/page", ["GET"], kept.append)
+        driven.server._routes.add("/page", ["GET"], kept.append)
         peer = browse(driven)
         peer.peer.write(ask("GET", "/page"))
         driven.turn(2)

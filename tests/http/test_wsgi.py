@@ -97,7 +97,7 @@ def app_of(pieces: Iterable[bytes], *headers: tuple[str, str]) -> Any:
 
 def pool_of(driven: Driven) -> Any:
     """The threads behind /app."""
-    entry = driven.server.find_page(Request("GET", "/app/", (1, 1), b""))
+    entry = driven.server._find_route(Request("GET", "/app/", (1, 1), b""))
     assert entry is not None
     return entry.select("GET").__self__._pool  # type: ignore[attr-defined]
 
@@ -689,7 +689,7 @@ def test_end_of_the_pool_ends_those_that_wait_for_a_peer() -> None:
         driven.server.wsgi("/app", app_of(pieces))
         driven.join(small_buffers).write(ask("GET", "/app/"))
         driven.until(lambda: pieces.taken >= 26)
-        driven.server._pages.end()
+        driven.server._routes.end()
         assert pieces.closed.wait(DEADLINE)
 
 

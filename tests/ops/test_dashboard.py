@@ -257,7 +257,7 @@ def test_others_are_refused_page_and_figures_unless_allowed() -> None:
         assert "script" not in answer.text
         assert fetch(driven, PATH, "X-Forwarded-For: 127.0.0.1").status == 403
         assert refused(driven.join()) == 403
-        assert len(driven.server.figures.viewers) == 0
+        assert len(driven.server._stats.viewers) == 0
 
 
 def test_this_machine_may_look_unless_told_otherwise() -> None:
@@ -354,9 +354,9 @@ def test_too_many_cannot_look_at_once(driven: Driven) -> None:
     for _ in range(32):
         figures(driven.open(PATH))
     assert refused(driven.join()) == 503
-    first = next(iter(driven.server.figures.viewers))
+    first = next(iter(driven.server._stats.viewers))
     first.terminate()
-    driven.until(lambda: len(driven.server.figures.viewers) < 32)
+    driven.until(lambda: len(driven.server._stats.viewers) < 32)
     assert figures(driven.open(PATH))["connections"]["dashboards"] == 32
 
 
@@ -391,9 +391,9 @@ def test_limits_at_the_door_do_not_count_who_looks() -> None:
         with driven.open() as peer:
             figures(driven.open(PATH))
             peer.leave()
-        for viewer in driven.server.figures.viewers:
+        for viewer in driven.server._stats.viewers:
             viewer.terminate()
-        driven.until(lambda: not driven.server.figures.viewers)
+        driven.until(lambda: not driven.server._stats.viewers)
 
 
 # --- What they are sent --------------------------------------------------------------
@@ -443,7 +443,7 @@ def test_figures_are_taken_only_while_somebody_looks(driven: Driven) -> None:
     driven.advance(1)
     assert len(taken) == 4
     second.reset()
-    driven.until(lambda: not driven.server.figures.viewers)
+    driven.until(lambda: not driven.server._stats.viewers)
     seen = len(taken)
     assert not driven.server._schedule.jobs
     driven.advance(5)
@@ -457,7 +457,7 @@ def test_who_does_not_read_misses_figures_and_costs_little() -> None:
     with Driven(ping=False) as driven:
         driven.server.dashboard(allow=everybody)
         driven.open(PATH, wrap=small_buffers)
-        (viewer,) = driven.server.figures.viewers
+        (viewer,) = driven.server._stats.viewers
         for _ in range(2000):
             driven.clock.now += 1
             driven.turn()
@@ -474,7 +474,7 @@ def test_page_that_says_nothing_is_not_idle() -> None:
         for _ in range(10):
             figures(peer)
             driven.advance(1)
-        assert len(driven.server.figures.viewers) == 1
+        assert len(driven.server._stats.viewers) == 1
 
 
 def test_who_sends_more_than_a_page_does_is_closed(driven: Driven) -> None:
@@ -503,7 +503,7 @@ def test_those_who_look_are_in_no_figures(driven: Driven) -> None:
     assert looked_at["connections"] == {"open": 0, "opened": 0, "dashboards": 3}
     go(peers[0])
     peers[1].reset()
-    driven.until(lambda: len(driven.server.figures.viewers) == 1)
+    driven.until(lambda: len(driven.server._stats.viewers) == 1)
     after = driven.server.stats()
     for stats in (before, looked_at, after):
         for name in ("time", "uptime", "connections"):
@@ -559,7 +559,7 @@ def test_server_that_stops_says_goodbye_to_those_who_look() -> None:
                 pass
             assert head == 0x88
             assert peer.read_rest() == b""
-        assert len(server.figures.viewers) == 0
+        assert len(server._stats.viewers) == 0
         assert not server._schedule.jobs
         assert server.stats()["closed"]["shutdown"] == 0
 
@@ -723,7 +723,7 @@ def test_page_says_when_the_connection_is_lost_and_comes_back(
     served: Server, looking: Looking
 ) -> None:
     page = looking.at(served)
-    (viewer,) = served.figures.viewers
+    (viewer,) = served._stats.viewers
     viewer.terminate()
     page.wait_for_selector("#status[data-state=lost]")
     wait_for_state(page, "live", "Live")
@@ -760,7 +760,7 @@ def test_hidden_page_lets_the_server_rest(served: Server, looking: Looking) -> N
     }"""
     page.evaluate(hide, True)
     page.clock.run_for(59_000)
-    assert len(served.figures.viewers) == 1
+    assert len(served._stats.viewers) == 1
     page.clock.run_for(2_000)
     wait_for_state(page, "connecting", "Paused")
     page.evaluate(hide, False)

@@ -609,7 +609,7 @@ def test_host_that_is_not_allowed_is_refused_for_pages_and_handlers(
         assert status_of(driven, upgrade) == status
         page = b"GET /page HTTP/1.1\r\nHost: %b\r\n\r\n" % host.encode()
         assert status_of(driven, page) == (200 if status == 101 else status)
-        assert driven.server.gate.refused == ({} if status == 101 else {421: 2})
+        assert driven.server._admission.refused == ({} if status == 101 else {421: 2})
 
 
 def test_host_must_be_allowed_however_it_is_told() -> None:

@@ -53,8 +53,8 @@ def main() -> None:
             messages=handler.tally.messages_received,
             received=handler.tally.bytes_received,
             sent=handler.tally.bytes_sent,
-            ends=server.journal.ends,
-            slow=server.journal.slow_calls,
+            ends=server._log.ends,
+            slow=server._log.slow_calls,
             alarms=alarm.lines[:20],
         )
 

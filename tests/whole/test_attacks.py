@@ -540,7 +540,7 @@ def test_five_thousand_connect_at_once_talk_and_are_gone_at_once() -> None:
         wait_until(lambda: len(server.clients) == 1)
         polite.is_served()
         assert handler.names.count("close") == CROWD
-        assert list(server.gate._hosts.values()) == [1]
+        assert list(server._admission._hosts.values()) == [1]
     if before is not None:
         assert len(os.listdir("/proc/self/fd")) <= before
 
