@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .constants import LARGEST
+from .constants import LARGEST, TOKEN
 from .deflate import Deflate
 
 if TYPE_CHECKING:
@@ -173,6 +173,6 @@ def subprotocols(name: str, value: Any) -> tuple[str, ...]:
     for item in names:
         if not isinstance(item, str):
             raise TypeError(f"{name} must hold strings, not {item!r}")
-        if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", item):
+        if not re.fullmatch(TOKEN, item):
             raise ValueError(f"{name} must hold tokens of RFC 6455 §4.1, not {item!r}")
     return names

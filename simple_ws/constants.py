@@ -1,4 +1,4 @@
-"""The words of the protocol: opcodes, close codes, states, limits with their units.
+"""The words of the protocol: opcodes, close codes, states, grammar, limits.
 
 Only names and numbers live here; rules that use them live in `protocol` and
 `protocol.server_handshake`.
@@ -15,6 +15,12 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 #: The one version of the protocol there is (RFC 6455 §4.1).
 VERSION = "13"
+
+#: RFC 9110 §5.6.2, as text for patterns.
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+#: Lines of header fields with their ends (RFC 9112 §5): no space before the colon, no
+#: line folding, no bare CR or LF.
+FIELD_LINES = rb"(?:" + TOKEN.encode() + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*"
 
 
 class Opcode(enum.IntEnum):

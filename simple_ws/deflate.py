@@ -11,18 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .constants import MAX_EXTENSION_PARTS
+from .constants import MAX_EXTENSION_PARTS, TOKEN
 from .errors import HandshakeError
 
-__all__ = ["Agreement", "Deflate", "negotiate", "parse_extensions"]
+__all__ = ["Agreement", "Deflate", "agree", "negotiate", "offer", "parse_extensions"]
 
 EXTENSION = "permessage-deflate"
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 #: A name, with or without a value, and what ends it: `;` when another one follows.
 _PART = re.compile(
-    rf"[ \t]*({_TOKEN})[ \t]*(?:=[ \t]*({_TOKEN}|{_QUOTED})[ \t]*)?(;|,[ \t,]*|\Z)"
+    rf"[ \t]*({TOKEN})[ \t]*(?:=[ \t]*({TOKEN}|{_QUOTED})[ \t]*)?(;|,[ \t,]*|\Z)"
 )
 #: RFC 7692 §7.1.2.1: "a decimal integer value without leading zeroes between 8 and 15".
 _WINDOW_BITS = re.compile(r"[89]|1[0-5]")
@@ -144,7 +143,7 @@ def _parse_element(text: str, pos: int) -> tuple[Parameters, int]:
             value = re.sub(r"\\(.)", r"\1", value[1:-1])
             # §9.1: "the value after quoted-string unescaping MUST conform to the
             # 'token' ABNF".
-            if not re.fullmatch(_TOKEN, value):
+            if not re.fullmatch(TOKEN, value):
                 raise _malformed()
         parts.append((name, value))
         pos = match.end()
@@ -155,6 +154,33 @@ def _parse_element(text: str, pos: int) -> tuple[Parameters, int]:
 
 def _malformed() -> HandshakeError:
     return HandshakeError(400, "The Sec-WebSocket-Extensions header is malformed.")
+
+
+def _read_parameters(parameters: Parameters) -> dict[str, int | bool]:
+    """Names and values of an offer or an answer (RFC 7692 §7.1).
+
+    Raises:
+        ValueError: One is unknown, twice there, or has a wrong value.
+    """
+    found: dict[str, int | bool] = {}
+    for name, value in parameters:
+        # §7.1: "multiple extension parameters with the same name".
+        if name in found:
+            raise ValueError(f"{name} is there twice")
+        if name in ("server_no_context_takeover", "client_no_context_takeover"):
+            if value is not None:
+                raise ValueError(f"{name}={value}")
+            found[name] = True
+        elif name in ("server_max_window_bits", "client_max_window_bits"):
+            if value is None or not _WINDOW_BITS.fullmatch(value):
+                raise ValueError(f"{name}={value}")
+            found[name] = int(value)
+        else:
+            raise ValueError(f"{EXTENSION} has a parameter '{name}'")
+    return found
+
+
+# A server's half
 
 
 def negotiate(
@@ -176,24 +202,15 @@ def negotiate(
 
 def _read_offer(parameters: Parameters) -> dict[str, int | bool] | None:
     """The offer's parameters, or None to decline it (RFC 7692 §7.1)."""
-    asked: dict[str, int | bool] = {}
-    for name, value in parameters:
-        # §7.1: decline "multiple extension parameters with the same name".
-        if name in asked:
-            return None
-        if name in ("server_no_context_takeover", "client_no_context_takeover"):
-            if value is not None:
-                return None
-            asked[name] = True
-        elif name == "client_max_window_bits" and value is None:
-            asked[name] = 15
-        elif name in ("server_max_window_bits", "client_max_window_bits"):
-            if value is None or not _WINDOW_BITS.fullmatch(value):
-                return None
-            asked[name] = int(value)
-        else:
-            return None
-    return asked
+    # §7.1.2.2: in an offer it may stand without a value.
+    given = [
+        (name, "15" if value is None and name == "client_max_window_bits" else value)
+        for name, value in parameters
+    ]
+    try:
+        return _read_parameters(given)
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=256)
@@ -237,3 +254,57 @@ def _accept(
         threshold=config.threshold,
     )
     return "; ".join(answer), agreement
+
+
+# A client's half
+
+
+def offer(config: Deflate) -> str:
+    """What a client offers: the value of its Sec-WebSocket-Extensions."""
+    parts = [EXTENSION]
+    if config.server_no_context_takeover:
+        parts.append("server_no_context_takeover")
+    if config.client_no_context_takeover:
+        parts.append("client_no_context_takeover")
+    if config.server_max_window_bits < 15:
+        parts.append(f"server_max_window_bits={config.server_max_window_bits}")
+    # §7.1.2.2: without a value it says that the server may choose.
+    bits = config.client_max_window_bits
+    parts.append("client_max_window_bits" + (f"={bits}" if bits < 15 else ""))
+    return "; ".join(parts)
+
+
+def agree(parameters: Parameters, config: Deflate) -> Agreement:
+    """What the server's answer to that means.
+
+    Raises:
+        ValueError: It is no answer to it. RFC 7692 §7.1: a client "MUST _Fail the
+            WebSocket Connection_" then.
+    """
+    answer = _read_parameters(parameters)
+    asked_bits = config.server_max_window_bits
+    server_bits = int(answer.get("server_max_window_bits", 15))
+    # §7.1.1.1 and §7.1.2.1: who accepts an offer with these says so.
+    if config.server_no_context_takeover and "server_no_context_takeover" not in answer:
+        raise ValueError("server_no_context_takeover is missing")
+    if server_bits > asked_bits:
+        raise ValueError(f"server_max_window_bits={server_bits}, asked {asked_bits}")
+    client_bits = int(answer.get("client_max_window_bits", 15))
+    # §7.1.2.2: "a value equal to or smaller than the received value".
+    offered_bits = config.client_max_window_bits
+    if "client_max_window_bits" in answer and client_bits > offered_bits:
+        raise ValueError(
+            f"client_max_window_bits={client_bits}, offered {offered_bits}"
+        )
+    return Agreement(
+        # §7.1.1.2: a server may ask for this whether or not we offered it.
+        send_takeover=not (
+            config.client_no_context_takeover or "client_no_context_takeover" in answer
+        ),
+        receive_takeover="server_no_context_takeover" not in answer,
+        send_window_bits=min(client_bits, offered_bits),
+        receive_window_bits=server_bits,
+        level=config.level,
+        mem_level=config.mem_level,
+        threshold=config.threshold,
+    )

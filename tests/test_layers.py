@@ -15,7 +15,7 @@ PACKAGE = Path(simple_ws.__file__).parent
 
 #: From the bottom to the top: folders (with a slash), and the modules at the top.
 LAYERS = {
-    "words": "constants errors checks messages deflate",
+    "words": "constants errors checks messages deflate token_bucket",
     "speedups": "speedups _speedups _c/ _fallback/",
     "protocol": "protocol/",
     "loop": "loop/",

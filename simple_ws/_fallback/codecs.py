@@ -15,6 +15,7 @@ from collections import deque
 
 from ..constants import (
     DEFLATE_TAIL,
+    FIELD_LINES,
     MAX_DEFLATE_STREAMS,
     MAX_HEAD_SIZE,
     MAX_HEADER_COUNT,
@@ -139,7 +140,7 @@ def build_frame(first: int, payload: Buffer, key: bytes | None = None) -> bytes:
 
 _UPGRADE = re.compile(
     rb"GET (/[\x21\x22\x24-\x7e]*) HTTP/1\.1\r\n"  # no "#"
-    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
+    rb"(" + FIELD_LINES + rb")\r\n"
 )
 _KEY = re.compile(rb"[0-9A-Za-z+/]{22}==")
 _PLAIN_HOST = re.compile(rb"[0-9A-Za-z._-]+(?::[0-9]*)?")

@@ -19,6 +19,7 @@ from typing import Any
 from ..constants import MAX_READ, Opcode, SendStatus, State
 from ..errors import ProtocolError
 from ..messages import encode_message
+from ..token_bucket import TokenBucket
 from .codecs import Deflater, apply_mask, build_frame
 from .loop import LoopState
 from .outbox import Outbox
@@ -54,27 +55,6 @@ _MANY_PONGS = 128
 
 #: There is no selector of ours in Python: the platform's serves.
 Poller: Any = None
-
-
-class _Bucket:
-    """Tokens that come back at a rate; a message takes one."""
-
-    __slots__ = ("_burst", "_filled_at", "_rate", "_tokens")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate = rate
-        self._burst = self._tokens = burst
-        self._filled_at = now
-
-    def take(self, now: float) -> bool:
-        """Say whether one more message is within the rate."""
-        refill = (now - self._filled_at) * self._rate
-        self._tokens = min(self._burst, self._tokens + refill)
-        self._filled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class ConnectionCore(Outbox):
@@ -151,7 +131,7 @@ class ConnectionCore(Outbox):
         self._held = False  # nor until `_hold` says so
         self._rest = b""  # of the last read, for another turn
         self._pongs = 0  # put into the outbox since the last write
-        self._bucket: _Bucket | None = None
+        self._bucket: TokenBucket | None = None
         self.messages_received = self.messages_sent = 0
         self.bytes_received = 0
         agreement = protocol.agreement
@@ -162,7 +142,7 @@ class ConnectionCore(Outbox):
 
     def _limit_rate(self, rate: float, burst: float) -> None:
         """Have `_on_rate` called for messages beyond so many a second."""
-        self._bucket = _Bucket(rate, burst, self._loop.now)
+        self._bucket = TokenBucket(rate, burst, self._loop.now)
 
     # What the owner of the other cases provides
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..checks import Check, compression, optional, path, seconds, whole
+from ..constants import TOKEN
 from ..deflate import Deflate
 from ..protocol.client_handshake import Offer
 from ..protocol.proxy_tunnel import parse_proxy, proxy_for
@@ -162,7 +163,7 @@ def _size(name: str, value: Any) -> int:
     return value
 
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN = re.compile(TOKEN)
 #: RFC 9110 §5.5; no space at either end.
 _FIELD_VALUE = re.compile(
     r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*"

@@ -8,6 +8,7 @@ from ipaddress import IPv6Address
 from typing import Any
 
 from ..errors import HandshakeError
+from ..token_bucket import TokenBucket
 from .options import Options
 from .topics import Group
 
@@ -37,11 +38,10 @@ class Admission:
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
         self.refused: dict[int, int] = {}
         self._per_host = options.max_connections_per_ip
-        self._rate = options.handshake_rate
         self._clock = clock
         self._hosts: dict[str, int] = {}
-        self._tokens = 0.0 if self._rate is None else self._rate[1]
-        self._filled_at = clock()
+        rate = options.handshake_rate
+        self._bucket = None if rate is None else TokenBucket(*rate, clock())
 
     def check(self, address: Any) -> None:
         """Refuse a handshake that is beyond a limit.
@@ -59,7 +59,7 @@ class Admission:
         Raises:
             HandshakeError: 503, with `Retry-After`.
         """
-        if self._rate is not None and not self._take(*self._rate):
+        if self._bucket is not None and not self._bucket.take(self._clock()):
             raise HandshakeError(
                 503, "Too many handshakes at the moment.", [retry_after()]
             )
@@ -100,15 +100,6 @@ class Admission:
     def note_refusal(self, status: int) -> None:
         """A handshake was refused, by whomever."""
         self.refused[status] = self.refused.get(status, 0) + 1
-
-    def _take(self, rate: float, burst: float) -> bool:
-        now = self._clock()
-        self._tokens = min(burst, self._tokens + (now - self._filled_at) * rate)
-        self._filled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 def _host(address: Any) -> str:

@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import PurePath
 from urllib.parse import quote
 
+from ..connection.admission import retry_after
 from ..errors import HandshakeError
 from ..protocol.http11 import Headers, Request, Response, http_date
 from ..protocol.http_body import Stream
@@ -177,9 +178,7 @@ def _open(path: str) -> tuple[int, os.stat_result]:
         descriptor = os.open(path, _OPEN_FLAGS)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise HandshakeError(
-                503, "The server is busy.", [("Retry-After", "5")]
-            ) from None
+            raise HandshakeError(503, "The server is busy.", [retry_after()]) from None
         raise _not_found() from None
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
 
+from ..connection.admission import retry_after
 from ..errors import HandshakeError
 from ..loop.deferred import check_callback
 from ..loop.workers import Pool
@@ -92,7 +93,7 @@ class Wsgi:
             self._pool = Pool(_NAME, self._threads, _MAX_QUEUED)
         environ = _environ(exchange, self.prefix)
         if not self._pool.submit(_Call(self._app, environ, exchange)):
-            raise HandshakeError(503, "The server is busy.", [("Retry-After", "5")])
+            raise HandshakeError(503, "The server is busy.", [retry_after()])
 
     def is_worker(self) -> bool:
         """Whether the caller is the application, in one of its threads."""

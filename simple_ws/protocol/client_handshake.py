@@ -18,7 +18,8 @@ from typing import NoReturn
 from urllib.parse import unquote
 
 from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT, VERSION
-from ..deflate import EXTENSION, Agreement, Deflate, Parameters, parse_extensions
+from ..deflate import EXTENSION, Agreement, Deflate, agree, parse_extensions
+from ..deflate import offer as offer_deflate
 from ..errors import (
     ConnectError,
     HandshakeError,
@@ -26,7 +27,9 @@ from ..errors import (
     InvalidHandshake,
     InvalidURI,
 )
+from .grammar import find_head_end, head_pattern, split_fields
 from .http11 import Headers
+from .http_body import ChunkedBody
 from .server_handshake import accept_key
 from .uri import MASK, URI, excerpt
 
@@ -40,15 +43,11 @@ __all__ = [
     "without",
 ]
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 #: RFC 9112 §4 and §5: no line folding, no bare CR or LF; the reason may be missing.
-_HEAD = re.compile(
-    rb"HTTP/([0-9])\.([0-9]) ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r\n"
-    rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
+_HEAD = head_pattern(
+    rb"HTTP/([0-9])\.([0-9]) ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?"
 )
-_BARE_LF = re.compile(rb"(?<!\r)\n")
-_WINDOW_BITS = re.compile(r"[89]|1[0-5]")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[^\r\n]*)?\r\n")
+_BARE_LF = "a line of its answer ends without CR LF"
 
 #: Bytes of a refusal's body that are kept: enough for a sentence or an error document.
 MAX_BODY = 1024
@@ -205,7 +204,9 @@ class Opening:
         if offer.subprotocols:
             fields.append(("Sec-WebSocket-Protocol", ", ".join(offer.subprotocols)))
         if offer.compression is not None:
-            fields.append(("Sec-WebSocket-Extensions", _offered(offer.compression)))
+            fields.append(
+                ("Sec-WebSocket-Extensions", offer_deflate(offer.compression))
+            )
         if offer.user_agent is not None:
             fields.append(("User-Agent", offer.user_agent))
         if offer.cookies and at_home:
@@ -323,7 +324,10 @@ class Opening:
             config = self._offer.compression
             if name != EXTENSION or config is None or agreement is not None:
                 raise _wrong(f"extension '{excerpt(name)}' was not offered")
-            agreement = _agree(parameters, config)
+            try:
+                agreement = agree(parameters, config)
+            except ValueError as error:
+                raise _wrong(excerpt(str(error))) from None
         return agreement
 
 
@@ -355,76 +359,6 @@ def _hint(status: int, headers: Headers) -> str:
     return _HINTS.get(status, "")
 
 
-# permessage-deflate (RFC 7692 §5 and §7.1), as the client sees it
-
-
-def _offered(config: Deflate) -> str:
-    """The value of our Sec-WebSocket-Extensions."""
-    offer = [EXTENSION]
-    if config.server_no_context_takeover:
-        offer.append("server_no_context_takeover")
-    if config.client_no_context_takeover:
-        offer.append("client_no_context_takeover")
-    if config.server_max_window_bits < 15:
-        offer.append(f"server_max_window_bits={config.server_max_window_bits}")
-    # §7.1.2.2: without a value it says that the server may choose.
-    bits = config.client_max_window_bits
-    offer.append("client_max_window_bits" + (f"={bits}" if bits < 15 else ""))
-    return "; ".join(offer)
-
-
-def _agree(parameters: Parameters, config: Deflate) -> Agreement:
-    """What the server's answer to that means.
-
-    Raises:
-        HandshakeError: It is no answer to it. RFC 7692 §7.1: a client "MUST _Fail the
-            WebSocket Connection_" then.
-    """
-    answer = _read_answer(parameters)
-    asked_bits = config.server_max_window_bits
-    server_bits = int(answer.get("server_max_window_bits", 15))
-    # §7.1.1.1 and §7.1.2.1: who accepts an offer with these says so.
-    if config.server_no_context_takeover and "server_no_context_takeover" not in answer:
-        raise _wrong("server_no_context_takeover is missing")
-    if server_bits > asked_bits:
-        raise _wrong(f"server_max_window_bits={server_bits}, asked {asked_bits}")
-    client_bits = int(answer.get("client_max_window_bits", 15))
-    # §7.1.2.2: "a value equal to or smaller than the received value".
-    offered_bits = config.client_max_window_bits
-    if "client_max_window_bits" in answer and client_bits > offered_bits:
-        raise _wrong(f"client_max_window_bits={client_bits}, offered {offered_bits}")
-    return Agreement(
-        # §7.1.1.2: a server may ask for this whether or not we offered it.
-        send_takeover=not (
-            config.client_no_context_takeover or "client_no_context_takeover" in answer
-        ),
-        receive_takeover="server_no_context_takeover" not in answer,
-        send_window_bits=min(client_bits, offered_bits),
-        receive_window_bits=server_bits,
-        level=config.level,
-        mem_level=config.mem_level,
-        threshold=config.threshold,
-    )
-
-
-def _read_answer(parameters: Parameters) -> dict[str, int]:
-    answer: dict[str, int] = {}
-    for name, value in parameters:
-        if name in answer:
-            raise _wrong(f"{name} is there twice")
-        if name in ("server_no_context_takeover", "client_no_context_takeover"):
-            if value is not None:
-                raise _wrong(f"{name}={excerpt(str(value))}")
-            answer[name] = 1
-        elif name in ("server_max_window_bits", "client_max_window_bits"):
-            if value is None or not _WINDOW_BITS.fullmatch(value):
-                raise _wrong(f"{name}={excerpt(str(value))}")
-            answer[name] = int(value)
-        else:
-            raise _wrong(f"{EXTENSION} has a parameter '{excerpt(name)}'")
-    return answer
-
-
 class ResponseReader:
     """Reads an HTTP answer at any byte boundary: its head, and an excerpt of its body.
 
@@ -451,6 +385,8 @@ class ResponseReader:
         self.complete = False
         self._tunnel = tunnel
         self._buffer = bytearray()
+        self._seen = 0  # bytes of the buffer that were searched for the end of a head
+        self._chunks = ChunkedBody(2**64)  # no limit but that of the excerpt
         self._size = 0  # bytes of heads so far, those of interim answers included
 
     def feed(self, data: bytes) -> None:
@@ -491,21 +427,19 @@ class ResponseReader:
             hint = ", but TLS: try wss://" if start.startswith(b"\x15\x03") else ""
             raise HandshakeError(400, f"it does not speak HTTP{hint}")
         room = MAX_HEAD_SIZE - self._size
-        end = buffer.find(b"\r\n\r\n", 0, room)
-        if _BARE_LF.search(buffer, 0, len(buffer) if end < 0 else end):
-            raise HandshakeError(400, "a line of its answer ends without CR LF")
+        end = find_head_end(buffer, self._seen, room, _BARE_LF)
         if end < 0 and len(buffer) >= room:
             limit = f"{MAX_HEAD_SIZE:,} bytes"
             raise HandshakeError(400, f"the head of its answer exceeds {limit}")
-        return end + 4 if end >= 0 else -1
+        self._seen = len(buffer) if end < 0 else 0  # the next one begins anew
+        return end
 
     def _read_head(self, head: bytes) -> None:
         match = _HEAD.fullmatch(head)
         if match is None:
             raise HandshakeError(400, "the head of its answer is malformed")
         major, minor, status, fields = match.groups()
-        lines = fields.decode("latin-1").split("\r\n")[:-1]
-        if len(lines) > MAX_HEADER_COUNT:
+        if fields.count(b"\r\n") > MAX_HEADER_COUNT:
             limit = f"{MAX_HEADER_COUNT} header lines"
             raise HandshakeError(400, f"its answer has more than {limit}")
         # RFC 9110 §15.2: "A client MUST be able to parse one or more 1xx responses
@@ -513,8 +447,7 @@ class ResponseReader:
         if int(status) >= 200 or int(status) == 101:
             self.status = int(status)
             self.version = (int(major), int(minor))
-            parts = (line.partition(":") for line in lines)
-            self.headers = Headers((part[0], part[2].strip(" \t")) for part in parts)
+            self.headers = Headers(split_fields(fields))
 
     def _read_body(self) -> None:
         if self.status == 101 or (self._tunnel and 200 <= self.status < 300):
@@ -524,14 +457,25 @@ class ResponseReader:
         elif self.status in (204, 304):
             self.complete = True
         elif "chunked" in self.headers.tokens("Transfer-Encoding"):
-            self.body, self.complete = _read_chunks(bytes(self._buffer))
-            self._keep(MAX_HEAD_SIZE)
+            self._read_chunks()
         else:
             length = self.headers.get("Content-Length", "")
             wanted = min(int(length), MAX_BODY) if _is_length(length) else MAX_BODY
             self.body = bytes(self._buffer[:wanted])
             self.complete = len(self.body) == wanted
             self._keep(MAX_BODY)
+
+    def _read_chunks(self) -> None:
+        """What is malformed ends the body: it is only shown to people."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        try:
+            self.complete = self._chunks.feed(data)
+        except HandshakeError:
+            self.complete = True
+        self.body = self._chunks.collected[:MAX_BODY]
+        if len(self.body) == MAX_BODY:
+            self.complete = True
 
     def _keep(self, limit: int) -> None:
         """Stop where no more than an excerpt will be looked at."""
@@ -541,24 +485,3 @@ class ResponseReader:
 
 def _is_length(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,18}", text) is not None
-
-
-def _read_chunks(data: bytes) -> tuple[bytes, bool]:
-    """The body in chunks (RFC 9112 §7.1) as far as it is here and wanted.
-
-    What is malformed ends it: it is only shown to people.
-    """
-    body, pos = b"", 0
-    while len(body) < MAX_BODY:
-        size = _CHUNK.match(data, pos)
-        if size is None:
-            malformed = b"\n" in data[pos:] or len(data) - pos > MAX_BODY
-            return body, malformed
-        length = int(size[1], 16)
-        body += data[size.end() : size.end() + length]
-        pos = size.end() + length + 2
-        if length == 0:
-            return body, True
-        if pos > len(data):
-            break
-    return body[:MAX_BODY], len(body) >= MAX_BODY

@@ -16,8 +16,9 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
-from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
+from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT, TOKEN
 from ..errors import BadRequest, HandshakeError, MissingField
+from .grammar import find_head_end, head_pattern, is_field_line, split_fields
 
 __all__ = [
     "Fields",
@@ -36,22 +37,18 @@ __all__ = [
     "expects_continue",
     "host_name",
     "http_date",
-    "is_field_line",
     "may_have_body",
     "stays_open",
     "wants_upgrade",
 ]
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = TOKEN.encode()
 #: RFC 9112 §2.1 and §5: no space before the colon, no line folding, no bare CR or LF.
-_HEAD = re.compile(
-    rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n"
-    rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
-)
-_FIELD_NAME = re.compile(_TOKEN.decode())
-_FIELD_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
+_HEAD = head_pattern(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+_FIELD_NAME = re.compile(TOKEN)
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
 _METHOD_START = re.compile(_TOKEN)
+_BARE_LF = "A line of the request ends without CR LF."
 #: RFC 9110 §4.2.1 and §4.2.4: an empty host, and a user before it, are errors.
 _ABSOLUTE = re.compile(r"(?:https?|wss?)://[^/?#@]+(?![^/?#])", re.IGNORECASE)
 #: RFC 3986 §3.2.2 and §3.2.3, without judging addresses.
@@ -252,10 +249,7 @@ class Request:
     def headers(self) -> Headers:
         """The header fields."""
         if self._headers is None:
-            lines = self._fields.decode("latin-1").split("\r\n")[:-1]
-            parts = (line.partition(":") for line in lines)
-            pairs = ((part[0], part[2].strip(" \t")) for part in parts)
-            self._headers = Headers(pairs, "header field")
+            self._headers = Headers(split_fields(self._fields), "header field")
         return self._headers
 
     def _split(self) -> tuple[str, str]:
@@ -378,16 +372,9 @@ class RequestReader:
         buffer = self._buffer
         if buffer and not _METHOD_START.match(buffer):
             raise HandshakeError(400, "This is not an HTTP request.")
-        # Not beyond the limit: a head is too large there, however it was cut.
-        limit = self._max_size
-        end = buffer.find(b"\r\n\r\n", max(0, self._seen - 3), limit)
-        line = buffer.find(b"\n", self._seen, limit)
-        while line >= 0 and (end < 0 or line < end):
-            if buffer[line - 1] != 13:
-                raise HandshakeError(400, "A line of the request ends without CR LF.")
-            line = buffer.find(b"\n", line + 1, limit)
+        end = find_head_end(buffer, self._seen, self._max_size, _BARE_LF)
         self._seen = len(buffer)
-        return end + 4 if end >= 0 else -1
+        return end
 
     def _too_large(self) -> HandshakeError:
         """RFC 9112 §3: "A server that receives a request-target longer than any URI it
@@ -426,11 +413,6 @@ def _check_target(request: Request) -> None:
         return
     if target != "*" or request.method != "OPTIONS":
         raise HandshakeError(400, "The request target is neither a path nor a URI.")
-
-
-def is_field_line(line: bytes) -> bool:
-    """Whether this may stand among header fields or trailers, without its end."""
-    return _FIELD_LINE.fullmatch(line) is not None
 
 
 def _what_is_wrong(head: bytes) -> str:

@@ -15,13 +15,13 @@ from typing import Protocol
 
 from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from ..errors import HandshakeError
+from .grammar import is_field_line
 from .http11 import (
     Headers,
     Request,
     Response,
     encode_head,
     http_date,
-    is_field_line,
     may_have_body,
 )
 
@@ -96,6 +96,11 @@ class ChunkedBody:
         self._extensions = self._trailers = self._trailer_lines = 0  # counted
         self._complete = False
         self._step = self._take_size
+
+    @property
+    def collected(self) -> bytes:
+        """What has come of the body so far."""
+        return bytes(self._collected)
 
     def feed(self, data: bytes) -> bool:
         """Take bytes; return whether the body is complete.

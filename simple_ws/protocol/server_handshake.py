@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from ..constants import GUID, VERSION
+from ..constants import GUID, TOKEN, VERSION
 from ..errors import HandshakeError
 from .http11 import (
     Headers,
@@ -33,7 +33,7 @@ __all__ = [
     "upgrade_response",
 ]
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN = re.compile(TOKEN)
 _UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 
 #: Characters of the longest Origin that patterns are tried on: a name has at most 253.

@@ -26,6 +26,7 @@ from ipaddress import (
 from itertools import islice
 from typing import Any
 
+from ..constants import TOKEN
 from ..protocol.http11 import Headers
 
 __all__ = ["TrustedProxies", "client_address"]
@@ -33,11 +34,8 @@ __all__ = ["TrustedProxies", "client_address"]
 #: Proxies behind each other that are followed; real chains have one to four.
 _MAX_HOPS = 32
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 #: RFC 7239 §4, `forwarded-pair`, with what ends it; others before it may be empty.
-_PAIR = re.compile(
-    rf'[ \t;]*({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")[ \t]*(?:;|\Z)'
-)
+_PAIR = re.compile(rf'[ \t;]*({TOKEN})=(?:({TOKEN})|"((?:[^"\\]|\\.)*)")[ \t]*(?:;|\Z)')
 #: RFC 7239 §6, `node`, but for "unknown" and names that stand for addresses.
 _NODE = re.compile(
     r"(?:([0-9.]{7,15})|\[([0-9A-Fa-f:.]{2,45})\])"

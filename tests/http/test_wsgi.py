@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import socket
 import threading
 import time
@@ -808,7 +809,7 @@ def test_wsgiref_has_nothing_to_complain_of(
 
 def flask_app() -> Any:
     flask = pytest.importorskip("flask")
-    app = flask.Flask("tests")
+    app = flask.Flask("tests", root_path=os.path.dirname(__file__))
     request = flask.request
 
     @app.route("/")

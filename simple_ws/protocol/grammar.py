@@ -1,0 +1,61 @@
+"""The head of an HTTP message: where it ends, and its header lines (RFC 9112 §2, §5).
+
+Requests and responses differ in their first line only; `http11` reads those of a
+server, `client_handshake` those of a client.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..constants import FIELD_LINES, TOKEN
+from ..errors import HandshakeError
+
+__all__ = ["find_head_end", "head_pattern", "is_field_line", "split_fields"]
+
+_FIELD_LINE = re.compile(TOKEN.encode() + rb":[\t\x20-\x7e\x80-\xff]*")
+
+
+def head_pattern(start_line: bytes) -> re.Pattern[bytes]:
+    """A pattern for a whole head; its last group is the header lines.
+
+    Args:
+        start_line: pattern of the first line, without its end.
+    """
+    return re.compile(start_line + rb"\r\n(" + FIELD_LINES + rb")\r\n")
+
+
+def find_head_end(buffer: bytearray, seen: int, limit: int, bare_lf: str) -> int:
+    """Find the end of a head, behind its empty line.
+
+    Args:
+        buffer: what has come.
+        seen: bytes of it that were searched before.
+        limit: bytes beyond which nothing is searched: a head is too large there,
+            however it was cut.
+        bare_lf: what to say of a line that ends without CR.
+
+    Returns:
+        -1 while the empty line is not there.
+
+    Raises:
+        HandshakeError: 400, a line ends without CR LF.
+    """
+    end = buffer.find(b"\r\n\r\n", max(0, seen - 3), limit)
+    line = buffer.find(b"\n", seen, limit)
+    while line >= 0 and (end < 0 or line < end):
+        if buffer[line - 1] != 13:
+            raise HandshakeError(400, bare_lf)
+        line = buffer.find(b"\n", line + 1, limit)
+    return end + 4 if end >= 0 else -1
+
+
+def is_field_line(line: bytes) -> bool:
+    """Whether this may stand among header fields or trailers, without its end."""
+    return _FIELD_LINE.fullmatch(line) is not None
+
+
+def split_fields(lines: bytes) -> list[tuple[str, str]]:
+    """Names and values of header lines that are well formed."""
+    parts = (line.partition(":") for line in lines.decode("latin-1").split("\r\n")[:-1])
+    return [(name, value.strip(" \t")) for name, _, value in parts]

@@ -1,0 +1,34 @@
+"""A rate limit: tokens that come back at a rate, up to a burst."""
+
+from __future__ import annotations
+
+__all__ = ["TokenBucket"]
+
+
+class TokenBucket:
+    """Lets through so many a second, and a burst at once.
+
+    The core in C has the same in `_c/connection.pxi`.
+
+    Args:
+        rate: tokens that come back each second.
+        burst: tokens that it holds, and has at first.
+        now: seconds of a clock that never runs backwards.
+    """
+
+    __slots__ = ("_burst", "_filled_at", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = self._tokens = burst
+        self._filled_at = now
+
+    def take(self, now: float) -> bool:
+        """Take a token; False when there is none."""
+        refill = (now - self._filled_at) * self._rate
+        self._tokens = min(self._burst, self._tokens + refill)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
