@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".wheels"
 WHEELHOUSE = ROOT / "wheelhouse"
 VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
-
-#: What a test may need of a checkout, less the package itself.
-BESIDE_TESTS = ("tests", "examples", "pyproject.toml", "ws_example.py", "index.html")
-
-
-#: Reads the sources, of which a wheel has only a part.
-SOURCE_TEST = "tests/test_layers.py"
 
 
 def main() -> int:
@@ -82,6 +78,13 @@ def candidates(version: str) -> Iterator[Path]:
         yield place / "bin" / "python"
 
 
+def cibuildwheel() -> dict[str, Any]:
+    """What pyproject.toml tells cibuildwheel, so that both test the same."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        settings: dict[str, Any] = tomllib.load(file)["tool"]["cibuildwheel"]
+    return settings
+
+
 def natural(path: Path) -> list[int]:
     """Sort key by which 3.13.10 comes after 3.13.9."""
     return [int(number) for number in re.findall(r"\d+", path.name)]
@@ -117,7 +120,7 @@ def build_wheel(python: Path, version: str, sdist: Path) -> Path:
     options = ["--no-deps", "--no-cache-dir", "--disable-pip-version-check", "-q"]
     run(
         *(builder, "-m", "pip", "wheel", *options, "-w", outdir, sdist),
-        SIMPLE_WS_EXTENSION="1",
+        **cibuildwheel()["environment"],
     )
     return next(outdir.glob("*.whl"))
 
@@ -137,25 +140,25 @@ def repair(tools: Path, wheel: Path) -> Path:
 
 def test(python: Path, version: str, wheel: Path) -> None:
     """Run the tests against the installed wheel, where no tree is in the way."""
+    settings = cibuildwheel()
     tester = make_venv(python, WORK / f"test-{version}")
-    install(tester, f"{wheel}[test]")
+    install(tester, f"{wheel}[{','.join(settings['test-extras'])}]")
+    program, *arguments = shlex.split(settings["test-command"])
     with tempfile.TemporaryDirectory() as folder:
-        for name in BESIDE_TESTS:
+        for name in settings["test-sources"]:
             copy(ROOT / name, Path(folder) / name)
-        # `pytest`, not `python -m pytest`, which would put the folder on sys.path.
         run(
-            *(tester.with_name("pytest"), "-q", f"--ignore={SOURCE_TEST}"),
+            *(tester.with_name(program), *arguments),
             cwd=Path(folder),
-            SIMPLE_WS_EXTENSION="1",
-            EXPECT_EXTENSION="1",
+            **settings["test-environment"],
         )
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file or a folder, if there is one."""
+    """Copy a file or a folder."""
     if source.is_dir():
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    elif source.exists():
+    else:
         shutil.copy(source, target)
 
 

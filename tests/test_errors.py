@@ -78,8 +78,11 @@ def test_exception_survives(error: errors.WebSocketError, how: Any) -> None:
         assert other.errno is None
 
 
-def refuse() -> None:
-    raise errors.HandshakeError(401, "who are you?", [("WWW-Authenticate", "Basic")])
+#: As text: the other process cannot import this module where only the tests are.
+REFUSE = """
+from simple_ws.errors import HandshakeError
+raise HandshakeError(401, "who are you?", [("WWW-Authenticate", "Basic")])
+"""
 
 
 def test_exception_comes_back_from_a_process() -> None:
@@ -87,7 +90,7 @@ def test_exception_comes_back_from_a_process() -> None:
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
         pytest.raises(errors.HandshakeError, match="who are you") as caught,
     ):
-        pool.submit(refuse).result()
+        pool.submit(exec, REFUSE).result()
     assert caught.value.status == 401
     assert caught.value.headers == (("WWW-Authenticate", "Basic"),)
 

@@ -440,7 +440,6 @@ def test_pings_that_wait_for_a_peer_that_does_not_read_have_a_limit() -> None:
 DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
 
 
-@pytest.mark.skipif(not DOCUMENT.exists(), reason="no checkout: the docs are not here")
 @pytest.mark.parametrize(
     "option",
     ["max_size", "max_frame_size", "write_limit", "buffer_size", "max_buffered",
@@ -456,6 +455,7 @@ def test_largest_value_of_an_option_is_no_limit(option: str) -> None:
         assert peer.leave() == (1000, "")
 
 
+@pytest.mark.skipif(not DOCUMENT.exists(), reason="no checkout: the docs are not here")
 def test_every_test_that_the_document_names_is_there() -> None:
     text = DOCUMENT.read_text("utf-8")
     named = re.findall(r"`((?:\w+/)?test_\w+\.py)::(test_\w+)`", text)

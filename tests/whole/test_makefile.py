@@ -1,10 +1,14 @@
-"""`make test`, with a script in place of Python that says how it was called."""
+"""`make test`, with a script in place of Python that says how it was called.
+
+And what `make wheels` puts beside the tests.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,3 +120,20 @@ def test_extension_may_be_left_out(tmp_path: Path) -> None:
     assert halves(lines) == ["0"]
     assert results(lines) == ["left out (SIMPLE_WS_EXTENSION=0)", "passed"]
     assert status == 0
+
+
+def test_wheels_are_tested_with_all_that_tests_may_read() -> None:
+    """What a checkout has in its first folder is beside an installed wheel, too."""
+    not_there = {"simple_ws", "setup.py", "MANIFEST.in"}
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no checkout, or no git: what belongs to it is not known")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:  # as it is for another user's files
+        pytest.skip(f"git does not say what belongs to it: {listed.stderr}")
+    tracked = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert set(settings["tool"]["cibuildwheel"]["test-sources"]) == {
+        name for name in tracked - not_there if not name.startswith(".")
+    }
