@@ -37,25 +37,26 @@ _PONG = 0x80 | Opcode.PONG
 
 
 class Client(Heartbeat):
-    """One open connection. The server makes it; users write to it and close it.
+    """One open connection. The server creates it; users write to it and close it.
 
-    Every method may be called from any thread: on the loop's own it acts directly,
-    from another it is queued and wakes the loop, in the order of the calls.
+    Every method can be called from any thread: in the loop's thread it acts directly;
+    from another thread the call is queued and wakes the loop, and calls keep their
+    order.
 
-    A subclass (`client_class` of a handler) may override what it likes; what it makes
-    of `write_message` holds for all that is sent. A function that is put in place of
-    `write_message` on one client only is not asked by `broadcast`, `publish` and
-    `send_to`, which send one frame to many.
+    A subclass (`client_class` of a handler) can override any method; an overridden
+    `write_message` is used for everything that is sent. A function that replaces
+    `write_message` on a single client is not called by `broadcast`, `publish` and
+    `send_to`, which send one frame to many clients.
 
     Attributes:
         id: unique in the process.
-        subprotocol: what was agreed (RFC 6455 §1.9), or None.
+        subprotocol: the subprotocol agreed on (RFC 6455 §1.9), or None.
         latency: seconds from the last answered ping to its pong, or None.
         ping_payload, pong_payload: bytes of the last ping and pong.
         opened_at: seconds since the epoch.
         buffered_amount: bytes of output that the system has not taken yet.
         messages_received, messages_sent: data messages so far.
-        bytes_received, bytes_sent: bytes so far, frames included.
+        bytes_received, bytes_sent: bytes so far, including frame headers.
     """
 
     # Attributes of the user's own live in a dict that is made when first used: a
@@ -92,7 +93,7 @@ class Client(Heartbeat):
 
     @property
     def session(self) -> Any:
-        """What `on_request` returned, otherwise a dict of the connection's own."""
+        """The return value of `on_request`; if None, a dict for your own use."""
         if self._session is None:
             self._session = {}
         return self._session
@@ -103,12 +104,12 @@ class Client(Heartbeat):
 
     @property
     def topics(self) -> frozenset[str]:
-        """Names of the topics subscribed to, as they are now."""
+        """The names of the topics that the client is subscribed to now."""
         return frozenset(self._topics or ())
 
     @property
     def client_id(self) -> Any:
-        """The identity given by `bind`, or None; it stays when the connection ends."""
+        """The identity given by `bind`, or None; it stays after the connection ends."""
         return self._client_id
 
     @client_id.setter
@@ -122,15 +123,15 @@ class Client(Heartbeat):
 
     @property
     def address(self) -> Any:
-        """(host, port) of the client, see the option `trusted_proxies`.
+        """(host, port) of the client; see the option `trusted_proxies`.
 
-        Of a Unix socket's peer its path, "" as a rule.
+        For a Unix socket the path of the peer, usually "".
         """
         return self._request.address
 
     @property
     def secure(self) -> bool:
-        """Whether it came through TLS."""
+        """Whether the connection uses TLS."""
         return self._request.secure
 
     @property
@@ -140,12 +141,12 @@ class Client(Heartbeat):
 
     @property
     def params(self) -> dict[str, Any]:
-        """Parts of the path, named by the route."""
+        """The parameters of the path, as named by the route."""
         return self._request.params
 
     @property
     def query(self) -> Fields:
-        """Names and values behind the question mark."""
+        """The names and values of the query string."""
         return self._request.query
 
     @property
@@ -160,12 +161,12 @@ class Client(Heartbeat):
 
     @property
     def origin(self) -> str | None:
-        """The page a browser's script came from, or None."""
+        """The origin of the page, as sent by a browser, or None."""
         return self._request.origin
 
     @property
     def close_code(self) -> int | None:
-        """The close code that ended it, from whichever side began; None while open.
+        """The close code that ended the connection, from either side; None while open.
 
         1005: the peer's close frame had no code; 1006: there was no close frame
         (RFC 6455 §7.1.5).
@@ -174,12 +175,12 @@ class Client(Heartbeat):
 
     @property
     def close_reason(self) -> str:
-        """The reason that went with the close code."""
+        """The reason sent with the close code."""
         return self._protocol.close_reason
 
     @property
     def close_cause(self) -> CloseCause | None:
-        """Who or what ended it, see `CloseCause`; None while open."""
+        """Why the connection ended, see `CloseCause`; None while open."""
         return self._protocol.close_cause
 
     def __repr__(self) -> str:
@@ -195,7 +196,7 @@ class Client(Heartbeat):
         """Start the closing handshake (RFC 6455 §7.1.2).
 
         Args:
-            code: close code to send; one that may travel on the wire (§7.4).
+            code: the close code to send; one that may be sent on the wire (§7.4).
             reason: text for people, at most 123 bytes of UTF-8.
             status: another name for `code`.
 
@@ -204,7 +205,7 @@ class Client(Heartbeat):
 
         Raises:
             TypeError: `code` is not an int, or `reason` not a str.
-            ValueError: The code may not travel, or the reason is too long.
+            ValueError: The code must not be sent, or the reason is too long.
         """
         code = check_close(code if status is None else status, reason)
         if self._elsewhere():
@@ -222,18 +223,18 @@ class Client(Heartbeat):
             self._cut("terminated", CloseCause.LOCAL)
 
     def ping(self, payload: bytes | str = b"") -> bool:
-        """Send a ping (RFC 6455 §5.5.2); `on_pong` tells of the answer.
+        """Send a ping (RFC 6455 §5.5.2); `on_pong` is called for the answer.
 
         Args:
-            payload: at most 125 bytes; they come back in the pong.
+            payload: at most 125 bytes; the pong contains them too.
 
         Returns:
             False when the connection is not open, or when the peer does not read and
-            many pings wait for it already.
+            many pings are waiting already.
 
         Raises:
             TypeError: The payload is neither bytes nor str.
-            ValueError: It is too long.
+            ValueError: The payload is too long.
         """
         payload = check_ping(payload)
         if self._elsewhere():
@@ -245,49 +246,49 @@ class Client(Heartbeat):
         return self._ping(payload)
 
     def subscribe(self, topic: str, priority: float = 0) -> None:
-        """Receive what is published to a topic, until the connection ends.
+        """Subscribe to a topic until the connection ends.
 
         Args:
             topic: any name.
-            priority: who of several is chosen by `Server.deliver`; the highest.
+            priority: `Server.deliver` chooses the subscriber with the highest.
 
         Raises:
-            TypeError: The topic is no str, or the priority no number.
+            TypeError: The topic is not a str, or the priority not a number.
             ValueError: The priority is NaN.
         """
         self._home.subscribe(topic, self, priority)
 
     def unsubscribe(self, topic: str) -> None:
-        """Receive no more of a topic; no harm where it was not subscribed to.
+        """Unsubscribe from a topic; does nothing if not subscribed.
 
         Raises:
-            TypeError: The topic is no str.
+            TypeError: The topic is not a str.
         """
         self._home.unsubscribe(topic, self)
 
     def publish(self, topic: str, msg: object) -> int:
-        """Send a message to everyone subscribed to a topic but this client.
+        """Send a message to all subscribers of a topic except this client.
 
         Args:
-            topic: any name; this client need not be subscribed.
-            msg: as of `write_message`, also in what is raised.
+            topic: any name; this client does not need to be subscribed.
+            msg: as for `write_message`, also for the errors raised.
 
         Returns:
-            How many took it; 0 from a thread that is not the loop's.
+            How many clients accepted it; 0 from a thread other than the loop's.
 
         Raises:
-            TypeError: The topic is no str.
+            TypeError: The topic is not a str.
         """
         return self._home.publish(topic, msg, exclude=(self,))
 
     def bind(self, client_id: Any) -> None:
-        """Give this connection an identity; one identity may have several.
+        """Bind this connection to an identity, which can have several connections.
 
         Args:
-            client_id: anything hashable; None takes the one it has away.
+            client_id: anything hashable; None removes the identity.
 
         Raises:
-            TypeError: It is not hashable.
+            TypeError: `client_id` is not hashable.
         """
         self._home.bind(self, client_id)
 

@@ -139,7 +139,7 @@ class Ending(ConnectionCore):
         return self._handler.options
 
     def is_open(self) -> bool:
-        """Whether messages can be written: the handshake is done, no close began."""
+        """Whether messages can be written: opened, and not closing or closed."""
         return self._open
 
     def _follow(self) -> None:

@@ -58,7 +58,7 @@ class BaseHandler:
     may go on with what they have.
     """
 
-    #: Class of the connections; a subclass of `Client` with state and methods.
+    #: Class of the connections: a subclass of `Client` with your own state and methods.
     client_class: type[Client] = Client
 
     _given: dict[str, Any]
@@ -107,8 +107,8 @@ class BaseHandler:
     slow_callback: float
     worker_threads: int
 
-    #: Say that clients of this handler must be bound to an identity
-    #: (`client.bind`) within the option `auth_timeout`.
+    #: True if clients of this handler must be bound to an identity (`client.bind`)
+    #: within the option `auth_timeout`.
     authenticates = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -128,46 +128,46 @@ class BaseHandler:
         return self
 
     def on_request(self, request: Request) -> Any:
-        """Decide about a client before the upgrade.
+        """Accept or refuse a client before the upgrade.
 
         Returns:
             None to accept it, a `Response` to refuse it, or any other object to accept
-            it with this as `client.session`.
+            it with this object as `client.session`.
         """
 
     def on_open(self, client: Any) -> Any:
-        """A connection opened; the client may be written to."""
+        """A connection opened; you can write to the client."""
 
     def on_message(self, msg: Any, client: Any) -> Any:
-        """A message came: `str` for text, `bytes` for binary.
+        """A message arrived: `str` for text, `bytes` for binary.
 
         Returns:
-            None, or an answer that is sent as by `client.write_message`. What that has
-            returned counts as None.
+            None, or a reply, which is sent as by `client.write_message`. The return
+            value of that method counts as None.
         """
 
     def on_close(self, client: Any) -> Any:
         """A connection ended; once for each `on_open`. See `client.close_cause`."""
 
     def on_ping(self, client: Any) -> Any:
-        """A ping passed: the heartbeat's, or one of the client's (answered already)."""
+        """A ping was sent by the heartbeat, or received (and already answered)."""
 
     def on_pong(self, client: Any) -> Any:
-        """A pong came; `client.latency` is fresh."""
+        """A pong arrived; `client.latency` is up to date."""
 
     def on_drain(self, client: Any) -> Any:
-        """All output of a client that had reported back-pressure has left."""
+        """All output of a client that had reported back-pressure has been written."""
 
     def on_error(self, error: Exception, client: Any) -> Any:
-        """A callback raised. Unless overridden: log it, close the client with 1011."""
+        """A callback raised. By default: log it, and close the client with 1011."""
         logger.error("a callback failed for %r", client, exc_info=error)
         client._fail_handler()
 
     def select_subprotocol(self, offered: Sequence[str]) -> str | None:
         """Choose among the subprotocols a client offers (RFC 6455 §4.2.2).
 
-        Unless overridden: the first of the option `subprotocols` that is offered, or
-        None, which goes on without one.
+        By default the first of the option `subprotocols` that the client offers, or
+        None, which continues without a subprotocol.
         """
         return next((name for name in self.subprotocols if name in offered), None)
 

@@ -14,24 +14,24 @@ __all__ = ["WebSocket"]
 class WebSocket(BaseHandler):
     """Handles the connections of one path; subclass it and write the callbacks.
 
-    `Handler(host, port, **options)` serves on every path until it is stopped (Ctrl-C
-    and SIGTERM stop it), and so does `Handler(unix=path)`. `Handler(**options)` makes a
-    handler for `Server.mount`.
+    `Handler(host, port, **options)` serves on every path until it is stopped (also by
+    Ctrl-C and SIGTERM), and so does `Handler(unix=path)`. `Handler(**options)` creates
+    a handler for `Server.mount`.
 
     Args:
-        host: name or address to listen on; "" is every interface.
-        port: port to listen on; without it nothing is served yet.
-        options: see `options.Options`; an attribute of the class with an option's name
-            counts as given, and what is given here wins.
+        host: name or address to listen on; "" means every interface.
+        port: port to listen on; without a port nothing is served yet.
+        options: see `options.Options`; options can also be class attributes, which
+            these arguments override.
 
     Raises:
         TypeError, ValueError: An option is unknown or wrong.
-        OSError: The address is taken or not ours; the message names it.
+        OSError: The address is in use or not local; the message names it.
 
     Attributes:
         clients: the open connections, the earliest first; iterating is safe while
             clients come and go.
-        server: the `Server` it is mounted on, or None.
+        server: the `Server` that the handler is mounted on, or None.
 
     Every option is an attribute under its own name. All callbacks run in the thread of
     the loop and must not block.
@@ -54,10 +54,10 @@ class WebSocket(BaseHandler):
 
     @property
     def host(self) -> str | None:
-        """Where its server listens, or None."""
+        """The address its server listens on, or None."""
         return None if self.server is None else self.server.host
 
     @property
     def port(self) -> int | None:
-        """Where its server listens, the real port once it does, or None."""
+        """The port its server listens on (the actual one once it does), or None."""
         return None if self.server is None else self.server.port
