@@ -12,10 +12,21 @@ from .constants import (
     may_travel,
 )
 
-__all__ = ["check_close", "check_ping", "check_seconds", "encode_message"]
+__all__ = [
+    "check_close",
+    "check_ping",
+    "check_seconds",
+    "encode_json",
+    "encode_message",
+]
 
 _TEXT = int(Opcode.TEXT)
 _BINARY = int(Opcode.BINARY)
+
+_compact = json.JSONEncoder(
+    allow_nan=False, ensure_ascii=False, separators=(",", ":")
+).encode
+_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
@@ -33,10 +44,7 @@ def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
     if binary is not None and not isinstance(binary, bool):
         raise TypeError(f"binary must be None, True or False, not {binary!r}")
     if isinstance(msg, dict | list):
-        # NaN is no JSON (RFC 8259 §6), and browsers would not read it.
-        msg = json.dumps(
-            msg, allow_nan=False, ensure_ascii=False, separators=(",", ":")
-        )
+        return (_BINARY if binary else _TEXT), encode_json(msg)
     if isinstance(msg, str):
         return (_BINARY if binary else _TEXT), msg.encode()
     if not isinstance(msg, bytes | bytearray | memoryview):
@@ -49,6 +57,24 @@ def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
         return _BINARY, payload
     payload.decode()
     return _TEXT, payload
+
+
+def encode_json(value: object) -> bytes:
+    """JSON text in UTF-8 (RFC 8259 §8.1), without spaces.
+
+    A lone surrogate, as of an emoji that was cut in two, goes out as the escape that it
+    came as: JSON may hold it, UTF-8 may not (§8.2).
+
+    Raises:
+        TypeError: JSON cannot say it.
+        ValueError: It holds NaN or an infinity, which are no JSON (§6) and which
+            browsers would not read, or it holds itself.
+    """
+    text = _compact(value)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _ascii(value).encode()
 
 
 def check_close(code: int, reason: str) -> int:

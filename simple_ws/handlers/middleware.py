@@ -20,6 +20,7 @@ from ..constants import SendStatus
 from ..errors import AuthenticationError, InvalidData, InvalidState
 from ..loop.deferred import check_callback, check_not_late, discard, go_through, is_late
 from ..loop.schedule import check_interval
+from ..messages import encode_json
 from ..protocol.http11 import Request, Response
 from .handler import BaseHandler
 
@@ -379,15 +380,7 @@ class JSONMessages(Middleware):
         """Write whatever is not binary as JSON."""
         if isinstance(msg, bytes | bytearray | memoryview):
             return msg
-        text = json.dumps(msg, allow_nan=False, ensure_ascii=False, separators=_TIGHT)
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # half a pair, as any peer may have said it
-            text = json.dumps(msg, allow_nan=False, separators=_TIGHT)
-        return text
-
-
-_TIGHT = (",", ":")
+        return encode_json(msg).decode()
 
 
 def _finite(text: str) -> float:
