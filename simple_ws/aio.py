@@ -1,4 +1,4 @@
-"""The client for asyncio: `connect(url)`, and the `Connection` it gives.
+"""The asyncio client: `connect(url)`, and the `Connection` it returns.
 
     async with connect("ws://localhost:8080/") as ws:
         await ws.send("hello")
@@ -12,8 +12,9 @@
         except ConnectionClosed:
             continue
 
-It works on asyncio's transports, so on uvloop as well. Opening and reconnection are
-here; the connection itself is `aio_connection`, the handshake `client_handshake`.
+It uses asyncio's transports, so it works on uvloop as well. Opening and automatic
+reconnect are here; the connection itself is in `aio_connection`, the handshake in
+`client_handshake`.
 """
 
 from __future__ import annotations
@@ -69,17 +70,17 @@ _LONGEST_RETRY_AFTER = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """How long to wait before connecting again: "full jitter".
+    """How long to wait before a reconnect: exponential backoff with "full jitter".
 
     The n-th wait in a row is a random time of up to `first` * 2 ** n seconds, so that
-    the clients of a server that was away do not all come back in the same moment.
+    the clients of a server that was down do not all reconnect at the same moment.
 
     Args:
-        first: seconds of the first wait at most.
-        longest: seconds of any wait at most.
-        stable: seconds that a connection must have been open for the count to begin
-            anew: a server that ends each at once must not be asked without pause.
-        random: gives numbers from 0 to 1.
+        first: longest first wait, in seconds.
+        longest: longest wait of all, in seconds.
+        stable: seconds that a connection must stay open to reset the count: a server
+            that closes every connection at once must not be asked without pause.
+        random: a function that returns numbers from 0 to 1.
 
     Raises:
         ValueError: A time is not positive, or `longest` is less than `first`.
@@ -119,20 +120,20 @@ def connect(url: str, **options: Unpack[AsyncConnectOptions]) -> Connecting:
     """Open a connection to a WebSocket server (RFC 6455 §4.1).
 
     `ws = await connect(url)` connects once; so does `async with connect(url) as ws`,
-    which closes it too. `async for ws in connect(url)` connects again whenever the
-    body of the loop has come to its end, or to a `continue`.
+    which also closes the connection. `async for ws in connect(url)` reconnects
+    automatically whenever the body of the loop ends or continues.
 
     Args:
-        url: such as "wss://example.com/chat?room=1"; user and password in it are sent
+        url: such as "wss://example.com/chat?room=1"; a user and password in it are sent
             as Basic credentials.
-        options: see `client.options.ClientOptions`; and `backoff`, a `Backoff`, for the
-            time between two connections of an iteration.
+        options: see `client.options.ClientOptions`; in addition `backoff`, a `Backoff`,
+            for the delay before an iteration reconnects.
 
     Raises:
-        TypeError, ValueError: An option is wrong; `InvalidURI`: the address is.
-            These at once; when awaited:
-        HandshakeRefused: The server answered with another status than 101.
-        ConnectError: It could not be connected to, see `errors` for the kinds.
+        TypeError, ValueError: An option is wrong; `InvalidURI`: the address is wrong.
+            These are raised at once, the others when awaited:
+        HandshakeRefused: The server answered with a status other than 101.
+        ConnectError: The connection failed, see `errors` for the kinds.
     """
     uri = parse_uri(url)
     given: dict[str, Any] = dict(options)

@@ -42,10 +42,10 @@ _BREATH = 64
 
 
 class Connection(ClientCore, asyncio.Protocol):
-    """An open connection to a server; `connect` makes it.
+    """An open connection to a server; `connect` creates it.
 
-    Belongs to one event loop. Several tasks may send; one at a time may receive.
-    Whatever is cancelled does nothing by halves: a cancelled `recv` loses no message, a
+    It belongs to one event loop. Several tasks can send; only one at a time can
+    receive. Cancelling has no half effects: a cancelled `recv` loses no message, a
     cancelled `send` has not sent.
 
     Attributes:
@@ -129,15 +129,15 @@ class Connection(ClientCore, asyncio.Protocol):
         """Wait for a message.
 
         Args:
-            timeout: seconds; None waits until one comes or the connection ends.
+            timeout: seconds; None waits until a message arrives or the connection ends.
 
         Returns:
             str for a text message, bytes for a binary one.
 
         Raises:
             TypeError, ValueError: `timeout` is not a number of seconds.
-            TimeoutError: None came in time; the connection is as good as before.
-            ConnectionClosed: The connection has ended, and every message was taken.
+            TimeoutError: No message arrived in time; the connection stays usable.
+            ConnectionClosed: The connection has ended, and all messages were received.
             InvalidState: Another task is receiving.
         """
         if timeout is not None:
@@ -157,8 +157,8 @@ class Connection(ClientCore, asyncio.Protocol):
     async def send(self, msg: object, binary: bool | None = None) -> None:
         """Send a message (RFC 6455 §6.1).
 
-        Waits while too much of what was sent before waits for the server; the message
-        itself is then taken whole.
+        Waits while too much earlier output has not been read by the server; the message
+        itself is then accepted whole.
 
         Args:
             msg: str is sent as text; bytes, bytearray and memoryview as binary; dict
@@ -168,7 +168,7 @@ class Connection(ClientCore, asyncio.Protocol):
         Raises:
             TypeError: A message of another type.
             ValueError: Bytes sent as text that are not valid UTF-8.
-            ConnectionClosed: The connection has ended, or ends now, because the server
+            ConnectionClosed: The connection has ended, or ends now because the server
                 has read nothing for `write_timeout` (cause `slow_consumer`).
         """
         self._sends += 1
@@ -185,20 +185,20 @@ class Connection(ClientCore, asyncio.Protocol):
     ) -> float:
         """Send a ping and wait for its pong (RFC 6455 §5.5.2).
 
-        Messages that come meanwhile wait for `recv`; beyond `read_limit` nothing more
-        is read, the pong neither.
+        Messages that arrive in the meantime wait for `recv`; above `read_limit` the
+        client stops reading, so the pong cannot arrive either.
 
         Args:
-            payload: at most 125 bytes; when empty, some that no other ping has.
+            payload: at most 125 bytes; when empty, a unique one is used.
             timeout: seconds; None takes `ping_timeout`.
 
         Returns:
-            Seconds between the two.
+            The round-trip time in seconds.
 
         Raises:
             TypeError, ValueError: The payload or `timeout` is wrong.
-            InvalidState: Another task waits for the pong to this payload.
-            TimeoutError: No pong came in time; the connection is as good as before.
+            InvalidState: Another task is waiting for the pong to this payload.
+            TimeoutError: No pong arrived in time; the connection stays usable.
             ConnectionClosed: The connection has ended.
         """
         payload = check_ping(payload)
@@ -214,17 +214,17 @@ class Connection(ClientCore, asyncio.Protocol):
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection (RFC 6455 §7.1.2), and wait until it is closed.
 
-        The server has `close_timeout` to answer. Messages that came before can still
-        be received, those that come now are skipped. Does nothing on a connection that
-        has ended.
+        The server has `close_timeout` to answer. Messages that arrived before can still
+        be received, those that arrive now are discarded. Does nothing on a connection
+        that has ended.
 
         Args:
-            code: close code to send; one that may travel on the wire (§7.4).
+            code: the close code to send; one that may be sent on the wire (§7.4).
             reason: text for people, at most 123 bytes of UTF-8.
 
         Raises:
             TypeError: `code` is not an int, or `reason` not a str.
-            ValueError: The code may not travel, or the reason is too long.
+            ValueError: The code must not be sent, or the reason is too long.
         """
         code = check_close(code, reason)
         if self.is_open():

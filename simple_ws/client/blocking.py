@@ -69,26 +69,27 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
     """Open a connection to a WebSocket server (RFC 6455 §4.1).
 
     Args:
-        url: such as "wss://example.com/chat?room=1"; user and password in it are sent
+        url: such as "wss://example.com/chat?room=1"; a user and password in it are sent
             as Basic credentials.
         options: see `client.options.ClientOptions`.
 
     Returns:
-        The open connection, to be closed by `with` or `close`.
+        The open connection; close it by `with` or `close`.
 
     Raises:
-        TypeError, ValueError: An option is wrong; `InvalidURI`: the address is.
-        HandshakeRefused: The server answered with another status than 101.
-        ConnectError: It could not be connected to, see `errors` for the kinds.
+        TypeError, ValueError: An option is wrong; `InvalidURI`: the address is wrong.
+        HandshakeRefused: The server answered with a status other than 101.
+        ConnectError: The connection failed, see `errors` for the kinds.
     """
     uri = parse_uri(url)
     return _Opener(uri, check_client_options(uri, options)).open()
 
 
 class Connection(ClientCore):
-    """An open connection to a server; `connect` makes it.
+    """An open connection to a server; `connect` creates it.
 
-    Threads: one may send while another receives; every method may be called from any
+    Threads: one thread can send while another receives; every method can be called from
+        any thread.
     thread.
 
     Attributes:
@@ -142,11 +143,11 @@ class Connection(ClientCore):
             self.close(CloseCode.GOING_AWAY)
 
     def __iter__(self) -> Iterator[str | bytes]:
-        """Messages, until the connection ends.
+        """Iterate over messages until the connection ends.
 
         Raises:
-            ConnectionClosed: It ended with another code than 1000 or 1001, or 1005,
-                which says that there was none.
+            ConnectionClosed: It ended with a code other than 1000 or 1001, or 1005,
+                which means that there was no code.
         """
         while True:
             try:
@@ -163,16 +164,16 @@ class Connection(ClientCore):
         """Wait for a message.
 
         Args:
-            timeout: seconds; None waits until one comes or the connection ends. 0
-                only looks.
+            timeout: seconds; None waits until a message arrives or the connection ends.
+                0 does not wait.
 
         Returns:
             str for a text message, bytes for a binary one.
 
         Raises:
             TypeError, ValueError: `timeout` is not a number of seconds.
-            TimeoutError: None came in time; the connection is as good as before.
-            ConnectionClosed: The connection has ended, and every message was taken.
+            TimeoutError: No message arrived in time; the connection stays usable.
+            ConnectionClosed: The connection has ended, and all messages were received.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
@@ -192,9 +193,9 @@ class Connection(ClientCore):
     def send(self, msg: object, binary: bool | None = None) -> None:
         """Send a message (RFC 6455 §6.1).
 
-        Returns when the system has taken it. While the server does not read, this
-        receives messages for a later `recv`, as many as `read_limit` allows, so that
-        both sides may send at the same time.
+        Returns when the operating system has accepted the message. While the server
+        does not read, this receives messages for a later `recv`, up to `read_limit`, so
+        that both sides can send at the same time.
 
         Args:
             msg: str is sent as text; bytes, bytearray and memoryview as binary; dict
@@ -204,7 +205,7 @@ class Connection(ClientCore):
         Raises:
             TypeError: A message of another type.
             ValueError: Bytes sent as text that are not valid UTF-8.
-            ConnectionClosed: The connection has ended, or ends now, because the server
+            ConnectionClosed: The connection has ended, or ends now because the server
                 has read nothing for `write_timeout` (cause `slow_consumer`).
         """
         with self._lock:
@@ -223,20 +224,20 @@ class Connection(ClientCore):
     def ping(self, payload: bytes | str = b"", timeout: float | None = None) -> float:
         """Send a ping and wait for its pong (RFC 6455 §5.5.2).
 
-        Messages that come meanwhile wait for `recv`; beyond `read_limit` nothing more
-        is read, the pong neither.
+        Messages that arrive in the meantime wait for `recv`; above `read_limit` the
+        client stops reading, so the pong cannot arrive either.
 
         Args:
-            payload: at most 125 bytes; when empty, some that no other ping has.
+            payload: at most 125 bytes; when empty, a unique one is used.
             timeout: seconds; None takes `ping_timeout`.
 
         Returns:
-            Seconds between the two.
+            The round-trip time in seconds.
 
         Raises:
             TypeError, ValueError: The payload or `timeout` is wrong.
-            InvalidState: Another thread waits for the pong to this payload.
-            TimeoutError: No pong came in time; the connection is as good as before.
+            InvalidState: Another thread is waiting for the pong to this payload.
+            TimeoutError: No pong arrived in time; the connection stays usable.
             ConnectionClosed: The connection has ended.
         """
         payload = check_ping(payload)
@@ -266,17 +267,17 @@ class Connection(ClientCore):
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection (RFC 6455 §7.1.2), and wait until it is closed.
 
-        The server has `close_timeout` to answer. Messages that came before can still
-        be received, those that come now are skipped. Does nothing on a connection that
-        has ended.
+        The server has `close_timeout` to answer. Messages that arrived before can still
+        be received, those that arrive now are discarded. Does nothing on a connection
+        that has ended.
 
         Args:
-            code: close code to send; one that may travel on the wire (§7.4).
+            code: the close code to send; one that may be sent on the wire (§7.4).
             reason: text for people, at most 123 bytes of UTF-8.
 
         Raises:
             TypeError: `code` is not an int, or `reason` not a str.
-            ValueError: The code may not travel, or the reason is too long.
+            ValueError: The code must not be sent, or the reason is too long.
         """
         code = check_close(code, reason)
         with self._lock:
@@ -287,10 +288,10 @@ class Connection(ClientCore):
             self._leave()
 
     def fileno(self) -> int:
-        """The descriptor, for `select` and its kin; -1 once closed.
+        """The file descriptor, for `select` and similar; -1 once closed.
 
-        Messages may wait here that the system knows nothing of: when it becomes
-        readable, call `recv(0)` until that raises `TimeoutError`.
+        Messages may be buffered that the system does not know of: when the descriptor
+        becomes readable, call `recv(0)` until it raises `TimeoutError`.
         """
         return self._sock.fileno()
 

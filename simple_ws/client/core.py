@@ -172,7 +172,7 @@ class ClientCore:
 
     @property
     def close_code(self) -> int | None:
-        """The close code that ended it, from whichever side began; None while open.
+        """The close code that ended the connection, from either side; None while open.
 
         1005: the peer's close frame had no code; 1006: there was no close frame
         (RFC 6455 §7.1.5).
@@ -181,16 +181,16 @@ class ClientCore:
 
     @property
     def close_reason(self) -> str:
-        """The reason that went with the close code."""
+        """The reason sent with the close code."""
         return self._protocol.close_reason
 
     @property
     def close_cause(self) -> CloseCause | None:
-        """Who or what ended it, see `CloseCause`; None while open."""
+        """Why the connection ended, see `CloseCause`; None while open."""
         return self._protocol.close_cause
 
     def is_open(self) -> bool:
-        """Whether messages can be sent: no close began, and nothing was lost."""
+        """Whether messages can be sent: not closing, closed or lost."""
         return self._protocol.state is State.OPEN and self._loss is None
 
     def __repr__(self) -> str:

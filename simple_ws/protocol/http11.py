@@ -63,9 +63,9 @@ _MAX_FORM_FIELDS = 1000
 
 
 class Fields(Mapping[str, str]):
-    """Names with one value or several, in the order they came.
+    """Names with one or more values, in the order of arrival.
 
-    Indexing gives the first value; `get_all` gives each.
+    Indexing gives the first value; `get_all` gives all of them.
 
     Args:
         pairs: names and values.
@@ -106,11 +106,11 @@ class Fields(Mapping[str, str]):
         return len(self._values)
 
     def get_all(self, name: str) -> list[str]:
-        """Every value of a name, an empty list when there is none."""
+        """All values of a name; an empty list if there is none."""
         return self._values.get(self._fold(name), [])
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Each name with each of its values; the values of a name together."""
+        """Pairs of each name with each of its values, grouped by name."""
         return [(name, value) for name, some in self._values.items() for value in some]
 
     def __repr__(self) -> str:
@@ -134,11 +134,11 @@ class Headers(Fields):
 
 
 class Request:
-    """An HTTP request, as `on_request` and functions of `Server.http` see it.
+    """An HTTP request, as passed to `on_request` and to functions of `Server.http`.
 
     Attributes:
         method: such as "GET".
-        target: what stood in the request line.
+        target: the request target, as in the request line.
         version: (1, 1) for HTTP/1.1.
         address: (host, port) of the peer; a string for a Unix socket.
     """
@@ -175,7 +175,7 @@ class Request:
 
     @property
     def body(self) -> bytes:
-        """The whole body, of `max_body` bytes at most; none in a WebSocket upgrade."""
+        """The whole body, at most `max_body` bytes; empty in a WebSocket upgrade."""
         return getattr(self, "_body", b"")
 
     @body.setter
@@ -236,7 +236,7 @@ class Request:
 
     @property
     def params(self) -> dict[str, Any]:
-        """Parts of the path, named by the route."""
+        """The parameters of the path, as named by the route."""
         if self._params is None:
             self._params = {}
         return self._params
@@ -269,10 +269,10 @@ class Request:
 
     @property
     def encoded_path(self) -> str:
-        """The path as it was asked for, percent-encoded, without the query.
+        """The path as requested, percent-encoded, without the query.
 
-        In `path` a slash that was encoded (`%2F`) looks like one that ends a segment;
-        here the two differ.
+        In `path` an encoded slash (`%2F`) looks like one that ends a segment; here the
+        two differ.
         """
         return self._split()[0]
 
@@ -283,13 +283,13 @@ class Request:
 
     @property
     def query(self) -> Fields:
-        """The query's names and values, decoded."""
+        """The names and values of the query, decoded."""
         pairs = parse_qsl(self.query_string, keep_blank_values=True)
         return Fields(pairs, "query parameter")
 
     @property
     def query_string(self) -> str:
-        """What stood behind the question mark, percent-encoded as it was."""
+        """The query string as requested, percent-encoded."""
         return self._split()[1]
 
     @property
@@ -305,7 +305,7 @@ class Request:
 
     @property
     def origin(self) -> str | None:
-        """The page a browser's script came from (RFC 6454), or None."""
+        """The origin of the page, as sent by a browser (RFC 6454), or None."""
         return self.headers.get("Origin")
 
     @property
@@ -564,17 +564,17 @@ def http_date(seconds: float) -> str:
 
 
 class Response:
-    """An HTTP answer.
+    """An HTTP response.
 
     Args:
         status: 100 to 599.
         body: str (sent as UTF-8 text), bytes, or dict or list (sent as JSON).
-        headers: more header fields; they win over the ones set here.
+        headers: additional header fields; they override the ones set here.
 
     Raises:
-        ValueError: The status is out of range, a header has no proper name or holds a
-            line break, or the body cannot be said in JSON.
-        TypeError: The body is of another type.
+        ValueError: The status is out of range, a header has an invalid name or contains
+            a line break, or the body cannot be encoded as JSON.
+        TypeError: The body has another type.
     """
 
     def __init__(
@@ -595,7 +595,7 @@ class Response:
             self.headers.append(("Content-Type", content_type))
 
     def has(self, name: str) -> bool:
-        """Say whether a header field was set."""
+        """Whether a header field was set."""
         return any(key.lower() == name.lower() for key, _ in self.headers)
 
     def encode(self, *, head_only: bool = False) -> bytes:
