@@ -88,8 +88,7 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
 class Connection(ClientCore):
     """An open connection to a server; `connect` creates it.
 
-    Threads: one thread can send while another receives; every method can be called from
-        any thread.
+    One thread can send while another receives; every method can be called from any
     thread.
 
     Attributes:
