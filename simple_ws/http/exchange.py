@@ -18,7 +18,7 @@ from ..connection.log import Log
 from ..connection.options import Options
 from ..errors import AuthenticationError, HandshakeError
 from ..loop.deferred import check_callback, is_late
-from ..loop.reactor import READ, WRITE, Reactor
+from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
 from ..protocol.http11 import (
     Request,
     Response,
@@ -64,8 +64,12 @@ _MAX_AHEAD = 16 * 1024
 _MAX_BURST = 256 * 1024
 #: Bytes of a body that a peer must send within each `open_timeout`.
 _PROGRESS = 1024
-#: Seconds without any of the answer being taken by the peer.
+#: Seconds in which a peer must take some of the answer, again and again.
 WRITE_TIMEOUT = 30.0
+#: Bytes of it for each of these seconds. A peer that takes less is cut: it could hold
+#: its connection for as long as it likes. Kestrel asks for as many
+#: (MinResponseDataRate); GPRS had ten times that.
+MIN_RATE = 240
 #: Seconds without a sign from whoever makes the answer; 100 to 300 in usual proxies.
 ANSWER_TIMEOUT = 300.0
 #: Reads that are thrown away behind a last answer before the socket is closed.
@@ -264,6 +268,7 @@ class Exchange:
         self._answer: Answer | None = None
         self._unsent = memoryview(b"")
         self._sent = 0  # bytes, to see whether there is progress
+        self._taken = 0  # of them by the peer, when its time began anew
         self._starved = False  # the answer has no bytes for us yet
         self._ahead = b""  # what came behind the request
         self._ended = False  # the peer sends nothing more
@@ -404,10 +409,33 @@ class Exchange:
             self.end(Response(503, f"{why}\n"), why)
         else:
             if self._phase is Phase.ANSWERING:
-                why = "too little of it was taken"
-                self.server._log.note_cut(self._request, why, logging.INFO)
+                if not self._starved and self._is_taking():
+                    return now + self._patience
+                self.cut("too little of it was taken")
             self._connection.close()
         return None
+
+    def cut(self, why: str) -> None:
+        """Leave the answer incomplete, and end the connection.
+
+        Args:
+            why: for the log.
+        """
+        if self._phase is Phase.ANSWERING:
+            self.server._log.note_cut(self._request, why, logging.INFO)
+            self._connection.close()
+
+    def _is_taking(self) -> bool:
+        """Whether the peer has taken enough of the answer since its time began.
+
+        The system takes bytes of us in large steps, up to megabytes, when it has room
+        again; what the peer has taken of the system goes on in between.
+        """
+        taken = self._sent - unsent_by_system(self._connection.sock)
+        if taken - self._taken < MIN_RATE * self._patience:
+            return False
+        self._taken = taken
+        return True
 
     def __repr__(self) -> str:
         return f"<Exchange {self._phase.name} {self._request!r}>"
@@ -519,7 +547,7 @@ class Exchange:
 
     def _write(self) -> None:
         """Write what the socket takes, within the bounds of a turn."""
-        before = self._sent
+        before, starved = self._sent, self._starved
         try:
             finished = self._write_burst()
         except (BlockingIOError, InterruptedError):
@@ -535,11 +563,22 @@ class Exchange:
         if self._phase is Phase.ANSWERING and finished:
             self._finish()
             return
-        if self._phase is Phase.ANSWERING and (
-            self._sent > before or self._wheel_slot is None
-        ):
-            self._wait(ANSWER_TIMEOUT if self._starved else self._patience)
+        if self._phase is Phase.ANSWERING:
+            self._prolong(self._sent > before, starved)
         self._watch()
+
+    def _prolong(self, progress: bool, starved: bool) -> None:
+        """Set the deadline anew, where there was progress.
+
+        Args:
+            progress: the system has taken bytes of us.
+            starved: there was nothing to be written before.
+        """
+        if self._starved:
+            if progress or self._wheel_slot is None:
+                self._wait(ANSWER_TIMEOUT)
+        elif starved or self._wheel_slot is None or (progress and self._is_taking()):
+            self._wait(self._patience)
 
     def _write_burst(self) -> bool:
         """Write; return whether the answer is out. Raises as sockets do."""

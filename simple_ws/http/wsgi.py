@@ -2,7 +2,9 @@
 
 A request is read as a whole before an application sees it, so that nobody holds a
 thread by sending slowly. What the application gives goes to the loop through a `_Pipe`
-of bounded size, whose worker waits while the peer does not read.
+of bounded size. An answer that is complete leaves its thread at once, however slowly
+it is read; one whose rest is still to be made waits in its thread, and another thread
+takes its place meanwhile (docs/adr/0015-wsgi-slow-readers.md).
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -35,13 +38,16 @@ _NAME = "simple_ws wsgi"
 _MAX_QUEUED = 100
 #: Most threads that make sense where one of them computes at a time.
 _MAX_THREADS = 1000
-#: Bytes of an answer that wait for the peer before the worker does: most pages are
-#: smaller, and leave their worker at once.
+#: Bytes of an answer that wait for the peer before the application is asked for more;
+#: most pages are smaller.
 _MAX_WAITING = 256 * 1024
+#: Bytes that are left of them when it is asked again.
+_FEW_WAITING = _MAX_WAITING // 2
+#: Calls that wait for their peers, each in a thread. Beyond, the one that has waited
+#: the longest is given up: slow readers are in each other's way, and nobody else's.
+_MAX_PARKED = 100
 #: Bytes that are handed to the socket at once.
 _PIECE = 64 * 1024
-#: Seconds that a worker waits for the peer to take a piece.
-PATIENCE = 60.0
 
 _STATUS = re.compile(r"([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
 #: RFC 9110 §7.6.1: of one connection, so none of the application's business.
@@ -61,6 +67,7 @@ _HOP_BY_HOP = frozenset(
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], None]]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
+Waiting = AbstractContextManager[None]
 
 
 class Wsgi:
@@ -69,7 +76,8 @@ class Wsgi:
     Args:
         prefix: the path below which everything is the application's.
         app: the application.
-        threads: how many requests it answers at a time.
+        threads: how many requests it answers at a time; those that wait for slow
+            readers are not among them.
 
     Raises:
         TypeError: The application takes other arguments; `threads` is not a number.
@@ -86,14 +94,35 @@ class Wsgi:
         self._app = app
         self._threads = threads
         self._pool: Pool | None = None
+        self._parked: dict[_Call, None] = {}  # the longest first
+        self._parking = threading.Lock()
         self.route = Route(self._serve)
 
     def _serve(self, exchange: Exchange) -> None:
         if self._pool is None:
             self._pool = Pool(_NAME, self._threads, _MAX_QUEUED)
         environ = _environ(exchange, self.prefix)
-        if not self._pool.submit(_Call(self._app, environ, exchange)):
+        call = _Call(self._app, environ, exchange, partial(self._park, self._pool))
+        if not self._pool.submit(call):
             raise HandshakeError(503, "The server is busy.", [retry_after()])
+
+    @contextmanager
+    def _park(self, pool: Pool, call: _Call) -> Iterator[None]:
+        """A call waits for its peer; others have its place meanwhile. In its thread."""
+        with self._parking:
+            self._parked[call] = None
+            many = len(self._parked) > _MAX_PARKED
+            oldest = next(iter(self._parked)) if many else None
+            if oldest is not None:
+                del self._parked[oldest]
+        if oldest is not None:
+            oldest.give_up()
+        try:
+            with pool.aside():
+                yield
+        finally:
+            with self._parking:
+                self._parked.pop(call, None)
 
     def is_worker(self) -> bool:
         """Whether the caller is the application, in one of its threads."""
@@ -117,35 +146,46 @@ class _Pipe:
 
     Args:
         on_bytes: called in the worker when there are some after `read` found none.
+        park: what a worker is in while it waits.
     """
 
-    def __init__(self, on_bytes: Callable[[], object]) -> None:
+    def __init__(
+        self, on_bytes: Callable[[], object], park: Callable[[], Waiting]
+    ) -> None:
         self._on_bytes = on_bytes
+        self._park = park
         self._changed = threading.Condition()
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytes | memoryview] = deque()
         self._size = 0
         self._asked = False
         self._closed = self._ended = self._failed = False
 
     # In the worker
 
-    def put(self, data: bytes) -> None:
-        """Hand on bytes; waits while too many are on their way.
+    def put(self, data: bytes, *, wait: bool = True) -> None:
+        """Hand on bytes, the whole of a piece: it is in memory already.
+
+        Args:
+            data: not empty.
+            wait: until the peer has taken enough of what was handed on before.
 
         Raises:
-            _Gone: The peer has left, or takes nothing.
+            _Gone: The peer has left, or takes too little.
         """
-        for start in range(0, len(data), _PIECE):
-            self._put(data[start : start + _PIECE])
-
-    def _put(self, piece: bytes) -> None:
+        if wait and self._is_full():
+            with self._park(), self._changed:
+                # The loop looks after its time, and closes us when that is over.
+                self._changed.wait_for(lambda: self._size <= _FEW_WAITING)
         with self._changed:
-            room = self._changed.wait_for(self._has_room, PATIENCE)
-            if self._closed or not room:
+            if self._closed:
                 raise _Gone
-            self._pieces.append(piece)
-            self._size += len(piece)
+            self._pieces.append(data)
+            self._size += len(data)
         self._tell()
+
+    def _is_full(self) -> bool:
+        with self._changed:
+            return self._size >= _MAX_WAITING
 
     def end(self, *, failed: bool = False) -> None:
         """There is no more, as it should be or because the application failed."""
@@ -153,9 +193,6 @@ class _Pipe:
             self._failed = failed and not self._ended
             self._ended = True
         self._tell()
-
-    def _has_room(self) -> bool:
-        return self._closed or self._size < _MAX_WAITING
 
     def _tell(self) -> None:
         with self._changed:
@@ -176,20 +213,28 @@ class _Pipe:
             return b"" if self._ended else None
 
     def _take(self) -> bytes:
-        pieces = [self._pieces.popleft()]
-        size = len(pieces[0])
-        while self._pieces and size + len(self._pieces[0]) <= _PIECE:
-            size += len(self._pieces[0])
-            pieces.append(self._pieces.popleft())
+        pieces: list[bytes | memoryview] = []
+        size = 0
+        while self._pieces and size < _PIECE:
+            piece = self._pieces.popleft()
+            room = _PIECE - size
+            if len(piece) > room:  # the rest is not copied before its turn
+                piece = memoryview(piece)
+                self._pieces.appendleft(piece[room:])
+                piece = piece[:room]
+            pieces.append(piece)
+            size += len(piece)
         self._size -= size
-        self._changed.notify()
-        return b"".join(pieces) if len(pieces) > 1 else pieces[0]
+        if self._size <= _FEW_WAITING:
+            self._changed.notify()
+        return b"".join(pieces)
 
     def close(self) -> None:
         """Nobody reads on; the worker is told at its next piece."""
         with self._changed:
             self._closed = True
             self._pieces.clear()
+            self._size = 0
             self._changed.notify()
 
 
@@ -200,16 +245,24 @@ class _Call:
         app: the application.
         environ: its request.
         exchange: what it answers; everything about it happens in the loop.
+        park: what it is in while it waits for the peer.
     """
 
-    def __init__(self, app: App, environ: Environ, exchange: Exchange) -> None:
-        self.pipe = _Pipe(partial(exchange.call, exchange.go_on))
+    def __init__(
+        self,
+        app: App,
+        environ: Environ,
+        exchange: Exchange,
+        park: Callable[[_Call], Waiting],
+    ) -> None:
+        self.pipe = _Pipe(partial(exchange.call, exchange.go_on), partial(park, self))
         self._app = app
         self._environ = environ
         self._exchange = exchange
         self._head: tuple[int, str, list[tuple[str, str]], int | None] | None = None
         self._head_sent = False
         self._single = False  # the body is one piece, whose length is the body's
+        self._whole = False  # all of it is in memory, there is no more to be made
 
     def run(self) -> None:
         """Call it, hand on what it gives, and close what wants to be closed."""
@@ -223,8 +276,14 @@ class _Call:
             logger.error("%r failed", self._exchange.request, exc_info=error)
             self._fail()
 
+    def give_up(self) -> None:
+        """Cut the answer: too many peers read slowly."""
+        why = "too many peers read slowly"
+        self._exchange.call(partial(self._exchange.cut, why))
+
     def _iterate(self) -> None:
         result = self._app(self._environ, self._start_response)
+        self._whole = isinstance(result, list | tuple)
         try:
             self._single = not self._head_sent and _length_of(result) == 1
             for piece in result:
@@ -262,7 +321,7 @@ class _Call:
         if not data:
             return
         if self._head_sent:
-            self.pipe.put(data)
+            self.pipe.put(data, wait=not self._whole)
         else:
             self._send_head(len(data) if self._single else None, data)
 
@@ -280,12 +339,12 @@ class _Call:
         status, reason, headers, promised = self._head
         self._head_sent = True
         # The loop finds the first bytes with the head, and takes them with one call.
-        self.pipe.put(data[:_PIECE])
+        if data:
+            self.pipe.put(data)
         if promised is not None:
             length = promised
         stream = Stream(status, headers, self.pipe, length, reason)
         self._exchange.call(partial(self._exchange.answer, stream))
-        self.pipe.put(data[_PIECE:])
 
 
 def _length_of(result: object) -> int | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 __all__ = ["Call", "Job", "Pool"]
@@ -38,6 +39,9 @@ class Pool:
         limit: jobs that may wait for one.
         on_idle: called in a worker when there is nothing more to do.
 
+    Jobs that wait for somebody else (`aside`) do not count towards `size`: others run
+    in further threads meanwhile.
+
     Every method may be called from any thread.
     """
 
@@ -53,11 +57,16 @@ class Pool:
         self._limit = limit
         self._on_idle = on_idle
         self._threads: set[int] = set()
-        self._idle = self._made = 0
+        self._idle = 0  # threads without a job
+        self._alive = self._made = 0  # threads now, and so far
+        self._aside = 0  # jobs that wait for somebody else
+        self._returning = 0  # of them those that wait for a place
         self._queue: deque[Job] = deque()
         self._running: set[Job] = set()
         self._ended = False
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)  # for threads without a job
+        self._place = threading.Condition(lock)  # for jobs that return
 
     def submit(self, job: Job, *, limited: bool = True) -> bool:
         """Have a job run.
@@ -73,12 +82,45 @@ class Pool:
             if self._ended or (limited and len(self._queue) >= self._limit):
                 return False
             self._queue.append(job)
-            if self._idle < len(self._queue) and self._made < self._size:
-                self._made += 1
-                name = f"{self._name} {self._made}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
-            self._changed.notify()
+            self._call_thread()
         return True
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the place of a job to others while it waits; in a worker.
+
+        It is back at the end of the block, when there is a place again; jobs that have
+        not begun come after it.
+        """
+        with self._changed:
+            self._aside += 1
+            if self._returning:
+                self._place.notify()
+            elif self._queue:
+                self._call_thread()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._returning += 1
+                self._place.wait_for(lambda: self._active < self._size)
+                self._returning -= 1
+                self._aside -= 1
+                self._changed.notify()  # a thread may be one too many now
+
+    @property
+    def _active(self) -> int:
+        """Jobs that run, and do not wait."""
+        return len(self._running) - self._aside
+
+    def _call_thread(self) -> None:
+        """Wake a thread for what is in the queue, or make one."""
+        if self._idle < len(self._queue) and self._alive - self._aside < self._size:
+            self._alive += 1
+            self._made += 1
+            name = f"{self._name} {self._made}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._changed.notify()
 
     @property
     def busy(self) -> bool:
@@ -114,6 +156,8 @@ class Pool:
             job.run()
             with self._changed:
                 self._running.discard(job)
+                if self._returning:
+                    self._place.notify()
                 idle = not self._running and not self._queue
             # Or it would live until this thread has something else to do.
             del job
@@ -124,13 +168,22 @@ class Pool:
     def _next(self) -> Job | None:
         with self._changed:
             self._idle += 1
-            self._changed.wait_for(lambda: self._queue or self._ended)
+            self._changed.wait_for(lambda: self._may_begin() or self._may_leave())
             self._idle -= 1
-            if not self._queue:
+            if not self._may_begin():
+                self._alive -= 1
                 return None
             job = self._queue.popleft()
             self._running.add(job)
             return job
+
+    def _may_begin(self) -> bool:
+        return bool(self._queue) and self._active + self._returning < self._size
+
+    def _may_leave(self) -> bool:
+        if self._ended and not self._queue:
+            return True
+        return self._alive - self._aside > self._size
 
 
 class Call(Future[R]):

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import ssl
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -1025,6 +1026,72 @@ def test_answer_that_nobody_reads_is_given_up() -> None:
         assert not driven.server._incoming
         assert faucet.closed == 1
         assert len(driven.reactor.wheel) == 0
+
+
+def join_tcp(driven: Driven, sndbuf: int) -> socket.socket:
+    """A connection whose output waits in the system, as between two machines."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.socket()
+        peer.settimeout(DEADLINE)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        peer.connect(listener.getsockname())
+        ours, address = listener.accept()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+    ours.setblocking(False)
+    driven.server._on_accept(ours, address)
+    return peer
+
+
+def take(peer: socket.socket, size: int) -> None:
+    """Read exactly so many bytes."""
+    while size:
+        data = peer.recv(size)
+        assert data
+        size -= len(data)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what it has sent")
+def test_peer_that_takes_bytes_of_the_system_keeps_its_answer(caplog: Any) -> None:
+    caplog.set_level(logging.INFO, "simple_ws")
+    with Driven() as driven:
+        driven.server.http("/big")(lambda request: bytes(8 * 2**20))
+        with join_tcp(driven, 2**20) as peer:
+            peer.sendall(ask("GET", "/big"))
+            driven.turn(20)
+            # The system takes nothing of us for most of the time.
+            for _ in range(20):
+                take(peer, 16 * 1024)
+                driven.advance(pages.WRITE_TIMEOUT - 2)
+            assert driven.server._incoming
+            assert caplog.records == []
+            # A few bytes now and then are too little.
+            for _ in range(4):
+                take(peer, 100)
+                driven.advance(pages.WRITE_TIMEOUT - 2)
+            assert not driven.server._incoming
+    assert "too little of it was taken" in caplog.text
+
+
+@pytest.mark.parametrize(("rate", "stays"), [(1.5, True), (0.7, False)])
+def test_answer_has_a_least_rate(rate: float, stays: bool) -> None:
+    faucet = Faucet(1000)
+    piece = int(pages.MIN_RATE * pages.WRITE_TIMEOUT / 3 * rate)
+    with Driven() as driven:
+        stream(driven, faucet)
+        peer = driven.join(small_buffers)
+        peer.write(ask("GET", "/stream"))
+        driven.turn(3)
+        peer.read_now()
+        for _ in range(30):
+            driven.advance(pages.WRITE_TIMEOUT / 3)
+            driven.turn(2)
+            if not driven.server._incoming:
+                break
+            received = 0
+            while received < piece:
+                received += len(peer.sock.recv(piece - received))
+                driven.turn()
+        assert bool(driven.server._incoming) is stays
 
 
 def test_page_that_never_answers_is_503() -> None:

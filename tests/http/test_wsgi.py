@@ -538,18 +538,118 @@ def test_worker_waits_while_the_peer_does_not_read() -> None:
         assert pieces.closed.wait(DEADLINE)
 
 
-def test_worker_does_not_wait_for_ever(monkeypatch: Any, caplog: Any) -> None:
-    caplog.set_level(logging.INFO, "simple_ws")
-    monkeypatch.setattr(wsgi, "PATIENCE", 0.01)
-    pieces = Pieces(b"x" * 10_000 for _ in range(1000))
+class Closing:
+    """An iterable without a length, as frameworks make them around a list."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+        self.closed = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+BODY = bytes(range(256)) * 4_000
+FINISHED: dict[str, Callable[[], Any]] = {
+    "a piece": lambda: [BODY],
+    "a tuple": lambda: (BODY[:600_000], BODY[600_000:]),
+    "many pieces": lambda: [BODY[n : n + 5000] for n in range(0, len(BODY), 5000)],
+    "a piece of unknown number": lambda: Closing([BODY]),
+    "a piece that fills it, and a small one": lambda: Closing([BODY[:200_000], b"."]),
+}
+
+
+@pytest.mark.parametrize("what", FINISHED)
+def test_finished_answer_holds_no_thread(what: str) -> None:
+    body = FINISHED[what]()
     with Driven() as driven:
-        driven.server.wsgi("/app", app_of(pieces))
+        driven.server.wsgi("/app", app_of(body), threads=1)
+        peers = [HttpPeer(driven.join(small_buffers)) for _ in range(5)]
+        for peer in peers:
+            peer.peer.write(ask("GET", "/app/"))
+        driven.until(lambda: len(driven.server._incoming) == 5)
+        # All are answered by the one thread, though nobody has read a byte.
+        driven.until(lambda: is_idle(driven))
+        assert all(peer.read().body == b"".join(body) for peer in peers)
+        assert not isinstance(body, Closing) or body.closed.is_set()
+
+
+def is_idle(driven: Driven) -> bool:
+    """Whether the threads have been called, and have nothing to do."""
+    pool = pool_of(driven)
+    return pool is not None and pool._made > 0 and not pool.busy
+
+
+def parked(driven: Driven) -> int:
+    """How many calls wait for their peers."""
+    pool = pool_of(driven)
+    return 0 if pool is None else pool._aside
+
+
+def slow_app(pieces: int, size: int = 100_000) -> Any:
+    """An application whose path "/slow" gives very much, any other one a word."""
+
+    def app(environ: Environ, start_response: Start) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] != "/slow":
+            return [b"small"]
+        return (b"x" * size for _ in range(pieces))
+
+    return app
+
+
+def test_slow_readers_keep_nobody_waiting() -> None:
+    with Driven() as driven:
+        driven.server.wsgi("/app", slow_app(10), threads=2)
+        slow = [HttpPeer(driven.join(small_buffers)) for _ in range(10)]
+        for peer in slow:
+            peer.peer.write(ask("GET", "/app/slow"))
+        driven.until(lambda: parked(driven) == 10)
+        assert get(driven, "/app/").text == "small"
+        assert all(len(peer.read().body) == 1_000_000 for peer in slow)
+        driven.until(lambda: not pool_of(driven).busy)
+        # Those that were made for that have left.
+        driven.until(lambda: pool_of(driven)._alive == 2)
+        assert get(driven, "/app/").text == "small"
+
+
+def test_of_too_many_slow_readers_the_oldest_is_cut(
+    monkeypatch: Any, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO, "simple_ws")
+    monkeypatch.setattr(wsgi, "_MAX_PARKED", 3)
+    with Driven() as driven:
+        driven.server.wsgi("/app", slow_app(10), threads=1)
+        slow = []
+        for number in range(5):
+            slow.append(driven.join(small_buffers))
+            slow[-1].write(ask("GET", "/app/slow"))
+            count = min(number + 1, 3)
+            driven.until(lambda: len(driven.server._incoming) == count)  # noqa: B023
+            driven.until(lambda: parked(driven) == count)  # noqa: B023
+        assert get(driven, "/app/").text == "small"
+        for peer in slow[:2]:
+            assert len(peer.read_rest()) < 1_000_000
+        assert len(HttpPeer(slow[4]).read().body) == 1_000_000
+    assert caplog.text.count("too many peers read slowly") == 2
+
+
+def test_reader_that_takes_little_keeps_its_download() -> None:
+    pieces = Pieces(b"x" * 10_000 for _ in range(300))
+    with Driven() as driven:
+        driven.server.wsgi("/app", app_of(pieces), threads=1)
         peer = driven.join(small_buffers)
-        peer.write(ask("GET", "/app/"))
-        driven.until(pieces.closed.is_set)
-        assert pieces.taken < 60
-        assert len(peer.read_rest()) < 1_000_000
-        driven.until(lambda: not driven.server._incoming)
+        peer.write(ask("GET", "/app/", "Connection: close"))
+        driven.until(lambda: pieces.taken >= 26)
+        for _ in range(20):  # for ten minutes
+            driven.advance(29)
+            peer.read(16 * 1024)
+            driven.turn(2)
+        assert len(peer.read_rest()) > 2_500_000
+        assert pieces.closed.wait(DEADLINE)
 
 
 def test_answer_that_nobody_reads_frees_its_worker() -> None:

@@ -822,3 +822,72 @@ def test_result_that_nobody_runs_says_what_it_is() -> None:
         """Never called."""
 
     assert repr(work()).startswith("<InThread functools.partial(<function")
+
+
+# --- Jobs that wait for somebody else -------------------------------------------------
+
+
+class Waiter:
+    """A job that steps aside until it is told to come back."""
+
+    def __init__(self, pool: Pool, counts: list[int], lock: Any) -> None:
+        self.pool, self.counts, self.lock = pool, counts, lock
+        self.away, self.back, self.done = (threading.Event() for _ in range(3))
+
+    def _enter(self, change: int) -> None:
+        with self.lock:
+            self.counts.append(self.counts[-1] + change)
+
+    def run(self) -> None:
+        self._enter(1)
+        self._enter(-1)
+        with self.pool.aside():
+            self.away.set()
+            assert self.back.wait(DEADLINE)
+        self._enter(1)
+        self._enter(-1)
+        self.done.set()
+
+
+def test_job_that_steps_aside_leaves_its_place_to_others() -> None:
+    pool = Pool("aside", 2, 100)
+    counts, lock = [0], threading.Lock()
+    jobs = [Waiter(pool, counts, lock) for _ in range(20)]
+    for job in jobs:
+        assert pool.submit(job)
+    for job in jobs:  # all have begun, though there are two places
+        assert job.away.wait(DEADLINE)
+    assert pool.busy
+    for job in jobs:
+        job.back.set()
+    for job in jobs:
+        assert job.done.wait(DEADLINE)
+    assert max(counts) <= 2
+    wait_until(lambda: pool._alive == 2)
+    assert not pool._aside
+    last = Waiter(pool, counts, lock)
+    last.back.set()
+    assert pool.submit(last)
+    assert last.done.wait(DEADLINE)
+    pool.end()
+    wait_until(lambda: pool._alive == 0)
+
+
+def test_pool_that_ends_lets_those_aside_come_back() -> None:
+    pool = Pool("aside", 1, 100)
+    jobs = [Waiter(pool, [0], threading.Lock()) for _ in range(3)]
+    for job in jobs:
+        pool.submit(job)
+        assert job.away.wait(DEADLINE)
+    assert set(pool.end()) == set(jobs)
+    for job in jobs:
+        job.back.set()
+        assert job.done.wait(DEADLINE)
+    wait_until(lambda: pool._alive == 0)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.001)
