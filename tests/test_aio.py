@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import importlib.util
+import itertools
 import logging
 import socket
 import ssl
@@ -125,6 +126,104 @@ async def fill(ws: Connection) -> bytes:
 def read_message(server: Server) -> Coroutine[Any, Any, Any]:
     """Read a message in a thread, so that the loop goes on."""
     return asyncio.to_thread(server.read_message)
+
+
+# --- Floods --------------------------------------------------------------------------
+
+
+def tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each look at the client's clock take a millisecond."""
+    now = itertools.count(1000.0, 0.001)
+    monkeypatch.setattr(aio_connection, "_clock", lambda: next(now))
+
+
+PONGS = server_frame(PONG) * 2**10
+
+
+@on_loop
+async def test_others_have_their_turn_in_a_flood(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick(monkeypatch)
+    last = server_frame(TEXT, "at last") + server_frame(TEXT, "and more")
+    async with open_pair(PONGS + last, ping_interval=None) as (ws, _):
+        receiving = asyncio.create_task(ws.recv())
+        others = 0
+        while not receiving.done():
+            await asyncio.sleep(0)
+            others += 1
+            assert ws._transport.is_reading() is not ws._unread
+        assert others > 10
+        assert await receiving == "at last"
+        assert await ws.recv() == "and more"
+        await turns()
+        assert ws._transport.is_reading()
+
+
+@on_loop
+async def test_receiving_lets_others_have_their_turn_in_a_flood(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick(monkeypatch)
+    rest = (server_frame(TEXT, "x") + server_frame(PING) * 16) * 16
+    async with open_pair(rest, ping_interval=None) as (ws, _):
+        others = 0
+
+        async def count() -> None:
+            nonlocal others
+            while True:
+                await asyncio.sleep(0)
+                others += 1
+
+        counting = asyncio.create_task(count())
+        for _ in range(16):
+            assert await ws.recv() == "x"
+        counting.cancel()
+        assert others > 10
+
+
+@on_loop
+async def test_cancelled_receive_loses_nothing_in_a_flood(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick(monkeypatch)
+    rest = server_frame(TEXT, "x") + PONGS + server_frame(TEXT, "y")
+    async with open_pair(rest, ping_interval=None) as (ws, _):
+        receiving = asyncio.create_task(ws.recv())
+        await asyncio.sleep(0)
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+        first = "x" if receiving.cancelled() else receiving.result()
+        assert first == "x"
+        if receiving.cancelled():
+            assert await ws.recv() == "x"
+        assert await ws.recv() == "y"
+
+
+@on_loop
+async def test_end_behind_a_flood_is_seen(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick(monkeypatch)
+    last = server_frame(TEXT, "at last") + server_close(1001, "bye")
+    async with open_pair(PONGS + last, ping_interval=None) as (ws, server):
+        server.sock.close()
+        assert [message async for message in ws] == ["at last"]
+        assert (ws.close_code, ws.close_reason) == (1001, "bye")
+
+
+@on_loop
+async def test_closing_is_bounded_in_a_flood(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick(monkeypatch)
+    async with open_pair(PONGS * 64, ping_interval=None, close_timeout=5) as (ws, _):
+        closing = asyncio.create_task(ws.close())
+        await asyncio.sleep(0)
+        assert ws._unread
+        await loop.advance(5)
+        await closing
+        assert ws.close_code == 1000
 
 
 # --- Cancellation --------------------------------------------------------------------

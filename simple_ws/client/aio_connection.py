@@ -37,7 +37,7 @@ _NO_CLOSE_FRAME = "connection closed without a close frame"
 #: Bytes that wait for the server beyond which `send` waits; asyncio's own default.
 _HIGH_WATER = 64 * 1024
 #: Messages after which `send` lets others have their turn: a transport that takes
-#: everything would never make it wait.
+#: everything would never make it wait. So does `recv` where more waits to be read.
 _BREATH = 64
 
 
@@ -75,8 +75,11 @@ class Connection(ClientCore, asyncio.Protocol):
         self._answers: dict[bytes, asyncio.Future[float]] = {}
         self._gone: asyncio.Future[None] = loop.create_future()
         self._sends = 0
+        self._receives = 0  # while the transport does not read
+        self._reading_on = False  # the loop is asked for another turn of reading
         self._blocked = False  # the transport takes no more
-        self._deaf = False  # the transport does not read, because the inbox is full
+        # The transport does not read: the inbox is full, or there is enough to read.
+        self._deaf = False
         self._last_pong: bytes | None = None  # waits until the transport takes more
         self._unsent = 0  # bytes in the transport when it was last looked at
         self._beat: asyncio.TimerHandle | None = None
@@ -142,6 +145,8 @@ class Connection(ClientCore, asyncio.Protocol):
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
+        if self._deaf and self._inbox:
+            await self._breathe()
         if not self._inbox:
             if timeout is None:
                 await self._wait_for_news()
@@ -245,6 +250,12 @@ class Connection(ClientCore, asyncio.Protocol):
             self._receiver = self._loop.create_future()
             await self._receiver
 
+    async def _breathe(self) -> None:
+        """Let others have their turn: messages come faster than they are taken."""
+        self._receives += 1
+        if self._unread or not self._receives % _BREATH:
+            await asyncio.sleep(0)
+
     async def _wait_for_news_within(self, timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout):
@@ -342,19 +353,28 @@ class Connection(ClientCore, asyncio.Protocol):
         """Wake those whose wait is over, and tell the transport what to do."""
         if self._inbox or self._ended:
             _resolve(self._receiver, None)
+        if self._unread and not self._reading_on:
+            self._reading_on = True
+            self._loop.call_soon(self._go_on)
+        deaf = self._full or self._unread
+        if deaf is not self._deaf:
+            self._set_deaf(deaf)
         if self.is_open():
             if not self._blocked:
                 self._wake_senders()
-            if self._full is not self._deaf:
-                self._set_deaf(self._full)
             return
         self._wake_senders()
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(self._closed())
-        if self._deaf:
-            self._set_deaf(False)
         self._wait_for_end()
+
+    def _go_on(self) -> None:
+        """Read on what was too much for the turns before."""
+        self._reading_on = False
+        if self._unread:
+            self._read_on()
+        self._settle()
 
     def _wake_senders(self) -> None:
         for sender in self._senders:

@@ -54,9 +54,13 @@ __all__ = ["Connection", "connect"]
 _PONG = b"\x8a"
 #: Frames that wait to be sent beyond which only the last of the pongs is kept.
 _MANY_FRAMES = 128
-#: Bytes of a read at first. No less than 16 KiB, the largest record of TLS: what is
-#: left of a record is in OpenSSL's hands, and waiting for the socket would not tell.
+#: Bytes of a read at first.
 _FIRST_READ = 64 * 1024
+#: And at least: the largest record of TLS. What is left of a record is in OpenSSL's
+#: hands, and waiting for the socket would not tell.
+_LEAST_READ = 16 * 1024
+#: Seconds of reading what a server said before it left, once writing to it has failed.
+_LAST_WORDS = 0.05
 #: Seconds after which a thread that waits for room only looks whether it must read as
 #: well: otherwise two peers that send to each other may wait for ever.
 _TAKE_OVER = 0.05
@@ -179,7 +183,11 @@ class Connection(ClientCore):
         with self._lock:
             if not self._inbox:
                 deadline = None if timeout is None else self._clock() + timeout
-                if not self._wait_until(self._has_news, deadline):
+                came = self._wait_until(self._has_news, deadline)
+                while not came and timeout == 0 and self._unread:
+                    # To the end: `select` will not tell that there is more.
+                    came = self._wait_until(self._has_news, deadline)
+                if not came:
                     raise TimeoutError(f"no message within {timeout:g} s")
             if not self._inbox:
                 raise self._farewell()
@@ -349,17 +357,36 @@ class Connection(ClientCore):
         """Wait for the socket and do what it is ready for; for all threads."""
         self._covered |= events
         try:
-            ready = events
-            if not self._readable or not events & READ:
-                ready = self._wait_for_socket(events, self._patience(events, deadline))
-            if ready & READ:
-                self._read()
-            if not ready:
-                self._on_time()
+            if self._unread and events & READ:
+                self._go_on(events)
+            else:
+                self._wait_and_read(events, deadline)
             self._flush()
         finally:
             self._covered &= ~events
             self._lock.notify_all()
+
+    def _wait_and_read(self, events: int, deadline: float | None) -> None:
+        ready = events
+        if not self._readable or not events & READ:
+            ready = self._wait_for_socket(events, self._patience(events, deadline))
+        if ready & READ:
+            self._read()
+        if not ready or self._is_stalled():
+            self._on_time()
+
+    def _go_on(self, events: int) -> None:
+        """Read on what was too much for one turn; between two, others may come in."""
+        if not self._released:
+            self._wait_for_socket(events, 0.0)
+        self._read_on()
+        if self._is_stalled():
+            self._on_time()
+
+    def _is_stalled(self) -> bool:
+        """Whether the server, whatever it sends, does not read."""
+        patience = self._options.write_timeout
+        return bool(self._outbox) and self._clock() - self._progress_at >= patience
 
     def _wait_for_socket(self, events: int, timeout: float | None) -> int:
         self._waiters += 1
@@ -375,7 +402,8 @@ class Connection(ClientCore):
 
     def _wanted(self) -> int:
         """What the socket must be ready for."""
-        reading = 0 if self._full or self._eof else READ
+        done = self._full or (self._eof and not self._rest)
+        reading = 0 if done else READ
         return reading | (WRITE if self._outbox else 0)
 
     def _patience(self, events: int, deadline: float | None) -> float | None:
@@ -394,10 +422,10 @@ class Connection(ClientCore):
 
     def _on_time(self) -> None:
         """Nothing has come until a deadline: look which one it was."""
-        now, patience = self._clock(), self._options.write_timeout
+        now = self._clock()
         if self._released:
             return
-        if self._outbox and now - self._progress_at >= patience:
+        if self._is_stalled():
             self._give_up_slow()
             self._release()
         elif self._full or self._outbox:
@@ -429,6 +457,8 @@ class Connection(ClientCore):
         elif len(data) < size >> 2 and size > _FIRST_READ:
             self._read_size = size >> 1
         self._feed(data)
+        if self._unread and not self._inbox:
+            self._read_size = _LEAST_READ  # much work, and nothing to show for it
 
     def _flush(self) -> None:
         """Write what the system takes."""
@@ -444,6 +474,8 @@ class Connection(ClientCore):
                 return
             if sent == len(first):
                 outbox.popleft()
+                if outbox:
+                    self._progress_at = self._clock()
             else:
                 self._progress_at = self._clock()
                 outbox[0] = memoryview(first)[sent:]
@@ -452,8 +484,13 @@ class Connection(ClientCore):
         """The server has left; what it said before may be here still: why."""
         self._outbox.clear()
         self._readable = True
+        deadline = self._clock() + _LAST_WORDS
         while self._readable and not self._full and not self._eof:
             self._read()
+            while self._unread and self._clock() < deadline:
+                self._read_on()
+            if self._clock() >= deadline:
+                break
         self._on_end(error.strerror or str(error), CloseCause.RESET)
 
     def _on_end(self, reason: str, cause: CloseCause) -> None:

@@ -49,6 +49,14 @@ _FINAL_BINARY = 0x80 | _BINARY
 LINGER = 1.0
 #: What a waiting message takes besides its own bytes, so that empty ones count too.
 _OVERHEAD = 64
+#: Seconds of work on what has come, before anything else has its turn: other tasks of
+#: an event loop, other threads, the deadline of whoever waits. As of the server.
+_LONG_TURN = 0.002
+#: Bytes of input between two looks at the clock, but for a frame that is longer and not
+#: compressed: 2,048 empty frames, or what 4 MiB of zeros are when compressed.
+_SLICE = 4096
+#: The same for ordinary messages, as the inbox counts them: some thousand small ones.
+_MANY = 64 * 1024
 #: Ends that are no fault: an iteration over messages just stops.
 _QUIET = frozenset({CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS})
 
@@ -223,6 +231,11 @@ class ClientCore:
         return waiting and self._protocol.state is State.OPEN
 
     @property
+    def _unread(self) -> bool:
+        """Whether something has come that another turn is to read: `_read_on`."""
+        return bool(self._rest) and not self._full
+
+    @property
     def _ended(self) -> bool:
         """Whether nothing will enter the inbox any more."""
         return self._protocol.state is State.CLOSED
@@ -242,16 +255,27 @@ class ClientCore:
             self._read_on()
 
     def _read_on(self) -> None:
-        """Read what has come, while there is room for messages."""
+        """Read what has come, while there is room for messages, for one turn.
+
+        What is too much for it is `_unread` then, and to be read by another call.
+        """
         protocol, data, pos = self._protocol, self._rest, self._read_from
-        end = len(data)
+        end, turn_ends = len(data), None
         while pos < end and not self._full:
             if protocol.between_messages:
                 pos = self._read_whole(data, pos, end)
                 if pos == end or self._full:
                     break
-            pos = protocol.receive(data, pos, end)
+            stop = pos + _SLICE
+            if stop < end and protocol.remaining > _SLICE and not protocol.inflating:
+                stop = pos + protocol.remaining
+            pos = protocol.receive(data, pos, min(stop, end))
             self._follow()
+            now = self._clock()
+            if turn_ends is None:
+                turn_ends = now + _LONG_TURN
+            elif now >= turn_ends:
+                break
         if pos < end:
             self._rest, self._read_from = data, pos
             return
@@ -262,9 +286,11 @@ class ClientCore:
     def _read_whole(self, data: bytes, pos: int, end: int) -> int:
         """Take the ordinary messages at the front: whole, in one frame, plain.
 
-        Stops before anything else, faults included: `protocol` judges those.
+        Stops before anything else, faults included: `protocol` judges those. And after
+        many, for a look at the clock.
         """
-        max_size, room = self._protocol.max_size, self._options.read_limit
+        max_size = self._protocol.max_size
+        room = min(self._options.read_limit, self._inbox_size + _MANY)
         while end - pos >= 2 and self._inbox_size < room:
             first, length = data[pos], data[pos + 1]
             start = pos + 2

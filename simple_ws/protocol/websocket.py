@@ -397,6 +397,11 @@ class Protocol:
         """Bytes of the frame under way that are still to come, its header not told."""
         return max(0, self._remaining)
 
+    @property
+    def inflating(self) -> bool:
+        """Whether the frame under way is inflated, to many times what it is."""
+        return self._compressed and not self._first & _CONTROL
+
     # Control frames
 
     def _on_ping(self, payload: bytes) -> None:

@@ -6,6 +6,7 @@ What it does like the asyncio client is in `test_clients`.
 from __future__ import annotations
 
 import gc
+import itertools
 import select
 import socket
 import threading
@@ -79,6 +80,87 @@ def test_connect_is_exported() -> None:
 
 
 # --- Time ----------------------------------------------------------------------------
+
+
+def tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each look at the client's clock take a millisecond."""
+    now = itertools.count(1000.0, 0.001)
+    monkeypatch.setattr(client, "_clock", lambda: next(now))
+
+
+PONGS = server_frame(PONG) * 2**10
+
+
+class TestFloods:
+    def test_time_is_up_in_a_flood(
+        self, open_pair: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tick(monkeypatch)
+        ws, _server = open_pair(rest=PONGS + server_frame(TEXT, "at last"))
+        with pytest.raises(TimeoutError, match=r"no message within 0\.02 s"):
+            ws.recv(0.02)
+        assert ws._unread
+        with pytest.raises(TimeoutError, match=r"no pong within 0\.02 s"):
+            ws.ping(timeout=0.02)
+        assert ws._unread
+        assert ws.recv() == "at last"
+        assert ws.is_open()
+
+    def test_looking_sees_what_was_read_to_its_end(
+        self, open_pair: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tick(monkeypatch)
+        ws, _ = open_pair(rest=PONGS + server_frame(TEXT, "at last"))
+        # `select` would not tell of a message that is not in the system's hands.
+        assert ws.recv(0) == "at last"
+
+    def test_close_is_bounded_in_a_flood(
+        self, open_pair: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tick(monkeypatch)
+        ws, _server = open_pair(rest=PONGS * 128, close_timeout=0.02)
+        ws.close()
+        assert ws.close_code == 1000
+        assert ws._rest
+
+    def test_server_that_floods_and_does_not_read_is_given_up(
+        self, open_pair: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ws, _ = open_pair(rest=PONGS, write_timeout=0.2)
+        tick(monkeypatch)
+        ws._clock = client._clock
+        with pytest.raises(ConnectionClosed) as caught:
+            ws.send(BIG)
+        assert caught.value.cause == CloseCause.SLOW_CONSUMER
+
+    def test_another_thread_has_its_turn_in_a_flood(
+        self, open_pair: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tick(monkeypatch)
+        ws, _server = open_pair(rest=PONGS)
+        entered = threading.Event()
+
+        def look(sock: Any, events: int, timeout: float | None) -> int:
+            # Between two turns the lock is free.
+            if timeout == 0.0 and ws._lock.acquire(blocking=False):
+                entered.set()
+                ws._lock.release()
+            return wait_for(sock, events, timeout)
+
+        monkeypatch.setattr(client, "_wait_for", look)
+        with pytest.raises(TimeoutError):
+            ws.recv(0.05)
+        assert entered.is_set()
+
+    def test_end_behind_a_flood_is_seen(
+        self, open_pair: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tick(monkeypatch)
+        last = server_frame(TEXT, "at last") + server_close(1001, "bye")
+        ws, server = open_pair(rest=PONGS + last)
+        server.sock.close()
+        assert list(ws) == ["at last"]
+        assert (ws.close_code, ws.close_reason) == (1001, "bye")
 
 
 class TestTime:

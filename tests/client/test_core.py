@@ -406,3 +406,101 @@ class TestPings:
 
 def test_repr_shows_no_secret() -> None:
     assert repr(Core()) == "<Core ws://h/path open>"
+
+
+# --- Turns ---------------------------------------------------------------------------
+
+
+class Ticking(Clock):
+    """A clock by which a look at it takes a millisecond; nothing else takes time."""
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+def flood(kind: str) -> bytes:
+    """As much of a kind as one read brings, with a message behind it."""
+    frame = {
+        "pings": server_frame(PING),
+        "pongs": server_frame(PONG),
+        "small messages": server_frame(BINARY, b"x"),
+        "fragments": server_frame(0, b"x", first=0),
+    }[kind]
+    start = server_frame(BINARY, first=0) if kind == "fragments" else b""
+    end = server_frame(0) if kind == "fragments" else b""
+    count = (2**14 if kind in ("pings", "pongs") else 2**18) // len(frame)
+    return start + frame * count + end + server_frame(TEXT, "at last")
+
+
+@pytest.mark.parametrize("kind", ["pings", "pongs", "small messages", "fragments"])
+def test_turn_is_bounded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = Core(max_size=None, read_limit=2**30)
+    core._clock = Ticking()
+    taken: list[int] = []
+    receive = Protocol.receive
+
+    def counted(self: Protocol, data: bytes, start: int, end: int) -> int:
+        taken.append(end - start)
+        return receive(self, data, start, end)
+
+    monkeypatch.setattr(Protocol, "receive", counted)
+    core._feed(flood(kind))
+    turns, before = 1, 0
+    while core._unread:
+        assert len(taken) <= 4
+        assert max(taken) <= 4096
+        assert len(core._inbox) - before <= 4 * (2**16 / 64 + 1)
+        taken.clear()
+        before = len(core._inbox)
+        core._read_on()
+        turns += 1
+    assert turns > 10
+    assert core.take_all()[-1] == "at last"
+    assert core.is_open()
+
+
+def test_turn_is_bounded_by_what_is_inflated() -> None:
+    agreement = Agreement(True, True, 15, 15, 9, 8, 0)
+    zeros = Protocol(server=True, agreement=agreement)
+    bomb = zeros.send_message(BINARY, bytes(2**25))
+    assert len(bomb) > 2**14
+    core = Core(agreement, max_size=None)
+    core._clock = Ticking()
+    core._feed(bomb)
+    grown = [0]
+    while core._unread:
+        core._read_on()
+        grown.append(len(core._protocol._message))
+    assert len(grown) > 2
+    # Deflate shrinks by 1,030 at most, so that these are slices of input.
+    assert max(b - a for a, b in itertools.pairwise(grown)) <= 3 * 4096 * 1030 * 2
+    assert core.take_all() == [bytes(2**25)]
+
+
+def test_whole_frame_is_read_in_one_go_where_it_costs_little() -> None:
+    core = Core(max_size=None)
+    core._clock = Ticking()
+    data = server_frame(BINARY, bytes(2**20))
+    core._feed(data[: 2**19])
+    assert not core._unread
+    core._feed(data[2**19 :])
+    assert core.take_all() == [bytes(2**20)]
+
+
+@pytest.mark.parametrize("how", ["lost", "closing"])
+def test_what_waits_for_a_turn_is_read_before_the_end(how: str) -> None:
+    core = Core()
+    core._clock = Ticking()
+    core._feed(flood("pings") + server_close(1001, "bye"))
+    assert core._unread
+    if how == "lost":
+        core._lose("gone", CloseCause.EOF)
+    else:
+        core._start_close(1000, "")
+    assert not core.is_open()
+    while core._unread:
+        core._read_on()
+    assert core.take_all() == (["at last"] if how == "lost" else [])
+    code = 1001 if how == "lost" else 1000
+    assert core.close_code == code
