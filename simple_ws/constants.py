@@ -66,13 +66,13 @@ def may_travel(code: int) -> bool:
 
 
 class SendStatus(enum.IntEnum):
-    """What became of a message handed to `Client.write_message`."""
+    """The result of `Client.write_message`."""
 
     #: Not accepted (false): not open, or refused by the slow-consumer policy.
     DROPPED = 0
     #: Accepted.
     SENT = 1
-    #: Accepted; earlier output is still waiting for the peer to read.
+    #: Accepted, but earlier output is still waiting for the peer to read.
     BACKPRESSURE = 2
 
 
@@ -87,7 +87,7 @@ class State(enum.IntEnum):
 
 
 class CloseCause(enum.StrEnum):
-    """Who or what ended a connection (`Client.close_cause`)."""
+    """Why a connection ended (`Client.close_cause`)."""
 
     PEER = "peer"
     LOCAL = "local"

@@ -31,22 +31,22 @@ Parameters = list[tuple[str, str | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deflate:
-    """How messages are compressed; the value of the option `compression`.
+    """Parameters of compression; a value of the option `compression`.
 
     Args:
-        server_no_context_takeover: compress each message on its own; saves the memory
-            of a window for each client and costs compression (RFC 7692 §7.1.1.1).
+        server_no_context_takeover: compress each message separately; saves the memory
+            of a window for each client, but compresses less (RFC 7692 §7.1.1.1).
         client_no_context_takeover: ask the client for the same (§7.1.1.2).
         server_max_window_bits: largest window for what we send, 8 to 15 (§7.1.2.1).
         client_max_window_bits: largest window for what the client sends, 8 to 15;
-            clients that cannot be told use 15 (§7.1.2.2).
-        level: 0 to 9; speed against size.
+            clients that do not support it use 15 (§7.1.2.2).
+        level: 0 to 9; trades speed for size.
         mem_level: 1 to 9; zlib takes 2 ** (mem_level + 9) bytes for each client that
             was sent a compressed message, and 2 ** (window bits + 2) for the window.
-        threshold: bytes; shorter messages are sent plain (§6 allows it).
+        threshold: in bytes; shorter messages are sent uncompressed (§6 allows it).
 
     Raises:
-        ValueError, TypeError: A value is out of its range.
+        ValueError, TypeError: A value is out of range.
     """
 
     server_no_context_takeover: bool = False

@@ -9,20 +9,20 @@
     │   └── BadRequest             a plain or opening request is faulty        400
     │       └── MissingField       it lacks a value (a KeyError as well)       400
     ├── AuthenticationError        wrong credentials            HTTP 401, 1008
-    ├── InvalidState               we were called when it cannot be
-    ├── ConnectError               clients: no connection came to be
+    ├── InvalidState               a call that is not allowed in this state
+    ├── ConnectError               clients: the connection failed
     │   ├── InvalidURI             the address is wrong (a ValueError as well)
     │   ├── ConnectTimeout         beyond `open_timeout` (a TimeoutError as well)
     │   ├── TLSError               no TLS, or a certificate that is not accepted
-    │   ├── ProxyError             the proxy did not connect us
+    │   ├── ProxyError             the proxy refused to connect
     │   ├── InvalidHandshake       the answer breaks RFC 6455 §4.1
-    │   └── HandshakeRefused       another answer than 101             HTTP status
+    │   └── HandshakeRefused       a status other than 101            HTTP status
     └── ConnectionClosed           clients: the connection has ended    close code
 
-A fault of the peer is raised in codecs and caught in one place, which fails that
-connection; a fault of the caller is raised at once to the caller, as `InvalidState`,
-`ValueError` or `TypeError`. What ends a client's connection is raised by the call that
-needs it open.
+A peer's mistake is raised in the codecs and caught in one place, which fails that
+connection; a caller's mistake is raised at once to the caller, as `InvalidState`,
+`ValueError` or `TypeError`. When a client's connection has ended, the call that needs
+it open raises `ConnectionClosed`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class MessageTooBig(ProtocolError):
 
 
 class RateExceeded(ProtocolError):
-    """More than the options allow in this time, or to no purpose."""
+    """The peer sent more than the rate limits allow, or too many empty fragments."""
 
     code = CloseCode.POLICY_VIOLATION
     cause = CloseCause.RATE
@@ -113,7 +113,7 @@ class HandshakeError(WebSocketError):
 
     Attributes:
         status: HTTP status of the refusal.
-        headers: more header fields for it, as (name, value) pairs.
+        headers: additional header fields for it, as (name, value) pairs.
     """
 
     def __init__(
@@ -155,27 +155,28 @@ class MissingField(BadRequest, KeyError):
 
 
 class AuthenticationError(WebSocketError):
-    """To be raised by users: these are not the right credentials.
+    """Wrong credentials; to be raised by your callbacks.
 
-    Raised in `on_request` the client is refused with 401; in any other callback it is
-    closed with 1008. The text goes to the log only: the peer is not told what exists.
+    Raised in `on_request`, it refuses the client with 401; in any other callback it
+    closes the client with 1008. The text goes only to the log, so that it reveals
+    nothing to the peer.
     """
 
 
 class InvalidState(WebSocketError):
-    """A method was called when it cannot be, such as `run` on a running server."""
+    """The call is not allowed in this state, such as `run` on a running server."""
 
 
 class ConnectError(WebSocketError):
     """A client could not connect.
 
-    Raised as it is when there is no way to the server: its name is unknown, nobody
-    listens, the network is down; `__cause__` is the system's `OSError` then.
+    Raised as this class when the server cannot be reached: its name is unknown, nothing
+    listens, the network is down; then `__cause__` is the system's `OSError`.
 
     Attributes:
         url: the address, without user and password, and with `***` for the values in
             its query, which may be tokens.
-        problem: what was wrong with it, and what to try where that can be said.
+        problem: what was wrong, and what to try if that is known.
     """
 
     def __init__(self, url: str, problem: str) -> None:
@@ -192,7 +193,7 @@ class ConnectError(WebSocketError):
 
 
 class InvalidURI(ConnectError, ValueError):
-    """The address is no URL of a WebSocket server (RFC 6455 §3), or of a proxy."""
+    """The address is not a URL of a WebSocket server (RFC 6455 §3), or of a proxy."""
 
 
 class ConnectTimeout(ConnectError, TimeoutError):
@@ -213,10 +214,10 @@ class InvalidHandshake(ConnectError):
 
 
 class ProxyError(ConnectError):
-    """The proxy cannot be reached, or did not connect us.
+    """The proxy could not be reached, or refused to connect.
 
     Attributes:
-        status: HTTP status of the proxy's answer, 0 where none came.
+        status: HTTP status of the proxy's response, 0 if there was none.
         headers: its header fields.
         body: the first bytes of its body.
     """
@@ -236,7 +237,7 @@ class ProxyError(ConnectError):
 
 
 class HandshakeRefused(ConnectError):
-    """The server answered the opening handshake with another status than 101.
+    """The server answered the opening handshake with a status other than 101.
 
     Attributes:
         status: the HTTP status.
@@ -260,13 +261,13 @@ class HandshakeRefused(ConnectError):
 
 
 class ConnectionClosed(WebSocketError):
-    """A client's connection has ended: nothing can be sent or received any more.
+    """A client's connection has ended: nothing more can be sent or received.
 
     Attributes:
         code: the close code (RFC 6455 §7.4); 1005 without one, 1006 without a close
             frame.
-        reason: the text that went with it.
-        cause: who or what ended it.
+        reason: the text sent with it.
+        cause: why it ended, see `CloseCause`.
     """
 
     def __init__(self, code: int, reason: str, cause: CloseCause) -> None:

@@ -58,33 +58,33 @@ class ClientOptions(Offer):
     """Options with their defaults; times in seconds, sizes in bytes.
 
     Attributes:
-        subprotocols: what we speak, by preference.
-        headers: more header fields of the handshake, a mapping or pairs; not those
-            that are the handshake's own or have an option.
+        subprotocols: subprotocols to offer, in order of preference.
+        headers: additional header fields of the handshake, a mapping or pairs; not the
+            fields of the handshake itself, nor those that have an option.
         cookies: a mapping of names to values.
-        origin: the page we act for; None for programs.
+        origin: the value of the Origin header; None for programs.
         user_agent: None sends none.
-        compression: what is offered of permessage-deflate: True, False, or a
-            `Deflate` with parameters of your own.
-        max_size: largest incoming message, after inflation; None takes any.
+        compression: what to offer of permessage-deflate: True, False, or your own
+            `Deflate`.
+        max_size: largest incoming message, after inflation; None is no limit.
         max_frame_size: largest payload of one outgoing frame; None never splits.
-        read_limit: messages that wait to be received; beyond, nothing more is read
-            from the server until some are.
-        open_timeout: for everything until the connection is open; but the blocking
-            client waits for the name of the server to be looked up, however long that
-            takes the system.
-        close_timeout: for the server's answer to our close frame.
-        write_timeout: for the server to read at least something of what we send.
-        ping_interval: a server silent for so long is pinged; None never.
-        ping_timeout: no sign of life so long after a ping: given up, cause
+        read_limit: bytes of messages waiting to be received; above this limit the
+            client stops reading from the server.
+        open_timeout: total time until the connection is open; but the blocking client
+            waits for the name look-up of the server, however long the system takes.
+        close_timeout: time for the server to answer our close frame.
+        write_timeout: time for the server to read at least some of what we send.
+        ping_interval: a server that was silent for this long is pinged; None never.
+        ping_timeout: give up when no sign of life follows a ping for this long, cause
             `ping_timeout`; None never.
-        ssl: TLS by this context; None or True for the default one, which checks the
-            certificate. One for servers is refused. For wss only.
-        server_hostname: the name the certificate must be for, in place of the host.
-        proxy: True asks environment and system settings, an address such as
-            "http://user:password@host:port" names one, None or False use none.
-        source_address: (host, port) to connect from; port 0 lets the system choose.
-        unix: path of a Unix socket to connect to, in place of host and port.
+        ssl: TLS with this context; None or True for the default one, which verifies the
+            certificate. A server-side context is refused. For wss only.
+        server_hostname: the name that the certificate must match, instead of the host.
+        proxy: True uses the proxy of the environment or system settings, an address
+            such as "http://user:password@host:port" sets one, None or False use none.
+        source_address: local (host, port) to connect from; port 0 lets the system
+            choose.
+        unix: path of a Unix socket to connect to, instead of host and port.
     """
 
     compression: Deflate | None = _DEFLATE

@@ -48,49 +48,56 @@ class Options:
     """Options with their defaults; times in seconds, sizes in bytes.
 
     Attributes:
-        ping: send heartbeat pings.
-        ping_interval: a client silent for so long is pinged.
-        ping_timeout: no sign of life so long after a ping: cut, `ping_timeout`.
-        compression: what is agreed to when a client offers permessage-deflate, or None.
+        ping: send heartbeat (keepalive) pings.
+        ping_interval: a client that was silent for this long is pinged.
+        ping_timeout: a client that shows no sign of life for this long after a ping is
+            closed with 1011, cause `ping_timeout`.
+        compression: the parameters accepted when a client offers permessage-deflate, or
+            None.
         max_frame_size: largest payload of one outgoing frame; None never splits.
-        buffer_size: first read size; it grows while reads come back full.
-        max_size: largest incoming message, after inflation; None takes any.
-        write_limit: largest unsent output of one client.
-        slow_consumer: beyond it: "close" (1013), "drop_new" or "drop_old".
-        max_connections: beyond: HTTP 503; None for no limit.
-        open_timeout: for the opening handshake.
-        close_timeout: for the peer's answer to our close frame.
-        idle_timeout: no message for so long: closed, `idle_timeout`; None never.
-        origins: who may connect from a browser; None lets everybody.
-        subprotocols: what is spoken, by preference.
-        backlog: connections the system keeps waiting for us.
-        reuse_port: several processes may listen on the port (SO_REUSEPORT).
-        unix: path of a Unix socket to listen on, in place of host and port.
-        ssl: TLS with this context; None without.
-        certfile, keyfile: PEM files to make such a context of; the key may stand in
+        buffer_size: size of the first read; it grows while reads fill it.
+        max_size: largest incoming message, after inflation; None is no limit.
+        write_limit: largest unsent output per client.
+        slow_consumer: above `write_limit`: "close" (1013), "drop_new" or "drop_old".
+        max_connections: above this limit HTTP 503; None is no limit.
+        open_timeout: time for the opening handshake.
+        close_timeout: time for the peer to answer our close frame.
+        idle_timeout: a client without a message for this long is closed, cause
+            `idle_timeout`; None never.
+        origins: origins of web pages that may connect; None allows all.
+        subprotocols: supported subprotocols, in order of preference.
+        backlog: length of the system's queue of connections not yet accepted.
+        reuse_port: several processes can listen on the port (SO_REUSEPORT).
+        unix: path of a Unix socket to listen on, instead of host and port.
+        ssl: TLS with this context; None is no TLS.
+        certfile, keyfile: PEM files to create such a context from; the key can be in
             `certfile`.
-        trusted_proxies: networks whose `Forwarded` and `X-Forwarded-For` are believed,
-            such as "10.0.0.0/8"; "unix" for whoever comes by a Unix socket.
-        auth_timeout: no identity (`client.bind`) for so long: closed, `auth_timeout`;
-            only where an authenticator is installed. None never.
-        max_connections_per_ip: of one address; beyond: HTTP 429; None for no limit.
-        message_rate: (messages a second, burst) that a client may send; beyond: closed
-            with 1008, `rate`. None for no limit.
-        handshake_rate: (handshakes a second, burst) of the server; beyond: HTTP 503.
-        max_buffered: unsent output of all clients together; beyond, those that have
-            output waiting are slow consumers; of the server.
+        trusted_proxies: networks whose `Forwarded` and `X-Forwarded-For` headers are
+            trusted, such as "10.0.0.0/8"; "unix" for clients of a Unix socket.
+        auth_timeout: a client without an identity (`client.bind`) for this long is
+            closed, cause `auth_timeout`; only where authentication is required. None
+            never.
+        max_connections_per_ip: per address; above this limit HTTP 429; None is no
+            limit.
+        message_rate: (messages per second, burst) that a client may send; above this
+            rate it is closed with 1008, cause `rate`. None is no limit.
+        handshake_rate: (handshakes per second, burst) of the server; above it HTTP 503.
+        max_buffered: unsent output of all clients together; above this limit, clients
+            with output waiting are slow consumers; for the server only.
         slow_callback: callbacks that take longer are logged, with their names.
-        worker_threads: threads for `in_thread` and `Server.run_in_thread`, made when
-            needed; of the server.
-        max_body: largest body of a plain HTTP request; beyond: 413.
-        max_header: largest head of a request, first line and header fields together;
-            beyond: 431, or 414 for the first line alone; of the server.
-        keep_alive: between two plain requests on a connection; of the server.
-        allowed_hosts: names that requests may be for (their `Host`), such as
-            "example.com" or "*.example.com"; for others: 421. None lets all; of the
-            server.
-        busy_poll: look for work so long before going to sleep, which saves a wake-up
-            (some 10 µs) for the price of a core; of the server, 0 never.
+        worker_threads: threads for `in_thread` and `Server.run_in_thread`, created on
+            demand; for the server only.
+        max_body: largest body of a plain HTTP request; a larger one gets 413.
+        max_header: largest head of a request, first line and header fields together; a
+            larger one gets 431, or 414 if the first line alone is too long; for the
+            server only.
+        keep_alive: time between two plain requests on a connection; for the server
+            only.
+        allowed_hosts: host names that requests may be for (their `Host`), such as
+            "example.com" or "*.example.com"; other requests get 421. None allows all;
+            for the server only.
+        busy_poll: poll for this long before sleeping, which saves a wake-up (some 10
+            µs) at the cost of a core; for the server only, 0 never.
     """
 
     ping: bool = True

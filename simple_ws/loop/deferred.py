@@ -48,21 +48,22 @@ class InThread:
 
 
 def in_thread(function: Callable[P, Any]) -> Callable[P, Any]:
-    """Have a callback run in a worker thread, so that it may block.
+    """Decorator: run a callback in a worker thread, so that it may block.
 
         class Archive(WebSocket):
             @in_thread
             def on_message(self, msg, client):
                 return database.store(msg)    # nobody else waits meanwhile
 
-    For callbacks of handlers and middlewares but `on_send` and `select_subprotocol`,
-    functions of `Server.route` and `Server.http`, and timers. What it returns counts as
-    of any callback. For each client callbacks run one after the other, in the order of
-    the events, also where only some of them are in threads; while one runs at most 16
-    more events wait, then nothing is read of this client.
+    Use it for callbacks of handlers and middleware (except `on_send` and
+    `select_subprotocol`), functions of `Server.route` and `Server.http`, and timers.
+    The return value means the same as in any callback. The callbacks of one client run
+    one after the other, in the order of the events, even if only some of them run in
+    threads; while one runs, at most 16 more events wait, then the server stops reading
+    from this client.
 
-    Calling it does nothing by itself: it makes an object that the server runs when a
-    callback returns it.
+    Calling the decorated function does not run it: it returns an object that the server
+    runs when a callback returns it.
 
     Raises:
         TypeError: Not a function, or an `async def`, which needs no thread.

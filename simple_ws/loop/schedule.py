@@ -31,7 +31,7 @@ _LONGEST_WAIT = 3600.0
 
 
 class Job:
-    """A call to come, or one that comes again and again.
+    """A timer: one call, or repeated calls.
 
     Args:
         schedule: whose it is.
@@ -68,16 +68,16 @@ class Job:
 
     @property
     def interval(self) -> float | None:
-        """Seconds from one call to the next; None: there is one call only."""
+        """Seconds between two calls; None for a single call."""
         return self._interval
 
     @property
     def active(self) -> bool:
-        """Whether a call is still to come."""
+        """Whether another call will follow."""
         return self._callback is not None
 
     def cancel(self) -> None:
-        """Have it happen no more; from any thread, no harm when it has happened."""
+        """Cancel the timer; from any thread. Does nothing if it has ended."""
         self._callback = None
         if self._timer is not None:
             self._timer.cancel()
