@@ -940,7 +940,7 @@ def test_connection_without_an_answer_to_come_ends_with_close_notify(
         if how == "it says goodbye":
             end_of(peer).notify()
         elif how == "it is silent":
-            driven.advance(60)
+            driven.advance(80)  # more than keep_alive
         else:
             driven.server._begin_stop(0)
         assert peer.read_rest() == b""
