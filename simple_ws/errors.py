@@ -16,7 +16,7 @@
     │   ├── TLSError               no TLS, or a certificate that is not accepted
     │   ├── ProxyError             the proxy refused to connect
     │   ├── InvalidHandshake       the answer breaks RFC 6455 §4.1
-    │   └── HandshakeRefused       a status other than 101            HTTP status
+    │   └── HandshakeRefused       a status other than 101             HTTP status
     └── ConnectionClosed           clients: the connection has ended    close code
 
 A peer's mistake is raised in the codecs and caught in one place, which fails that

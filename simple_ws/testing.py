@@ -1,4 +1,4 @@
-"""A server without ports and a clock that the test moves, for tests of handlers.
+"""A test kit: a server without ports, and a clock that the test controls.
 
     from simple_ws.testing import TestServer
 
@@ -12,9 +12,9 @@
             …
             bob.assert_closed(1013, cause="slow_consumer")
 
-Server and clients live in the thread of the test; every step runs the server until it
-has nothing to do. Handlers may be `async def`: a private asyncio loop keeps the same
-time. With pytest installed, the fixture `simple_ws` makes such servers and closes them.
+Server and clients run in the thread of the test; every step runs the server until it is
+idle. Handlers can be `async def`: a private asyncio loop uses the same clock. With
+pytest installed, the fixture `simple_ws` creates such servers and closes them.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _peers = itertools.count(1)
 
 
 class Clock:
-    """Seconds that pass when the test says so; call it to read it.
+    """A clock whose time passes only when the test says so; call it to read it.
 
     Attributes:
-        now: what it says.
+        now: its time in seconds.
     """
 
     def __init__(self, now: float = 1000.0) -> None:
@@ -75,11 +75,11 @@ class Clock:
 
 
 class HTTPAnswer:
-    """What a server answered to a plain HTTP request.
+    """The response of a server to a plain HTTP request.
 
     Attributes:
-        status, reason: of the status line.
-        headers: of the answer; names are case-insensitive.
+        status, reason: from the status line.
+        headers: header fields of the response; names are case-insensitive.
         body: bytes.
     """
 
@@ -95,7 +95,7 @@ class HTTPAnswer:
         return self.body.decode()
 
     def json(self) -> Any:
-        """The body, parsed."""
+        """The body, parsed as JSON."""
         import json
 
         return json.loads(self.body)
@@ -105,16 +105,16 @@ class HTTPAnswer:
 
 
 class TestServer:
-    """A server in the thread of a test, which moves only when the test does something.
+    """A server in the thread of a test, which runs only when the test does something.
 
     Args:
         served: a handler, which is mounted on every path, or a `Server` that has not
             run yet.
-        options: of the server that is made for a handler.
+        options: options of the server that is created for a handler.
 
     Attributes:
         server: the `Server`.
-        clock: moved by `advance`.
+        clock: the `Clock` that `advance` moves.
 
     Raises:
         TypeError: `served` is something else.
@@ -157,14 +157,14 @@ class TestServer:
         """Open a WebSocket connection.
 
         Args:
-            path: with its query, if there is one.
-            address: (host, port) that the server sees; one of documentation's by
-                default (RFC 5737).
-            options: as of `simple_ws.connect`: subprotocols, headers, cookies, origin,
+            path: the path, including the query if there is one.
+            address: (host, port) that the server sees; by default an address reserved
+                for documentation (RFC 5737).
+            options: as for `simple_ws.connect`: subprotocols, headers, cookies, origin,
                 compression (False by default) and so on.
 
         Raises:
-            HandshakeRefused: The server answered something else than 101.
+            HandshakeRefused: The server answered with a status other than 101.
             TypeError, ValueError: An option is unknown or wrong.
         """
         client = TestClient(self, path, options)
@@ -188,17 +188,17 @@ class TestServer:
         body: bytes = b"",
         address: tuple[str, int] | None = None,
     ) -> HTTPAnswer:
-        """Send a plain HTTP request, and return the answer.
+        """Send a plain HTTP request, and return the response.
 
         Args:
             method: such as "POST".
-            path: with its query, if there is one.
-            headers: more header fields, by name.
-            body: what is sent behind them.
-            address: (host, port) that the server sees, as of `connect`.
+            path: the path, including the query if there is one.
+            headers: additional header fields, by name.
+            body: the bytes of the body.
+            address: (host, port) that the server sees, as for `connect`.
 
         Raises:
-            AssertionError: There is none.
+            AssertionError: There was no response.
         """
         sock = self._join(address)
         fields = {"Host": "testserver", "Connection": "close", **(headers or {})}
@@ -211,13 +211,13 @@ class TestServer:
             return _parse_answer(self._read_all(sock), method)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; whatever comes due meanwhile happens in order.
+        """Let time pass; everything that becomes due happens in order.
 
         Args:
-            seconds: by which the clock moves on.
+            seconds: how far to move the clock.
 
         Raises:
-            TypeError, ValueError: It does not move on.
+            TypeError, ValueError: The value does not move the clock forward.
         """
         check_seconds("seconds", seconds)
         end = self.clock.now + seconds
@@ -239,14 +239,14 @@ class TestServer:
         raise AssertionError("the server does not come to rest")
 
     def wait_until(self, condition: Callable[[], object], what: str = "it") -> None:
-        """Run the server until something is so that other threads bring about.
+        """Run the server until a condition that other threads bring about is true.
 
         Args:
-            condition: is asked again and again, until what it returns is true.
-            what: was waited for, in the text of the error.
+            condition: called repeatedly, until it returns something true.
+            what: a description of it for the text of the error.
 
         Raises:
-            AssertionError: It is not so after some seconds of real time.
+            AssertionError: It is still false after some seconds of real time.
         """
         end = time.monotonic() + _PATIENCE
         while True:
@@ -257,7 +257,7 @@ class TestServer:
             select.select([self.server.reactor.fileno()], [], [], 0.01)
 
     def close(self) -> None:
-        """Stop the server and cut what is left; no harm when it is closed."""
+        """Stop the server and cut the remaining connections; can be called twice."""
         for client in self._clients:
             client._sock.close()
         if self.server._listening:
@@ -328,12 +328,12 @@ class TestServer:
 
 
 class TestClient(ClientCore):
-    """A client of a `TestServer`; it answers pings and close frames like others.
+    """A client of a `TestServer`; like others it answers pings and close frames.
 
     Attributes:
         client: the server's `Client` of this connection.
-        pings: payloads of the pings that came, also those not answered.
-        answer_pings: False lets pings pass in silence.
+        pings: payloads of the pings received, including unanswered ones.
+        answer_pings: False leaves pings unanswered.
     """
 
     __test__ = False
@@ -360,11 +360,11 @@ class TestClient(ClientCore):
     # What a test does with it
 
     def send(self, msg: object, binary: bool | None = None) -> None:
-        """Send a message; types as for `Client.write_message`.
+        """Send a message, of the types that `Client.write_message` takes.
 
         Raises:
             ConnectionClosed: The connection is not open.
-            TypeError: A message of another type.
+            TypeError: The message has another type.
         """
         self._need_open()
         self.send_raw(self._frame(msg, binary))
@@ -393,12 +393,12 @@ class TestClient(ClientCore):
         self._server.settle()
 
     def drip(self, data: bytes) -> None:
-        """Send bytes one by one; the server sees each by itself."""
+        """Send bytes one by one; the server reads each separately."""
         for index in range(len(data)):
             self.send_raw(data[index : index + 1])
 
     def recv(self) -> str | bytes:
-        """The next message.
+        """Return the next message.
 
         Raises:
             ConnectionClosed: There is none, and the connection has ended.
@@ -412,18 +412,18 @@ class TestClient(ClientCore):
 
     @property
     def messages(self) -> list[str | bytes]:
-        """What has come and was not received yet, the oldest first."""
+        """Messages that arrived but were not received yet, the oldest first."""
         self._server.settle()
         return [message for message, _ in self._inbox]
 
     def ping(self, payload: bytes | str = b"") -> float:
-        """Send a ping; return the seconds of the clock until its pong.
+        """Send a ping; return the seconds on the clock until its pong.
 
         Args:
-            payload: at most 125 bytes; empty, one that no other ping has.
+            payload: at most 125 bytes; when empty, a unique one is used.
 
         Raises:
-            AssertionError: No pong came.
+            AssertionError: No pong arrived.
             ConnectionClosed: The connection is not open.
             TypeError, ValueError: The payload is neither bytes nor str, or too long.
         """
@@ -437,7 +437,7 @@ class TestClient(ClientCore):
         """Close with a closing handshake, as far as the server takes part in it.
 
         Args:
-            code: is sent as it is, also one that may not travel (RFC 6455 §7.4).
+            code: sent as it is, even one that must not be sent (RFC 6455 §7.4).
             reason: text for people, cut to 123 bytes of UTF-8.
         """
         if self.is_open():
@@ -445,16 +445,16 @@ class TestClient(ClientCore):
         self._server.settle()
 
     def stall(self) -> None:
-        """Read no more: what the server sends piles up, as with a slow peer."""
+        """Stop reading: the output of the server piles up, as with a slow client."""
         self._stalled = True
 
     def resume(self) -> None:
-        """Read again, what has piled up first."""
+        """Resume reading, starting with what has piled up."""
         self._stalled = False
         self._server.settle()
 
     def vanish(self) -> None:
-        """Fall silent for good, without a FIN: as if the cable was cut."""
+        """Become silent for good, without a FIN, as if the cable were cut."""
         self._stalled = True
         self.answer_pings = False
 
@@ -469,7 +469,7 @@ class TestClient(ClientCore):
     # What a test says of it
 
     def assert_open(self) -> None:
-        """Fail unless both sides hold the connection open."""
+        """Fail unless the connection is open on both sides."""
         self._server.settle()
         assert self.is_open(), self._state()
         assert self.client.is_open(), self._state()
@@ -481,7 +481,7 @@ class TestClient(ClientCore):
         cause: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """Fail unless the server has ended the connection, in this way.
+        """Fail unless the server has closed the connection in this way.
 
         Args:
             code: the server's `close_code`.

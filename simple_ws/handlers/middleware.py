@@ -52,20 +52,21 @@ class _Stop(Enum):
 
 
 class Middleware:
-    """Sees what comes and goes on all paths of a server; `Server.use` puts it in.
+    """Sees everything received and sent on all paths of a server; see `Server.use`.
 
-    Every method is optional. They run in the thread of the loop and must not block, but
-    for those that are `in_thread`. `on_send` runs in the thread that writes to a
-    client, and what it raises reaches whoever writes; what other threads broadcast,
-    publish, deliver or send to an identity it sees in the loop's thread. All but
-    `on_use` and `on_send` may be `async def` where callbacks of handlers may be.
+    Every method is optional. Methods run in the thread of the loop and must not block,
+    unless they are `in_thread`. `on_send` runs in the thread that writes to a client,
+    and what it raises reaches the code that writes; messages that other threads
+    broadcast, publish, deliver or send to an identity reach it in the loop's thread.
+    All methods except `on_use` and `on_send` can be `async def` where callbacks of
+    handlers can be.
 
-    A plain function may be put in place of a method, before `Server.use`.
+    A plain function can replace a method, before `Server.use`.
 
     Attributes:
-        STOP: what `on_first_message`, `on_message` and `on_send` return to have the
-            message go no further. They must not return None, unless that is what they
-            were given: it would be a forgotten `return`.
+        STOP: returned by `on_first_message`, `on_message` and `on_send` to drop the
+            message. They must not return None unless they were given None: it would be
+            a forgotten `return`.
         authenticates: clients must be bound to an identity (`client.bind`) within the
             option `auth_timeout`.
     """
@@ -77,27 +78,27 @@ class Middleware:
     _makes_none: ClassVar[bool] = False
 
     def on_use(self, server: Any) -> Any:
-        """It was put into a server."""
+        """The middleware was added to a server."""
 
     def on_request(self, request: Request) -> Any:
-        """Decide about a client before the upgrade, as `WebSocket.on_request` does."""
+        """Accept or refuse a client before the upgrade; see `WebSocket.on_request`."""
 
     def on_open(self, client: Any) -> Any:
         """A connection opened."""
 
     def on_first_message(self, msg: Any, client: Any) -> Any:
-        """The first message of a client that comes as far as here; before `on_message`.
+        """The first message of a client to get this far; called before `on_message`.
 
         Returns:
-            The message, another one in its place, or `STOP`.
+            The message, another message to replace it, or `STOP`.
         """
         return msg
 
     def on_message(self, msg: Any, client: Any) -> Any:
-        """A message came.
+        """A message arrived.
 
         Returns:
-            The message, another one in its place, or `STOP`.
+            The message, another message to replace it, or `STOP`.
         """
         return msg
 
@@ -105,7 +106,7 @@ class Middleware:
         """A message is about to be sent to a client.
 
         Returns:
-            The message, another one in its place, or `STOP`.
+            The message, another message to replace it, or `STOP`.
         """
         return msg
 
@@ -309,21 +310,21 @@ def _sending_through(
 
 
 class FirstMessageAuth(Middleware):
-    """Lets nobody pass who has not said who they are in their first message.
+    """Authenticates each client by its first message.
 
     Args:
-        check: called with that message, and with the client if it needs two
-            arguments; returns the identity, which the client is bound to. It raises
-            `AuthenticationError` to refuse: the client is closed with 1008. Whatever
-            else it raises is the handler's failure (1011).
+        check: called with that message, and with the client if it takes two arguments;
+            returns the identity, which the client is bound to. It raises
+            `AuthenticationError` to refuse: the client is closed with 1008. Any other
+            exception counts as a failure of the handler (1011).
 
-    The check may be async, or `in_thread`. The message goes no further. Who says
-    nothing for `auth_timeout` seconds is closed with 1008.
+    The check can be async, or `in_thread`. Handlers do not get the first message. A
+    client that sends nothing for `auth_timeout` seconds is closed with 1008.
 
-    Until then it is a client like any other, but for what it says: `on_open` was
-    called, and it gets what is broadcast. What is not for strangers, publish to a topic
-    that `check` or `on_message` subscribes the client to; or have `on_request` look at
-    credentials, before anything is open.
+    An unauthenticated client is like any other, except that its messages do not pass:
+    `on_open` was called, and it gets broadcasts. To keep messages from such clients,
+    publish them to a topic that `check` or `on_message` subscribes the client to; or
+    check credentials in `on_request`, before the connection is open.
     """
 
     authenticates = True
@@ -358,11 +359,11 @@ class FirstMessageAuth(Middleware):
 
 
 class JSONMessages(Middleware):
-    """Handlers get and give what JSON can say; text on the wire is JSON (RFC 8259).
+    """Handlers receive and send JSON values; text on the wire is JSON (RFC 8259).
 
-    Binary messages pass as they are. Text that is not JSON fails the connection with
-    1007 (`bad_data`), and so do NaN, infinities and numbers too large for a float. What
-    cannot be said in JSON raises `TypeError` or `ValueError` where it is sent.
+    Binary messages pass unchanged. Text that is not JSON fails the connection with 1007
+    (`bad_data`), and so do NaN, infinities and numbers too large for a float. Sending
+    an object that JSON cannot represent raises `TypeError` or `ValueError`.
     """
 
     _makes_none = True  # of `null`
@@ -392,12 +393,12 @@ def _finite(text: str) -> float:
 
 
 class Radio(Middleware):
-    """Broadcasts on a timer, while somebody is connected.
+    """Broadcasts on a timer, while at least one client is connected.
 
     Args:
-        interval: seconds from one message to the next, and to the first one.
-        produce: called for each message, without arguments; None sends nothing. It may
-            be async, or `in_thread`. What it raises is logged.
+        interval: seconds between two messages, and until the first one.
+        produce: called without arguments for each message; None sends nothing. It can
+            be async, or `in_thread`. Its exceptions are logged.
 
     Raises:
         TypeError, ValueError: `interval` is not 0.001 seconds or more, or `produce`
@@ -412,7 +413,7 @@ class Radio(Middleware):
         self._timer: Any = None
 
     def on_use(self, server: Any) -> Any:
-        """Remember where to broadcast; begin if somebody is connected already."""
+        """Remember the server; start if a client is connected already."""
         if self._server not in (None, server):
             raise InvalidState("a Radio broadcasts on one server")
         self._server = server
@@ -420,11 +421,11 @@ class Radio(Middleware):
             server.call_later(0, self._begin)
 
     def on_open(self, client: Any) -> Any:
-        """Begin with the first one."""
+        """Start with the first client."""
         self._begin()
 
     def on_close(self, client: Any) -> Any:
-        """Cease with the last one."""
+        """Stop with the last client."""
         self._cease_alone()
 
     def _begin(self) -> None:
