@@ -241,6 +241,7 @@ gm = server.mount("/", GMWebSocket(max_size=16 * 1024))
 server.every(args.every, show_status)
 server.static("/", FOLDER / "pages")  # a page and a handler can share "/"
 server.static("/common", FOLDER.parent / "common")
+server.every(15, lambda: server.broadcast(""))  # pages see that the network is alive
 server.listen()
 silence = gm.ping_interval + gm.ping_timeout
 print(f"Pings after {gm.ping_interval:g} s of silence, cuts off after {silence:g} s")

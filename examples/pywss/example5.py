@@ -82,6 +82,7 @@ server.use(Entrance(check))
 server.mount("/test/example/5", Chat(max_size=16 * 1024))
 server.static("/", FOLDER / "pages")
 server.static("/common", FOLDER.parent / "common")
+server.every(15, lambda: server.broadcast(""))  # pages see that the network is alive
 server.listen()
 print(f"Open http://127.0.0.1:{server.port}/chat.html in a browser", flush=True)
 server.run()

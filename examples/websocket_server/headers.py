@@ -29,6 +29,7 @@ def headers(msg, client):
 
 server.static("/", FOLDER / "pages")
 server.static("/common", FOLDER.parent / "common")
+server.every(15, lambda: server.broadcast(""))  # pages see that the network is alive
 server.listen()
 print(f"Open http://127.0.0.1:{server.port}/headers.html in a browser", flush=True)
 server.run()

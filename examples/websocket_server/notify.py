@@ -64,6 +64,7 @@ notify = server.mount("/notify", Notify())
 server.mount("/listen", Listen())
 server.static("/", FOLDER / "pages")
 server.static("/common", FOLDER.parent / "common")
+server.every(15, lambda: server.broadcast(""))  # pages see that the network is alive
 server.listen()
 print(f"Open http://127.0.0.1:{server.port}/notify.html in a browser", flush=True)
 print(f"and  http://127.0.0.1:{server.port}/listen.html in another window", flush=True)

@@ -67,6 +67,7 @@ server.mount("/reverse", Reverse(origins=["same", None]))
 server.mount("/reverse/asked", AskedReverse())
 server.static("/", FOLDER / "pages")
 server.static("/common", FOLDER.parent / "common")
+server.every(15, lambda: server.broadcast(""))  # pages see that the network is alive
 server.listen()
 print(f"Open http://127.0.0.1:{server.port}/reverse.html in a browser", flush=True)
 server.run()

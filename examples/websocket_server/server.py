@@ -57,6 +57,7 @@ handler.on_message = message_received
 server.mount("*", handler)  # on every path
 server.static("/", FOLDER / "pages")
 server.static("/common", FOLDER.parent / "common")
+server.every(15, lambda: server.broadcast(""))  # pages see that the network is alive
 server.listen()
 print(f"Open http://127.0.0.1:{server.port}/client.html in a browser", flush=True)
 server.run()

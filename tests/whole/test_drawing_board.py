@@ -8,9 +8,11 @@ without them.
 from __future__ import annotations
 
 import json
+import os
 import queue
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -271,6 +273,7 @@ class Pages:
         page.set_default_timeout(DEADLINE * 1000)
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.clock.install()  # it goes on by itself, but can be put forward
         page.goto(address)
         wait_for_state(page, "connected")
         return page
@@ -456,6 +459,23 @@ def test_pages_come_back_after_the_server_was_killed(
 
     # Chromium reports each attempt that failed; a page cannot prevent that.
     pages.errors[:] = [e for e in pages.errors if "ERR_CONNECTION_REFUSED" not in e]
+
+
+@pytest.mark.browser
+def test_page_notices_that_nothing_comes_any_more(
+    start_board: Callable[..., Board], pages: Pages
+) -> None:
+    board = start_board()
+    page = pages.open(board.address)
+    page.wait_for_function("() => $('people').innerText === 'only you'")
+    os.kill(board.process.pid, signal.SIGSTOP)  # as if the network were gone
+    try:
+        page.clock.fast_forward("00:21")  # a probe …
+        page.clock.fast_forward("00:05")  # … that is not
+        wait_for_state(page, "offline")
+    finally:
+        os.kill(board.process.pid, signal.SIGCONT)
+    wait_for_state(page, "connected")
 
 
 @pytest.mark.browser

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import os
 import re
 import signal
 import socket
@@ -875,6 +876,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Page]]:
             page.set_default_timeout(DEADLINE * 1000)
             page.on("console", note)
             page.on("pageerror", lambda error: errors.append(str(error)))
+            page.clock.install()  # it goes on by itself, but can be put forward
             page.goto(f"http://127.0.0.1:{example.port}{path}")
             return page
 
@@ -926,6 +928,30 @@ def test_page_of_the_callbacks_sends_to_all(
     send_text(first, "Message", "hello all", "Send")
     for page in (first, second):
         assert wait_for_line(page, ": hello all").startswith("Client ")
+
+
+@pytest.mark.browser
+def test_page_gives_up_a_connection_on_which_nothing_comes(
+    start: Start, open_page: Callable[..., Page]
+) -> None:
+    example = start("websocket_server/server.py")
+    page = open_page(example, "/client.html")
+    wait_until_connected(page)
+    os.kill(example.process.pid, signal.SIGSTOP)  # as if the network were gone
+    try:
+        page.clock.fast_forward("00:41")
+        page.wait_for_selector("#status[data-state=offline]")
+        assert "no sign of life" in page.locator("#why").inner_text()
+    finally:
+        os.kill(example.process.pid, signal.SIGCONT)
+    wait_until_connected(page)
+
+
+@pytest.mark.parametrize("script", sorted({script for script, _ in PAGES.values()}))
+def test_pages_are_told_that_the_network_is_alive(script: str) -> None:
+    assert 'server.every(15, lambda: server.broadcast(""))' in (
+        EXAMPLES / script
+    ).read_text("utf-8")
 
 
 @pytest.mark.browser
