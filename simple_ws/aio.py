@@ -30,13 +30,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from .client.address import AsyncAddress, ask_async, read_address
 from .client.aio_connection import Connection
 from .client.aio_dial import Exchange, attach, dial, dial_unix
 from .client.core import (
     explain,
     unreachable,
 )
-from .client.options import ClientOptions, ConnectOptions, check_client_options
+from .client.default_tls import default_context
+from .client.options import (
+    ClientOptions,
+    ConnectOptions,
+    check_client_options,
+    check_tls_options,
+)
 from .errors import (
     ConnectError,
     ConnectTimeout,
@@ -47,8 +54,8 @@ from .errors import (
     TLSError,
 )
 from .protocol.client_handshake import Opening, Outcome
-from .protocol.proxy_tunnel import Tunnel
-from .protocol.uri import URI, parse_uri, redacted
+from .protocol.proxy_tunnel import ASKS_SYSTEM, Tunnel
+from .protocol.uri import URI, redacted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -116,7 +123,7 @@ class AsyncConnectOptions(ConnectOptions, total=False):
     backoff: Backoff
 
 
-def connect(url: str, **options: Unpack[AsyncConnectOptions]) -> Connecting:
+def connect(url: AsyncAddress, **options: Unpack[AsyncConnectOptions]) -> Connecting:
     """Open a connection to a WebSocket server (RFC 6455 §4.1).
 
     `ws = await connect(url)` connects once; so does `async with connect(url) as ws`,
@@ -125,7 +132,10 @@ def connect(url: str, **options: Unpack[AsyncConnectOptions]) -> Connecting:
 
     Args:
         url: such as "wss://example.com/chat?room=1"; a user and password in it are sent
-            as Basic credentials.
+            as Basic credentials. Or a function that returns the address, `def` or
+            `async def`; it is called before each attempt to connect, so that the
+            address can hold a fresh token or what to continue from. It has
+            `open_timeout`, too.
         options: see `client.options.ClientOptions`; in addition `backoff`, a `Backoff`,
             for the delay before an iteration reconnects.
 
@@ -133,27 +143,44 @@ def connect(url: str, **options: Unpack[AsyncConnectOptions]) -> Connecting:
         TypeError, ValueError: An option is wrong; `InvalidURI`: the address is wrong.
             These are raised at once, the others when awaited:
         HandshakeRefused: The server answered with a status other than 101.
-        ConnectError: The connection failed, see `errors` for the kinds.
+        ConnectError: The connection failed, see `errors` for the kinds; or the function
+            for the address raised an `OSError`, which counts as a failed attempt. Its
+            other exceptions come out, of an iteration as well.
     """
-    uri = parse_uri(url)
+    uri = read_address(url)
     given: dict[str, Any] = dict(options)
     backoff = given.pop("backoff", Backoff())
     if not isinstance(backoff, Backoff):
         raise TypeError(f"backoff must be a Backoff(...), not {backoff!r}")
-    return Connecting(uri, check_client_options(uri, given), backoff)
+    source = cast("Callable[[], Any]", url) if uri is None else uri
+    return Connecting(source, given, check_client_options(uri, given), backoff)
 
 
 class Connecting:
     """A connection to be opened, once or again and again; `connect` makes it."""
 
-    def __init__(self, uri: URI, options: ClientOptions, backoff: Backoff) -> None:
-        self._uri = uri
+    def __init__(
+        self,
+        source: URI | Callable[[], Any],
+        given: dict[str, Any],
+        options: ClientOptions,
+        backoff: Backoff,
+    ) -> None:
+        self._source = source
+        self._given = given
         self._options = options
         self._backoff = backoff
         self._connection: Connection | None = None
 
     def __await__(self) -> Generator[Any, None, Connection]:
-        return _Opener(self._uri, self._options).open().__await__()
+        return self._open().__await__()
+
+    async def _open(self) -> Connection:
+        uri = self._source
+        if not isinstance(uri, URI):
+            uri = await ask_async(uri, self._options.open_timeout)
+            check_tls_options(uri, self._given)
+        return await _Opener(uri, self._options).open()
 
     async def __aenter__(self) -> Connection:
         self._connection = await self
@@ -284,9 +311,11 @@ class _Opener:
 
     async def _reach(self, uri: URI, exchange: Exchange) -> None:
         """A transport to the server, with TLS if it must be."""
+        if uri.secure and self._options.ssl is None:
+            await asyncio.to_thread(default_context)  # it is there at once from now on
         tls = self._options.tls_to(uri, self._home)
         loop = asyncio.get_running_loop()
-        proxy = self._options.proxy_to(uri)
+        proxy = await self._find_proxy(uri)
         if self._options.unix is not None:
             await attach(await dial_unix(self._options.unix), exchange)
         elif proxy is None:
@@ -302,6 +331,11 @@ class _Opener:
             if transport is None:  # as typeshed has it
                 raise ConnectionResetError(errno.ECONNRESET, "connection lost")
             exchange.transport = transport
+
+    async def _find_proxy(self, uri: URI) -> URI | None:
+        if ASKS_SYSTEM and self._options.proxy is True:
+            return await asyncio.to_thread(self._options.proxy_to, uri)
+        return self._options.proxy_to(uri)
 
     async def _dial(self, uri: URI, exchange: Exchange) -> None:
         source = self._options.source_address

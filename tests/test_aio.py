@@ -226,6 +226,18 @@ async def test_closing_is_bounded_in_a_flood(
         assert ws.close_code == 1000
 
 
+@on_loop
+async def test_nothing_is_written_to_an_aborted_transport(
+    loop: FakeTimeLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_pair(ping_interval=None) as (ws, _):
+        ws._transport.abort()
+        ws.data_received(server_frame(PING) * 100)
+        await turns()
+        assert not ws.is_open()
+    assert "socket.send" not in caplog.text
+
+
 # --- Cancellation --------------------------------------------------------------------
 
 

@@ -292,7 +292,8 @@ class Connection(ClientCore, asyncio.Protocol):
     # What `ClientCore` asks for
 
     def _put(self, frame: bytes) -> None:
-        if self._loss is None:
+        # asyncio complains of writing to what was aborted.
+        if self._loss is None and not self._transport.is_closing():
             self._transport.write(frame)
 
     def _put_pong(self, frame: bytes) -> None:

@@ -32,7 +32,8 @@ from ..errors import (
 from ..messages import check_close, check_ping, check_seconds
 from ..protocol.client_handshake import BODY_PATIENCE, Accepted, Opening, Outcome
 from ..protocol.proxy_tunnel import Tunnel
-from ..protocol.uri import URI, parse_uri
+from ..protocol.uri import URI
+from .address import Address, ask, read_address
 from .core import (
     LINGER,
     ClientCore,
@@ -41,7 +42,7 @@ from .core import (
     unreachable,
 )
 from .dial import READ, WRITE, Socket, dial, dial_unix, start_tls, wait_for
-from .options import ClientOptions, check_client_options
+from .options import ClientOptions, check_client_options, check_tls_options
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -69,12 +70,13 @@ _clock = time.monotonic
 _wait_for = wait_for
 
 
-def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
+def connect(url: Address, **options: Unpack[ConnectOptions]) -> Connection:
     """Open a connection to a WebSocket server (RFC 6455 §4.1).
 
     Args:
         url: such as "wss://example.com/chat?room=1"; a user and password in it are sent
-            as Basic credentials.
+            as Basic credentials. Or a function that returns the address; it is called
+            once, and its time does not count.
         options: see `client.options.ClientOptions`.
 
     Returns:
@@ -83,10 +85,16 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
     Raises:
         TypeError, ValueError: An option is wrong; `InvalidURI`: the address is wrong.
         HandshakeRefused: The server answered with a status other than 101.
-        ConnectError: The connection failed, see `errors` for the kinds.
+        ConnectError: The connection failed, see `errors` for the kinds; or the function
+            for the address raised an `OSError`. Its other exceptions come out.
     """
-    uri = parse_uri(url)
-    return _Opener(uri, check_client_options(uri, options)).open()
+    uri = read_address(url)
+    checked = check_client_options(uri, options)
+    if uri is None:
+        assert callable(url)
+        uri = ask(url)
+        check_tls_options(uri, options)
+    return _Opener(uri, checked).open()
 
 
 class Connection(ClientCore):

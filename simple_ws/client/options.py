@@ -17,12 +17,18 @@ from ..deflate import Deflate
 from ..protocol.client_handshake import Offer
 from ..protocol.proxy_tunnel import parse_proxy, proxy_for
 from ..protocol.uri import URI
+from .default_tls import default_context
 
 if TYPE_CHECKING:
     import os
     from ssl import SSLContext
 
-__all__ = ["ClientOptions", "ConnectOptions", "check_client_options"]
+__all__ = [
+    "ClientOptions",
+    "ConnectOptions",
+    "check_client_options",
+    "check_tls_options",
+]
 
 #: What `compression=True` offers: the server may choose the windows. They cost memory
 #: once a connection, of which a server has many and a client few.
@@ -121,13 +127,11 @@ class ClientOptions(Offer):
         """
         if not uri.secure:
             return None
-        import ssl  # some builds of Python have none
-
         name = self.server_hostname if uri.origin == home.origin else None
-        return self.ssl or ssl.create_default_context(), name or uri.tls_name
+        return self.ssl or default_context(), name or uri.tls_name
 
 
-def check_client_options(uri: URI, given: Mapping[str, Any]) -> ClientOptions:
+def check_client_options(uri: URI | None, given: Mapping[str, Any]) -> ClientOptions:
     """Check options as a user gave them.
 
     Args:
@@ -145,14 +149,24 @@ def check_client_options(uri: URI, given: Mapping[str, Any]) -> ClientOptions:
                 f"unknown option {name!r}; options are {', '.join(sorted(_CHECKS))}"
             )
         checked[name] = _CHECKS[name](name, value)
-    for name in ("ssl", "server_hostname"):
-        if given.get(name) is not None and not uri.secure:
-            raise ValueError(f"{name} is for wss addresses, not for {uri.shown}")
+    if uri is not None:
+        check_tls_options(uri, given)
     if checked.get("unix") is not None:
         for name in ("proxy", "source_address"):
             if given.get(name) not in (None, True, False):
                 raise ValueError(f"{name} is of no use with unix={given['unix']!r}")
     return ClientOptions(**checked)
+
+
+def check_tls_options(uri: URI, given: Mapping[str, Any]) -> None:
+    """Refuse options of TLS for an address without.
+
+    Raises:
+        ValueError: It has one.
+    """
+    for name in ("ssl", "server_hostname"):
+        if given.get(name) is not None and not uri.secure:
+            raise ValueError(f"{name} is for wss addresses, not for {uri.shown}")
 
 
 def _size(name: str, value: Any) -> int:

@@ -14,7 +14,11 @@ from .client_handshake import ResponseReader, basic, without
 from .no_proxy import is_direct
 from .uri import URI, excerpt, parse_uri, redacted
 
-__all__ = ["Tunnel", "parse_proxy", "proxy_for"]
+__all__ = ["ASKS_SYSTEM", "Tunnel", "parse_proxy", "proxy_for"]
+
+#: Whether the system has settings of its own besides the environment. To read them may
+#: take long: Windows looks names up.
+ASKS_SYSTEM = sys.platform in ("win32", "darwin")
 
 
 def parse_proxy(address: str) -> URI:
@@ -41,7 +45,7 @@ def proxy_for(uri: URI) -> URI | None:
     Raises:
         InvalidURI: There are only proxies of a kind that is not spoken to.
     """
-    if not (proxies := _environment()) and sys.platform in ("win32", "darwin"):
+    if not (proxies := _environment()) and ASKS_SYSTEM:
         proxies = _system_settings(uri)
     if not proxies or is_direct(uri, proxies.get("no", "")):
         return None
