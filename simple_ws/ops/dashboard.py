@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import re
+import secrets
 from collections.abc import Callable
 from importlib.resources import files
 from ipaddress import ip_address
@@ -28,7 +30,7 @@ from ..protocol.http11 import Request, Response
 from ..speedups import fan_out
 from .stats import AccessRule, Stats
 
-__all__ = ["Dashboard", "from_this_machine"]
+__all__ = ["Dashboard", "LocalKey", "from_this_machine"]
 
 #: Seconds from one look at the figures to the next.
 _INTERVAL = 1.0
@@ -180,13 +182,41 @@ def _hashes(tag: str, html: str) -> str:
     return " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
 
 
+class LocalKey:
+    """Who may look where nobody has been named: a browser here that was told the key.
+
+    That a request was made on this machine cannot be told from the request. A proxy
+    beside the server has a loopback address as well, and by default (nginx) neither
+    keeps the name that was asked for nor says that it is one; nor do tunnels. So the
+    proof is a secret, which only those know whom the program has told it.
+
+    Attributes:
+        key: the secret, another one for each start of the program.
+    """
+
+    def __init__(self) -> None:
+        self.key = secrets.token_urlsafe(16)
+
+    def allow(self, request: Request) -> bool:
+        """Whether a request has the key, and was made here; HandshakeError if not."""
+        given = request.query.get("key", "").encode("utf-8", "replace")
+        if hmac.compare_digest(given, self.key.encode()) and from_this_machine(request):
+            return True
+        raise HandshakeError(
+            403,
+            "This page is for browsers on the machine of the server that were given "
+            "its address with the key, which Server.dashboard() returns.",
+        )
+
+
 def from_this_machine(request: Request) -> bool:
-    """Whether a request was made on this machine, for this machine.
+    """Whether a request seems to have been made on this machine, for this machine.
 
     The address of the peer alone does not say: a proxy beside the server has a loopback
     address too, and so has the browser of the operator while it shows a page of
-    somebody else's whose name was made to lead here. The first adds header fields, or
-    keeps the name that was asked for; the second has that name in `Host`.
+    somebody else's whose name was made to lead here. Most of the first add header
+    fields, or keep the name that was asked for (not all: see `LocalKey`); the second
+    has that name in `Host`.
     """
     if any(request.headers.get(name) is not None for name in _FORWARDED):
         return False

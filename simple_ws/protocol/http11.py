@@ -184,7 +184,7 @@ class Request:
 
     @property
     def secure(self) -> bool:
-        """Whether the request came through TLS."""
+        """Whether the client used TLS; a trusted proxy may say so."""
         return getattr(self, "_secure", False)
 
     @secure.setter

@@ -122,35 +122,56 @@ def _check_key(headers: Headers) -> str:
     return keys[0]
 
 
-def check_origin(request: Request, allowed: Sequence[OriginRule] | None) -> None:
+def check_origin(
+    request: Request,
+    allowed: Sequence[OriginRule] | None,
+    scheme: str | None = None,
+    hosts: Sequence[str] = (),
+) -> None:
     """Refuse a page that may not connect (RFC 6455 §10.2).
 
     Args:
         request: the handshake.
         allowed: None lets everybody in.
+        scheme: "http" or "https", by which the client has come; None when that is not
+            known: a proxy that nobody told us of may have taken TLS off.
+        hosts: for which, beside the one in the request, it may have come.
 
     Raises:
-        HandshakeError: 403.
+        HandshakeError: 403. What was compared is in its notes, for the log.
     """
     if allowed is None:
         return
     origin = request.origin
-    if not any(_origin_matches(origin, rule, request) for rule in allowed):
-        if origin is None:
-            raise HandshakeError(403, "The Origin header is missing.")
-        raise HandshakeError(403, "Pages of this Origin may not connect here.")
+    own = _own_origins(request, scheme, hosts) if "same" in allowed else ()
+    if any(_origin_matches(origin, rule, own) for rule in allowed):
+        return
+    if origin is None:
+        raise HandshakeError(403, "The Origin header is missing.")
+    error = HandshakeError(403, "Pages of this Origin may not connect here.")
+    compared = ", ".join([asked_host(request), *hosts])
+    error.add_note(f"Origin {origin[:200]!a}, asked for {compared[:200]!a}")
+    raise error
 
 
-def _origin_matches(origin: str | None, rule: OriginRule, request: Request) -> bool:
+def _own_origins(
+    request: Request, scheme: str | None, hosts: Sequence[str]
+) -> tuple[str, ...]:
+    """The origins of pages of this very server."""
+    schemes = ("http", "https") if scheme is None else (scheme,)
+    asked = asked_host(request), *hosts
+    origins = (plain_origin(f"{one}://{host}") for one in schemes for host in asked)
+    return tuple(origin for origin in origins if not origin.endswith("//"))
+
+
+def _origin_matches(origin: str | None, rule: OriginRule, own: Sequence[str]) -> bool:
     if origin is None or rule is None:
         return origin is rule
     if isinstance(rule, re.Pattern):
         return len(origin) <= _MAX_ORIGIN and rule.fullmatch(origin) is not None
     origin = plain_origin(origin)
     if rule == "same":
-        host = asked_host(request)
-        scheme, _, named = origin.partition("://")
-        return named != "" and origin == plain_origin(f"{scheme}://{host}")
+        return origin in own
     return origin == rule
 
 

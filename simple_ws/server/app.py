@@ -26,10 +26,12 @@ from ..http.wsgi import Wsgi
 from ..loop.deferred import ends_later, is_async
 from ..loop.reactor import Reactor
 from ..loop.schedule import Job, Schedule
-from ..ops.dashboard import Dashboard, from_this_machine
+from ..messages import check_close
+from ..ops.dashboard import Dashboard, LocalKey
 from ..ops.prometheus import Metrics
 from ..ops.stats import AccessRule, Stats
 from ..protocol.http11 import Request
+from .denial import Denial
 from .hub import Hub
 from .upgrade import UpgradeHandler
 
@@ -73,7 +75,7 @@ class App(Hub):
         self._applications: list[Wsgi] = []
         self._middlewares: list[Middleware] = []
         self._chains: dict[tuple[BaseHandler, bool, int], UpgradeHandler] = {}
-        self._denied: tuple[int, str] | None = None
+        self._denied: tuple[int, str] | Denial | None = None
         self._schedule = Schedule(
             self._begin_late, self._check_timer, self._log.note_slow
         )
@@ -176,20 +178,30 @@ class App(Hub):
         """Refuse new handshakes from now on; open connections stay.
 
         Args:
-            status: HTTP status of the refusal, 400 to 599.
-            reason: text for people, sent as the body.
+            status: HTTP status of the refusal, 400 to 599. Or a close code (RFC 6455
+                §7.4) such as 1013 or 4000: the handshake is completed then, and the
+                connection closed at once, without any callback; browsers show a close
+                code to the page, but not an HTTP status.
+            reason: text for people, sent as the body, or with the close code (at most
+                123 bytes of UTF-8).
 
         Raises:
             TypeError: `status` is not an int, or `reason` not a str.
-            ValueError: The status is not one of a refusal.
+            ValueError: The status is not one of a refusal, the code must not be sent,
+                or the reason is too long for it.
         """
         if isinstance(status, bool) or not isinstance(status, int):
             raise TypeError(f"status must be an int, not {status!r}")
-        if not 400 <= status <= 599:
+        if status < 1000 and not 400 <= status <= 599:
             raise ValueError(f"status must be from 400 to 599, not {status}")
         if not isinstance(reason, str):
             raise TypeError(f"reason must be a str, not {reason!r}")
-        self._denied = status, reason
+        if status < 1000:
+            self._denied = status, reason
+        else:
+            denial = Denial(check_close(status, reason), reason)
+            denial._adopt(self)
+            self._denied = denial
 
     def allow_new_connections(self) -> None:
         """Accept new connections again after `deny_new_connections`."""
@@ -328,26 +340,36 @@ class App(Hub):
         self,
         path: str = "/_simple_ws",
         allow: Callable[[Request], bool] | None = None,
-    ) -> None:
+    ) -> str:
         """Show the statistics on a live page.
 
-        By default only browsers on this machine can see it (others get 403): those that
-        connect from a loopback address and request "localhost" or such an address. To
+        Without `allow` only browsers on this machine can see it that know its secret
+        key (others get 403): they connect from a loopback address and request
+        "localhost" or such an address, with the path that this method returns. To
         allow others, and behind any proxy, pass `allow`.
 
         Args:
             path: see `mount`; the WebSocket of the page is on the same path.
-            allow: see `ops.prometheus`; None is the rule above.
+            allow: see `metrics`; None is the rule above.
+
+        Returns:
+            The path to open in a browser. Without `allow` it ends with the key, which
+            differs each time the program starts.
 
         Raises:
             TypeError: `allow` is not a function of a request, or is async.
             ValueError: The path is malformed or already in use.
         """
-        rule = AccessRule(from_this_machine if allow is None else allow)
+        shown = path
+        if allow is None:
+            local = LocalKey()
+            allow, shown = local.allow, f"{path}?key={local.key}"
+        rule = AccessRule(allow)
         page = Dashboard(self, rule)
         page._adopt(self)
         self._router.add(path, page)  # not by `mount`: it is in no figures
         self.http(path)(page.page)
+        return shown
 
     # Timers
 
@@ -402,8 +424,9 @@ class App(Hub):
             raise HandshakeError(404, "There is nothing at this path.")
         if isinstance(found[0], Dashboard):
             return found[0]  # to be looked at when nobody else gets in
-        if self._denied is not None:
-            status, reason = self._denied
+        denied = self._denied
+        if isinstance(denied, tuple):
+            status, reason = denied
             retry = [retry_after()] if status in (429, 503) else []
             raise HandshakeError(status, reason, retry)
         mount, request.params = found
@@ -418,6 +441,8 @@ class App(Hub):
             # Before the rate of all: who wants this handler must not use that up.
             own.check(request.address)
             admission.check_rate()
+        if denied is not None:
+            return denied
         if self._middlewares or self._loop is not None or mount._late:
             return self._chain(mount)
         return mount

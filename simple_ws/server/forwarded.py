@@ -1,4 +1,4 @@
-"""The address of a client that comes through proxies of ours.
+"""Whom a proxy of ours asks for: the address of the client, its scheme and its host.
 
 A proxy notes whom it serves in `Forwarded` (RFC 7239) or `X-Forwarded-For`, behind what
 is there already. Everything to the left of what our own proxies have written may have
@@ -9,6 +9,9 @@ quoted strings too are found from their end.
 What this cannot know is which of the two headers a proxy writes, and most hand on the
 other one as their client sent it. So where both are there, they must name the same
 client; otherwise neither is believed, and the address is that of the proxy.
+
+Scheme and host are taken of what the outermost trusted proxy has written, where that
+can be told.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from typing import Any
 from ..constants import TOKEN
 from ..protocol.http11 import Headers
 
-__all__ = ["TrustedProxies", "client_address"]
+__all__ = ["TrustedProxies", "client_address", "client_hosts", "client_scheme"]
 
 #: Proxies behind each other that are followed; real chains have one to four.
 _MAX_HOPS = 32
@@ -43,6 +46,9 @@ _NODE = re.compile(
 )
 #: In X-Forwarded-For IPv6 stands without brackets, unless there is a port.
 _BARE = re.compile(r"[0-9A-Fa-f:.]{2,45}")
+
+_SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
+_PORT = re.compile("[0-9]{1,5}")
 
 _Address = IPv4Address | IPv6Address
 _Hop = tuple[_Address, int]
@@ -99,6 +105,89 @@ def client_address(address: Any, headers: Headers, trusted: TrustedProxies) -> A
     if len({client[0] for client in named}) != 1:
         return address
     return named[0]
+
+
+def client_scheme(
+    address: Any, headers: Headers, trusted: TrustedProxies
+) -> str | None:
+    """How the client has asked the outermost proxy: "http" or "https".
+
+    Args:
+        address: of the socket's peer.
+        headers: of the request, with `Forwarded: proto=` or `X-Forwarded-Proto`.
+        trusted: whose word counts.
+
+    Returns:
+        None where nobody who is trusted says it, or the two headers differ.
+    """
+    if not trusted.trust(address):
+        return None
+    told = []
+    if lines := headers.get_all("Forwarded"):
+        told.append(_outermost(",".join(lines), trusted).get("proto", ""))
+    if lines := headers.get_all("X-Forwarded-Proto"):
+        told.append(_aligned(",".join(lines), headers, trusted))
+    schemes = {_SCHEMES.get(word.lower()) for word in told if word}
+    return schemes.pop() if len(schemes) == 1 else None
+
+
+def client_hosts(address: Any, headers: Headers, trusted: TrustedProxies) -> list[str]:
+    """For which hosts, with their ports, the client may have asked the proxy.
+
+    Args:
+        address: of the socket's peer.
+        headers: of the request, with `Forwarded: host=`, `X-Forwarded-Host` and
+            `X-Forwarded-Port`, which completes those without a port and `Host`.
+        trusted: whose word counts.
+    """
+    if not trusted.trust(address):
+        return []
+    hosts = [part.strip() for part in headers.get("X-Forwarded-Host", "").split(",")]
+    if lines := headers.get_all("Forwarded"):
+        hosts.append(_outermost(",".join(lines), trusted).get("host", ""))
+    port = headers.get("X-Forwarded-Port", "").rpartition(",")[2].strip()
+    if _PORT.fullmatch(port):
+        hosts.append(headers.get("Host", ""))
+        hosts += [f"{host}:{port}" for host in hosts if host and not _has_port(host)]
+    return [host for host in hosts if host]
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host.rpartition("]")[2]
+
+
+def _outermost(text: str, trusted: TrustedProxies) -> dict[str, str]:
+    """What stands in the element of `Forwarded` that names the client."""
+    pairs: dict[str, str] = {}
+    for element in islice(_quoted_elements(text), _MAX_HOPS):
+        read = _read_pairs(element.strip(" \t"))
+        if read is None:
+            return pairs
+        if not read:
+            continue
+        pairs = read
+        hop = _read_node(pairs.get("for", ""))
+        if hop is None or hop[0] not in trusted:
+            break
+    return pairs
+
+
+def _aligned(text: str, headers: Headers, trusted: TrustedProxies) -> str:
+    """The element of `X-Forwarded-Proto` that belongs to the client.
+
+    Where each proxy has added one, it stands as far from the right as the client does
+    in `X-Forwarded-For`; otherwise it is the last one, which the nearest has written.
+    """
+    words = [word.strip(" \t") for word in _plain_elements(text)]
+    hops = ",".join(headers.get_all("X-Forwarded-For"))
+    nodes = [node.strip(" \t") for node in islice(_plain_elements(hops), _MAX_HOPS)]
+    if len(nodes) != len(words):
+        return words[0]
+    for word, node in zip(words, nodes, strict=True):
+        hop = _read_plain(node)
+        if hop is None or hop[0] not in trusted:
+            return word
+    return words[-1]
 
 
 def _walk(address: Any, hops: Iterator[_Hop], trusted: TrustedProxies) -> Any:
@@ -159,19 +248,26 @@ def _opening_quote(text: str, closing: int) -> int:
 
 
 def _read_forwarded(element: str) -> _Hop | None:
+    pairs = _read_pairs(element)
+    return None if pairs is None else _read_node(pairs.get("for", ""))
+
+
+def _read_pairs(element: str) -> dict[str, str] | None:
+    """The parameters of an element of `Forwarded`; None when it is malformed."""
     # §4: `[ forwarded-pair ] *( ";" [ forwarded-pair ] )`
     element = element.rstrip(" \t;")
-    node, pos = None, 0
+    pairs: dict[str, str] = {}
+    pos = 0
     while pos < len(element):
         pair = _PAIR.match(element, pos)
         if pair is None:
             return None
         pos = pair.end()
-        if pair[1].lower() == "for":
-            if node is not None:
-                return None  # §4: "MUST NOT occur more than once"
-            node = pair[2] or re.sub(r"\\(.)", r"\1", pair[3] or "")
-    return None if node is None else _read_node(node)
+        name = pair[1].lower()
+        if name in pairs:
+            return None  # §4: "MUST NOT occur more than once"
+        pairs[name] = pair[2] or re.sub(r"\\(.)", r"\1", pair[3] or "")
+    return pairs
 
 
 def _read_plain(element: str) -> _Hop | None:

@@ -43,13 +43,19 @@ from ..protocol.http11 import (
     wants_upgrade,
 )
 from ..protocol.server_handshake import (
+    OriginRule,
     check_origin,
     check_upgrade,
     offered_subprotocols,
     upgrade_response,
 )
 from ..speedups import read_upgrade
-from .forwarded import TrustedProxies, client_address
+from .forwarded import (
+    TrustedProxies,
+    client_address,
+    client_hosts,
+    client_scheme,
+)
 
 __all__ = ["UpgradeConnection", "UpgradeHandler", "UpgradeHost"]
 
@@ -103,6 +109,7 @@ class UpgradeConnection:
     _over = False  # closed, or handed over to a client
     _question: Errand | None = None  # `on_request` takes its time
     _early = b""  # what has come meanwhile
+    _scheme: str | None = None  # by which the client has come, if that is known
 
     def __init__(self, sock: socket.socket, address: Any, server: UpgradeHost) -> None:
         self.sock = sock
@@ -276,7 +283,7 @@ class UpgradeConnection:
             key, protocols = ordinary[3:5]
             lines = () if ordinary[5] is None else (ordinary[5],)
         if options.origins is not None:
-            check_origin(request, options.origins)
+            self._check_origin(request, options.origins)
         offered = [] if protocols is None else offered_subprotocols(request.headers)
         extension = agreement = None
         if lines and options.compression is not None:
@@ -290,6 +297,13 @@ class UpgradeConnection:
             self._question = self._ask(self.server._run_limited, session, done)
         else:
             self._open(mount, request, terms, rest, session)
+
+    def _check_origin(self, request: Request, allowed: tuple[OriginRule, ...]) -> None:
+        proxies, scheme = self.server.proxies, self._scheme
+        hosts: list[str] = []
+        if proxies is not None:
+            hosts = client_hosts(self.address, request.headers, proxies)
+        check_origin(request, allowed, scheme, hosts)
 
     def _check_host(self, request: Request) -> None:
         allowed = self.server.options.allowed_hosts
@@ -372,8 +386,12 @@ class UpgradeConnection:
         request.address = self.address
         proxies = self.server.proxies
         if proxies is not None:
-            request.address = client_address(self.address, request.headers, proxies)
-        if self._is_tls():
+            headers = request.headers
+            request.address = client_address(self.address, headers, proxies)
+            self._scheme = client_scheme(self.address, headers, proxies)
+        if self._scheme is None and self._is_tls():
+            self._scheme = "https"
+        if self._scheme == "https":
             request.secure = True
 
     def _ask(self, question: Callable[..., Any], *args: object) -> Any:
@@ -411,7 +429,9 @@ class UpgradeConnection:
         # What the client is not told, its operator is.
         secret = isinstance(error.__cause__, AuthenticationError)
         response = refused_by(error)
-        self._end(response, str(error.__cause__ if secret else error), request)
+        why = str(error.__cause__ if secret else error)
+        notes = getattr(error, "__notes__", ())
+        self._end(response, "; ".join([why, *notes]), request)
 
     def _fail(self, error: Exception, request: Request | None) -> None:
         """Nobody has foreseen that: 500 where it can still be said, and the end."""

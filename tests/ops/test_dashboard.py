@@ -262,16 +262,50 @@ def test_others_are_refused_page_and_figures_unless_allowed() -> None:
 
 def test_this_machine_may_look_unless_told_otherwise() -> None:
     with running(Recorder()) as server:
-        server.dashboard()
-        local = request(PATH).replace(b"example.com", b"localhost:%d" % server.port)
+        path = server.dashboard()
+        name = b"localhost:%d" % server.port
+        local = request(path).replace(b"example.com", name)
         with connect(server) as peer:
             peer.write(local)
             assert peer.read_head().startswith(b"HTTP/1.1 101 ")
             assert figures(peer)["connections"]["dashboards"] == 1
         with connect(server) as peer:
-            peer.write(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % PATH.encode())
+            peer.write(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode())
             assert peer.read_head().startswith(b"HTTP/1.1 200 ")
-        assert refused(connect(server)) == 403  # it asks for example.com
+        assert refused(connect(server), path) == 403  # it asks for example.com
+        forwarded = "X-Forwarded-For: 127.0.0.1"
+        assert refused(connect(server), path, forwarded) == 403
+
+
+@pytest.mark.parametrize("query", ["", "?key=", "?key=guess", "?key=%C3%BC", "?Key={}"])
+def test_what_a_proxy_asks_on_this_machine_is_everybodys(query: str) -> None:
+    # Neither the name nor the address nor any field tells nginx from a browser: its
+    # `proxy_pass http://localhost:8080` sends just this.
+    with running(Recorder()) as server:
+        key = server.dashboard().partition("=")[2]
+        name = b"localhost:%d" % server.port
+        path = PATH + query.format(key)
+        origin = f"Origin: http://localhost:{server.port}"
+        upgrade = request(path, origin).replace(b"example.com", name)
+        page = f"GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        for data in (upgrade, page.encode()):
+            with connect(server) as peer:
+                peer.write(data)
+                assert peer.read_head().startswith(b"HTTP/1.1 403 ")
+                assert key.encode() not in peer.read_rest()
+
+
+def test_key_of_the_dashboard_is_secret_and_not_in_the_log(caplog: Any) -> None:
+    caplog.set_level("DEBUG")
+    keys = set()
+    for _ in range(3):
+        with running(Recorder()) as server:
+            keys.add(server.dashboard().partition("?key=")[2])
+            refused(connect(server), PATH)
+    assert len(keys) == 3
+    assert min(map(len, keys)) >= 20
+    assert not any(key in caplog.text for key in keys)
+    assert Server().dashboard("/live", allow=lambda request: True) == "/live"
 
 
 def test_allow_decides_for_page_and_figures() -> None:
@@ -633,7 +667,7 @@ def looking(browser: Browser) -> Iterator[Looking]:
 @pytest.fixture
 def served() -> Iterator[Server]:
     with running(Echo()) as server:
-        server.dashboard()
+        server.dashboard(allow=everybody)
         yield server
 
 
@@ -741,7 +775,7 @@ def test_page_comes_back_after_a_restart(served: Server, looking: Looking) -> No
     assert page.title().startswith("Lost")
     wait_for_text(page, "#wait", r"trying again")
     with running(Echo()) as other:
-        other.dashboard()
+        other.dashboard(allow=everybody)
         other.stop(drain=0)
         other._asked_port = port
         other.start()

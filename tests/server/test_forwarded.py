@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import Driven, Recorder
+from harness import Driven, Recorder, request
+from http_peer import get
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simple_ws import Server
 from simple_ws.constants import MAX_HEAD_SIZE
 from simple_ws.protocol.http11 import Headers
-from simple_ws.server.forwarded import TrustedProxies, client_address
+from simple_ws.server.forwarded import (
+    TrustedProxies,
+    client_address,
+    client_hosts,
+    client_scheme,
+)
 
 PEER = ("10.0.0.1", 4711)
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8", "192.0.2.7/32"])
@@ -381,3 +387,147 @@ def test_connections_are_counted_by_what_the_proxy_tells() -> None:
 def test_handler_cannot_trust_on_its_own() -> None:
     with pytest.raises(ValueError, match="trusted_proxies is an option of the server"):
         Server().mount("/", Recorder(trusted_proxies=["10.0.0.0/8"]))
+
+
+# --- Scheme and host -----------------------------------------------------------------
+
+FOR = "X-Forwarded-For"
+PROTO = "X-Forwarded-Proto"
+CLIENT, NEAR = "192.0.2.1", "10.0.0.2"
+
+
+@pytest.mark.parametrize(
+    ("fields", "scheme"),
+    [
+        ([], None),
+        ([(PROTO, "https")], "https"),
+        ([(PROTO, "HTTPS")], "https"),
+        ([(PROTO, "wss")], "https"),
+        ([(PROTO, "http")], "http"),
+        ([(PROTO, "ws")], "http"),
+        ([(PROTO, "")], None),
+        ([(PROTO, "ftp")], None),
+        ([(PROTO, "https;")], None),
+        ([(FOR, CLIENT), (PROTO, "https")], "https"),
+        # Each proxy has added one: that of the client counts.
+        ([(FOR, f"{CLIENT}, {NEAR}"), (PROTO, "https, http")], "https"),
+        ([(FOR, f"{CLIENT}, {NEAR}"), (PROTO, "https"), (PROTO, "http")], "https"),
+        ([(FOR, f"1.1.1.1, {CLIENT}, {NEAR}"), (PROTO, "http, https, http")], "https"),
+        # Otherwise the nearest one.
+        ([(FOR, f"{CLIENT}, {NEAR}"), (PROTO, "https")], "https"),
+        ([(FOR, CLIENT), (PROTO, "https, http")], "http"),
+        ([("Forwarded", f"for={CLIENT};proto=https")], "https"),
+        ([("Forwarded", f'Proto="https"; for={CLIENT}')], "https"),
+        ([("Forwarded", "proto=https")], "https"),
+        ([("Forwarded", "for=unknown;proto=https")], "https"),
+        ([("Forwarded", f"for={CLIENT};proto=https, for={NEAR};proto=http")], "https"),
+        ([("Forwarded", f"for=1.1.1.1;proto=http, for={CLIENT};proto=https")], "https"),
+        ([("Forwarded", f"for={CLIENT}")], None),
+        ([("Forwarded", f"for={CLIENT};proto=https;proto=http")], None),
+        ([("Forwarded", "proto")], None),
+        ([("Forwarded", f"for={CLIENT};proto=https"), (PROTO, "https")], "https"),
+        ([("Forwarded", f"for={CLIENT};proto=https"), (PROTO, "http")], None),
+    ],
+)
+def test_scheme_is_that_of_the_client(
+    fields: list[tuple[str, str]], scheme: str | None
+) -> None:
+    assert client_scheme(PEER, Headers(fields), TRUSTED) == scheme
+    assert client_scheme(("192.0.2.9", 1), Headers(fields), TRUSTED) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "hosts"),
+    [
+        ([("Host", "a.example")], []),
+        ([("X-Forwarded-Host", "b.example:8443")], ["b.example:8443"]),
+        ([("Forwarded", f'for={CLIENT};host="b.example:1"')], ["b.example:1"]),
+        (
+            [("Host", "a.example"), ("X-Forwarded-Port", "8443")],
+            ["a.example", "a.example:8443"],
+        ),
+        (
+            [("Host", "[::1]"), ("X-Forwarded-Port", "80, 8443")],
+            ["[::1]", "[::1]:8443"],
+        ),
+        ([("Host", "a.example:1"), ("X-Forwarded-Port", "2")], ["a.example:1"]),
+        ([("Host", "a.example"), ("X-Forwarded-Port", "evil")], []),
+        ([("X-Forwarded-Host", " , ")], []),
+    ],
+)
+def test_hosts_are_those_the_proxy_was_asked_for(
+    fields: list[tuple[str, str]], hosts: list[str]
+) -> None:
+    assert client_hosts(PEER, Headers(fields), TRUSTED) == hosts
+    assert client_hosts(("192.0.2.9", 1), Headers(fields), TRUSTED) == []
+
+
+@given(st.text(alphabet='for=,;" \\ht:/p1.[]', max_size=60))
+def test_scheme_and_hosts_are_read_of_whatever_comes(text: str) -> None:
+    headers = Headers([("Forwarded", text), (PROTO, text), ("X-Forwarded-Host", text)])
+    assert client_scheme(PEER, headers, TRUSTED) in (None, "http", "https")
+    assert all(client_hosts(PEER, headers, TRUSTED))
+
+
+def told(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ["wsgi.url_scheme"].encode()]
+
+
+@pytest.mark.parametrize(
+    ("proxies", "line", "scheme"),
+    [
+        (["192.0.2.1"], f"{PROTO}: https", "https"),
+        (["192.0.2.1"], "Forwarded: for=1.2.3.4;proto=https", "https"),
+        (["192.0.2.1"], f"{PROTO}: http", "http"),
+        (["10.0.0.1"], f"{PROTO}: https", "http"),
+        ([], f"{PROTO}: https", "http"),
+    ],
+)
+def test_scheme_of_a_trusted_proxy_is_that_of_requests(
+    proxies: list[str], line: str, scheme: str
+) -> None:
+    with Driven(trusted_proxies=proxies) as driven:
+        driven.server.http("/page")(lambda request: f"{request.secure}")
+        driven.server.wsgi("/app", told)
+        assert get(driven, "/page", line).text == str(scheme == "https")
+        assert get(driven, "/app/", line).text == scheme
+
+
+@pytest.mark.parametrize(
+    ("host", "lines", "origin", "status"),
+    [
+        ("a.example", [], "https://a.example", 101),
+        ("a.example", [], "http://a.example", 101),
+        ("a.example", [f"{PROTO}: https"], "https://a.example", 101),
+        ("a.example", [f"{PROTO}: https"], "http://a.example", 403),
+        ("a.example", [f"{PROTO}: http"], "https://a.example", 403),
+        ("a.example", [f"{PROTO}: http"], "http://a.example", 101),
+        ("a.example:443", [f"{PROTO}: https"], "https://a.example", 101),
+        ("a.example", [], "https://a.example:8443", 403),
+        ("a.example", ["X-Forwarded-Port: 8443"], "https://a.example:8443", 101),
+        ("a.example", ["X-Forwarded-Port: 443"], "https://a.example", 101),
+        ("a.example", ["X-Forwarded-Port: 8443"], "https://b.example:8443", 403),
+        ("up:80", ["X-Forwarded-Host: a.example"], "https://a.example", 101),
+        ("up:80", ["Forwarded: host=a.example"], "https://a.example", 101),
+        ("a.example", [], "ftp://a.example", 403),
+    ],
+)
+def test_same_origin_is_that_of_the_client(
+    host: str, lines: list[str], origin: str, status: int
+) -> None:
+    with Driven(trusted_proxies=["192.0.2.1"], origins="same") as driven:
+        data = request("/", f"Origin: {origin}", *lines)
+        peer = driven.join()
+        peer.write(data.replace(b"Host: example.com", b"Host: " + host.encode()))
+        assert int(peer.read_head().split()[1]) == status
+
+
+def test_log_says_which_origin_met_which_host(caplog: Any) -> None:
+    caplog.set_level("INFO", "simple_ws")
+    with Driven(origins="same") as driven:
+        peer = driven.join()
+        peer.write(request("/", "Origin: https://irc.example\x9b"))
+        body = peer.read_rest()
+    assert b"irc.example" not in body
+    assert r"Origin 'https://irc.example\x9b', asked for 'example.com'" in caplog.text

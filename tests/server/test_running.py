@@ -24,7 +24,7 @@ from harness import (
     running,
 )
 
-from simple_ws import InvalidState, Server, WebSocket
+from simple_ws import InvalidState, Server, WebSocket, in_thread
 
 
 def polled_peer(server: Server, *others: Server) -> Peer:
@@ -499,6 +499,48 @@ def test_denial_refuses_wrong_arguments(
     server = Server()
     with pytest.raises(error, match=words):
         server.deny_new_connections(*arguments)
+    assert server._denied is None
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1008, 1013, 3000, 4999])
+@pytest.mark.parametrize("late", [False, True])
+def test_new_connections_may_be_denied_with_a_close_code(code: int, late: bool) -> None:
+    handler = Echo()
+    if late:
+        handler.on_open = in_thread(handler.on_open)  # type: ignore[method-assign]
+    with Driven(handler) as driven:
+        inside = driven.open()
+        driven.server.deny_new_connections(code, "Café closed")
+        peer = driven.open("/", "Sec-WebSocket-Protocol: chat, other")
+        assert b"Sec-WebSocket-Protocol: chat" in peer.head.splitlines()
+        assert peer.read_close() == (code, "Café closed")
+        peer.write(close_frame(code))
+        assert peer.read_rest() == b""
+        driven.until(lambda: len(driven.server.clients) == 1)
+        driven.until(lambda: handler.names == ["open"])  # of those who are in
+        inside.text("still here")
+        assert inside.read_message() == "still here"
+        driven.server.deny_new_connections(403)
+        assert refusal(driven)[0] == 403
+        driven.server.allow_new_connections()
+        driven.open()
+
+
+def test_limits_hold_for_those_who_are_denied_with_a_close_code() -> None:
+    with Driven(max_connections=1) as driven:
+        driven.server.deny_new_connections(4000)
+        first = driven.open()
+        assert refusal(driven)[0] == 503
+        assert first.read_close() == (4000, "No new connections at the moment.")
+
+
+@pytest.mark.parametrize("code", [600, 999, 1004, 1005, 1006, 1015, 2999, 5000])
+def test_denial_has_no_code_that_must_not_be_sent(code: int) -> None:
+    server = Server()
+    with pytest.raises(ValueError, match=str(code)):
+        server.deny_new_connections(code)
+    with pytest.raises(ValueError, match="123 bytes"):
+        server.deny_new_connections(4000, "x" * 124)
     assert server._denied is None
 
 
