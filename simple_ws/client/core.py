@@ -8,7 +8,6 @@ time-outs and threads are left to `client` and `aio`.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import re
@@ -29,6 +28,14 @@ from ..errors import (
 from ..messages import encode_message
 from ..protocol.client_handshake import Accepted
 from ..protocol.http11 import Headers
+from ..protocol.keepalive import (
+    Pings,
+    Step,
+    beat_payload,
+    next_look,
+    next_step,
+    no_answer,
+)
 from ..protocol.uri import URI
 from ..protocol.websocket import Protocol
 from ..speedups import build_frame
@@ -69,8 +76,6 @@ _FAULTS = frozenset(
         CloseCause.PING_TIMEOUT,
     }
 )
-
-_beats = itertools.count(1)
 
 
 def may_end_quietly(error: ConnectionClosed) -> bool:
@@ -166,8 +171,7 @@ class ClientCore:
         self._read_from = 0
         # Why nothing will come behind the rest: the connection is gone.
         self._loss: tuple[str, CloseCause] | None = None
-        # Pings that were not answered yet, and when they were sent.
-        self._pings: dict[bytes, float] = {}
+        self._pings = Pings()
         self._last_received = clock()
         self._pinged_at: float | None = None
 
@@ -389,53 +393,36 @@ class ClientCore:
     # Pings
 
     def _ping(self, payload: bytes) -> bytes:
-        """Send a ping; return its payload, made up if it is empty.
-
-        An empty one is like every other: its pong could answer any of them.
-        """
-        payload = payload or b"%x" % next(_beats)
-        self._pings.pop(payload, None)
-        self._pings[payload] = self._clock()
+        """Send a ping; return its payload, made up if it is empty."""
+        payload = payload or beat_payload()
+        self._pings.note(payload, self._clock())
         self._put(self._protocol.send_ping(payload))
         return payload
 
     def _note_pong(self, payload: bytes) -> None:
-        if payload not in self._pings:
-            return  # unsolicited, as §5.5.3 allows
-        now = self._clock()
-        # A pong answers the pings before it as well (§5.5.3).
-        for earlier in list(self._pings):
-            self.latency = now - self._pings.pop(earlier)
-            self._on_pong(earlier, self.latency)
-            if earlier == payload:
-                break
+        for answered, latency in self._pings.answer(payload, self._clock()):
+            self.latency = latency
+            self._on_pong(answered, latency)
 
     def _keep_alive(self, now: float) -> bool:
         """Ping a silent server; False when it has not answered for too long."""
-        interval, patience = self._options.ping_interval, self._options.ping_timeout
-        pinged_at = self._pinged_at
-        if pinged_at is not None and self._last_received >= pinged_at:
-            pinged_at = self._pinged_at = None  # any byte is a sign of life
-        if pinged_at is None:
-            if interval is not None and now - self._last_received >= interval:
-                self._pinged_at = now
-                self._ping(b"")
-        elif patience is not None and now - pinged_at >= patience:
-            return False
-        return True
+        interval, timeout = self._options.ping_interval, self._options.ping_timeout
+        step, self._pinged_at = next_step(
+            now, self._last_received, self._pinged_at, interval, timeout
+        )
+        if step is Step.PING:
+            self._ping(b"")
+        return step is not Step.GIVE_UP
 
     def _next_beat(self) -> float | None:
         """When `_keep_alive` has something to do, by the clock."""
-        interval, patience = self._options.ping_interval, self._options.ping_timeout
-        if self._pinged_at is None or self._last_received >= self._pinged_at:
-            return None if interval is None else self._last_received + interval
-        return None if patience is None else self._pinged_at + patience
+        interval, timeout = self._options.ping_interval, self._options.ping_timeout
+        return next_look(self._last_received, self._pinged_at, interval, timeout)
 
     def _give_up_silent(self) -> None:
         """The server has not answered a ping: close, without waiting for an answer."""
-        reason = (
-            f"no answer to a ping within ping_timeout {self._options.ping_timeout:g} s"
-        )
+        assert self._options.ping_timeout is not None
+        reason = no_answer(self._options.ping_timeout)
         self._put(
             self._protocol.send_close(
                 CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT

@@ -1,8 +1,9 @@
 """`Client`: one open connection, as users see it.
 
-It drives `protocol` for whatever `ConnectionCore` does not carry by itself, and decides
-what a peer that does not read costs. The heartbeat is left to `heartbeat`, the end to
-`closing`, whom a message goes to to `topics`, everything before the upgrade to
+It answers all that `ConnectionCore` asks of its owner (`speedups.ConnectionHooks`), and
+has four parts, which hold nothing of one connection and are shared by all: `calls` of
+the user's code, `keepalive`, `closing`, and `backpressure`, what a peer that does not
+read costs. Whom a message goes to is left to `topics`, everything before the upgrade to
 `server.upgrade`.
 """
 
@@ -12,19 +13,26 @@ import itertools
 import logging
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from threading import get_ident
-from typing import Any
+from typing import Any, ClassVar
 
 from ..constants import CloseCause, CloseCode, Opcode, SendStatus
 from ..deflate import Agreement
 from ..errors import ProtocolError, RateExceeded
-from ..loop.reactor import READ
+from ..loop.reactor import READ, Reactor
+from ..loop.timers import Timer
 from ..messages import check_close, check_ping, encode_message
 from ..protocol.http11 import Fields, Headers, Request
+from ..protocol.keepalive import Pings
 from ..protocol.websocket import Protocol as WebSocketProtocol
-from .closing import Handler, Home
-from .heartbeat import Heartbeat
+from ..speedups import ConnectionCore
+from .backpressure import SlowConsumers
+from .calls import UserCalls
+from .closing import Closing
+from .interfaces import ConnectionHost, Handler
+from .keepalive import KeepAlive
 from .options import Options
 
 __all__ = ["Client"]
@@ -36,7 +44,7 @@ _ids = itertools.count(1)
 _PONG = 0x80 | Opcode.PONG
 
 
-class Client(Heartbeat):
+class Client(ConnectionCore):
     """One open connection. The server creates it; users write to it and close it.
 
     Every method can be called from any thread: in the loop's thread it acts directly;
@@ -59,14 +67,38 @@ class Client(Heartbeat):
         bytes_received, bytes_sent: bytes so far, including frame headers.
     """
 
+    _calls: ClassVar = UserCalls()
+    _keepalive: ClassVar = KeepAlive()
+    _closing: ClassVar = Closing()
+    _slow_consumers: ClassVar = SlowConsumers()
+
+    _loop: Reactor
+    _protocol: WebSocketProtocol
+
     # Attributes of the user's own live in a dict that is made when first used: a
     # server holds 50,000 of these.
-    __slots__ = ("_client_id", "_session", "_topics", "subprotocol")
+    __slots__ = (
+        "_ahead",
+        "_client_id",
+        "_handler",
+        "_host",
+        "_pinged_at",
+        "_pings",
+        "_request",
+        "_session",
+        "_timer",
+        "_topics",
+        "_wheel_slot",
+        "latency",
+        "ping_payload",
+        "pong_payload",
+        "subprotocol",
+    )
 
     def __init__(
         self,
         sock: socket.socket,
-        home: Home,
+        host: ConnectionHost,
         handler: Handler,
         request: Request,
         options: Options,
@@ -78,14 +110,30 @@ class Client(Heartbeat):
             max_frame_size=options.max_frame_size,
             agreement=agreement,
         )
-        super().__init__(sock, home, handler, request, options, protocol)
+        super().__init__(
+            sock, host.reactor, protocol, options.buffer_size, options.write_limit
+        )
+        self._host = host
+        self._handler = handler
+        self._request = request
+        self._tally = handler.tally
         self.id = next(_ids)
         self.opened_at = time.time()
         self.subprotocol = subprotocol
+        self.latency: float | None = None
+        self.ping_payload = self.pong_payload = b""
         if options.message_rate is not None:
             self._limit_rate(*options.message_rate)
+        # One deadline, of the identity or of the end; and where the wheel keeps us.
+        self._timer: Timer | None = None
+        self._wheel_slot: dict[Any, None] | None = None
+        #: When the ping was sent that has not been answered yet; where it stands in our
+        #: output, and how much before it the peer has not taken; None for nothing.
+        self._pinged_at: float | None = None
+        self._ahead: tuple[int, int] | None = None
         self._client_id: Any = None
         # Made when first used.
+        self._pings: Pings | None = None
         self._session: Any = None
         self._topics: set[str] | None = None
 
@@ -183,6 +231,14 @@ class Client(Heartbeat):
         """Why the connection ended, see `CloseCause`; None while open."""
         return self._protocol.close_cause
 
+    def is_open(self) -> bool:
+        """Whether messages can be written: opened, and not closing or closed."""
+        return self._open
+
+    @property
+    def _options(self) -> Options:
+        return self._handler.options
+
     def __repr__(self) -> str:
         state = self._protocol.state.name.lower()
         # With quotes: a path may hold line breaks, and this goes to logs.
@@ -243,7 +299,7 @@ class Client(Heartbeat):
                 return False
             self._loop.call_threadsafe(partial(self._ping_queued, payload))
             return True
-        return self._ping(payload)
+        return self._keepalive.ping(self, payload)
 
     def subscribe(self, topic: str, priority: float = 0) -> None:
         """Subscribe to a topic until the connection ends.
@@ -256,7 +312,7 @@ class Client(Heartbeat):
             TypeError: The topic is not a str, or the priority not a number.
             ValueError: The priority is NaN.
         """
-        self._home.subscribe(topic, self, priority)
+        self._host.subscribe(topic, self, priority)
 
     def unsubscribe(self, topic: str) -> None:
         """Unsubscribe from a topic; does nothing if not subscribed.
@@ -264,7 +320,7 @@ class Client(Heartbeat):
         Raises:
             TypeError: The topic is not a str.
         """
-        self._home.unsubscribe(topic, self)
+        self._host.unsubscribe(topic, self)
 
     def publish(self, topic: str, msg: object) -> int:
         """Send a message to all subscribers of a topic except this client.
@@ -279,7 +335,7 @@ class Client(Heartbeat):
         Raises:
             TypeError: The topic is not a str.
         """
-        return self._home.publish(topic, msg, exclude=(self,))
+        return self._host.publish(topic, msg, exclude=(self,))
 
     def bind(self, client_id: Any) -> None:
         """Bind this connection to an identity, which can have several connections.
@@ -290,7 +346,7 @@ class Client(Heartbeat):
         Raises:
             TypeError: `client_id` is not hashable.
         """
-        self._home.bind(self, client_id)
+        self._host.bind(self, client_id)
 
     # Beginning
 
@@ -309,23 +365,95 @@ class Client(Heartbeat):
             self._loop.register(self._sock, READ, self)
         self._request.compact()
         self._enqueue(response)
-        self._home._add_client(self)
+        self._host._add_client(self)
         # After that: from now on the handler tells us when it is replaced.
-        self._on_message = self._handler.message_callback
-        if self._options.ping or self._options.idle_timeout is not None:
-            self._loop.wheel.put(self, self._next_deadline())
+        self._take_callback()
+        self._keepalive.start(self)
         if self._handler.authenticates and self._options.auth_timeout is not None:
-            self._arm(self._check_identity, self._options.auth_timeout)
+            timeout = self._options.auth_timeout
+            self._timer = self._loop.call_later(timeout, self._check_identity)
         self._call(self._handler.on_open, self)
         if rest:
             self._feed(rest)
 
-    # Receiving
+    # What the handler and the server tell it
+
+    def _take_callback(self) -> None:
+        """The handler's `on_message` is another one from now on."""
+        self._on_message = self._handler.message_callback
+
+    def _note_topic(self, topic: str, subscribed: bool) -> None:
+        """The server has added a subscription, or ended it."""
+        if subscribed:
+            self._topics = self._topics or set()
+            self._topics.add(topic)
+        elif self._topics is not None:
+            self._topics.discard(topic)
+
+    def _note_identity(self, client_id: Any) -> None:
+        """The server has given it an identity, or taken it away (None)."""
+        self._client_id = client_id
+
+    def _check_identity(self) -> None:
+        if self._client_id is None:
+            reason = f"no identity within auth_timeout {self._options.auth_timeout:g} s"
+            self._close(CloseCode.POLICY_VIOLATION, reason, CloseCause.AUTH_TIMEOUT)
+
+    def _sweep(self, now: float) -> float | None:
+        """See `timers.Sweepable`."""
+        return self._keepalive.look(self, now)
+
+    def _call(
+        self,
+        callback: Callable[..., object],
+        *args: object,
+        owner: str | None = None,
+    ) -> None:
+        """See `UserCalls.call`."""
+        self._calls.call(self, callback, *args, owner=owner)
+
+    def _fail_handler(self) -> None:
+        """See `UserCalls.fail`."""
+        self._calls.fail(self)
+
+    def _close(
+        self,
+        code: int,
+        reason: str,
+        cause: CloseCause = CloseCause.LOCAL,
+        timeout: float | None = None,
+    ) -> bool:
+        """See `Closing.close`."""
+        return self._closing.close(self, code, reason, cause, timeout)
+
+    def _cut(self, reason: str, cause: CloseCause) -> None:
+        """See `Closing.cut`."""
+        self._closing.cut(self, reason, cause)
+
+    def _end(self) -> None:
+        """See `Closing.end`."""
+        self._closing.end(self)
+
+    def _abandon(self) -> None:
+        """Cut it because something of ours went wrong; for the loop."""
+        self._cut("internal error", CloseCause.HANDLER_ERROR)
+
+    # What the byte path asks of its owner (`speedups.ConnectionHooks`)
 
     def _receive_odd(self, data: bytes, start: int, end: int) -> int:
         pos = self._protocol.receive(data, start, end)
         self._follow()
         return pos
+
+    def _on_fault(self, error: ProtocolError) -> None:
+        self._protocol.fail(error)
+        self._follow()
+
+    def _on_lost(self, error: OSError | None) -> None:
+        self._closing.on_lost(self, error)
+
+    def _on_callback_error(self, error: Exception) -> None:
+        self._calls.on_error(self, error)
 
     def _on_rate(self) -> None:
         rate, burst = self._options.message_rate or (0.0, 0.0)
@@ -336,9 +464,39 @@ class Client(Heartbeat):
             )
         )
 
-    def _on_fault(self, error: ProtocolError) -> None:
-        self._protocol.fail(error)
-        self._follow()
+    def _make_room(self, size: int) -> bool:
+        return self._slow_consumers.make_room(self, size)
+
+    def _watch(self, events: int) -> None:
+        if not self._registered:
+            return
+        reactor = self._loop
+        if not events:
+            # Selectors tell of a hang-up even to those who want nothing.
+            if not self._parked:
+                self._parked = True
+                reactor.unregister(self._sock)
+        elif self._parked:
+            self._parked = False
+            reactor.register(self._sock, events, self)
+        else:
+            reactor.modify(self._sock, events, self)
+
+    def _on_drained(self) -> None:
+        self._closing.on_drained(self)
+
+    def _on_rest(self) -> None:
+        self._loop.call_soon(self._go_on)
+
+    def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
+        opcode, payload = encode_message(msg, binary)
+        if not self.is_open() or not self._loop.reserve(len(payload)):
+            return SendStatus.DROPPED
+        blocked = self._blocked
+        self._loop.call_threadsafe(partial(self._send_queued, opcode, payload, blocked))
+        return SendStatus.BACKPRESSURE if blocked else SendStatus.SENT
+
+    # What comes of that
 
     def _follow(self) -> None:
         """Do what the protocol has come to: send its answers, tell of its event."""
@@ -354,9 +512,9 @@ class Client(Heartbeat):
             return
         opcode, payload = event
         if opcode == Opcode.PING:
-            self._on_ping(payload)
+            self._keepalive.on_ping(self, payload)
         elif opcode == Opcode.PONG:
-            self._on_pong(payload)
+            self._keepalive.on_pong(self, payload)
         elif opcode == Opcode.CLOSE:
             self._end()
         else:
@@ -369,67 +527,15 @@ class Client(Heartbeat):
         self._tally.packed_received += packed
         self._tally.plain_received += plain
 
-    # Sending
-
-    def _ping_queued(self, payload: bytes) -> None:
-        self._loop.release(len(payload))
-        self._ping(payload)
-
-    def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
-        opcode, payload = encode_message(msg, binary)
-        if not self.is_open() or not self._loop.reserve(len(payload)):
-            return SendStatus.DROPPED
-        blocked = self._blocked
-        self._loop.call_threadsafe(partial(self._send_queued, opcode, payload, blocked))
-        return SendStatus.BACKPRESSURE if blocked else SendStatus.SENT
-
     def _send_queued(self, opcode: int, payload: bytes, blocked: bool) -> None:
         self._loop.release(len(payload))
         self._send(opcode, payload)
         if blocked:
             self._await_drain = True  # as was promised, though it may be over by now
 
-    def _make_room(self, size: int) -> bool:
-        if not self._blocked:
-            self._flush()  # it may only be that this turn has not been flushed yet
-        if not self.is_open():
-            return False
-        waiting, reactor = self.buffered_amount, self._loop
-        too_long = waiting + size > self._write_limit or self._has_too_many()
-        too_much = reactor.buffered > reactor.buffered_limit
-        if not waiting or not (too_long or too_much):
-            return True
-        policy = self._options.slow_consumer
-        if policy == "close":
-            reason = f"unsent output exceeds write_limit {self._write_limit:,}"
-            if not too_long:
-                limit = reactor.buffered_limit
-                reason = f"unsent output of all exceeds max_buffered {limit:,}"
-            self._tally.dropped += self._drop_oldest(waiting)
-            self._close(CloseCode.TRY_AGAIN_LATER, reason, CloseCause.SLOW_CONSUMER)
-            return False
-        self._await_drain = True
-        return policy == "drop_old" and self._drop_for(size)
-
-    def _drop_for(self, size: int) -> bool:
-        """Drop the oldest messages for a new one; none if that does not help."""
-        waiting, reactor = self.buffered_amount, self._loop
-        excess = max(1, waiting + size - self._write_limit)
-        if reactor.buffered > reactor.buffered_limit:
-            excess = max(excess, size)  # in exchange: all together do not grow
-        excess = min(excess, waiting)
-        if excess > waiting - self._unfinished():
-            return False
-        self._tally.dropped += self._drop_oldest(excess)
-        return self.buffered_amount <= waiting - excess
-
-    def _check_identity(self) -> None:
-        if self._client_id is None:
-            reason = f"no identity within auth_timeout {self._options.auth_timeout:g} s"
-            self._close(CloseCode.POLICY_VIOLATION, reason, CloseCause.AUTH_TIMEOUT)
-
-    def _on_rest(self) -> None:
-        self._loop.call_soon(self._go_on)
+    def _ping_queued(self, payload: bytes) -> None:
+        self._loop.release(len(payload))
+        self._keepalive.ping(self, payload)
 
     def _elsewhere(self) -> bool:
         return get_ident() != self._loop.owner

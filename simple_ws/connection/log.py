@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..constants import CloseCause
 from ..loop.reactor import Reactor
 
-__all__ = ["Log"]
+__all__ = ["Ended", "Log"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -51,23 +51,40 @@ class Ended(Protocol):
     _pinged_at: float | None
 
     @property
-    def address(self) -> Any: ...
+    def address(self) -> Any:
+        """(host, port) of the client."""
+
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """The path of the request."""
+
     @property
-    def close_cause(self) -> CloseCause | None: ...
+    def close_cause(self) -> CloseCause | None:
+        """Who or what ended it."""
+
     @property
-    def close_code(self) -> int | None: ...
+    def close_code(self) -> int | None:
+        """The close code that ended it."""
+
     @property
-    def close_reason(self) -> str: ...
+    def close_reason(self) -> str:
+        """The reason that went with it."""
+
     @property
-    def messages_received(self) -> int: ...
+    def messages_received(self) -> int:
+        """Data messages that came."""
+
     @property
-    def messages_sent(self) -> int: ...
+    def messages_sent(self) -> int:
+        """Data messages that were sent."""
+
     @property
-    def bytes_received(self) -> int: ...
+    def bytes_received(self) -> int:
+        """Bytes that came, frames included."""
+
     @property
-    def bytes_sent(self) -> int: ...
+    def bytes_sent(self) -> int:
+        """Bytes that were sent, frames included."""
 
 
 class Log:
@@ -157,6 +174,15 @@ class Log:
                 extra={"ws_event": kind.replace(" ", "_"), "ws_reason": why},
             )
 
+    def timed(self, what: str, path: str | None) -> _Timed:
+        """Time what the block calls, and name it if it holds the loop for too long.
+
+        Args:
+            what: the callback's name.
+            path: of the request that it is called for; None for timers.
+        """
+        return _Timed(self, what, path)
+
     def note_slow(self, what: str, path: str | None, seconds: float) -> None:
         """A callback has held the loop for too long, up to now.
 
@@ -230,6 +256,26 @@ class Log:
         for kind, count in seen.items():
             if count > _LINES:
                 logger.info("%s: %d more in %g s", kind, count - _LINES, _WINDOW)
+
+
+class _Timed:
+    """A block that is timed; a generator would take twice as long."""
+
+    __slots__ = ("_began", "_log", "_path", "_what")
+
+    def __init__(self, log: Log, what: str, path: str | None) -> None:
+        self._log = log
+        self._what = what
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._began = self._log._reactor.clock()
+
+    def __exit__(self, *error: object) -> None:
+        reactor = self._log._reactor
+        spent = reactor.clock() - self._began
+        if spent > reactor.slow:
+            self._log.note_slow(self._what, self._path, spent)
 
 
 def _fields(

@@ -193,7 +193,7 @@ class BaseHandler:
         takes 34 ns."""
         self.message_callback = self.on_message
         for client in self.clients:
-            client._on_message = client._handler.message_callback
+            client._take_callback()
 
     def _give(self, options: dict[str, Any]) -> None:
         """Take options that a user gives, in place of earlier ones."""

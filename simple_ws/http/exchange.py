@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ..connection.log import Log
 from ..connection.options import Options
 from ..errors import AuthenticationError, HandshakeError
-from ..loop.deferred import check_callback, is_late
+from ..loop.deferred import check_callback, is_late, name_of
 from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
 from ..protocol.http11 import (
     Request,
@@ -666,24 +666,13 @@ def answered_by(function: Callable[[Request], object]) -> Responder:
 
 
 def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
-    given = _call(function, exchange)
+    request = exchange.request
+    with exchange.server._log.timed(name_of(function), request.path):
+        given = function(request)
     if is_late(given):
         exchange.server._run_limited(given, partial(_answer_late, exchange))
     else:
         exchange.answer(response_of(given))
-
-
-def _call(function: Callable[[Request], Any], exchange: Exchange) -> Any:
-    """What a function returns; it is named when it holds the loop for too long."""
-    request, reactor = exchange.request, exchange.server.reactor
-    began = reactor.time()
-    try:
-        return function(request)
-    finally:
-        spent = reactor.time() - began
-        if spent > reactor.slow:
-            name = getattr(function, "__name__", repr(function))
-            exchange.server._log.note_slow(name, request.path, spent)
 
 
 def _answer_late(exchange: Exchange, given: Any, error: BaseException | None) -> None:

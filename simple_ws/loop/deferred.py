@@ -22,6 +22,7 @@ __all__ = [
     "in_thread",
     "is_async",
     "is_late",
+    "name_of",
 ]
 
 P = ParamSpec("P")
@@ -102,6 +103,11 @@ def is_late(result: object) -> bool:
     return type(result) not in _PLAIN and (
         isinstance(result, InThread | Steps) or inspect.isawaitable(result)
     )
+
+
+def name_of(function: object) -> str:
+    """What logs call a function."""
+    return getattr(function, "__name__", None) or repr(function)
 
 
 def check_callback(what: str, function: object, handed: Sequence[str]) -> None:

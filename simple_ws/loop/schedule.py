@@ -10,12 +10,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from threading import get_ident
 from typing import Any
 
-from .deferred import check_callback, is_late
+from .deferred import check_callback, is_late, name_of
 from .reactor import Reactor
 from .timers import Timer
 
@@ -119,7 +120,8 @@ class Job:
         if self._interval is None:
             self.cancel()
         try:
-            result = self._call(callback, reactor)
+            with self._schedule.timed(f"the timer {name_of(callback)}", None):
+                result = callback()
             if is_late(result):
                 done = partial(self._on_done, callback, reactor)
                 self._schedule.begin_late(result, done)
@@ -127,17 +129,6 @@ class Job:
         except Exception:
             logger.exception("a timer failed: %r", callback)
         self._go_on(reactor)
-
-    def _call(self, callback: Callable[[], object], reactor: Reactor) -> object:
-        """What it returns; it is named when it holds the loop for too long."""
-        began = reactor.time()
-        try:
-            return callback()
-        finally:
-            spent = reactor.time() - began
-            if spent > reactor.slow:
-                name = getattr(callback, "__name__", repr(callback))
-                self._schedule.note_slow(f"the timer {name}", None, spent)
 
     def _on_done(
         self,
@@ -168,7 +159,7 @@ class Schedule:
     Args:
         begin_late: brings about what a callback returned and `is_late`.
         check: raises when a callback cannot be waited for.
-        note_slow: told of one that held the loop, see `Log.note_slow`.
+        timed: times a call and names it when it is slow, see `Log.timed`.
 
     Attributes:
         reactor: of the loop while it runs; then jobs count.
@@ -178,12 +169,12 @@ class Schedule:
         self,
         begin_late: Callable[[Any, Any], object],
         check: Callable[[Any], object],
-        note_slow: Callable[[str, None, float], object],
+        timed: Callable[[str, None], AbstractContextManager[None]],
     ) -> None:
         self.jobs: set[Job] = set()
         self.reactor: Reactor | None = None
         self.begin_late = begin_late
-        self.note_slow = note_slow
+        self.timed = timed
         self._check = check
 
     def every(self, interval: float, callback: Callable[[], object]) -> Job:

@@ -76,9 +76,7 @@ class App(Hub):
         self._middlewares: list[Middleware] = []
         self._chains: dict[tuple[BaseHandler, bool, int], UpgradeHandler] = {}
         self._denied: tuple[int, str] | Denial | None = None
-        self._schedule = Schedule(
-            self._begin_late, self._check_timer, self._log.note_slow
-        )
+        self._schedule = Schedule(self._begin_late, self._check_timer, self._log.timed)
         self._errands = Errands(self.reactor, options.worker_threads)
         self._loop: Any = None  # the asyncio loop that it is attached to
         self._running = False

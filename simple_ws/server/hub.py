@@ -240,20 +240,17 @@ class Hub:
     def _subscribe(self, topic: str, client: Client, priority: float) -> None:
         if client in self.clients and client.is_open():
             self._topics.subscribe(topic, client, priority)
-            if client._topics is None:
-                client._topics = set()
-            client._topics.add(topic)
+            client._note_topic(topic, True)
 
     def _unsubscribe(self, topic: str, client: Client) -> None:
         self._topics.unsubscribe(topic, client)
-        if client._topics is not None:
-            client._topics.discard(topic)
+        client._note_topic(topic, False)
 
     def _bind(self, client: Client, client_id: Any) -> None:
         bound = client in self._identities.members(client_id)
         if client in self.clients and client.is_open() and not bound:
             self._identities.unbind(client._client_id, client)
-            client._client_id = client_id
+            client._note_identity(client_id)
             if client_id is not None:
                 self._identities.bind(client_id, client)
 
@@ -275,8 +272,8 @@ class Hub:
     def _check_client(self, client: object) -> None:
         if not isinstance(client, Client):
             raise TypeError(f"client must be a Client, not {client!r}")
-        home: object = client._home
-        if home is not self:
+        host: object = client._host
+        if host is not self:
             raise ValueError(f"client {client!r} is of another server")
 
     def _on_loop(self, function: Callable[..., object], *args: object) -> None:

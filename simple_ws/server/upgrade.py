@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from ..connection.admission import Admission
 from ..connection.client import Client
-from ..connection.closing import Handler, Home
+from ..connection.interfaces import ConnectionHost, Handler
 from ..connection.options import Options
 from ..deflate import Agreement, Deflate, negotiate, parse_extensions
 from ..errors import AuthenticationError, HandshakeError
@@ -82,7 +82,7 @@ class UpgradeHandler(Handler, Protocol):
 _Terms = tuple[str, list[str], str | None, Agreement | None]
 
 
-class UpgradeHost(Home, HttpHost, Protocol):
+class UpgradeHost(ConnectionHost, HttpHost, Protocol):
     """What a handshake needs of its server."""
 
     proxies: TrustedProxies | None
@@ -414,16 +414,9 @@ class UpgradeConnection:
         *args: object,
     ) -> Any:
         """Likewise, and name what holds the loop for too long."""
-        reactor = self.server.reactor
-        began = reactor.clock()
-        try:
+        name = getattr(question, "__name__", "client_class")
+        with self.server._log.timed(f"{mount.name}.{name}", request.path):
             return self._ask(question, *args)
-        finally:
-            spent = reactor.clock() - began
-            if spent > reactor.slow:
-                name = getattr(question, "__name__", "client_class")
-                what = f"{mount.name}.{name}"
-                self.server._log.note_slow(what, request.path, spent)
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
         # What the client is not told, its operator is.

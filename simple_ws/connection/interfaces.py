@@ -1,0 +1,153 @@
+"""What a connection needs of others, and what its parts need of it.
+
+`ConnectionHost` is the server, `Handler` has the user's callbacks, `Connection` is what
+`calls`, `closing`, `keepalive` and `backpressure` work on (`client.Client` has it).
+These parts hold nothing of one connection, so that all share one of each: what is
+known of a connection stays in its own fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..constants import CloseCause
+from ..loop.reactor import Reactor
+from ..loop.timers import Timer
+from ..protocol.http11 import Request
+from ..protocol.keepalive import Pings
+from ..protocol.websocket import Protocol as WebSocketProtocol
+from ..speedups import Tally
+from .admission import Admission
+from .log import Ended, Log
+from .options import Options
+from .topics import Group
+
+__all__ = ["Connection", "ConnectionHost", "Handler"]
+
+
+class Handler(Protocol):
+    """The callbacks of a connection (`websocket.WebSocket` has them)."""
+
+    clients: Group[Any]
+    options: Options
+    #: `on_message`, bound once for all connections.
+    message_callback: Callable[[Any, Any], object]
+    #: Clients must be bound to an identity within `auth_timeout`.
+    authenticates: bool
+    name: str
+    tally: Tally
+    #: Limits on connections of its own, where it was given some.
+    _admission: Admission | None
+
+    def on_open(self, client: Any) -> object:
+        """After the handshake."""
+
+    def on_message(self, msg: Any, client: Any) -> object:
+        """A message came; what is returned is the answer."""
+
+    def on_close(self, client: Any) -> object:
+        """Once for each `on_open`."""
+
+    def on_ping(self, client: Any) -> object:
+        """A ping was sent, or came."""
+
+    def on_pong(self, client: Any) -> object:
+        """A pong came."""
+
+    def on_drain(self, client: Any) -> object:
+        """The outbox is empty again."""
+
+    def on_error(self, error: Exception, client: Any) -> object:
+        """A callback raised."""
+
+
+class ConnectionHost(Protocol):
+    """What a connection needs of its server."""
+
+    reactor: Reactor
+    _log: Log
+
+    def _add_client(self, client: Any) -> None:
+        """The connection is open: it counts and receives from now on."""
+
+    def _remove_client(self, client: Any) -> None:
+        """The connection has ended: it counts and receives no more."""
+
+    def _release_client(self, client: Any) -> None:
+        """Its socket is closed."""
+
+    def subscribe(self, topic: str, client: Any, priority: float) -> None:
+        """Add a subscription."""
+
+    def unsubscribe(self, topic: str, client: Any) -> None:
+        """End a subscription."""
+
+    def publish(self, topic: str, msg: object, exclude: Any = ()) -> int:
+        """Send to all subscribers but those excluded."""
+
+    def bind(self, client: Any, client_id: Any) -> None:
+        """Give the connection an identity."""
+
+
+class Connection(Ended, Protocol):
+    """What the parts of a connection work on."""
+
+    ping_payload: bytes
+    pong_payload: bytes
+
+    # Of the byte path, in C or in Python.
+    _sock: Any
+    _protocol: WebSocketProtocol
+    _tally: Tally
+    _write_limit: int
+    _registered: bool
+    _parked: bool
+    _ended: bool
+    _blocked: bool
+    _await_drain: bool
+    _held: bool
+    _deaf: bool
+    _last_received: float
+    _last_message: float
+
+    _host: ConnectionHost
+    _request: Request
+    _timer: Timer | None
+    _wheel_slot: dict[Any, None] | None
+    _ahead: tuple[int, int] | None
+    _pings: Pings | None
+
+    @property
+    def _loop(self) -> Reactor: ...
+    @property
+    def _options(self) -> Options: ...
+    @property
+    def buffered_amount(self) -> int:
+        """Bytes of output that the system has not taken yet."""
+
+    def is_open(self) -> bool:
+        """Whether messages can be written."""
+
+    def _sync(self) -> None: ...
+    def _follow(self) -> None: ...
+    def _flush(self) -> None: ...
+    def _enqueue(self, frame: bytes | memoryview) -> None: ...
+    def _hold(self, held: bool) -> None: ...
+    def _watch(self, events: int) -> None: ...
+    def _detach(self) -> None: ...
+    def _discard_output(self) -> None: ...
+    def _has_too_many(self) -> bool: ...
+    def _unfinished(self) -> int: ...
+    def _drop_oldest(self, excess: int) -> int: ...
+
+    def _sweep(self, now: float) -> float | None: ...
+    def _call(self, callback: Callable[..., object], *args: object) -> None: ...
+    def _close(
+        self,
+        code: int,
+        reason: str,
+        cause: CloseCause = ...,
+        timeout: float | None = ...,
+    ) -> bool: ...
+    def _end(self) -> None: ...

@@ -1,0 +1,155 @@
+"""Keep-alive of a server's connections: pings, and silent, idle or dead peers.
+
+The rules are in `protocol.keepalive`. Here is what a server adds: peers that are slow
+and not dead, moments in which we did not listen, and `timers.Wheel`, which asks.
+"""
+
+from __future__ import annotations
+
+from ..constants import CloseCause, CloseCode
+from ..loop.reactor import unsent_by_system
+from ..protocol.keepalive import (
+    Pings,
+    Step,
+    beat_payload,
+    next_look,
+    next_step,
+    no_answer,
+)
+from .backpressure import untaken
+from .interfaces import Connection
+
+__all__ = ["KeepAlive"]
+
+#: Pings whose answer is waited for; more than a handful only a user sends.
+_MAX_PINGS = 64
+#: Pings of these that a peer that does not read is sent: control frames are never
+#: dropped, and nothing may grow without bound.
+_MAX_QUEUED = 16
+
+
+class KeepAlive:
+    """Asks peers for a sign of life (RFC 6455 §5.5.2); shared by all connections."""
+
+    def start(self, client: Connection) -> None:
+        """The connection is open: look at it from time to time."""
+        if client._options.ping or client._options.idle_timeout is not None:
+            client._loop.wheel.put(client, self._next_look(client))
+
+    def look(self, client: Connection, now: float) -> float | None:
+        """Ping a silent peer, give up a dead or idle one.
+
+        Returns:
+            When to look again, or None for never.
+        """
+        if not client.is_open():
+            return None
+        options = client._options
+        if client._held or client._deaf:
+            client._last_message = now  # it is we who do not listen
+        if options.idle_timeout and _waited(
+            client, client._last_message, now, options.idle_timeout
+        ):
+            reason = f"no message within idle_timeout {options.idle_timeout:g} s"
+            client._close(CloseCode.GOING_AWAY, reason, CloseCause.IDLE_TIMEOUT)
+            return None
+        if options.ping and not self._look_for_life(client, now):
+            return None
+        return self._next_look(client)
+
+    def ping(self, client: Connection, payload: bytes) -> bool:
+        """Send a ping, and expect its pong; false when that cannot be."""
+        pings = client._pings
+        if not client.is_open() or (client._blocked and len(pings or ()) > _MAX_QUEUED):
+            return False
+        if pings is None:
+            pings = client._pings = Pings()
+        pings.note(payload, client._loop.clock(), _MAX_PINGS)
+        client._enqueue(client._protocol.send_ping(payload))
+        return True
+
+    def on_ping(self, client: Connection, payload: bytes) -> None:
+        """A ping came; the protocol has answered it."""
+        client.ping_payload = payload
+        client._call(client._handler.on_ping, client)
+
+    def on_pong(self, client: Connection, payload: bytes) -> None:
+        """A pong came."""
+        client.pong_payload = payload
+        pings = client._pings or Pings()
+        answered = pings.answer(payload, client._loop.clock())
+        if answered:
+            client.latency = answered[-1][1]
+            client._pings = pings or None
+        client._call(client._handler.on_pong, client)
+
+    def _look_for_life(self, client: Connection, now: float) -> bool:
+        options = client._options
+        if client._held:
+            client._last_received = now  # it is we who do not listen
+        step, client._pinged_at = next_step(
+            now,
+            client._last_received,
+            client._pinged_at,
+            options.ping_interval,
+            options.ping_timeout,
+        )
+        if step is Step.PING:
+            self._beat(client)
+        elif step is Step.GIVE_UP and client._pinged_at is not None:
+            return self._may_wait(client, client._pinged_at, now)
+        return True
+
+    def _may_wait(self, client: Connection, pinged_at: float, now: float) -> bool:
+        """A peer has not answered in time; close, unless that is not its fault."""
+        timeout = client._options.ping_timeout
+        if not _waited(client, pinged_at, now, timeout):
+            return True
+        if _is_taking(client):
+            client._pinged_at = now  # the ping has not come to it yet
+            return True
+        reason = no_answer(timeout)
+        client._close(CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT)
+        return False
+
+    def _beat(self, client: Connection) -> None:
+        payload = beat_payload()
+        left = untaken(client)
+        place = client.bytes_sent + client.buffered_amount
+        client._ahead = (place, left) if left else None
+        self.ping(client, payload)
+        self.on_ping(client, payload)
+
+    def _next_look(self, client: Connection) -> float:
+        options, deadlines = client._options, []
+        if options.ping:
+            received, pinged_at = client._last_received, client._pinged_at
+            interval = options.ping_interval
+            due = next_look(received, pinged_at, interval, options.ping_timeout)
+            assert due is not None
+            deadlines.append(due)
+            if pinged_at is not None:
+                # By then it has answered as a rule, which nobody tells the wheel.
+                deadlines.append(max(received, pinged_at) + interval)
+        if options.idle_timeout is not None:
+            deadlines.append(client._last_message + options.idle_timeout)
+        return min(deadlines)
+
+
+def _waited(client: Connection, since: float, now: float, seconds: float) -> bool:
+    """Whether we have listened for so long."""
+    if now - since < seconds:
+        return False
+    # What a peer did not do while we read from nobody is not held against it.
+    return now - since - client._loop.paused_since(since) >= seconds
+
+
+def _is_taking(client: Connection) -> bool:
+    """Whether the peer has gone on taking what stands before the ping: such a one is
+    slow, and not dead."""
+    if client._ahead is None:
+        return False
+    place, left_before = client._ahead
+    left = place - client.bytes_sent + unsent_by_system(client._sock)
+    client._ahead = (place, left) if left > 0 else None
+    return left < left_before
