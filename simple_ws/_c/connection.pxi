@@ -93,7 +93,7 @@ cdef class ConnectionCore(Outbox):
     """ConnectionCore(sock, loop, protocol, buffer_size, write_limit)
 --
 
-Carries messages between a socket and a callback.
+Carries messages between a socket and a callback; subclasses have the rest.
 
     Args:
         sock: connected and non-blocking.
@@ -193,48 +193,6 @@ Carries messages between a socket and a callback.
         self.bucket_of_rate.rate = rate
         self.bucket_of_rate.burst = self.bucket_of_rate.tokens = burst
         self.bucket_of_rate.filled_at = self._loop.now
-
-    # What the owner of the other cases provides
-
-    def _receive_odd(self, data: bytes, start: int, end: int) -> int:
-        """Have `protocol` read from data[start:end]; return where it stopped."""
-        raise AssertionError("to be provided")
-
-    def _on_fault(self, error: ProtocolError) -> None:
-        """The peer broke a rule: fail the connection."""
-        raise AssertionError("to be provided")
-
-    def _on_lost(self, error: OSError | None) -> None:
-        """The connection is gone: by an error, or by the peer's end (None)."""
-        raise AssertionError("to be provided")
-
-    def _on_callback_error(self, error: Exception) -> None:
-        """The message callback raised."""
-        raise AssertionError("to be provided")
-
-    def _on_rate(self) -> None:
-        """The peer has sent more messages than `_limit_rate` allows."""
-        raise AssertionError("to be provided")
-
-    def _make_room(self, size: int) -> bool:
-        """The outbox is over its limit; say whether a message may still enter it."""
-        raise AssertionError("to be provided")
-
-    def _watch(self, events: int) -> None:
-        """Be called for these events from now on."""
-        raise AssertionError("to be provided")
-
-    def _on_drained(self) -> None:
-        """All output has left."""
-        raise AssertionError("to be provided")
-
-    def _on_rest(self) -> None:
-        """Input is left for another turn: have `_go_on` called then."""
-        raise AssertionError("to be provided")
-
-    def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
-        """`write_message` was called from a thread that is not the loop's."""
-        raise AssertionError("to be provided")
 
     def _sync(self) -> None:
         """Learn what the protocol has come to; after whatever may have changed it."""

@@ -4,8 +4,9 @@ twin of `_c/connection.pxi`.
 `ConnectionCore` carries the ordinary case by itself: a whole data message in one frame
 is unmasked and handed to the callback, and what is written in return waits in the
 outbox until the loop flushes it, once a turn. All else (control frames, fragments,
-compression, faults, closing) goes to `protocol` through `_receive_odd`. What a
-connection is besides (identity, topics, heartbeat, its end) is added by `client`.
+compression, faults, closing) goes to `protocol` through `_receive_odd`, one of what
+`hooks` asks of a subclass. What a connection is besides (identity, topics, keep-alive,
+its end) is added by `connection.client`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import socket
 import sys
 from collections.abc import Callable, Collection, Iterable
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..constants import MAX_READ, Opcode, SendStatus, State
-from ..errors import ProtocolError
 from ..messages import encode_message
 from ..token_bucket import TokenBucket
 from .codecs import Deflater, apply_mask, build_frame
@@ -57,8 +57,17 @@ _MANY_PONGS = 128
 Poller: Any = None
 
 
-class ConnectionCore(Outbox):
-    """Carries messages between a socket and a callback.
+if TYPE_CHECKING:
+    from .hooks import ConnectionHooks
+
+    class _Base(Outbox, ConnectionHooks):
+        """What a subclass of the core has to answer is known to the type checker."""
+else:
+    _Base = Outbox
+
+
+class ConnectionCore(_Base):
+    """Carries messages between a socket and a callback; subclasses have the rest.
 
     Args:
         sock: connected and non-blocking.
@@ -143,48 +152,6 @@ class ConnectionCore(Outbox):
     def _limit_rate(self, rate: float, burst: float) -> None:
         """Have `_on_rate` called for messages beyond so many a second."""
         self._bucket = TokenBucket(rate, burst, self._loop.now)
-
-    # What the owner of the other cases provides
-
-    def _receive_odd(self, data: bytes, start: int, end: int) -> int:
-        """Have `protocol` read from data[start:end]; return where it stopped."""
-        raise AssertionError("to be provided")
-
-    def _on_fault(self, error: ProtocolError) -> None:
-        """The peer broke a rule: fail the connection."""
-        raise AssertionError("to be provided")
-
-    def _on_lost(self, error: OSError | None) -> None:
-        """The connection is gone: by an error, or by the peer's end (None)."""
-        raise AssertionError("to be provided")
-
-    def _on_callback_error(self, error: Exception) -> None:
-        """The message callback raised."""
-        raise AssertionError("to be provided")
-
-    def _on_rate(self) -> None:
-        """The peer has sent more messages than `_limit_rate` allows."""
-        raise AssertionError("to be provided")
-
-    def _make_room(self, size: int) -> bool:
-        """The outbox is over its limit; say whether a message may still enter it."""
-        raise AssertionError("to be provided")
-
-    def _watch(self, events: int) -> None:
-        """Be called for these events from now on."""
-        raise AssertionError("to be provided")
-
-    def _on_drained(self) -> None:
-        """All output has left."""
-        raise AssertionError("to be provided")
-
-    def _on_rest(self) -> None:
-        """Input is left for another turn: have `_go_on` called then."""
-        raise AssertionError("to be provided")
-
-    def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
-        """`write_message` was called from a thread that is not the loop's."""
-        raise AssertionError("to be provided")
 
     def _sync(self) -> None:
         """Learn what the protocol has come to; after whatever may have changed it."""

@@ -1,0 +1,50 @@
+"""What the byte path of a connection asks of its owner, in both backends."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..constants import SendStatus
+from ..errors import ProtocolError
+
+__all__ = ["ConnectionHooks"]
+
+
+class ConnectionHooks(Protocol):
+    """What `ConnectionCore` calls and does not have.
+
+    One class answers all of it (`connection.client.Client`); it is a subclass of the
+    core, which calls its own methods faster than those of another object.
+    """
+
+    __slots__ = ()
+
+    def _receive_odd(self, data: bytes, start: int, end: int) -> int:
+        """Have `protocol` read from data[start:end]; return where it stopped."""
+
+    def _on_fault(self, error: ProtocolError) -> None:
+        """The peer broke a rule: fail the connection."""
+
+    def _on_lost(self, error: OSError | None) -> None:
+        """The connection is gone: by an error, or by the peer's end (None)."""
+
+    def _on_callback_error(self, error: Exception) -> None:
+        """The message callback raised."""
+
+    def _on_rate(self) -> None:
+        """The peer has sent more messages than `_limit_rate` allows."""
+
+    def _make_room(self, size: int) -> bool:
+        """The outbox is over its limit; say whether a message may still enter it."""
+
+    def _watch(self, events: int) -> None:
+        """Be called for these events from now on."""
+
+    def _on_drained(self) -> None:
+        """All output has left."""
+
+    def _on_rest(self) -> None:
+        """Input is left for another turn: have `_go_on` called then."""
+
+    def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
+        """`write_message` was called from a thread that is not the loop's."""
