@@ -75,7 +75,7 @@ class Server(App):
     Every public method can be called from any thread.
 
     Attributes:
-        host, port: where the server listens; once it does, the actual port.
+        host, port: the address of the server; once it listens, the actual port.
         options: the options of the server.
         proxies: the proxies trusted to give client addresses, or None.
         clients: open connections of all handlers, the earliest first.
