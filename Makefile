@@ -41,27 +41,8 @@ run: ## start the drawing board, then open the printed address
 	$(check_python)
 	$(PYTHON) ws_example.py $(ARGS)
 
-# Both halves are run, whatever becomes of the first; what became of each is said last.
 test: $(VENV)/.stamp ## run the tests, with the extension and without
-	@failed=; \
-	if [ "$$SIMPLE_WS_EXTENSION" = 0 ]; then \
-	  first="left out (SIMPLE_WS_EXTENSION=0)"; \
-	elif [ -e "$(SPEEDUPS)" ]; then \
-	  echo "== tests with the extension"; \
-	  if SIMPLE_WS_EXTENSION=1 EXPECT_EXTENSION=1 $(BIN)/python -m pytest $(ARGS); \
-	  then first=passed; else first=FAILED failed=1; fi; \
-	elif [ "$$SIMPLE_WS_EXTENSION" = 1 ]; then \
-	  first="FAILED: SIMPLE_WS_EXTENSION=1, but the extension is not built" failed=1; \
-	else \
-	  first="NO TESTS: it could not be built. Install a C compiler and the headers"; \
-	  first="$$first of Python and zlib, then: make clean test"; \
-	fi; \
-	echo "== tests in pure Python"; \
-	if SIMPLE_WS_EXTENSION=0 $(BIN)/python -m pytest $(ARGS); \
-	then second=passed; else second=FAILED failed=1; fi; \
-	echo "== with the extension: $$first"; \
-	echo "== in pure Python: $$second"; \
-	test -z "$$failed"
+	@scripts/run_tests.sh $(BIN)/python "$(SPEEDUPS)" $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## check style
 	$(BIN)/ruff check .

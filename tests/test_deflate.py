@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from simple_ws.deflate import Agreement, Deflate, negotiate, parse_extensions
 from simple_ws.errors import HandshakeError
 
+pytestmark = pytest.mark.one_backend
+
 PMD = "permessage-deflate"
 
 #: Nothing is asked of the client by the server.

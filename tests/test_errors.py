@@ -15,6 +15,8 @@ from simple_ws import errors
 from simple_ws.constants import CloseCause
 from simple_ws.protocol.http11 import Headers
 
+pytestmark = pytest.mark.one_backend
+
 HEADERS = Headers([("Retry-After", "5"), ("Set-Cookie", "id=SECRET")])
 
 

@@ -12,10 +12,13 @@ import pytest
 import simple_ws
 
 PACKAGE = Path(simple_ws.__file__).parent
-pytestmark = pytest.mark.skipif(
-    not (PACKAGE / "_speedups.pyx").exists(),
-    reason="no checkout: a wheel has only a part of the sources",
-)
+pytestmark = [
+    pytest.mark.one_backend,
+    pytest.mark.skipif(
+        not (PACKAGE / "_speedups.pyx").exists(),
+        reason="no checkout: a wheel has only a part of the sources",
+    ),
+]
 
 #: From the bottom to the top: folders (with a slash), and the modules at the top.
 LAYERS = {

@@ -20,6 +20,8 @@ from simple_ws.client.options import (
 from simple_ws.deflate import Deflate
 from simple_ws.protocol.uri import URI, parse_uri
 
+pytestmark = pytest.mark.one_backend
+
 PLAIN = parse_uri("ws://h/")
 SECURE = parse_uri("wss://h/")
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.one_backend
+
 
 def _load(name: str) -> ModuleType:
     # The scripts lie beside each other and are no package, so they are loaded by path.

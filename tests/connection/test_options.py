@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from simple_ws.connection.options import Options, check_options
 from simple_ws.deflate import Deflate
 
+pytestmark = pytest.mark.one_backend
+
 #: design.md §2.2.
 DEFAULTS = {
     "ping": True,

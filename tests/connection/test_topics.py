@@ -7,11 +7,14 @@ import sys
 import threading
 import weakref
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from simple_ws.connection.topics import Group, Identities, Topics
+
+pytestmark = pytest.mark.one_backend
 
 
 class Member:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from simple_ws.http.routing import Router, check_pattern, routing_path
 
+pytestmark = pytest.mark.one_backend
+
 
 def router(*patterns: str) -> Router[str]:
     """Each pattern leads to itself."""

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from simple_ws.loop.timers import Timer, Timers, Wheel
 
+pytestmark = pytest.mark.one_backend
+
 # --- Timers --------------------------------------------------------------------------
 
 

@@ -31,6 +31,8 @@ from simple_ws.protocol.client_handshake import (
 )
 from simple_ws.protocol.uri import parse_uri
 
+pytestmark = pytest.mark.one_backend
+
 WIDE = Deflate(server_max_window_bits=15, client_max_window_bits=15)
 
 

@@ -27,6 +27,8 @@ from simple_ws.protocol.http11 import (
     wants_upgrade,
 )
 
+pytestmark = pytest.mark.one_backend
+
 HEAD = (
     b"GET /chat?room=1 HTTP/1.1\r\n"
     b"Host: example.com\r\n"

@@ -24,6 +24,8 @@ from simple_ws.protocol.http_body import (
     body_reader,
 )
 
+pytestmark = pytest.mark.one_backend
+
 LIMIT = 1000
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from simple_ws.protocol.no_proxy import is_direct
 from simple_ws.protocol.uri import parse_uri
 
+pytestmark = pytest.mark.one_backend
+
 DIRECT = [
     ("h", "ws://h/"),
     ("H", "ws://h/"),

@@ -14,6 +14,8 @@ from simple_ws.errors import InvalidURI, ProxyError
 from simple_ws.protocol.proxy_tunnel import Tunnel, parse_proxy, proxy_for
 from simple_ws.protocol.uri import parse_uri
 
+pytestmark = pytest.mark.one_backend
+
 VARIABLES = ("http", "https", "ws", "wss", "all", "no")
 
 

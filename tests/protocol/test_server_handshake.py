@@ -27,6 +27,8 @@ from simple_ws.protocol.server_handshake import (
 )
 from simple_ws.protocol.websocket import Protocol
 
+pytestmark = pytest.mark.one_backend
+
 #: RFC 6455 §1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="

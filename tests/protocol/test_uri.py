@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from simple_ws.errors import ConnectError, InvalidURI
 from simple_ws.protocol.uri import URI, excerpt, parse_uri, redacted
 
+pytestmark = pytest.mark.one_backend
+
 GOOD = [
     # what was written, TLS, host, port, what goes into the request line
     ("ws://example.com", False, "example.com", 80, "/"),

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from simple_ws.constants import MAX_DEFLATE_STREAMS
 from simple_ws.errors import InvalidData, ProtocolError
 
+pytestmark = pytest.mark.one_backend
+
 Outcome = tuple[str, object]
 
 MIB = 1024 * 1024

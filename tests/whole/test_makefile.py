@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
+    pytest.mark.one_backend,
     pytest.mark.skipif(
         not (ROOT / "Makefile").exists(), reason="no checkout: no Makefile is here"
     ),
@@ -97,6 +98,35 @@ def test_both_halves_are_run_and_either_may_fail(
     assert halves(lines) == ["1", "0"]
     assert results(lines) == said
     assert (status != 0) is bool(failing)
+
+
+@pytest.mark.parametrize(("failing", "said"), [("1", "FAILED"), ("0", "passed")])
+def test_arguments_are_handed_to_both_halves(
+    tmp_path: Path, failing: str, said: str
+) -> None:
+    status, lines = make_test(tmp_path, failing=failing, ARGS="-k 'a or b'")
+    assert halves(lines) == ["1", "0"]
+    assert all(line.endswith(" -k a or b") for line in lines if "ran with" in line)
+    assert results(lines)[0] == said
+    assert status != 0
+
+
+def test_what_is_the_same_in_both_is_run_once(pytester: pytest.Pytester) -> None:
+    pytester.copy_example(str(ROOT / "tests" / "conftest.py"))
+    pytester.makepyprojecttoml(
+        "[tool.pytest.ini_options]\nmarkers = ['one_backend: x']\n"
+    )
+    pytester.makepyfile(
+        "import pytest\n"
+        "@pytest.mark.one_backend\n"
+        "def test_once(): pass\n"
+        "def test_twice(): pass\n"
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+    pytester._monkeypatch.setenv("ONE_BACKEND_DONE", "1")
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(
+        passed=1, deselected=1
+    )
 
 
 def test_extension_that_is_wanted_and_not_built_is_a_failure(tmp_path: Path) -> None:
