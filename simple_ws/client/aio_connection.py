@@ -354,10 +354,11 @@ class Connection(ClientCore, asyncio.Protocol):
         """Wake those whose wait is over, and tell the transport what to do."""
         if self._inbox or self._ended:
             _resolve(self._receiver, None)
-        if self._unread and not self._reading_on:
+        unread = self._unread
+        if unread and not self._reading_on:
             self._reading_on = True
             self._loop.call_soon(self._go_on)
-        deaf = self._full or self._unread
+        deaf = unread or self._full
         if deaf is not self._deaf:
             self._set_deaf(deaf)
         if self.is_open():

@@ -365,7 +365,7 @@ class Connection(ClientCore):
         """Wait for the socket and do what it is ready for; for all threads."""
         self._covered |= events
         try:
-            if self._unread and events & READ:
+            if self._rest and self._unread and events & READ:
                 self._go_on(events)
             else:
                 self._wait_and_read(events, deadline)
@@ -380,7 +380,7 @@ class Connection(ClientCore):
             ready = self._wait_for_socket(events, self._patience(events, deadline))
         if ready & READ:
             self._read()
-        if not ready or self._is_stalled():
+        if not ready or (self._outbox and self._is_stalled()):
             self._on_time()
 
     def _go_on(self, events: int) -> None:

@@ -332,9 +332,17 @@ def _ssl(name: str, value: Any) -> SSLContext | None:
 def _server_hostname(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a host name, not {value!r}")
-    if not value or not value.isascii() or not value.isprintable():
+    if not value.isascii() or not value.isprintable() or not _is_name(value):
         raise ValueError(f"{name} must be a host name, not {value!r}")
     return value
+
+
+def _is_name(host: str) -> bool:
+    """Whether `ssl` takes this name; it would raise odd errors, and late."""
+    try:
+        return bool(host.encode("idna")) and not host.startswith(".")
+    except UnicodeError:
+        return False
 
 
 def _proxy(name: str, value: Any) -> URI | bool:
