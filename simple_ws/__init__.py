@@ -31,7 +31,8 @@ from .errors import (
     TLSError,
     WebSocketError,
 )
-from .handlers.middleware import FirstMessageAuth, JSONMessages, Middleware, Radio
+from .handlers.middleware import Middleware
+from .handlers.ready_made import FirstMessageAuth, JSONMessages, Radio
 from .loop.deferred import in_thread
 from .protocol.http11 import Request, Response
 from .server.server import Server

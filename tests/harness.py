@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from simple_ws import Server, WebSocket
+from simple_ws import Client, Server, WebSocket
 
 #: Seconds after which a test gives up; only a failing test waits so long.
 DEADLINE = 15.0
@@ -402,3 +402,11 @@ def small_buffers(sock: socket.socket) -> socket.socket:
     """Have the system take only a few kilobytes of output."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     return sock
+
+
+def queues_of(server: Server) -> dict[Client, Any]:
+    """Of each client that waits for a deferred callback, the events behind it."""
+    queues: dict[Client, Any] = {}
+    for mount in server._chains.values():
+        queues.update(getattr(mount, "_queues", {}))
+    return queues

@@ -37,7 +37,7 @@ class UserCalls:
             args: with what.
             owner: whose it is, for the log; the handler's by default.
         """
-        what = f"{owner or client._handler.name}.{name_of(callback)}"
+        what = f"{owner or client._handler._log_name}.{name_of(callback)}"
         with client._host._log.timed(what, client._request.path):
             try:
                 callback(*args)

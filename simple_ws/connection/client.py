@@ -116,7 +116,7 @@ class Client(ConnectionCore):
         self._host = host
         self._handler = handler
         self._request = request
-        self._tally = handler.tally
+        self._tally = handler._tally
         self.id = next(_ids)
         self.opened_at = time.time()
         self.subprotocol = subprotocol
@@ -369,8 +369,8 @@ class Client(ConnectionCore):
         # After that: from now on the handler tells us when it is replaced.
         self._take_callback()
         self._keepalive.start(self)
-        if self._handler.authenticates and self._options.auth_timeout is not None:
-            timeout = self._options.auth_timeout
+        timeout = self._options.auth_timeout
+        if timeout is not None and self._handler.authenticates is True:
             self._timer = self._loop.call_later(timeout, self._check_identity)
         self._call(self._handler.on_open, self)
         if rest:
@@ -380,7 +380,7 @@ class Client(ConnectionCore):
 
     def _take_callback(self) -> None:
         """The handler's `on_message` is another one from now on."""
-        self._on_message = self._handler.message_callback
+        self._on_message = self._handler._message_callback
 
     def _note_topic(self, topic: str, subscribed: bool) -> None:
         """The server has added a subscription, or ended it."""

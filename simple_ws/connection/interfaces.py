@@ -29,16 +29,32 @@ __all__ = ["Connection", "ConnectionHost", "Handler"]
 class Handler(Protocol):
     """The callbacks of a connection (`websocket.WebSocket` has them)."""
 
-    clients: Group[Any]
-    options: Options
     #: `on_message`, bound once for all connections.
-    message_callback: Callable[[Any, Any], object]
-    #: Clients must be bound to an identity within `auth_timeout`.
-    authenticates: bool
-    name: str
-    tally: Tally
-    #: Limits on connections of its own, where it was given some.
-    _admission: Admission | None
+    _message_callback: Callable[[Any, Any], object]
+
+    @property
+    def clients(self) -> Group[Any]:
+        """The open connections."""
+
+    @property
+    def options(self) -> Options:
+        """The options in force."""
+
+    @property
+    def authenticates(self) -> object:
+        """True: clients must be bound to an identity within `auth_timeout`."""
+
+    @property
+    def _log_name(self) -> str:
+        """Its name in the log and in statistics."""
+
+    @property
+    def _tally(self) -> Tally:
+        """Counters of its connections."""
+
+    @property
+    def _admission(self) -> Admission | None:
+        """Limits for its own new connections, if it has some."""
 
     def on_open(self, client: Any) -> object:
         """After the handshake."""

@@ -218,7 +218,7 @@ class Log:
 
     def note_slow_client(self, client: Ended, seconds: float) -> None:
         """What was read of a connection has held the loop for too long."""
-        self.note_slow(f"{client._handler.name}.on_message", client.path, seconds)
+        self.note_slow(f"{client._handler._log_name}.on_message", client.path, seconds)
 
     def _say_end(self, client: Ended, cause: str, level: int) -> None:
         began = "peer" if client.close_cause in _BY_PEER else "us"

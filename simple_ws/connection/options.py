@@ -34,7 +34,7 @@ from ..protocol.server_handshake import OriginRule, plain_origin
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["Options", "check_options"]
+__all__ = ["OptionAttributes", "Options", "check_options"]
 
 
 _DEFAULT_DEFLATE = Deflate()
@@ -138,6 +138,42 @@ class Options:
     def merged(self, given: Mapping[str, Any]) -> Options:
         """These options, with checked ones (`check_options`) in their place."""
         return replace(self, **given)
+
+
+class OptionAttributes:
+    """The options as attributes of a handler, for type checkers; as in `Options`."""
+
+    ping: bool
+    ping_interval: float
+    ping_timeout: float
+    compression: Deflate | None
+    max_frame_size: int | None
+    buffer_size: int
+    max_size: int | None
+    write_limit: int
+    slow_consumer: str
+    max_connections: int | None
+    open_timeout: float
+    close_timeout: float
+    idle_timeout: float | None
+    origins: tuple[OriginRule, ...] | None
+    subprotocols: tuple[str, ...]
+    backlog: int
+    reuse_port: bool
+    busy_poll: float
+    unix: str | None
+    ssl: SSLContext | None
+    certfile: str | None
+    keyfile: str | None
+    trusted_proxies: tuple[str, ...]
+    auth_timeout: float | None
+    max_body: int
+    max_connections_per_ip: int | None
+    message_rate: tuple[float, float] | None
+    handshake_rate: tuple[float, float] | None
+    max_buffered: int
+    slow_callback: float
+    worker_threads: int
 
 
 def check_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Final, Self
 
 from ..connection.admission import Admission
 from ..connection.client import Client
-from ..connection.options import Options, check_options
+from ..connection.options import OptionAttributes, Options, check_options
 from ..connection.topics import Group
-from ..deflate import Deflate
 from ..errors import InvalidState
-from ..loop.deferred import check_callback, check_not_late, ends_later
+from ..loop.deferred import check_callback, check_not_deferred, returns_deferred
 from ..protocol.http11 import Request
-from ..protocol.server_handshake import OriginRule
 from ..speedups import Tally
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
+from .names import Names
 
 __all__ = [
     "CALLBACKS",
@@ -33,8 +29,8 @@ logger = logging.getLogger("simple_ws")
 
 _OPTION_NAMES = tuple(Options.__dataclass_fields__)
 _OPTIONS = frozenset((*_OPTION_NAMES, "ping_intervall"))
-#: Options that need a count which is kept (`connection.admission`).
-_AT_THE_DOOR = frozenset(("max_connections_per_ip", "handshake_rate"))
+#: Options for which something is counted (`connection.admission`).
+_COUNTED = frozenset(("max_connections_per_ip", "handshake_rate"))
 
 #: What each callback is handed.
 CALLBACKS = {
@@ -50,82 +46,65 @@ CALLBACKS = {
 }
 
 
-class BaseHandler:
-    """What `WebSocket` is, but for serving by itself.
+class BaseHandler(OptionAttributes):
+    """A `WebSocket` that cannot serve by itself.
 
-    A plain function may be put in place of a method, and taken away again by `del`.
-    An option that is set as an attribute counts as given; connections that are open
-    may go on with what they have.
+    A plain function may replace a callback, and be removed again with `del`. Setting an
+    option as an attribute counts as passing it; connections that are open may keep the
+    value they have.
     """
 
     #: Class of the connections: a subclass of `Client` with your own state and methods.
     client_class: type[Client] = Client
 
-    _given: dict[str, Any]
+    #: The open connections, the oldest first; clients may come and go while you
+    #: iterate.
     clients: Group[Client]
-    #: `on_message`, bound once for all connections.
-    message_callback: Callable[[Any, Any], Any]
+    #: The `Server` that it is mounted on, or None.
     server: Any
-    #: Some callbacks are async, or `in_thread`.
-    _late: bool
+    #: The options in force, see `Options`.
     options: Options
-    #: What logs and figures call it.
-    name: str
+
+    _given: dict[str, Any]
+    #: `on_message`, bound once for all connections.
+    _message_callback: Callable[[Any, Any], Any]
+    #: Some callbacks are async, or `in_thread`.
+    _has_deferred: bool
+    #: Its name in logs and statistics.
+    _log_name: str
     #: Counts of its connections.
-    tally: Tally
+    _tally: Tally
     _admission: Admission | None
 
-    ping: bool
-    ping_interval: float
-    ping_timeout: float
-    compression: Deflate | None
-    max_frame_size: int | None
-    buffer_size: int
-    max_size: int | None
-    write_limit: int
-    slow_consumer: str
-    max_connections: int | None
-    open_timeout: float
-    close_timeout: float
-    idle_timeout: float | None
-    origins: tuple[OriginRule, ...] | None
-    subprotocols: tuple[str, ...]
-    backlog: int
-    reuse_port: bool
-    busy_poll: float
-    unix: str | None
-    ssl: SSLContext | None
-    certfile: str | None
-    keyfile: str | None
-    trusted_proxies: tuple[str, ...]
-    auth_timeout: float | None
-    max_body: int
-    max_connections_per_ip: int | None
-    message_rate: tuple[float, float] | None
-    handshake_rate: tuple[float, float] | None
-    max_buffered: int
-    slow_callback: float
-    worker_threads: int
-
-    #: True if clients of this handler must be bound to an identity (`client.bind`)
-    #: within the option `auth_timeout`.
-    authenticates = False
+    #: True: clients of this handler must be bound to an identity (`client.bind`) within
+    #: the option `auth_timeout`. Other values mean nothing.
+    authenticates: Any = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make what the server needs, also for subclasses that forget __init__."""
+        _NAMES.check_class(cls)
         self = super().__new__(cls)
-        self.clients = Group()
-        self.server = None
-        self.name = cls.__name__
-        self.tally = Tally()
-        self._admission = None
-        self._late = any(ends_later(getattr(cls, name)) for name in CALLBACKS)
-        self.message_callback = self.on_message
-        self._given = check_options(
-            {name: getattr(cls, name) for name in _OPTIONS if hasattr(cls, name)}
+        self._set(
+            clients=Group(),
+            server=None,
+            _log_name=cls.__name__,
+            _tally=Tally(),
+            _admission=None,
+            _has_deferred=any(
+                returns_deferred(getattr(cls, name)) for name in CALLBACKS
+            ),
+            _message_callback=self.on_message,
+            _given=check_options(
+                {name: getattr(cls, name) for name in _OPTIONS if hasattr(cls, name)}
+            ),
         )
         self._take_options(Options())
         return self
+
+    def _set(self, **attributes: Any) -> None:
+        """Set attributes that users must not set."""
+        for name, value in attributes.items():
+            super().__setattr__(name, value)
 
     def on_request(self, request: Request) -> Any:
         """Accept or refuse a client before the upgrade.
@@ -164,7 +143,7 @@ class BaseHandler:
         client._fail_handler()
 
     def select_subprotocol(self, offered: Sequence[str]) -> str | None:
-        """Choose among the subprotocols a client offers (RFC 6455 §4.2.2).
+        """Choose among the subprotocols that a client offers (RFC 6455 §4.2.2).
 
         By default the first of the option `subprotocols` that the client offers, or
         None, which continues without a subprotocol.
@@ -175,10 +154,15 @@ class BaseHandler:
         if name in _OPTIONS:
             self._give({name: value})
             return
+        class_name = type(self).__name__
         if name in CALLBACKS:
             check_callback(name, value, CALLBACKS[name])
-            if ends_later(value):
-                self._take_late(name, value)
+            if returns_deferred(value):
+                self._take_deferred(name, value)
+        elif name == "client_class":
+            _check_client_class(f"{class_name}.client_class", value)
+        else:
+            _NAMES.check(class_name, name, value)
         super().__setattr__(name, value)
         if name == "on_message":
             self._note_message_callback()
@@ -189,18 +173,18 @@ class BaseHandler:
             self._note_message_callback()
 
     def _note_message_callback(self) -> None:
-        """Connections take it once, when they open: looking it up for every message
-        takes 34 ns."""
-        self.message_callback = self.on_message
+        """Connections look it up once, when they open: for each message that would take
+        34 ns."""
+        self._set(_message_callback=self.on_message)
         for client in self.clients:
             client._take_callback()
 
     def _give(self, options: dict[str, Any]) -> None:
         """Take options that a user gives, in place of earlier ones."""
         given = check_options(options)
-        self._given |= given
+        self._given.update(given)
         self._take_options(Options() if self.server is None else self.server.options)
-        if given.keys().isdisjoint(_AT_THE_DOOR):
+        if given.keys().isdisjoint(_COUNTED):
             return
         if self.server is None:
             self._set_admission()
@@ -210,24 +194,23 @@ class BaseHandler:
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         """Every callback, with the name that errors call it by."""
         for name in CALLBACKS:
-            yield f"{self.name}.{name}", getattr(self, name)
+            yield f"{self._log_name}.{name}", getattr(self, name)
 
-    def _take_late(self, name: str, function: Callable[..., Any]) -> None:
-        """Note a callback that ends later, if it can be waited for."""
+    def _take_deferred(self, name: str, function: Callable[..., Any]) -> None:
+        """Take a deferred callback, if something can wait for it."""
         if name == "select_subprotocol":
-            check_not_late(name, function)
+            check_not_deferred(name, function)
         if self.server is not None:
-            self.server._check_late(self, f"{self.name}.{name}", function)
-        super().__setattr__("_late", True)
+            self.server._check_deferred(self, f"{self._log_name}.{name}", function)
+        self._set(_has_deferred=True)
 
     def _take_options(self, defaults: Options) -> None:
-        self.options = defaults.merged(self._given)
-        for name in _OPTION_NAMES:
-            super().__setattr__(name, getattr(self.options, name))
-        super().__setattr__("ping_intervall", self.options.ping_interval)
+        options = defaults.merged(self._given)
+        self._set(options=options, ping_intervall=options.ping_interval)
+        self._set(**{name: getattr(options, name) for name in _OPTION_NAMES})
 
     def _adopt(self, server: Any) -> None:
-        """Belong to a server; its options stand behind the handler's own."""
+        """Belong to a server; the handler's own options override its options."""
         if self.server is not None and self.server is not server:
             raise InvalidState("the handler is mounted on another server")
         class_name = type(self).__name__
@@ -235,30 +218,32 @@ class BaseHandler:
             raise TypeError(f"{class_name} must be hashable; @dataclass needs eq=False")
         for name, handed in CALLBACKS.items():
             check_callback(f"{class_name}.{name}", getattr(self, name), handed)
-        check_not_late(f"{class_name}.select_subprotocol", self.select_subprotocol)
+        check_not_deferred(f"{class_name}.select_subprotocol", self.select_subprotocol)
         _check_client_class(f"{class_name}.client_class", self.client_class)
-        was_ours, self.server = self.server is server, server
+        was_ours = self.server is server
+        self._set(server=server)
         self._take_options(server.options)
         if not was_ours:
             self._set_admission()
 
     def _set_admission(self) -> None:
-        """Keep limits of the handler's own beside those of the server."""
-        self._admission = None
-        if self.server is not None and not self._given.keys().isdisjoint(_AT_THE_DOOR):
-            self._admission = Admission(self.options, self.server._clock)
+        """Keep the handler's own limits beside those of the server."""
+        admission = None
+        if self.server is not None and not self._given.keys().isdisjoint(_COUNTED):
+            admission = Admission(self.options, self.server._clock)
             for client in self.clients:
-                self._admission.enter(client.address)
+                admission.enter(client.address)
+        self._set(_admission=admission)
 
     def _abandon_server(self) -> None:
-        """Belong to nobody: it came to no path."""
-        self.server = None
+        """Undo `_adopt`: mounting failed."""
+        self._set(server=None)
         self._take_options(Options())
         self._set_admission()
 
 
 def _check_client_class(what: str, client_class: object) -> None:
-    """Refuse what cannot be the class of connections; a function may make them."""
+    """Refuse what cannot make connections: neither a `Client` class nor a function."""
     if isinstance(client_class, type):
         good = issubclass(client_class, Client)
     else:
@@ -267,8 +252,27 @@ def _check_client_class(what: str, client_class: object) -> None:
         raise TypeError(f"{what} must be a subclass of Client, not {client_class!r}")
 
 
+#: Names of every handler. Options and callbacks are for users to set.
+_NAMES: Final = Names(
+    "handler",
+    CALLBACKS,
+    {
+        "options": "the options in force",
+        "server": "the server that the handler is mounted on",
+        "clients": "the open connections",
+        "host": "the address that the server listens on",
+        "port": "the port that the server listens on",
+    },
+    (
+        name
+        for name in {*vars(BaseHandler), *BaseHandler.__annotations__}
+        if name.startswith("_") and not name.startswith("__")
+    ),
+)
+
+
 class FunctionHandler(BaseHandler):
-    """A handler of one function.
+    """A handler made of one function.
 
     Args:
         function: called with (msg, client); what it returns is the answer.
@@ -280,10 +284,11 @@ class FunctionHandler(BaseHandler):
 
     def __init__(self, function: Callable[[Any, Any], Any], **options: Any) -> None:
         self._give(options)
-        self.name = getattr(function, "__name__", repr(function))
-        check_callback(self.name, function, CALLBACKS["on_message"])
+        name = getattr(function, "__name__", repr(function))
+        self._set(_log_name=name)
+        check_callback(name, function, CALLBACKS["on_message"])
         self.on_message = function  # type: ignore[assignment]
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         """The function."""
-        yield self.name, self.on_message
+        yield self._log_name, self.on_message

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ..connection.log import Log
 from ..connection.options import Options
 from ..errors import AuthenticationError, HandshakeError
-from ..loop.deferred import check_callback, is_late, name_of
+from ..loop.deferred import check_callback, is_deferred, name_of
 from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
 from ..protocol.http11 import (
     Request,
@@ -199,7 +199,7 @@ class HttpHost(Protocol):
     port: int
 
     def _run_limited(
-        self, late: Any, done: Callable[[Any, BaseException | None], object]
+        self, deferred: Any, done: Callable[[Any, BaseException | None], object]
     ) -> object:
         """Have `done(value, error)` called when what a function began has ended."""
 
@@ -669,13 +669,15 @@ def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
     request = exchange.request
     with exchange.server._log.timed(name_of(function), request.path):
         given = function(request)
-    if is_late(given):
-        exchange.server._run_limited(given, partial(_answer_late, exchange))
+    if is_deferred(given):
+        exchange.server._run_limited(given, partial(_answer_deferred, exchange))
     else:
         exchange.answer(response_of(given))
 
 
-def _answer_late(exchange: Exchange, given: Any, error: BaseException | None) -> None:
+def _answer_deferred(
+    exchange: Exchange, given: Any, error: BaseException | None
+) -> None:
     if exchange.waiting:  # the client may have left
         try:
             if error is not None:

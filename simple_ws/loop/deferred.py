@@ -1,35 +1,51 @@
-"""What callbacks return that is not done yet: coroutines, and calls for a thread.
+"""Deferred results: what callbacks return before the work is done.
 
-Here is how such a thing is recognised. Who brings it about, and in which order, is left
-to `handlers.pending`; the threads are in `workers`.
+A coroutine or another awaitable, a call for a worker thread (`in_thread`), or code of
+ours that goes on after one of these (`Suspended`). This module recognises them and
+resumes what waits for them. Running them is left to `handlers.pending`, the order for
+each client to `handlers.ordering`; the threads are in `workers`.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, ParamSpec
+from typing import Any, Final, ParamSpec, TypeAlias
 
 __all__ = [
+    "PLAIN",
+    "DeferredCancelled",
     "InThread",
     "Steps",
+    "Suspended",
+    "Then",
+    "Trampoline",
     "check_callback",
-    "check_not_late",
+    "check_not_deferred",
     "discard",
-    "ends_later",
-    "go_through",
     "in_thread",
     "is_async",
-    "is_late",
+    "is_deferred",
     "name_of",
+    "returns_deferred",
+    "run_steps",
 ]
 
 P = ParamSpec("P")
 
-#: What callbacks return nearly always: looked up, where `isawaitable` takes 1 µs.
-_PLAIN = frozenset({type(None), str, bytes, dict, list, bool, int, float})
+#: A generator that `run_steps` drives.
+Steps: TypeAlias = Generator[Any, Any, Any]
+
+#: Types of what callbacks nearly always return, none of them deferred. A look-up, where
+#: `isawaitable` takes 1 µs.
+PLAIN: Final = frozenset({type(None), str, bytes, dict, list, bool, int, float})
 _MARK = "_simple_ws_in_thread"
+
+
+class DeferredCancelled(BaseException):
+    """A deferred result was cancelled, or raised what would end the program."""
 
 
 class InThread:
@@ -75,33 +91,33 @@ def in_thread(function: Callable[P, Any]) -> Callable[P, Any]:
         raise TypeError(f"in_thread is not for async functions such as {function!r}")
 
     @functools.wraps(function)
-    def later(*args: P.args, **kwargs: P.kwargs) -> Any:
+    def deferred(*args: P.args, **kwargs: P.kwargs) -> Any:
         return InThread(functools.partial(function, *args, **kwargs))
 
-    setattr(later, _MARK, True)
-    return later
+    setattr(deferred, _MARK, True)
+    return deferred
 
 
 def is_async(function: Any) -> bool:
-    """Whether calling it makes a coroutine, as far as can be told beforehand."""
+    """Whether calling it returns a coroutine, as far as can be told beforehand."""
     while isinstance(function, functools.partial):
         function = function.func
-    # Of an object that is called like a function, what its class says.
+    # For a callable object, its class decides.
     called = getattr(type(function), "__call__", None)  # noqa: B004
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
-def ends_later(function: Any) -> bool:
-    """Whether what it returns is not done yet, as far as can be told beforehand."""
+def returns_deferred(function: Any) -> bool:
+    """Whether it returns deferred results, as far as can be told beforehand."""
     while isinstance(function, functools.partial):
         function = function.func
     return is_async(function) or getattr(function, _MARK, False) is True
 
 
-def is_late(result: object) -> bool:
-    """Whether this is not a result, but will have one."""
-    return type(result) not in _PLAIN and (
-        isinstance(result, InThread | Steps) or inspect.isawaitable(result)
+def is_deferred(result: object) -> bool:
+    """Whether a result is deferred: it must be run, and its own result comes later."""
+    return type(result) not in PLAIN and (
+        isinstance(result, InThread | Suspended) or inspect.isawaitable(result)
     )
 
 
@@ -111,17 +127,17 @@ def name_of(function: object) -> str:
 
 
 def check_callback(what: str, function: object, handed: Sequence[str]) -> None:
-    """Refuse what cannot be called with so many arguments.
+    """Refuse what cannot be called with these arguments.
 
     Raises:
-        TypeError: It is no function, or has another signature.
+        TypeError: Not a function, or one with another signature.
     """
     wanted = f"{what} must be a function of ({', '.join(handed)})"
     if not callable(function):
         raise TypeError(f"{wanted}, not {function!r}")
     try:
         signature = inspect.signature(function)
-    except ValueError:  # of some functions in C nothing is known
+    except ValueError:  # the signature of some C functions is unknown
         return
     try:
         signature.bind(*handed)
@@ -129,64 +145,105 @@ def check_callback(what: str, function: object, handed: Sequence[str]) -> None:
         raise TypeError(f"{wanted}, not of {signature}") from None
 
 
-def check_not_late(what: str, function: object) -> None:
-    """Refuse what is not done when it returns.
+def check_not_deferred(what: str, function: object) -> None:
+    """Refuse async and in-thread functions.
 
     Raises:
-        TypeError: It is async, or `in_thread`.
+        TypeError: It is async or `in_thread`.
     """
-    if ends_later(function):
+    if returns_deferred(function):
         raise TypeError(f"{what} must not be async nor in_thread: nobody waits for it")
 
 
-def discard(late: object) -> None:
-    """Give up what was not begun; otherwise Python warns that it was forgotten."""
-    if isinstance(late, Steps) or inspect.iscoroutine(late):
-        late.close()
+def discard(deferred: object) -> None:
+    """Drop a deferred result that was not run; otherwise Python warns about it."""
+    if isinstance(deferred, Suspended) or inspect.iscoroutine(deferred):
+        deferred.close()
 
 
-class Steps:
-    """A generator that goes on when what it yielded is done; see `go_through`.
+class Suspended(ABC):
+    """Code of ours that stopped at a deferred result, and goes on with its outcome.
 
     Attributes:
-        waits_for: that, which `is_late`.
+        waits_for: the deferred result.
     """
 
-    __slots__ = ("_generator", "waits_for")
+    __slots__ = ("waits_for",)
 
-    def __init__(self, generator: Generator[Any, Any, Any], waits_for: Any) -> None:
+    def __init__(self, waits_for: Any) -> None:
         self.waits_for = waits_for
-        self._generator = generator
 
-    def go_on(self, value: object, error: BaseException | None) -> Any:
-        """Hand in what it waits for; what it comes to, perhaps late again."""
-        if error is not None:
-            return _go_through(self._generator, self._generator.throw, error)
-        return _go_through(self._generator, self._generator.send, value)
+    @abstractmethod
+    def resume(self, value: Any, error: BaseException | None) -> Any:
+        """Go on with what `waits_for` came to; returns a result, deferred again or not.
+
+        Raises:
+            BaseException: What the code raises; `error` if it does not handle it.
+        """
 
     def close(self) -> None:
-        """It will not go on."""
+        """It will not be resumed."""
         discard(self.waits_for)
+
+
+class Then(Suspended):
+    """A function that is called with the outcome of a deferred result.
+
+    Args:
+        waits_for: the deferred result.
+        function: called with its outcome; not if that is an error.
+    """
+
+    __slots__ = ("_function",)
+
+    def __init__(self, waits_for: Any, function: Callable[[Any], Any]) -> None:
+        super().__init__(waits_for)
+        self._function = function
+
+    def resume(self, value: Any, error: BaseException | None) -> Any:
+        """See `Suspended`."""
+        if error is not None:
+            raise error
+        return self._function(value)
+
+
+class Trampoline(Suspended):
+    """A generator that stopped because a value that it yielded is deferred."""
+
+    __slots__ = ("_generator",)
+
+    def __init__(self, waits_for: Any, generator: Steps) -> None:
+        super().__init__(waits_for)
+        self._generator = generator
+
+    def resume(self, value: Any, error: BaseException | None) -> Any:
+        """See `Suspended`."""
+        if error is not None:
+            return _run_steps(self._generator, self._generator.throw, error)
+        return _run_steps(self._generator, self._generator.send, value)
+
+    def close(self) -> None:
+        """See `Suspended`."""
+        super().close()
         self._generator.close()
 
 
-def go_through(generator: Generator[Any, Any, Any]) -> Any:
-    """Run a generator that yields what callbacks return and is sent what it comes to.
+def run_steps(generator: Steps) -> Any:
+    """Drive a generator: each value it yields is resolved and sent back.
 
     Returns:
-        What it returns; if something that it yields is late, `Steps`.
+        What the generator returns, or a `Trampoline` if a value that it yields is
+        deferred.
     """
-    return _go_through(generator, generator.send, None)
+    return _run_steps(generator, generator.send, None)
 
 
-def _go_through(
-    generator: Generator[Any, Any, Any], resume: Callable[[Any], Any], value: object
-) -> Any:
+def _run_steps(generator: Steps, resume: Callable[[Any], Any], value: object) -> Any:
     try:
         while True:
             value = resume(value)
-            if is_late(value):
-                return Steps(generator, value)
+            if is_deferred(value):
+                return Trampoline(value, generator)
             resume = generator.send
     except StopIteration as end:
         return end.value

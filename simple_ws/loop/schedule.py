@@ -16,7 +16,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from .deferred import check_callback, is_late, name_of
+from .deferred import check_callback, is_deferred, name_of
 from .reactor import Reactor
 from .timers import Timer
 
@@ -122,9 +122,9 @@ class Job:
         try:
             with self._schedule.timed(f"the timer {name_of(callback)}", None):
                 result = callback()
-            if is_late(result):
+            if is_deferred(result):
                 done = partial(self._on_done, callback, reactor)
-                self._schedule.begin_late(result, done)
+                self._schedule.run_deferred(result, done)
                 return
         except Exception:
             logger.exception("a timer failed: %r", callback)
@@ -157,7 +157,7 @@ class Schedule:
     """All jobs of a server.
 
     Args:
-        begin_late: brings about what a callback returned and `is_late`.
+        run_deferred: brings about what a callback returned and `is_deferred`.
         check: raises when a callback cannot be waited for.
         timed: times a call and names it when it is slow, see `Log.timed`.
 
@@ -167,13 +167,13 @@ class Schedule:
 
     def __init__(
         self,
-        begin_late: Callable[[Any, Any], object],
+        run_deferred: Callable[[Any, Any], object],
         check: Callable[[Any], object],
         timed: Callable[[str, None], AbstractContextManager[None]],
     ) -> None:
         self.jobs: set[Job] = set()
         self.reactor: Reactor | None = None
-        self.begin_late = begin_late
+        self.run_deferred = run_deferred
         self.timed = timed
         self._check = check
 

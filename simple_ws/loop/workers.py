@@ -1,7 +1,7 @@
-"""Threads for what blocks: a pool of bounded size, and calls with a future.
+"""Worker threads for code that blocks: a pool of bounded size, and calls with a future.
 
-What is run in them on behalf of connections, and in which order, is decided in
-`handlers.pending`; WSGI applications are run by `wsgi`.
+`handlers.pending` decides what runs in them for connections, and in which order;
+`http.wsgi` runs WSGI applications.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-__all__ = ["Call", "Job", "Pool"]
+__all__ = ["Call", "Pool", "WorkItem"]
 
 logger = logging.getLogger("simple_ws")
 
 R = TypeVar("R")
 
 
-class Job(Protocol):
-    """What a worker does."""
+class WorkItem(Protocol):
+    """One piece of work for a worker."""
 
     def run(self) -> object:
-        """Do it; it must not raise."""
+        """Do the work; it must not raise."""
 
 
 class Pool:
-    """Worker threads, made when they are first needed.
+    """Worker threads, started when they are first needed.
 
-    They are daemons: a program can end though one of them hangs.
+    They are daemons: the program can end even if one of them hangs.
 
     Args:
         name: of the threads, with a number behind it.
         size: how many at most.
-        limit: jobs that may wait for one.
-        on_idle: called in a worker when there is nothing more to do.
+        limit: how many items may wait for one.
+        on_idle: called in a worker when nothing is left to do.
 
-    Jobs that wait for somebody else (`aside`) do not count towards `size`: others run
+    Items that wait for somebody else (`aside`) do not count towards `size`: others run
     in further threads meanwhile.
 
     Every method may be called from any thread.
@@ -57,23 +57,23 @@ class Pool:
         self._limit = limit
         self._on_idle = on_idle
         self._threads: set[int] = set()
-        self._idle = 0  # threads without a job
+        self._idle = 0  # threads without an item
         self._alive = self._made = 0  # threads now, and so far
-        self._aside = 0  # jobs that wait for somebody else
+        self._aside = 0  # items that wait for somebody else
         self._returning = 0  # of them those that wait for a place
-        self._queue: deque[Job] = deque()
-        self._running: set[Job] = set()
+        self._queue: deque[WorkItem] = deque()
+        self._running: set[WorkItem] = set()
         self._ended = False
         lock = threading.Lock()
-        self._changed = threading.Condition(lock)  # for threads without a job
-        self._place = threading.Condition(lock)  # for jobs that return
+        self._changed = threading.Condition(lock)  # for threads without an item
+        self._place = threading.Condition(lock)  # for items that return
 
-    def submit(self, job: Job, *, limited: bool = True) -> bool:
-        """Have a job run.
+    def submit(self, item: WorkItem, *, limited: bool = True) -> bool:
+        """Queue an item.
 
         Args:
-            job: to be run.
-            limited: False for those of which there cannot be too many.
+            item: is run by the next free worker.
+            limited: False where something else limits their number.
 
         Returns:
             False when too many wait already, or the pool has ended.
@@ -81,15 +81,15 @@ class Pool:
         with self._changed:
             if self._ended or (limited and len(self._queue) >= self._limit):
                 return False
-            self._queue.append(job)
+            self._queue.append(item)
             self._call_thread()
         return True
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave the place of a job to others while it waits; in a worker.
+        """Leave the place of an item to others while it waits; in a worker.
 
-        It is back at the end of the block, when there is a place again; jobs that have
+        It is back at the end of the block, when there is a place again; items that have
         not begun come after it.
         """
         with self._changed:
@@ -110,7 +110,7 @@ class Pool:
 
     @property
     def _active(self) -> int:
-        """Jobs that run, and do not wait."""
+        """Items that run, and do not wait."""
         return len(self._running) - self._aside
 
     def _call_thread(self) -> None:
@@ -124,7 +124,7 @@ class Pool:
 
     @property
     def busy(self) -> bool:
-        """Whether jobs run, or wait."""
+        """Whether items are running or waiting."""
         with self._changed:
             return bool(self._queue or self._running)
 
@@ -132,18 +132,18 @@ class Pool:
         """Whether the caller is one of the threads."""
         return threading.get_ident() in self._threads
 
-    def withdraw(self) -> list[Job]:
-        """Take back the jobs that have not begun."""
+    def withdraw(self) -> list[WorkItem]:
+        """Take back the items that have not started."""
         with self._changed:
-            jobs = list(self._queue)
+            items = list(self._queue)
             self._queue.clear()
-            return jobs
+            return items
 
-    def end(self) -> list[Job]:
-        """Take no more; threads end when the jobs that are in are done.
+    def end(self) -> list[WorkItem]:
+        """Take no more items; the threads end when those that were taken are done.
 
         Returns:
-            The jobs that run at this moment.
+            The items that are running at this moment.
         """
         with self._changed:
             self._ended = True
@@ -152,20 +152,20 @@ class Pool:
 
     def _work(self) -> None:
         self._threads.add(threading.get_ident())
-        while (job := self._next()) is not None:
-            job.run()
+        while (item := self._next()) is not None:
+            item.run()
             with self._changed:
-                self._running.discard(job)
+                self._running.discard(item)
                 if self._returning:
                     self._place.notify()
                 idle = not self._running and not self._queue
-            # Or it would live until this thread has something else to do.
-            del job
+            # Otherwise it would live until this thread has something else to do.
+            del item
             if idle:
                 self._on_idle()
         self._threads.discard(threading.get_ident())
 
-    def _next(self) -> Job | None:
+    def _next(self) -> WorkItem | None:
         with self._changed:
             self._idle += 1
             self._changed.wait_for(lambda: self._may_begin() or self._may_leave())
@@ -173,9 +173,9 @@ class Pool:
             if not self._may_begin():
                 self._alive -= 1
                 return None
-            job = self._queue.popleft()
-            self._running.add(job)
-            return job
+            item = self._queue.popleft()
+            self._running.add(item)
+            return item
 
     def _may_begin(self) -> bool:
         return bool(self._queue) and self._active + self._returning < self._size
@@ -189,7 +189,7 @@ class Pool:
 class Call(Future[R]):
     """A call of a function in a worker, and the future of its result.
 
-    What the function raises is logged when nobody has asked for it.
+    An exception is logged if nothing has asked for it.
     """
 
     def __init__(self, function: Callable[[], R]) -> None:
@@ -205,10 +205,10 @@ class Call(Future[R]):
             return
         try:
             self.set_result(function())
-        except BaseException as error:  # also what is meant to end a program
+        except BaseException as error:  # also what would end a program
             self.set_exception(error)
-            # The error's traceback knows this frame, and this frame the error's owner:
-            # a circle, which would keep `__del__` waiting for the garbage collector.
+            # The error's traceback refers to this frame, and this frame to the error's
+            # owner: a cycle, which would delay `__del__` until garbage collection.
             self = None  # type: ignore[assignment]
 
     def result(self, timeout: float | None = None) -> R:

@@ -74,16 +74,18 @@ class Dashboard(BaseHandler):
         self.client_class = _Viewer
         # A page has nothing to say, and must not be found idle for that. What it has
         # no time to read it misses.
-        self._given |= check_options(
-            {
-                "compression": False,
-                "idle_timeout": None,
-                "max_size": 1024,
-                "message_rate": (1, 10),
-                "slow_consumer": "drop_new",
-                "write_limit": 64 * 1024,
-                "origins": ("same", None),
-            }
+        self._given.update(
+            check_options(
+                {
+                    "compression": False,
+                    "idle_timeout": None,
+                    "max_size": 1024,
+                    "message_rate": (1, 10),
+                    "slow_consumer": "drop_new",
+                    "write_limit": 64 * 1024,
+                    "origins": ("same", None),
+                }
+            )
         )
 
     def page(self, request: Request) -> Response:

@@ -18,7 +18,7 @@ from ..connection.topics import Group, Identities, Topics
 from ..constants import CloseCause
 from ..errors import HandshakeError
 from ..handlers.handler import BaseHandler
-from ..loop.deferred import check_callback, check_not_late
+from ..loop.deferred import check_callback, check_not_deferred
 from ..loop.reactor import Reactor
 from ..protocol.http11 import Request
 from ..speedups import BACKEND, Tally
@@ -102,7 +102,7 @@ class Stats:
         """
         # `list` and `dict` copy in one step of the interpreter: the loop may go on.
         paths = list(self._paths.items())
-        tallies = [_counts_of(handler.tally) for handler, _ in paths]
+        tallies = [_counts_of(handler._tally) for handler, _ in paths]
         viewers = list(self.viewers)
         unsent = sum(viewer.buffered_amount for viewer in viewers)
         refused = dict(server._admission.refused)
@@ -124,7 +124,7 @@ class Stats:
             },
             "handlers": [
                 {
-                    "name": handler.name,
+                    "name": handler._log_name,
                     "paths": list(mounted),
                     "clients": len(handler.clients),
                     **counts,
@@ -161,7 +161,7 @@ class AccessRule:
 
     def __init__(self, allow: Callable[[Request], object]) -> None:
         check_callback("allow", allow, ("request",))
-        check_not_late("allow", allow)
+        check_not_deferred("allow", allow)
         self._allow = allow
 
     def check(self, request: Request) -> None:

@@ -9,21 +9,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from ..connection.admission import Admission, retry_after
 from ..connection.client import Client
 from ..connection.log import Log
 from ..connection.options import Options
 from ..errors import HandshakeError, InvalidState
+from ..handlers.chain import Chain
 from ..handlers.handler import BaseHandler, FunctionHandler
-from ..handlers.middleware import Chain, Middleware, changes_output, check_middleware
-from ..handlers.pending import Awaited, Errand, Errands, LateChain, TooMany
+from ..handlers.middleware import Middleware, changes_output, check_middleware
+from ..handlers.ordering import Awaited
+from ..handlers.pending import PendingCall, PendingCalls, TooMany
+from ..handlers.wrapper import Wrapper
 from ..http.exchange import Route, Routes, answered_by, check_methods
 from ..http.routing import Router, check_pattern, routing_path
 from ..http.static import Static
 from ..http.wsgi import Wsgi
-from ..loop.deferred import ends_later, is_async
+from ..loop.deferred import is_async, returns_deferred
 from ..loop.reactor import Reactor
 from ..loop.schedule import Job, Schedule
 from ..messages import check_close
@@ -76,8 +79,10 @@ class App(Hub):
         self._middlewares: list[Middleware] = []
         self._chains: dict[tuple[BaseHandler, bool, int], UpgradeHandler] = {}
         self._denied: tuple[int, str] | Denial | None = None
-        self._schedule = Schedule(self._begin_late, self._check_timer, self._log.timed)
-        self._errands = Errands(self.reactor, options.worker_threads)
+        self._schedule = Schedule(
+            self._run_deferred, self._check_timer, self._log.timed
+        )
+        self._pending = PendingCalls(self.reactor, options.worker_threads)
         self._loop: Any = None  # the asyncio loop that it is attached to
         self._running = False
         self._ending: set[Client] = set()  # ended, but for their sockets
@@ -441,7 +446,7 @@ class App(Hub):
             admission.check_rate()
         if denied is not None:
             return denied
-        if self._middlewares or self._loop is not None or mount._late:
+        if self._middlewares or self._loop is not None or mount._has_deferred:
             return self._chain(mount)
         return mount
 
@@ -470,58 +475,57 @@ class App(Hub):
     def _chain(self, handler: BaseHandler) -> UpgradeHandler:
         # As many as there are now: another thread may be putting one in.
         middlewares = tuple(self._middlewares)
-        key = handler, handler._late, len(middlewares)
+        key = handler, handler._has_deferred, len(middlewares)
         chain = self._chains.get(key)
         if chain is None:
-            # They have what a handler has, by handing on.
-            mount: Any = handler
-            late = handler._late or self._has_late_middleware()
-            late = late or self._loop is not None
+            mount: BaseHandler | Wrapper = handler
+            deferred = handler._has_deferred or self._has_deferred_middleware()
+            awaited = deferred or self._loop is not None
             if middlewares:
-                mount = (LateChain if late else Chain)(handler, middlewares)
-            if late:
-                mount = Awaited(mount, self._errands)
-            chain = self._chains[key] = cast("UpgradeHandler", mount)
+                mount = Chain(handler, middlewares, awaited=awaited)
+            if awaited:
+                mount = Awaited(mount, self._pending)
+            chain = self._chains[key] = mount
         return chain
 
-    def _has_late_middleware(self) -> bool:
+    def _has_deferred_middleware(self) -> bool:
         return any(
-            ends_later(function)
+            returns_deferred(function)
             for middleware in self._middlewares
             for _, function in middleware._callbacks()
         )
 
     def _run_limited(
-        self, late: Any, done: Callable[[Any, BaseException | None], object]
-    ) -> Errand:
-        """Bring about what a function of the user's has begun.
+        self, deferred: Any, done: Callable[[Any, BaseException | None], object]
+    ) -> PendingCall:
+        """Run a deferred result of a user's function.
 
         Raises:
             HandshakeError: 503, too much waits for a thread.
-            InvalidState: It is to be awaited, and the server is in no asyncio loop.
+            InvalidState: It must be awaited, and the server is in no asyncio loop.
         """
         try:
-            return self._errands.begin(late, done, limited=True)
+            return self._pending.run(deferred, done, limited=True)
         except TooMany:
             raise HandshakeError(503, "The server is busy.", [retry_after()]) from None
 
     def _is_worker(self) -> bool:
         """Whether the caller is code of the user's that a stop waits for."""
-        return self._errands.is_worker() or any(
+        return self._pending.is_worker() or any(
             application.is_worker() for application in self._applications
         )
 
-    def _check_late(
+    def _check_deferred(
         self, handler: BaseHandler, what: str, function: Callable[..., Any]
     ) -> None:
-        """Refuse a callback that is not done when it returns, where that is too late.
+        """Refuse a deferred callback where nothing would wait for it.
 
         Raises:
-            InvalidState: Nobody would wait for it.
+            InvalidState: Nothing would wait for it.
         """
         if self._running:
             self._check_awaited([(what, function)], self._loop)
-            if handler.clients and self._loop is None and not handler._late:
+            if handler.clients and self._loop is None and not handler._has_deferred:
                 raise InvalidState(f"{what} must be in_thread before clients connect")
 
     def _check_awaited(
@@ -547,10 +551,10 @@ class App(Hub):
             name = getattr(callback, "__name__", repr(callback))
             self._check_awaited([(f"the timer {name}", callback)], self._loop)
 
-    def _begin_late(
-        self, late: Any, done: Callable[[Any, BaseException | None], object]
+    def _run_deferred(
+        self, deferred: Any, done: Callable[[Any, BaseException | None], object]
     ) -> None:
-        self._errands.begin(late, done)
+        self._pending.run(deferred, done)
 
 
 def _check_mounted(given: Mapping[str, Any], options: Options) -> None:

@@ -22,7 +22,7 @@ from ..connection.client import Client
 from ..connection.options import Options, check_options
 from ..constants import CloseCause, CloseCode
 from ..errors import InvalidState
-from ..handlers.pending import Errands
+from ..handlers.pending import PendingCalls
 from ..loop.asyncio_bridge import Attachment, check_loop
 from ..loop.deferred import is_async
 from ..loop.listener import (
@@ -303,7 +303,7 @@ class Server(App):
             raise TypeError(f"function must be one that blocks, not {function!r}")
         if not self._running:
             raise InvalidState("the server does not run")
-        return self._errands.run_in_thread(partial(function, *args))
+        return self._pending.run_in_thread(partial(function, *args))
 
     def fileno(self) -> int:
         """A file descriptor that is readable when there is work for `poll`.
@@ -401,7 +401,7 @@ class Server(App):
     def _note_begin(self, loop: Any) -> None:
         self._loop = loop
         if loop is not None:
-            self._errands.await_in(loop)
+            self._pending.await_in(loop)
         self._polling = None
         self._stopping = self._deadline_passed = False
         self._signals_seen = 0
@@ -423,7 +423,7 @@ class Server(App):
     def _done(self) -> bool:
         inside = self.clients or self._stats.viewers
         empty = not inside and not self._ending and not self._incoming
-        idle = empty and not self._errands.busy
+        idle = empty and not self._pending.busy
         return self._stopping and (idle or self._deadline_passed)
 
     def _patience(self, drain: float | None) -> float:
@@ -485,7 +485,7 @@ class Server(App):
             self.reactor.call_later(patience, partial(self._pass_deadline, latest))
             return
         self._cut_all()
-        self._errands.wind_up()
+        self._pending.cancel_all()
         patience = self.options.close_timeout
         self.reactor.call_later(patience, self._pass_last_deadline)
 
@@ -517,7 +517,7 @@ class Server(App):
         self._listening = False
         try:
             self.reactor.finish_calls()
-            self._errands.end()
+            self._pending.close()
         finally:  # also when `on_close` ends the program
             self._give_back()
 
@@ -554,8 +554,8 @@ class Server(App):
         self.reactor.slow = self.options.slow_callback
         self.reactor.pause = max(_PAUSE, self.options.slow_callback)
         self.reactor.slow_listener = self._on_slow
-        self._errands = Errands(self.reactor, self.options.worker_threads)
-        self._errands.on_idle = self._note_idle
+        self._pending = PendingCalls(self.reactor, self.options.worker_threads)
+        self._pending.on_idle = self._note_idle
         self.reactor.open()
         self._schedule.begin(self.reactor)
         self._stats.begin(self.reactor)

@@ -19,10 +19,9 @@ from typing import Any, Protocol
 from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.interfaces import ConnectionHost, Handler
-from ..connection.options import Options
 from ..deflate import Agreement, Deflate, negotiate, parse_extensions
 from ..errors import AuthenticationError, HandshakeError
-from ..handlers.pending import Errand
+from ..handlers.pending import PendingCall
 from ..http.exchange import (
     Exchange,
     HttpHost,
@@ -32,7 +31,7 @@ from ..http.exchange import (
     server_error,
     unauthorized,
 )
-from ..loop.deferred import is_late
+from ..loop.deferred import is_deferred
 from ..loop.reactor import READ
 from ..protocol.http11 import (
     Request,
@@ -68,8 +67,9 @@ _READ_SIZE = 4096
 class UpgradeHandler(Handler, Protocol):
     """What a handshake needs of a handler (`websocket.WebSocket` has it)."""
 
-    options: Options
-    client_class: type[Client]
+    @property
+    def client_class(self) -> Any:
+        """The class of its connections, or a function that makes them."""
 
     def on_request(self, request: Request) -> object:
         """Decide about a client: None, a `Response`, or its session."""
@@ -107,7 +107,7 @@ class UpgradeConnection:
     _events = 0  # that are watched for
     _kept = False  # a request was answered here before
     _over = False  # closed, or handed over to a client
-    _question: Errand | None = None  # `on_request` takes its time
+    _question: PendingCall | None = None  # `on_request` takes its time
     _early = b""  # what has come meanwhile
     _scheme: str | None = None  # by which the client has come, if that is known
 
@@ -292,7 +292,7 @@ class UpgradeConnection:
             )
         session = self._ask_handler(mount, request, mount.on_request, request)
         terms = key, offered, extension, agreement
-        if session is not None and is_late(session):
+        if session is not None and is_deferred(session):
             done = partial(self._on_answer, mount, request, terms, rest)
             self._question = self._ask(self.server._run_limited, session, done)
         else:
@@ -415,7 +415,7 @@ class UpgradeConnection:
     ) -> Any:
         """Likewise, and name what holds the loop for too long."""
         name = getattr(question, "__name__", "client_class")
-        with self.server._log.timed(f"{mount.name}.{name}", request.path):
+        with self.server._log.timed(f"{mount._log_name}.{name}", request.path):
             return self._ask(question, *args)
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:

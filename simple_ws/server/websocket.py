@@ -42,7 +42,7 @@ class WebSocket(BaseHandler):
     def __init__(
         self, host: str | None = None, port: int | None = None, **options: Any
     ) -> None:
-        self._given |= check_options(options)
+        self._given.update(check_options(options))
         self._take_options(Options())
         if host is None and port is None and self._given.get("unix") is None:
             return

@@ -710,7 +710,7 @@ def test_messages_and_bytes_are_counted_both_ways() -> None:
     with Driven(Echo()) as driven:
         peer = driven.open()
         driven.turn()
-        tally = driven.handler.tally
+        tally = driven.handler._tally
         before = tally.bytes_sent
         stream = (
             frame(TEXT, "one")
@@ -753,7 +753,7 @@ def test_compression_is_counted_both_ways(fragments: int) -> None:
             )
         first_byte, answer = peer.read_frame()
         assert first_byte == 0xC2
-        tally = driven.handler.tally
+        tally = driven.handler._tally
         assert (tally.packed_received, tally.plain_received) == (len(data), len(plain))
         assert (tally.plain_sent, tally.packed_sent) == (len(plain), len(answer))
 
@@ -763,7 +763,7 @@ def test_what_was_not_compressed_is_not_counted_as_such() -> None:
         peer = driven.open("/", DEFLATE)
         peer.text("short")
         assert peer.read_message() == "short"
-        tally = driven.handler.tally
+        tally = driven.handler._tally
         assert tally.plain_sent == tally.packed_sent == 0
         assert tally.plain_received == tally.packed_received == 0
 
@@ -775,8 +775,8 @@ def test_dropped_messages_are_counted() -> None:
         client.write_message(b"x" * 2**17)
         driven.turn()
         results = [client.write_message(b"x" * 30_000) for _ in range(10)]
-        assert driven.handler.tally.dropped == results.count(SendStatus.DROPPED) > 0
-        assert driven.handler.tally.messages_sent == 11 - driven.handler.tally.dropped
+        assert driven.handler._tally.dropped == results.count(SendStatus.DROPPED) > 0
+        assert driven.handler._tally.messages_sent == 11 - driven.handler._tally.dropped
 
 
 def test_time_of_callbacks_is_counted() -> None:
@@ -785,7 +785,7 @@ def test_time_of_callbacks_is_counted() -> None:
         for _ in range(4):
             peer.text("x")
             driven.turn()
-        assert driven.handler.tally.busy == pytest.approx(0.5)
+        assert driven.handler._tally.busy == pytest.approx(0.5)
 
 
 def test_counts_of_a_handler_stay_when_its_clients_leave() -> None:
@@ -796,5 +796,5 @@ def test_counts_of_a_handler_stay_when_its_clients_leave() -> None:
             driven.turn()
             peer.close()
             driven.turn(2)
-        assert driven.handler.tally.messages_received == 3
+        assert driven.handler._tally.messages_received == 3
         assert driven.reactor.buffered == 0

@@ -33,6 +33,7 @@ from harness import (
     connect,
     frame,
     open_peer,
+    queues_of,
     request,
     running,
     small_buffers,
@@ -293,14 +294,14 @@ def test_what_is_done_at_once_waits_for_what_is_awaited(attached: Make) -> None:
     peer = server.open(then=b"".join(frame(TEXT, number) for number in numbers))
     assert [peer.read_message() for _ in numbers] == numbers
     assert handler.of("message") == numbers
-    assert not server.server._errands.lines
+    assert not queues_of(server.server)
 
 
 def test_callback_that_is_done_at_once_makes_no_task(attached: Make) -> None:
     server = attached(Echo())
     peer = server.open(then=frame(TEXT, "a"))
     assert peer.read_message() == "a"
-    assert not server.server._errands.busy
+    assert not server.server._pending.busy
 
 
 def test_answer_of_a_coroutine_may_be_nothing(attached: Make) -> None:
@@ -431,14 +432,14 @@ def test_nothing_more_is_read_while_many_wait(attached: Make) -> None:
     sent = send_until_full(server, peer, data)
     client = server.client()
     server.until(lambda: client._held)
-    line = server.server._errands.lines[client]
+    line = queues_of(server.server)[client]
     assert 0 < len(line.waiting) <= 16
     assert handler.of("message") == ["0"]
     handler.release("0")
     peer.write(data[sent:])
     server.until(lambda: len(handler.of("done")) == 1000)
     assert handler.of("done") == ["0", *texts]
-    server.until(lambda: not server.server._errands.lines)
+    server.until(lambda: not queues_of(server.server))
     assert not client._held
 
 
@@ -448,7 +449,7 @@ def test_few_wait_though_one_read_brings_very_many(attached: Make) -> None:
     texts = [str(number) for number in range(500)]
     peer = server.open(then=b"".join(frame(TEXT, text) for text in texts))
     server.turn(5)
-    assert len(server.server._errands.lines[server.client()].waiting) <= 16
+    assert len(queues_of(server.server)[server.client()].waiting) <= 16
     handler.release("0")
     assert [peer.read_message() for _ in texts] == texts
 
@@ -460,7 +461,7 @@ def test_few_wait_if_they_are_large(attached: Make) -> None:
     large = b"x" * 70_000
     peer.send(2, large)
     server.until(lambda: server.client()._held)
-    assert len(server.server._errands.lines[server.client()].waiting) == 1
+    assert len(queues_of(server.server)[server.client()].waiting) == 1
     handler.release("a")
     assert [peer.read_message(), peer.read_message()] == ["a", large]
     server.turn()
@@ -543,7 +544,7 @@ def test_callback_that_ends_the_connection_hears_nothing_more(
     handler = Ending("a")
     server = attached(handler)
     peer = server.open(then=frame(TEXT, "a") + frame(TEXT, "b"))
-    server.until(lambda: server.server._errands.lines[server.client()].waiting)
+    server.until(lambda: queues_of(server.server)[server.client()].waiting)
     handler.release("a")
     if way == "close":
         assert sent_away(peer)[0] == 1000
@@ -589,7 +590,7 @@ def test_callback_that_raises_ends_its_client(
     handler = Failing("a")
     server = attached(handler)
     peer = server.open(then=frame(TEXT, "a") + frame(TEXT, "b"))
-    server.until(lambda: server.server._errands.lines[server.client()].waiting)
+    server.until(lambda: queues_of(server.server)[server.client()].waiting)
     handler.release("a")
     assert sent_away(peer)[0] == 1011
     server.until(lambda: "closed" in handler.names)
@@ -635,8 +636,8 @@ def test_callback_that_is_cancelled_ends_its_client(
         handler.task.cancel()
     assert sent_away(peer)[0] == 1011
     server.until(lambda: "closed" in handler.names)
-    assert "was given up" in caplog.text
-    server.until(lambda: not server.server._errands.lines)
+    assert "was cancelled" in caplog.text
+    server.until(lambda: not queues_of(server.server))
 
 
 def test_answer_that_cannot_be_sent_is_an_error(attached: Make) -> None:
@@ -1036,7 +1037,7 @@ def knock(server: Attached, then: bytes = b"") -> Peer:
     """Send a handshake, and wait until it is being thought about."""
     peer = server.join()
     peer.write(request() + then)
-    server.until(lambda: server.server._errands.busy)
+    server.until(lambda: server.server._pending.busy)
     server.turn(3)
     return peer
 
@@ -1087,7 +1088,7 @@ def test_handshake_does_not_wait_for_ever(attached: Make) -> None:
     server.advance(5)
     assert peer.read_head().startswith(b"HTTP/1.1 503 ")
     server.until(lambda: handler.cancelled)
-    server.until(lambda: not server.server._errands.busy)
+    server.until(lambda: not server.server._pending.busy)
 
 
 def test_client_that_leaves_during_its_handshake_is_forgotten(attached: Make) -> None:
@@ -1324,7 +1325,7 @@ def test_stop_waits_for_callbacks(attached: Make) -> None:
     handler = Awaiting("a", "close")
     server = attached(handler)
     peer = server.open(then=frame(TEXT, "a") + frame(TEXT, "b"))
-    server.until(lambda: server.server._errands.lines[server.client()].waiting)
+    server.until(lambda: queues_of(server.server)[server.client()].waiting)
     server.server._begin_stop(1000)
     assert sent_away(peer)[0] == 1001
     server.turn(10)
@@ -1345,14 +1346,14 @@ def test_callbacks_that_take_too_long_are_cancelled(
     handler = Awaiting("a")
     server = attached(handler, close_timeout=1)
     peer = server.open(then=frame(TEXT, "a") + frame(TEXT, "b"))
-    server.until(lambda: server.server._errands.lines[server.client()].waiting)
+    server.until(lambda: queues_of(server.server)[server.client()].waiting)
     server.server._begin_stop(10)
     assert sent_away(peer)[0] == 1001
     server.advance(10)
     server.until(lambda: not server.server._running)
     assert handler.names[-3:] == ["message", "close", "closed"]
     assert handler.of("message") == ["a"]
-    assert "was given up" in caplog.text
+    assert "was cancelled" in caplog.text
 
 
 def test_end_waits_for_nobody_for_ever(

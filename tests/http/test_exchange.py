@@ -272,7 +272,7 @@ def test_client_that_left_is_not_answered_from_a_thread() -> None:
         incoming.close()
         free.set()
         driven.until(done.is_set)
-        driven.until(lambda: not driven.server._errands.busy)
+        driven.until(lambda: not driven.server._pending.busy)
         driven.open()
 
 

@@ -22,6 +22,7 @@ from harness import (
     close_frame,
     frame,
     open_peer,
+    queues_of,
     request,
     running,
 )
@@ -431,7 +432,7 @@ def test_clients_never_wait_for_a_limit_of_calls(make: Make) -> None:
     handler = Working("a")
     driven = make(handler, worker_threads=1)
     peers = [driven.open(then=frame(TEXT, "a")) for _ in range(20)]
-    driven.server._errands._pool._limit = 3
+    driven.server._pending._pool._limit = 3
     driven.until(lambda: handler.gates["a"].arrived)
     for peer in peers:
         peer.text("b")
@@ -449,7 +450,7 @@ def test_nothing_more_is_read_while_many_wait(make: Make) -> None:
     driven.turn(5)
     client = handler.client()
     assert client._held
-    assert len(driven.server._errands.lines[client].waiting) <= 16
+    assert len(queues_of(driven.server)[client].waiting) <= 16
     handler.gates["0"].open()
     assert [peer.read_message() for _ in texts] == texts
     assert handler.of("message") == texts
@@ -558,7 +559,7 @@ def test_too_many_handshakes_for_the_threads_are_refused(make: Make) -> None:
 
     gate = Gate()
     driven = make(Asking(), worker_threads=1)
-    driven.server._errands._pool._limit = 1
+    driven.server._pending._pool._limit = 1
     peers = [driven.join()]
     peers[0].write(request())
     driven.until(lambda: gate.arrived)
@@ -640,9 +641,9 @@ def test_timer_in_a_thread_does_not_overlap(make: Make) -> None:
     driven.advance(10)
     wait_for(lambda: gate.arrived == 1)
     driven.advance(30)
-    assert not driven.server._errands._pool._queue
+    assert not driven.server._pending._pool._queue
     gate.open()
-    driven.until(lambda: not driven.server._errands.busy)
+    driven.until(lambda: not driven.server._pending.busy)
     driven.advance(10)
     wait_for(lambda: gate.arrived == 2)
 

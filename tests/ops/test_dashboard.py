@@ -745,7 +745,7 @@ def test_pointer_tells_what_was_at_a_moment(served: Server, looking: Looking) ->
 @pytest.mark.browser
 def test_names_are_shown_as_they_are(served: Server, looking: Looking) -> None:
     handler = served.mount("/odd", Recorder())
-    handler.name = "<img src=x onerror=alert(1)>"
+    handler._set(_log_name="<img src=x onerror=alert(1)>")
     page = looking.at(served)
     wait_for_text(page, "#rows", r"<img src=x onerror=alert\(1\)> /odd")
     assert page.locator("#rows img").count() == 0

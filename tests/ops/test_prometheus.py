@@ -223,7 +223,7 @@ def test_handlers_of_the_same_name_are_told_apart_by_their_paths() -> None:
 def test_odd_names_of_handlers_come_back_as_they_were(name: str) -> None:
     server = Server()
     handler = server.mount('/p"a\\t{h}', WebSocket())
-    handler.name = name
+    handler._set(_log_name=name)
     labels = {"handler": name, "path": '/p"a\\t{h}'}
     series = series_of(text_of(server))
     assert find(series, "simple_ws_connections", **labels) == 0
@@ -232,7 +232,7 @@ def test_odd_names_of_handlers_come_back_as_they_were(name: str) -> None:
 def test_name_that_utf8_cannot_say_does_no_harm() -> None:
     server = Server()
     handler = server.mount("/", WebSocket())
-    handler.name = "lone \ud800"
+    handler._set(_log_name="lone \ud800")
     series = series_of(text_of(server))
     labels = {"handler": "lone ?", "path": "/"}
     assert find(series, "simple_ws_connections", **labels) == 0

@@ -50,9 +50,9 @@ def main() -> None:
         tell(
             clients=len(server.clients),
             buffered=server.reactor.buffered,
-            messages=handler.tally.messages_received,
-            received=handler.tally.bytes_received,
-            sent=handler.tally.bytes_sent,
+            messages=handler._tally.messages_received,
+            received=handler._tally.bytes_received,
+            sent=handler._tally.bytes_sent,
             ends=server._log.ends,
             slow=server._log.slow_calls,
             alarms=alarm.lines[:20],

@@ -1,0 +1,256 @@
+"""`Awaited`: the events of each client in order, while callbacks are deferred.
+
+Running what callbacks return is left to `pending`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from functools import partial
+from typing import Any, Union
+
+from ..connection.client import Client
+from ..constants import CloseCause, SendStatus
+from ..loop.deferred import discard, is_deferred
+from .handler import BaseHandler
+from .pending import PendingCall, PendingCalls, report_failure
+from .wrapper import Wrapper
+
+__all__ = ["Awaited"]
+
+logger = logging.getLogger("simple_ws")
+
+#: Events of one client that may wait for a callback; then the server stops reading from
+#: it. What has been read already may add up to 7 more (`_fallback.connection`).
+_MAX_WAITING = 8
+#: The same in bytes of messages: besides those 7, at most one goes beyond it.
+_MAX_WAITING_BYTES = 64 * 1024
+#: Causes after which messages that wait are dropped.
+_ENDED_BY_CALLBACK = (CloseCause.LOCAL, CloseCause.HANDLER_ERROR)
+
+
+class Kind(Enum):
+    """What an event in the queue is."""
+
+    MESSAGE = auto()
+    CLOSE = auto()
+    #: What `on_error` has returned.
+    ERROR = auto()
+    OTHER = auto()
+
+
+class EventQueue:
+    """The callback that runs for a client, and the events that wait for it.
+
+    Attributes:
+        kind, call: of the callback that runs.
+        waiting: later events: kind, bytes of the message, callback and arguments.
+        size: bytes of all that waits.
+    """
+
+    __slots__ = ("call", "client", "kind", "size", "waiting")
+
+    waiting: deque[tuple[Kind, int, Callable[..., Any], tuple[Any, ...]]]
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.kind = Kind.OTHER
+        self.call: PendingCall | None = None
+        self.size = 0
+        self.waiting = deque()
+
+    def add(self, kind: Kind, function: Callable[..., Any], args: Any) -> None:
+        """Append an event; when enough of them wait, reading stops."""
+        size = len(args[0]) if kind is Kind.MESSAGE else 0
+        self.waiting.append((kind, size, function, args))
+        self.size += size
+        full = len(self.waiting) >= _MAX_WAITING or self.size > _MAX_WAITING_BYTES
+        # From a closing client reading goes on: what comes is thrown away.
+        if full and self.client.is_open() and not self.client._held:
+            self.client._hold(True)
+
+    def add_next(self, kind: Kind, deferred: Any) -> None:
+        """Put a deferred result that is there already before the others."""
+        self.waiting.appendleft((kind, 0, _identity, (deferred,)))
+
+    def take(self) -> tuple[Kind, Callable[..., Any], tuple[Any, ...]]:
+        """The next event; when few are left, reading goes on."""
+        kind, size, function, args = self.waiting.popleft()
+        self.size -= size
+        few_events = len(self.waiting) <= _MAX_WAITING // 2
+        if few_events and self.size <= _MAX_WAITING_BYTES // 2 and self.client._held:
+            self.client._hold(False)
+        return kind, function, args
+
+
+class Awaited(Wrapper):
+    """A handler, or a chain around one, whose callbacks may be deferred.
+
+    For each client they run one after the other, in the order of the events. While one
+    runs, later events of this client wait; when more than a few do, the server stops
+    reading from it. A message that waits is dropped when a callback ends the
+    connection, as it is where nothing waits: what has been read is handled before the
+    next callback.
+
+    Args:
+        inner: what would stand here otherwise.
+        pending: of the server.
+    """
+
+    def __init__(
+        self,
+        inner: Union[BaseHandler, Wrapper],  # noqa: UP007
+        pending: PendingCalls,
+    ) -> None:
+        super().__init__(inner)
+        self._pass_message = super().on_message  # bound once
+        self._pending = pending
+        self._queues: dict[Client, EventQueue] = {}
+        pending.on_close.append(self._end_queues)
+
+    def on_open(self, client: Client) -> None:
+        """See `WebSocket.on_open`; likewise below."""
+        self._do(client, Kind.OTHER, super().on_open, client)
+
+    def on_message(self, msg: Any, client: Client) -> Any:
+        """A message came; returns the answer if it is there at once."""
+        return self._do(client, Kind.MESSAGE, self._pass_message, msg, client)
+
+    def on_ping(self, client: Client) -> None:
+        """A ping was sent or received."""
+        self._do(client, Kind.OTHER, self._on_ping, client.ping_payload, client)
+
+    def on_pong(self, client: Client) -> None:
+        """A pong came."""
+        self._do(client, Kind.OTHER, self._on_pong, client.pong_payload, client)
+
+    def on_drain(self, client: Client) -> None:
+        """All output has left."""
+        self._do(client, Kind.OTHER, super().on_drain, client)
+
+    def on_close(self, client: Client) -> None:
+        """A connection ended."""
+        self._do(client, Kind.CLOSE, super().on_close, client)
+
+    def on_error(self, error: Exception, client: Client) -> None:
+        """A callback raised; nothing else of this client happens before it is done."""
+        result = super().on_error(error, client)
+        if not is_deferred(result):
+            return
+        queue = self._queues.get(client)
+        if queue is None:
+            self._run(EventQueue(client), Kind.ERROR, result)
+        else:
+            queue.add_next(Kind.ERROR, result)
+
+    def _on_ping(self, payload: bytes, client: Client) -> Any:
+        client.ping_payload = payload  # others may have come meanwhile
+        return self._inner.on_ping(client)
+
+    def _on_pong(self, payload: bytes, client: Client) -> Any:
+        client.pong_payload = payload
+        return self._inner.on_pong(client)
+
+    def _do(
+        self, client: Client, kind: Kind, function: Callable[..., Any], *args: Any
+    ) -> Any:
+        """Call a callback, or have it wait for its turn."""
+        queue = self._queues.get(client)
+        if queue is not None:
+            queue.add(kind, function, args)
+            return None
+        result = function(*args)
+        if not is_deferred(result):
+            return result
+        queue = self._queues.get(client)
+        if queue is None:
+            self._run(EventQueue(client), kind, result)
+        else:  # a part of it has failed, and what `on_error` returned comes first
+            queue.add_next(kind, result)
+        return None
+
+    def _run(self, queue: EventQueue, kind: Kind, deferred: Any) -> None:
+        done = partial(self._on_done, queue)
+        essential = kind is Kind.CLOSE
+        queue.call = self._pending.run(deferred, done, essential=essential)
+        queue.kind = kind
+        self._queues[queue.client] = queue
+
+    def _on_done(
+        self, queue: EventQueue, value: Any, error: BaseException | None
+    ) -> None:
+        client = queue.client
+        if error is not None:
+            _report(client, queue.kind, error)
+        elif queue.kind is Kind.MESSAGE:
+            _answer(client, value)
+        self._run_waiting(queue)
+
+    def _run_waiting(self, queue: EventQueue) -> None:
+        """Call what waits, up to the next callback that is deferred."""
+        client = queue.client
+        queue.kind, queue.call = Kind.OTHER, None
+        while queue.waiting:
+            kind, function, args = queue.take()
+            if kind is not Kind.CLOSE and self._is_over(client):
+                discard(args[0])
+                continue
+            try:
+                result = function(*args)
+                if is_deferred(result):
+                    self._run(queue, kind, result)
+                    return
+            except Exception as error:
+                _report(client, kind, error)
+            else:
+                if kind is Kind.MESSAGE:
+                    _answer(client, result)
+        self._queues.pop(client, None)
+
+    def _is_over(self, client: Client) -> bool:
+        """Whether a callback has ended the connection, or the server ends."""
+        return self._pending.closing or client.close_cause in _ENDED_BY_CALLBACK
+
+    def _end_queues(self) -> None:
+        """The server has ended: of what waits, only `on_close` is still called."""
+        queues, self._queues = self._queues, {}
+        for queue in queues.values():
+            for kind, _, function, args in queue.waiting:
+                if kind is Kind.CLOSE:
+                    self._end(queue.client, partial(function, *args))
+
+    def _end(self, client: Client, on_close: Callable[[], Any]) -> None:
+        try:
+            result = on_close()
+            if is_deferred(result):
+                self._pending.run(result, _nothing)
+        except Exception as error:
+            client._on_callback_error(error)
+
+
+def _answer(client: Client, value: Any) -> None:
+    if value is None or type(value) is SendStatus:
+        return  # no answer, or the callback has answered, see `ConnectionCore._deliver`
+    try:
+        client.write_message(value)
+    except Exception as error:
+        client._on_callback_error(error)
+
+
+def _report(client: Client, kind: Kind, error: BaseException) -> None:
+    if kind is Kind.ERROR and isinstance(error, Exception):
+        logger.error("on_error failed for %r", client, exc_info=error)
+        client._fail_handler()
+    else:
+        report_failure(client, error)
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _nothing(*args: Any) -> None:
+    """Nobody needs to know."""

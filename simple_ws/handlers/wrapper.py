@@ -1,0 +1,108 @@
+"""`Wrapper`: what stands where a handler would, and has everything that a handler has.
+
+What it changes is written in its subclasses: `chain.Chain` puts middlewares around a
+handler, `ordering.Awaited` keeps the events of a client in order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Union
+
+from ..connection.client import Client
+from ..protocol.http11 import Request
+from .handler import BaseHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..connection.admission import Admission
+    from ..connection.options import Options
+    from ..connection.topics import Group
+    from ..speedups import Tally
+
+__all__ = ["Wrapper"]
+
+
+class Wrapper:
+    """Passes everything on to a handler, as it is at that moment.
+
+    Args:
+        inner: the handler, or a wrapper around it.
+    """
+
+    def __init__(self, inner: Union[BaseHandler, Wrapper]) -> None:  # noqa: UP007
+        self._inner = inner
+        self._message_callback: Callable[[Any, Any], Any] = self.on_message
+
+    # Attributes
+
+    @property
+    def options(self) -> Options:
+        """The options of the handler, which others may take the place of."""
+        return self._inner.options
+
+    @property
+    def clients(self) -> Group[Client]:
+        """The open connections of the handler."""
+        return self._inner.clients
+
+    @property
+    def client_class(self) -> Any:
+        """The class of new connections."""
+        return self._inner.client_class
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether clients must be bound to an identity."""
+        return self._inner.authenticates is True
+
+    @property
+    def _log_name(self) -> str:
+        return self._inner._log_name
+
+    @property
+    def _tally(self) -> Tally:
+        return self._inner._tally
+
+    @property
+    def _admission(self) -> Admission | None:
+        return self._inner._admission
+
+    # Callbacks
+
+    def on_request(self, request: Request) -> Any:
+        """See `WebSocket.on_request`; likewise below."""
+        return self._inner.on_request(request)
+
+    def on_open(self, client: Client) -> Any:
+        """A connection opened."""
+        return self._inner.on_open(client)
+
+    def on_message(self, msg: Any, client: Client) -> Any:
+        """A message came."""
+        # Looked up each time: it may be replaced while the server runs.
+        return self._inner._message_callback(msg, client)
+
+    def on_close(self, client: Client) -> Any:
+        """A connection ended."""
+        return self._inner.on_close(client)
+
+    def on_ping(self, client: Client) -> Any:
+        """A ping was sent or received."""
+        return self._inner.on_ping(client)
+
+    def on_pong(self, client: Client) -> Any:
+        """A pong came."""
+        return self._inner.on_pong(client)
+
+    def on_drain(self, client: Client) -> Any:
+        """All output has left."""
+        return self._inner.on_drain(client)
+
+    def on_error(self, error: Exception, client: Client) -> Any:
+        """A callback raised."""
+        return self._inner.on_error(error, client)
+
+    def select_subprotocol(self, offered: list[str]) -> str | None:
+        """Choose among the subprotocols that a client offers."""
+        return self._inner.select_subprotocol(offered)
