@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Clock", "HTTPAnswer", "TestClient", "TestServer"]
 
 #: Seconds of real time to wait for other threads before a test has failed.
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 #: Turns until a server that never comes to rest is given up.
 _MAX_TURNS = 100_000
 #: Bytes that the system keeps for a peer that does not read.
@@ -248,12 +248,12 @@ class TestServer:
         Raises:
             AssertionError: It is still false after some seconds of real time.
         """
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _TIMEOUT
         while True:
             self.settle()
             if condition():
                 return
-            assert time.monotonic() < end, f"{what} did not come in {_PATIENCE:g} s"
+            assert time.monotonic() < end, f"{what} did not come in {_TIMEOUT:g} s"
             select.select([self.server.reactor.fileno()], [], [], 0.01)
 
     def close(self) -> None:
@@ -285,7 +285,7 @@ class TestServer:
         reactor = self.server.reactor
         if not self.server._listening:
             return False
-        busy = reactor.patience(None) == 0
+        busy = reactor.time_to_sleep(None) == 0
         busy = busy or bool(select.select([reactor.fileno()], [], [], 0)[0])
         if self._loop is not None:
             busy = _turn_loop(self._loop) or busy
@@ -314,7 +314,7 @@ class TestServer:
 
     def _read_all(self, sock: socket.socket) -> bytes:
         data = bytearray()
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _TIMEOUT
         while True:
             with suppress(BlockingIOError):
                 piece = sock.recv(65536)

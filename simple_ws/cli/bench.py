@@ -19,7 +19,7 @@ __all__ = ["add_bench", "histogram", "percentile"]
 _BAR = 40
 _ROWS = 12
 #: Seconds behind the end for echoes that are under way.
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 def add_bench(commands: Any) -> None:
@@ -90,7 +90,7 @@ async def _echo_all(
         for connection in connections
     ]
     try:
-        heard, silent = await asyncio.wait(echoes, timeout=options.seconds + _PATIENCE)
+        heard, silent = await asyncio.wait(echoes, timeout=options.seconds + _TIMEOUT)
     finally:
         progress.cancel()
         for echo in echoes:

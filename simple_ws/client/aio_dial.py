@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
-from ..protocol.client_handshake import BODY_PATIENCE
+from ..protocol.client_handshake import BODY_TIMEOUT
 from .dial import NEXT_ATTEMPT, interleaved
 
 __all__ = ["Exchange", "attach", "dial", "dial_unix"]
@@ -139,7 +139,7 @@ class Exchange(asyncio.Protocol):
         self._asking: Any = None
         self._then: Callable[[Any], Any] = lambda outcome: outcome
         self._answer: asyncio.Future[Any] | None = None
-        self._patience: asyncio.TimerHandle | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
         self._early = b""
         self._lost = False
         self._error: Exception | None = None
@@ -165,9 +165,9 @@ class Exchange(asyncio.Protocol):
             return await self._answer
         finally:
             self._asking = None
-            if self._patience is not None:
-                self._patience.cancel()
-                self._patience = None
+            if self._close_timer is not None:
+                self._close_timer.cancel()
+                self._close_timer = None
 
     def abort(self) -> None:
         """Close the connection at once."""
@@ -185,10 +185,10 @@ class Exchange(asyncio.Protocol):
             self._early += data  # from one who speaks before being asked
             return
         self._try(lambda: self._asking.receive(data))
-        if self._asking.refused and not self._patience:
+        if self._asking.refused and not self._close_timer:
             # The verdict is here; only an explanation may come behind it.
             loop = asyncio.get_running_loop()
-            self._patience = loop.call_later(BODY_PATIENCE, self._on_time)
+            self._close_timer = loop.call_later(BODY_TIMEOUT, self._on_time)
 
     def eof_received(self) -> bool:
         """The end of the answer."""

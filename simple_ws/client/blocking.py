@@ -30,7 +30,7 @@ from ..errors import (
     InvalidState,
 )
 from ..messages import check_close, check_ping, check_seconds
-from ..protocol.client_handshake import BODY_PATIENCE, Accepted, Opening, Outcome
+from ..protocol.client_handshake import BODY_TIMEOUT, Accepted, Opening, Outcome
 from ..protocol.proxy_tunnel import Tunnel
 from ..protocol.uri import URI
 from .address import Address, ask, read_address
@@ -377,7 +377,7 @@ class Connection(ClientCore):
     def _wait_and_read(self, events: int, deadline: float | None) -> None:
         ready = events
         if not self._readable or not events & READ:
-            ready = self._wait_for_socket(events, self._patience(events, deadline))
+            ready = self._wait_for_socket(events, self._time_to_wait(events, deadline))
         if ready & READ:
             self._read()
         if not ready or (self._outbox and self._is_stalled()):
@@ -393,8 +393,8 @@ class Connection(ClientCore):
 
     def _is_stalled(self) -> bool:
         """Whether the server, whatever it sends, does not read."""
-        patience = self._options.write_timeout
-        return bool(self._outbox) and self._clock() - self._progress_at >= patience
+        timeout = self._options.write_timeout
+        return bool(self._outbox) and self._clock() - self._progress_at >= timeout
 
     def _wait_for_socket(self, events: int, timeout: float | None) -> int:
         self._waiters += 1
@@ -414,7 +414,7 @@ class Connection(ClientCore):
         reading = 0 if done else READ
         return reading | (WRITE if self._outbox else 0)
 
-    def _patience(self, events: int, deadline: float | None) -> float | None:
+    def _time_to_wait(self, events: int, deadline: float | None) -> float | None:
         """Seconds to the next thing that time brings."""
         times = [] if deadline is None else [deadline]
         if self._outbox:
@@ -664,7 +664,7 @@ class _Opener:
         # The verdict is here; only an explanation may come behind it.
         if not self._refused:
             self._refused = True
-            self._deadline = min(self._deadline, _clock() + BODY_PATIENCE)
-        patience = self._deadline - _clock()
-        if patience <= 0 or not _wait_for(sock, READ, patience):
+            self._deadline = min(self._deadline, _clock() + BODY_TIMEOUT)
+        timeout = self._deadline - _clock()
+        if timeout <= 0 or not _wait_for(sock, READ, timeout):
             asking.refuse()

@@ -261,7 +261,7 @@ class Exchange:
         self._reactor = connection.server.reactor
         self._phase = Phase.BODY
         self._stays = request is not None and stays_open(request)
-        self._patience = WRITE_TIMEOUT
+        self._timeout = WRITE_TIMEOUT
         self._serve: Responder | None = None
         self._body: LengthBody | ChunkedBody | None = None
         self._unpaid = 0  # bytes of the body since its deadline was set
@@ -378,7 +378,7 @@ class Exchange:
         """Send a last answer, for which the peer has `close_timeout`."""
         self.server._log.note_refusal(self._peer(), why, response.status)
         self._stays = False
-        self._patience = self.server.options.close_timeout
+        self._timeout = self.server.options.close_timeout
         self.answer(response)
 
     def _peer(self) -> Any:
@@ -410,7 +410,7 @@ class Exchange:
         else:
             if self._phase is Phase.ANSWERING:
                 if not self._starved and self._is_taking():
-                    return now + self._patience
+                    return now + self._timeout
                 self.cut("too little of it was taken")
             self._connection.close()
         return None
@@ -432,7 +432,7 @@ class Exchange:
         again; what the peer has taken of the system goes on in between.
         """
         taken = self._sent - unsent_by_system(self._connection.sock)
-        if taken - self._taken < MIN_RATE * self._patience:
+        if taken - self._taken < MIN_RATE * self._timeout:
             return False
         self._taken = taken
         return True
@@ -578,7 +578,7 @@ class Exchange:
             if progress or self._wheel_slot is None:
                 self._wait(ANSWER_TIMEOUT)
         elif starved or self._wheel_slot is None or (progress and self._is_taking()):
-            self._wait(self._patience)
+            self._wait(self._timeout)
 
     def _write_burst(self) -> bool:
         """Write; return whether the answer is out. Raises as sockets do."""

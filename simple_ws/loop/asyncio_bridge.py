@@ -23,7 +23,7 @@ __all__ = ["Attachment", "check_loop"]
 #: Seconds that timers of a loop are set for at most: uvloop's have a limit.
 _LONGEST = 86400.0
 #: Seconds to wait for the thread that looks for readiness, when it has been told.
-_PATIENCE = 1.0
+_TIMEOUT = 1.0
 
 
 def check_loop(loop: Any) -> None:
@@ -133,7 +133,7 @@ class Attachment:
         finally:
             # Also when it was interrupted (Ctrl-C): the loop may go on, and so do we.
             if self._after_turn():
-                self._wait(self._reactor.patience(_LONGEST))
+                self._wait(self._reactor.time_to_sleep(_LONGEST))
                 if self._watcher is not None:
                     self._watcher.look()
 
@@ -195,7 +195,7 @@ class _Watcher:
         self._over = True
         self._asked.release()
         self._reactor.wake()
-        self._thread.join(_PATIENCE)
+        self._thread.join(_TIMEOUT)
 
     def _work(self) -> None:
         while self._asked.acquire() and not self._over:

@@ -193,7 +193,7 @@ class Reactor(LoopState):
 
     def run_once(self, timeout: float | None = None) -> None:
         """One turn: wait at most `timeout` seconds (None: as long as it takes)."""
-        self._turn(lambda: self._dispatch(self.patience(timeout)))
+        self._turn(lambda: self._dispatch(self.time_to_sleep(timeout)))
 
     def run_turns(self) -> None:
         """Turn until something else than readiness has wanted attention.
@@ -315,8 +315,8 @@ class Reactor(LoopState):
         self, selector: selectors.BaseSelector, timeout: float | None
     ) -> list[Any]:
         """Look without sleeping, for `busy_poll` seconds at most."""
-        patience = self.busy_poll if timeout is None else min(self.busy_poll, timeout)
-        end = time.monotonic() + patience if patience else 0.0
+        spin = self.busy_poll if timeout is None else min(self.busy_poll, timeout)
+        end = time.monotonic() + spin if spin else 0.0
         while time.monotonic() < end:
             if ready := selector.select(0):
                 return ready
@@ -350,7 +350,7 @@ class Reactor(LoopState):
             self._waker.close()
             self._wakee.close()
 
-    def patience(self, timeout: float | None) -> float | None:
+    def time_to_sleep(self, timeout: float | None) -> float | None:
         """How long this turn may sleep."""
         if self._calls or self.dirty:
             return 0

@@ -52,7 +52,7 @@ _BARE_LF = "a line of its answer ends without CR LF"
 #: Bytes of a refusal's body that are kept: enough for a sentence or an error document.
 MAX_BODY = 1024
 #: Seconds for that body, once the head of the refusal is here.
-BODY_PATIENCE = 1.0
+BODY_TIMEOUT = 1.0
 #: Redirects that are followed; as many as browsers' `fetch` had at first (RFC 2068).
 MAX_REDIRECTS = 5
 

@@ -416,7 +416,7 @@ def test_bench_does_not_wait_for_ever(monkeypatch: Any, capsys: Any) -> None:
         def on_message(self, msg: Any, client: Any) -> Any:
             return None
 
-    monkeypatch.setattr("simple_ws.cli.bench._PATIENCE", 0.1)
+    monkeypatch.setattr("simple_ws.cli.bench._TIMEOUT", 0.1)
     with running(Silent()) as server:
         url = f"ws://127.0.0.1:{server.port}/"
         assert main(["bench", url, "-c", "2", "--seconds", "0.1"]) == 1

@@ -312,7 +312,7 @@ def test_thread_example(programs: ExitStack, monkeypatch: pytest.MonkeyPatch) ->
 # Windows
 
 #: X servers take a moment to begin.
-_PATIENCE = 30
+_TIMEOUT = 30
 
 
 @pytest.fixture
@@ -332,7 +332,7 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     os.close(write)
     try:
-        assert select.select([read], [], [], _PATIENCE)[0], "Xvfb does not begin"
+        assert select.select([read], [], [], _TIMEOUT)[0], "Xvfb does not begin"
         monkeypatch.setenv("DISPLAY", f":{os.read(read, 100).decode().strip()}")
         yield
     finally:

@@ -160,7 +160,7 @@ def test_timer_made_by_a_timer_waits_for_the_next_turn(
 
 
 @pytest.mark.parametrize(
-    ("timer", "wheel", "asked", "patience"),
+    ("timer", "wheel", "asked", "sleep"),
     [
         (None, None, None, None),
         (None, None, 3.0, 3.0),
@@ -177,7 +177,7 @@ def test_turn_waits_until_the_next_deadline(
     timer: float | None,
     wheel: float | None,
     asked: float | None,
-    patience: float | None,
+    sleep: float | None,
 ) -> None:
     class Owner:
         _wheel_slot: dict[Any, None] | None = None
@@ -189,12 +189,12 @@ def test_turn_waits_until_the_next_deadline(
         reactor.call_later(timer, lambda: None)
     if wheel is not None:
         reactor.wheel.put(Owner(), reactor.now + wheel)
-    assert reactor.patience(asked) == patience
+    assert reactor.time_to_sleep(asked) == sleep
 
 
 def test_turn_does_not_wait_while_something_is_queued(reactor: Reactor) -> None:
     reactor.call_soon(lambda: None)
-    assert reactor.patience(None) == 0
+    assert reactor.time_to_sleep(None) == 0
 
 
 def test_dirty_owners_are_flushed_once_at_the_end_of_the_turn(

@@ -37,7 +37,7 @@ MIB = 2**20
 #: Seconds between two looks at the server, and between two kills.
 LOOK, KILL = 1.0, 20.0
 #: Seconds that clients have to come home, and the server to end.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class Sample(NamedTuple):
@@ -70,12 +70,12 @@ class Child:
         for line in self.process.stdout:
             self._lines.put(line)
 
-    def hear(self, patience: float = 0.0) -> dict[str, Any]:
+    def read(self, timeout: float = 0.0) -> dict[str, Any]:
         """The latest that it said; wait for something if there was nothing yet."""
         try:
             while True:
-                self.last = json.loads(self._lines.get(timeout=patience or None))
-                patience = 0.0
+                self.last = json.loads(self._lines.get(timeout=timeout or None))
+                timeout = 0.0
                 if self._lines.empty():
                     return self.last
         except queue.Empty:
@@ -87,10 +87,10 @@ class Child:
             self.last = json.loads(self._lines.get())
         return self.last
 
-    def finish(self, patience: float) -> bool:
+    def finish(self, timeout: float) -> bool:
         """Wait for its end; whether it came by itself."""
         try:
-            self.process.wait(patience)
+            self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -117,7 +117,7 @@ class Soak:
         self.totals: Counter[str] = Counter()
         self.kills = 0
         self.server = Child("server.py")
-        self.about = self.server.hear(PATIENCE)
+        self.about = self.server.read(TIMEOUT)
         if "port" not in self.about:
             sys.exit("the server did not start")
         self.idle = self._look(0.0)
@@ -182,7 +182,7 @@ class Soak:
         for worker in self.workers:
             worker.process.send_signal(signal.SIGTERM)
         for worker in self.workers:
-            if not worker.finish(PATIENCE):
+            if not worker.finish(TIMEOUT):
                 self.problems.append("clients did not come home")
             time.sleep(0.2)
             said = worker.catch_up()
@@ -193,7 +193,7 @@ class Soak:
             self._count(worker)
 
     def _end(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while True:
             last = self._look(self.seconds)
             if last.clients == 0 and last.descriptors <= self.idle.descriptors:
@@ -208,7 +208,7 @@ class Soak:
         self.last = last
         assert self.server.process.stdin is not None
         self.server.process.stdin.close()
-        if not self.server.finish(PATIENCE):
+        if not self.server.finish(TIMEOUT):
             self.problems.append("the server did not end by itself")
         if self.server.last.get("buffered"):
             self.problems.append("output is counted that nobody has")

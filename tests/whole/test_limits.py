@@ -161,16 +161,16 @@ def test_byte_now_and_then_does_not_prolong_open_timeout() -> None:
 
 
 #: option: (value, how the peer keeps alive, cause, code)
-PATIENCE: dict[str, tuple[float, str, int]] = {
+TIMEOUT: dict[str, tuple[float, str, int]] = {
     "idle_timeout": (30.0, "idle_timeout", 1001),
     "ping_timeout": (10.0, "ping_timeout", 1011),
     "auth_timeout": (12.0, "auth_timeout", 1008),
 }
 
 
-@pytest.mark.parametrize("option", PATIENCE)
+@pytest.mark.parametrize("option", TIMEOUT)
 def test_waits_of_an_open_connection_have_their_limits(option: str) -> None:
-    seconds, cause, code = PATIENCE[option]
+    seconds, cause, code = TIMEOUT[option]
     handler = Recorder(**{option: seconds, "ping": option == "ping_timeout"})
     handler.authenticates = option == "auth_timeout"
     with Driven(handler) as driven:
