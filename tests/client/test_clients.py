@@ -274,6 +274,58 @@ class TestOpening:
         assert seen == ["127.0.0.2"]
 
 
+NONSENSE = {
+    "nothing": b"",
+    "zeros": bytes(100),
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "an alert of TLS": b"\x15\x03\x01\x00\x02\x02\x46",
+    "HTTP/0.9": b"<html>\r\n\r\n",
+    "half a status": b"HTTP/1.1 10",
+    "a long status": b"HTTP/1.1 1010 x\r\n\r\n",
+    "an unknown status": b"HTTP/1.1 599 x\r\n\r\n",
+    "bare 101": b"HTTP/1.1 101\r\n\r\n",
+    "control characters": b"HTTP/1.1 401 \x1b[2J\r\n\r\n",
+    "C1": b"HTTP/1.1 401 x\r\nSec-WebSocket-Version: \x9b2J\r\n\r\n",
+    "long length": b"HTTP/1.1 200 x\r\nContent-Length: 9" + b"9" * 5000 + b"\r\n\r\n",
+    "negative length": b"HTTP/1.1 200 x\r\nContent-Length: -1\r\n\r\n",
+    "large chunk": b"HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"F" * 16
+    + b"\r\n",
+    "bad chunk": b"HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+    "interim only": b"HTTP/1.1 100 x\r\n\r\n" * 2000,
+    "many fields": b"HTTP/1.1 101 x\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    **{
+        f"Location {location!r}": b"HTTP/1.1 302 x\r\nLocation: %b\r\n\r\n" % location
+        for location in (
+            b"",
+            b"ws://[x]/",
+            b"//[",
+            b"http://]/",
+            "//a\u2100b/".encode(),
+            b"ws://h:99999/",
+            b"ws://[fe80::1%25\xe4]/",
+            b"\x9b\x1b",
+            b"javascript:alert(1)",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("answer", NONSENSE.values(), ids=list(NONSENSE))
+def test_whatever_a_server_answers_is_one_of_our_errors(
+    face: Any, answer: bytes
+) -> None:
+    def script(server: Server) -> None:
+        server.read_head()
+        with contextlib.suppress(OSError):  # the client may have had enough
+            server.write(answer)
+
+    with scripted(*[script] * (6 if b"Location: \r" in answer else 1)) as server:
+        with pytest.raises(ConnectError) as caught:
+            face.connect(server.url)
+        assert str(caught.value).isprintable()
+
+
 class TestRedirects:
     @staticmethod
     def to(target: str, status: int = 302) -> Callable[[Server], None]:
