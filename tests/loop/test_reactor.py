@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import threading
@@ -98,10 +99,16 @@ def test_any_selector_serves(clock: Clock, pair: Any) -> None:
     reactor.close()
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
 def test_reactor_that_was_never_opened_holds_no_descriptor(clock: Clock) -> None:
-    reactor = Reactor(clock=clock)
-    reactor.call_threadsafe(lambda: None)
-    reactor.close()
+    before = os.listdir("/proc/self/fd")
+    reactors = [Reactor(clock=clock) for _ in range(10)]
+    for reactor in reactors:
+        reactor.call_threadsafe(lambda: None)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    for reactor in reactors:
+        reactor.close()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_calls_made_before_it_opens_are_kept(clock: Clock) -> None:

@@ -749,3 +749,15 @@ def test_deliver_goes_on_where_a_middleware_stops_the_message() -> None:
         assert driven.server.deliver("work", "x") is second
         second.session["busy"] = True
         assert driven.server.deliver("work", "x") is None
+
+
+def test_client_that_is_closing_subscribes_to_nothing() -> None:
+    with Driven() as driven:
+        peer = driven.open()
+        client = driven.handler.client()
+        client.close()
+        client.subscribe("news")
+        assert driven.server.members("news") == []
+        assert client.topics == frozenset()
+        assert driven.server.publish("news", "x") == 0
+        assert peer.read_close() == (1000, "")

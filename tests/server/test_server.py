@@ -715,3 +715,16 @@ def test_fault_of_ours_ends_one_connection_and_not_the_server(
         other.text("still here")
         assert other.read_message() == "still here"
         assert len(driven.server.clients) == 1
+
+
+def test_stop_returns_as_soon_as_the_last_peer_has_answered() -> None:
+    """Not after `close_timeout`, here longer than any test takes."""
+    with running(Recorder(), close_timeout=300) as server:
+        with open_peer(server) as peer:
+            stopping = threading.Thread(target=server.stop)
+            stopping.start()
+            assert peer.read_close() == (1001, "the server stops")
+            peer.write(close_frame(1001))
+            assert peer.read_rest() == b""
+        stopping.join(DEADLINE)
+        assert not stopping.is_alive()
