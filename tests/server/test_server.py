@@ -719,7 +719,7 @@ def test_fault_of_ours_ends_one_connection_and_not_the_server(
 
 def test_stop_returns_as_soon_as_the_last_peer_has_answered() -> None:
     """Not after `close_timeout`, here longer than any test takes."""
-    with running(Recorder(), close_timeout=300) as server:
+    with running(Recorder(), close_timeout=300, ping=False) as server:
         with open_peer(server) as peer:
             stopping = threading.Thread(target=server.stop)
             stopping.start()
