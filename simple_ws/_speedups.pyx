@@ -102,6 +102,23 @@ cdef inline int take_buffer(object data, View* view) except -1:
     return PyObject_GetBuffer(data, view, PyBUF_SIMPLE)
 
 
+cdef bytes exact_bytes(object data):
+    """Bytes-like data as bytes and no subclass of them, whose code might run when they
+    are looked at or let go of.
+
+    Raises:
+        TypeError: It is not bytes-like.
+    """
+    cdef View view
+    if PyBytes_CheckExact(data):
+        return <bytes> data
+    take_buffer(data, &view)
+    try:
+        return PyBytes_FromStringAndSize(<char*> view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
 # --- Masking -------------------------------------------------------------------------
 
 

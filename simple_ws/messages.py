@@ -46,13 +46,13 @@ def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
     if isinstance(msg, dict | list):
         return (_BINARY if binary else _TEXT), encode_json(msg)
     if isinstance(msg, str):
-        return (_BINARY if binary else _TEXT), msg.encode()
+        return (_BINARY if binary else _TEXT), _encoded(msg)
     if not isinstance(msg, bytes | bytearray | memoryview):
         raise TypeError(
             "a message must be str, bytes, bytearray, memoryview, dict or list, "
             f"not {type(msg).__name__}"
         )
-    payload = bytes(msg)
+    payload = _exact(bytes(msg))
     if binary is not False:
         return _BINARY, payload
     payload.decode()
@@ -77,6 +77,30 @@ def encode_json(value: object) -> bytes:
         return _ascii(value).encode()
 
 
+def _encoded(text: str) -> bytes:
+    """The UTF-8 of a text, also of a subclass of str with an `encode` of its own.
+
+    Raises:
+        TypeError: That returns something else than bytes.
+        ValueError: It is not valid Unicode.
+    """
+    if type(text) is str:
+        return text.encode()
+    payload: object = text.encode()
+    if not isinstance(payload, bytes):
+        what, got = f"{type(text).__name__}.encode", type(payload).__name__
+        raise TypeError(f"{what} must return bytes, not {got}")
+    payload = _exact(payload)
+    payload.decode()
+    return payload
+
+
+def _exact(data: bytes) -> bytes:
+    """Bytes and no subclass of them, which may have code that runs when they are looked
+    at, or let go of: in the middle of what is done with them."""
+    return data if type(data) is bytes else bytes.__getitem__(data, slice(None))
+
+
 def check_close(code: int, reason: str) -> int:
     """Check what a user wants to close with (RFC 6455 §7.4); return the code.
 
@@ -86,20 +110,21 @@ def check_close(code: int, reason: str) -> int:
     """
     if isinstance(code, bool) or not isinstance(code, int):
         raise TypeError(f"close code must be an int, not {code!r}")
+    code = int.__int__(code)  # a subclass may have its own view of what it is
     if not may_travel(code):
         raise ValueError(
             "close code must be 1000-1003, 1007-1014 or 3000-4999, "
-            f"not {int(code)} (RFC 6455 §7.4)"
+            f"not {code} (RFC 6455 §7.4)"
         )
     if not isinstance(reason, str):
         raise TypeError(f"close reason must be a str, not {reason!r}")
-    size = len(reason.encode())
+    size = len(str.encode(reason))
     if size > MAX_CLOSE_REASON:
         raise ValueError(
             f"close reason must have at most {MAX_CLOSE_REASON} bytes of UTF-8, "
             f"not {size}"
         )
-    return int(code)
+    return code
 
 
 def check_ping(payload: bytes | str) -> bytes:
@@ -110,12 +135,12 @@ def check_ping(payload: bytes | str) -> bytes:
         ValueError: It is longer than a control frame holds.
     """
     if isinstance(payload, str):
-        payload = payload.encode()
+        payload = _encoded(payload)
     if not isinstance(payload, bytes | bytearray | memoryview):
         raise TypeError(
             f"ping payload must be bytes or str, not {type(payload).__name__}"
         )
-    payload = bytes(payload)
+    payload = _exact(bytes(payload))
     if len(payload) > MAX_CONTROL_PAYLOAD:
         raise ValueError(
             f"ping payload must have at most {MAX_CONTROL_PAYLOAD} bytes, "

@@ -99,8 +99,19 @@ def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]:
     if fd < 0:
         raise OSError(errno, os.strerror(errno))
     # `sock.family` and `sock.type` would look for members of enums.
-    accepted = _plain_socket(address.ss_family, SOCK_STREAM, 0, fd)
-    peer = address_of(&address)
-    if peer is None:
-        peer = readable(accepted.getpeername())
+    try:
+        accepted = _plain_socket(address.ss_family, SOCK_STREAM, 0, fd)
+    except BaseException:
+        c_close(fd)
+        raise
+    try:
+        # Of `socket.setdefaulttimeout`: Python would wait for the peer by itself.
+        if accepted.gettimeout() is not None:
+            accepted.setblocking(False)
+        peer = address_of(&address)
+        if peer is None:
+            peer = readable(accepted.getpeername())
+    except BaseException:
+        accepted.close()
+        raise
     return accepted, peer

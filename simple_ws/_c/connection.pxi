@@ -3,8 +3,8 @@
 #
 # Who owns which bytes of the input (those of the output: `_outbox.pxi`):
 #
-#   the loop's buffer   what was read just now; busy until `feed` returns, which is why
-#                       the loop must not be run from a callback
+#   the loop's buffer   what was read just now; taken out of the loop until `feed`
+#                       returns, so that nobody else reads into it meanwhile
 #   `tail`              the beginning of a small frame that has not come whole
 #   `large`             a large message that is received where it will stay
 
@@ -47,6 +47,10 @@ cdef enum:
     MANY_PONGS = 128
     #: Bytes, in whole messages, that a socket which is not a plain one is offered.
     JOIN_LIMIT = 65536
+    # What has become of output that was offered.
+    ALL_TAKEN = 0
+    SOME_LEFT = 1
+    GONE = 2
 
 #: Seconds of one connection in one turn, see MANY_MESSAGES.
 cdef double _LONG_TURN = 0.002
@@ -142,6 +146,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
     cdef Deflater deflater
     cdef flag stale  # the peer's window has moved on without `deflater`
     cdef flag own_write  # a subclass has its own write_message
+    cdef flag feeding  # what was read is being handled: nothing more is read
 
     # Input that is not whole, or waits for another turn.
     cdef bytes rest
@@ -161,6 +166,8 @@ Carries messages between a socket and a callback; subclasses have the rest.
         buffer_size: int,
         write_limit: int,
     ) -> None:
+        if not isinstance(loop, LoopState):
+            raise TypeError(f"loop must be a LoopState, not {loop!r}")
         self._sock = sock
         self._loop = loop
         self._protocol = protocol
@@ -212,7 +219,9 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self.ready(events)
 
     cdef int ready(self, int events) except -1:
-        if events & READ_READY and self.rest is None and not self._deaf | self._held:
+        if events & READ_READY and self.rest is None and not (
+            self._deaf | self._held | self.feeding
+        ):
             if not self.waiting or self.may_take(self.expected()):
                 self.read_in()
         if events & WRITE_READY and self._blocked:
@@ -253,21 +262,29 @@ Carries messages between a socket and a callback; subclasses have the rest.
         """Whether this turn has time for more of this connection."""
         cdef LoopState loop = self._loop
         loop.credit -= steps
-        if loop.credit < 0 or self._held:
+        if loop.credit < 0 or self._held or loop.interrupted:
             return False
         return loop.read_clock() - loop.mark <= _LONG_TURN
 
     cdef int read_in(self) except -1:
         cdef LoopState loop = self._loop
         cdef uint8_t* buffer
-        cdef size_t before = self.tail_size
-        cdef ssize_t got
         if self.fd < 0:
             return self.read_by_method()
-        buffer = loop.read_buffer()
-        if self.large != NULL:
-            return self.read_large(buffer)
-        got = c_recv(self.fd, buffer + before, self.read_size, 0)
+        buffer = loop.borrow_buffer()
+        self.feeding = True
+        try:
+            if self.large != NULL:
+                return self.read_large(buffer)
+            return self.read_small(buffer)
+        finally:
+            self.feeding = False
+            loop.return_buffer(buffer)
+
+    cdef int read_small(self, uint8_t* buffer) except -1:
+        """Read behind what is kept of a small frame."""
+        cdef size_t before = self.tail_size
+        cdef ssize_t got = c_recv(self.fd, buffer + before, self.read_size, 0)
         if got <= 0:
             return self.not_read(got)
         self.note_read(<size_t> got)
@@ -285,7 +302,14 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef int read_by_method(self) except -1:
-        cdef bytes data
+        self.feeding = True
+        try:
+            return self.read_some_by_method()
+        finally:
+            self.feeding = False
+
+    cdef int read_some_by_method(self) except -1:
+        cdef object data
         try:
             data = self._sock.recv(self.read_size)
         except (BlockingIOError, InterruptedError):
@@ -293,6 +317,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         except OSError as error:
             self._on_lost(error)
             return 0
+        data = exact_bytes(data)
         if not data:
             self._on_lost(None)
             return 0
@@ -304,7 +329,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         """Read more at once while reads come back full, less when they do not."""
         self._last_received = self._loop.now
         self.bytes_received += <int64_t> size
-        self._tally.bytes_received += <int64_t> size
+        self.counts.bytes_received += <int64_t> size
         if size == self.read_size:
             self.read_size = <uint32_t> min(size * 2, _MAX_READ)
         elif size < self.read_size >> 2 and self.read_size > self.buffer_size:
@@ -312,24 +337,31 @@ Carries messages between a socket and a callback; subclasses have the rest.
 
     def _feed(self, data: bytes) -> None:
         """Handle what was received, one message or event after the other."""
-        cdef size_t size = <size_t> PyBytes_GET_SIZE(data)
+        cdef bytes whole = exact_bytes(data)
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(whole)
         cdef size_t before = self.tail_size
-        cdef size_t part
-        cdef uint8_t* buffer
-        if self.large != NULL:
-            part = min(size, self.large.size - self.large.have)
-            self.grow_large(self.large.have + part)
-            memcpy(self.large_end(), PyBytes_AS_STRING(data), part)
-            self.add_to_large(part)
-            data = data[part:]
-        elif before:
-            data = PyBytes_FromStringAndSize(<char*> self.tail, before) + data
-            self.drop_tail()
-        else:
-            # Unmasking is done in place: not in bytes that are somebody's.
-            data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), size)
-        buffer = <uint8_t*> PyBytes_AS_STRING(data)
-        self.feed(buffer, <size_t> PyBytes_GET_SIZE(data))
+        cdef size_t part = 0
+        cdef flag nested = self.feeding
+        self.feeding = True
+        try:
+            if self.large != NULL:
+                part = min(size, self.large.size - self.large.have)
+                self.grow_large(self.large.have + part)
+                memcpy(self.large_end(), PyBytes_AS_STRING(whole), part)
+                self.add_to_large(part)
+            if before:
+                whole = PyBytes_FromStringAndSize(<char*> self.tail, before) + whole
+                self.drop_tail()
+            else:
+                # Unmasking is done in place: not in bytes that are somebody's.
+                whole = PyBytes_FromStringAndSize(
+                    PyBytes_AS_STRING(whole) + part, <Py_ssize_t> (size - part)
+                )
+            self.feed(
+                <uint8_t*> PyBytes_AS_STRING(whole), <size_t> PyBytes_GET_SIZE(whole)
+            )
+        finally:
+            self.feeding = nested
 
     cdef int feed(self, uint8_t* data, size_t size) except -1:
         cdef size_t pos = 0
@@ -350,6 +382,8 @@ Carries messages between a socket and a callback; subclasses have the rest.
             # One frame at once is always little work; many of them are not.
             step = max(<size_t> SLICE, <size_t> self._protocol.remaining)
             pos = self._receive_odd(rest, pos, min(size, pos + step))
+            if pos > size:
+                raise ValueError("read beyond the end")
             # Every callback may have closed this connection: look again.
             if self._ordinary and pos < size:
                 pos += self.receive_whole(data + pos, size - pos)
@@ -377,18 +411,22 @@ Carries messages between a socket and a callback; subclasses have the rest.
         """Handle what was kept; for the loop, which `_on_rest` asked for it."""
         cdef LoopState loop = self._loop
         cdef bytes rest = self.rest
-        if rest is None or self._deaf or self._held:
+        if rest is None or self._deaf or self._held or self.feeding:
             return
+        self._sync()
         self.rest = None
         self._last_received = loop.now  # it is we who are late
         loop.mark = loop.read_clock()
+        self.feeding = True
         try:
             self.feed(
                 <uint8_t*> PyBytes_AS_STRING(rest), <size_t> PyBytes_GET_SIZE(rest)
             )
-        except Exception as error:
+        except BaseException as error:
+            self.feeding = False
             loop.on_failure(self, error)
-        loop.account(self, self._tally)
+        self.feeding = False
+        loop.account(self, self.counts)
 
     cdef size_t receive_whole(self, uint8_t* data, size_t size) except? 0xFFFFFFFF:
         """Deliver the ordinary messages at the front: whole and in one frame.
@@ -477,20 +515,22 @@ Carries messages between a socket and a callback; subclasses have the rest.
         cdef Utf8State state
         cdef bytes plain, rest
         cdef size_t have
-        if self.inflater is None:
-            self.inflater = self._protocol.inflater()
-        plain = self.inflater._feed(data, size, <Py_ssize_t> self.max_size)
+        # Held here: the connection may end, and let go of it, while it works.
+        cdef Inflater inflater = self.inflater
+        if inflater is None:
+            inflater = self.inflater = <Inflater?> self._protocol.inflater()
+        plain = inflater._feed(data, size, <Py_ssize_t> self.max_size)
         state.missing = state.low = state.high = 0
         self.check_inflated(&state, plain, self.max_size, first)
         have = <size_t> PyBytes_GET_SIZE(plain)
-        rest = self.inflater.finish(<Py_ssize_t> (self.max_size - have))
+        rest = inflater.finish(<Py_ssize_t> (self.max_size - have))
         if PyBytes_GET_SIZE(rest):
             self.check_inflated(&state, rest, self.max_size - have, first)
             plain += rest
         if first & TEXT_OPCODE and state.missing:
             raise InvalidData("text ends inside a UTF-8 sequence")
-        self._tally.packed_received += <int64_t> size
-        self._tally.plain_received += PyBytes_GET_SIZE(plain)
+        self.counts.packed_received += <int64_t> size
+        self.counts.plain_received += PyBytes_GET_SIZE(plain)
         if not first & TEXT_OPCODE:
             return plain
         return PyUnicode_DecodeUTF8(
@@ -513,7 +553,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         """Call back with a message; what is returned is the answer."""
         self._last_message = self._loop.now
         self.messages_received += 1
-        self._tally.messages_received += 1
+        self.counts.messages_received += 1
         if self.bucket_of_rate != NULL:
             if not take_token(self.bucket_of_rate, self._loop.now):
                 self._on_rate()
@@ -524,7 +564,14 @@ Carries messages between a socket and a callback; subclasses have the rest.
                 self.write_message(answer)
         except Exception as error:
             self._on_callback_error(error)
+        except BaseException as error:
+            self._interrupt(error)
         return 0
+
+    def _interrupt(self, error: BaseException) -> None:
+        """A callback raised what ends programs: what else was read waits."""
+        self._ordinary = False  # until `_go_on`, or until `protocol` has read some
+        self._loop.on_interrupt(error)
 
     def _deliver(self, msg: str | bytes) -> None:
         """Call back with a message; what is returned is the answer."""
@@ -563,6 +610,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
     cdef size_t keep_tail(
         self, uint8_t* data, size_t pos, size_t size
     ) except? 0xFFFFFFFF:
+        self.drop_tail()
         self.tail = <uint8_t*> malloc(size - pos)
         if self.tail == NULL:
             raise MemoryError
@@ -581,6 +629,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         cdef size_t size = <size_t> header.length
         cdef size_t first = min(size, max(<size_t> TRUST_LIMIT, have))
         cdef PyObject* block = self._loop.take_block(size, first)
+        self.drop_large()
         self.large = <Large*> malloc(sizeof(Large))
         if self.large == NULL:
             Py_XDECREF(block)
@@ -633,7 +682,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
             return self.not_read(got)
         self._last_received = self._loop.now
         self.bytes_received += got
-        self._tally.bytes_received += got
+        self.counts.bytes_received += got
         self.add_to_large(min(<size_t> got, room))
         if <size_t> got > room:
             self.feed(buffer, <size_t> got - room)
@@ -726,8 +775,13 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return self.write_message(msg, binary)
 
     def _send(self, int opcode: int, payload: bytes) -> SendStatus:
+        return self.send_bytes(<uint8_t> opcode, payload)
+
+    cdef object send_bytes(self, uint8_t opcode, bytes payload):
+        if payload is None:
+            raise TypeError("a payload must be bytes, not None")
         return self.write(
-            <uint8_t> opcode,
+            opcode,
             payload,
             <const uint8_t*> PyBytes_AS_STRING(payload),
             <size_t> PyBytes_GET_SIZE(payload),
@@ -740,25 +794,37 @@ Carries messages between a socket and a callback; subclasses have the rest.
         if not self._open:
             return _DROPPED
         # Before compressing: a message that enters the context must be sent.
+        # What is being written is as good as gone.
         if (
             self.waiting
             and (
-                self.waiting + size > self._write_limit
+                self.waiting - self.offering + size > self._write_limit
                 or self.has_too_many()
                 or self._loop.buffered > self._loop.buffered_limit
             )
             and not self._make_room(size)
         ):
-            self._tally.dropped += 1
+            self.counts.dropped += 1
             return _DROPPED
+        if (
+            self.packing
+            and size >= self.threshold
+            and self.deflater is None
+            and self._loop.source is not owner
+        ):
+            self.deflater = <Deflater?> self._protocol.deflater()
+        if not self._open:
+            return _DROPPED  # what was asked has ended it
         self.messages_sent += 1
-        self._tally.messages_sent += 1
+        self.counts.messages_sent += 1
         if self.packing and size >= self.threshold:
-            self._tally.plain_sent += <int64_t> size
+            self.counts.plain_sent += <int64_t> size
             owner = self.pack(owner, data, size)
+            if not self._open:
+                return _DROPPED
             data = <const uint8_t*> PyBytes_AS_STRING(owner)
             size = <size_t> PyBytes_GET_SIZE(owner)
-            self._tally.packed_sent += <int64_t> size
+            self.counts.packed_sent += <int64_t> size
             first |= PACKED
         if (
             size <= COPY_LIMIT
@@ -789,20 +855,20 @@ Carries messages between a socket and a callback; subclasses have the rest.
 
         The second receiver of one object in a turn shows that. What is compressed for
         all refers to nothing, so any peer can read it; but it moves the peer's window,
-        and our context must start afresh before it is used again.
+        and our context must start afresh before it is used again. For itself no Python
+        runs between here and the queue: what is compressed first must leave first.
         """
         cdef LoopState loop = self._loop
+        cdef Deflater deflater = self.deflater
         if loop.source is owner:
             self.stale = True
             return loop.pack_for_all(self._protocol.agreement, data, size)
         loop.source = owner
         loop.packed = None
-        if self.deflater is None:
-            self.deflater = self._protocol.deflater()
-        elif self.stale:
-            self.deflater.reset()
+        if self.stale:
+            deflater.reset()
         self.stale = False
-        return self.deflater._compress(data, size)
+        return deflater._compress(data, size)
 
     cdef inline int mark_dirty(self) except -1:
         if not self.dirty and not self._blocked:
@@ -835,7 +901,11 @@ Carries messages between a socket and a callback; subclasses have the rest.
         """
         cdef Item* last
         self.pongs += 1
-        if self.queue_used and (self._blocked or self.pongs > MANY_PONGS):
+        if (
+            self.queue_used
+            and not self.offering
+            and (self._blocked or self.pongs > MANY_PONGS)
+        ):
             last = self.queue + self.queue_start + self.queue_used - 1
             if last.sent == 0 and not last.partial and last.first == 0:
                 if last.data[0] == PONG_FRAME:
@@ -854,6 +924,25 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self.fd = -1
 
     cdef int write_out(self) except -1:
+        """Write what waits. Whoever comes in meanwhile only queues: a signal handler or
+        `__del__` that runs inside a socket's method."""
+        cdef int outcome
+        if self.writing:
+            return 0
+        self.writing = True
+        try:
+            outcome = self.offer_all()
+        finally:
+            self.writing = False
+            self.offering = 0
+        if outcome == ALL_TAKEN:
+            return self.all_out()
+        if outcome == SOME_LEFT:
+            return self.block()
+        return 0
+
+    cdef int offer_all(self) except -1:
+        """Offer what waits until the system takes no more."""
         cdef size_t offered = 0
         cdef ssize_t sent
         cdef int error
@@ -861,22 +950,23 @@ Carries messages between a socket and a callback; subclasses have the rest.
         while self.waiting:
             if self.fd < 0:
                 sent = self.send_by_method(&offered)
+                if not self.offering:
+                    return GONE  # lost, or ended while the method ran
             else:
                 sent = self.send_some(&offered)
             if sent < 0:
                 error = errno
                 if not would_block(error):
                     self._on_lost(OSError(error, os.strerror(error)))
-                    return 0
+                    return GONE
                 sent = 0
-            elif not self.waiting:
-                return 0  # lost while it was asked
             self.consume(<size_t> sent)
+            self.offering = 0
             if sent and self._blocked:
                 self._last_received = self._loop.now  # who reads is alive
             if <size_t> sent < offered:
-                return self.block()
-        return self.all_out()
+                return SOME_LEFT
+        return ALL_TAKEN
 
     cdef int block(self) except -1:
         """Wait for the peer to read, and hear it again when it has read enough."""
@@ -903,7 +993,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         if self._blocked:
             self._blocked = False
             self.hear_again(0)
-        if self._await_drain:
+        if self._await_drain and not self._blocked:
             self._await_drain = False
             self._on_drained()
         return 0
@@ -931,16 +1021,27 @@ Carries messages between a socket and a callback; subclasses have the rest.
 
     cdef ssize_t send_by_method(self, size_t* offered) except -2:
         """The same through the methods of a socket that is not a plain one."""
-        cdef bytes data = b"".join(self.outbox_items(JOIN_LIMIT))
-        offered[0] = <size_t> PyBytes_GET_SIZE(data)
+        cdef bytes data = self.joined(JOIN_LIMIT)
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(data)
+        cdef ssize_t sent
+        offered[0] = size
+        self.offering = <uint32_t> min(size, <size_t> 0xFFFFFFFF)
         try:
-            return self._sock.send(data)
+            sent = self._sock.send(data)
+            if sent < 0 or <size_t> sent > size:
+                raise ValueError(f"send returned {sent} for {size} bytes")
+            return sent
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
             self._on_lost(error)
             self.discard()
             return 0
+        except BaseException:
+            # How much was sent is not known, and nothing may be sent twice.
+            self._abandon()
+            self.discard()
+            raise
 
 
 def _ignore(msg, client):
@@ -967,19 +1068,22 @@ def fan_out(
         TypeError: A message of a type that cannot be sent.
     """
     cdef int taken = 0
-    cdef int opcode
+    cdef uint8_t opcode
     cdef Py_ssize_t size
     cdef const uint8_t* data
     cdef object owner = msg
+    cdef bytes payload
     cdef ConnectionCore member
     if type(msg) is str:
         opcode = TEXT_OPCODE
         data = <const uint8_t*> PyUnicode_AsUTF8AndSize(msg, &size)
     else:
         opcode, owner = encode_message(msg, None)
-        data = <const uint8_t*> PyBytes_AS_STRING(owner)
-        size = PyBytes_GET_SIZE(owner)
-    for member in members:
+        payload = owner = exact_bytes(owner)
+        data = <const uint8_t*> PyBytes_AS_STRING(payload)
+        size = PyBytes_GET_SIZE(payload)
+    for client in members:
+        member = <ConnectionCore?> client
         if exclude and member in exclude:
             continue
         if member.own_write:
@@ -988,6 +1092,6 @@ def fan_out(
         if member._loop.source is not owner:
             member._loop.source = owner
             member._loop.packed = None
-        if member.write(<uint8_t> opcode, owner, data, <size_t> size) is not _DROPPED:
+        if member.write(opcode, owner, data, <size_t> size) is not _DROPPED:
             taken += 1
     return taken

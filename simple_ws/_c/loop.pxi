@@ -84,6 +84,8 @@ cdef enum:
     SPARE_BYTES = 8388608
 
 cdef size_t _MAX_READ = MAX_READ
+#: No frame is longer, so none is split.
+cdef size_t _NO_FRAME_LIMIT = 2**62
 
 
 cdef class Tally:
@@ -140,10 +142,13 @@ What connections share with the loop that drives them.
         pause: seconds that make a turn a pause of ours, in which nobody was heard;
             `on_pause` is called then.
         longest_turn: seconds of the longest turn since this was set to 0.
+        interrupted: something that ends programs was raised, and is raised again at the
+            end of the turn: nothing more is called in it.
     """
 
     cdef public double now
     cdef public bint eager
+    cdef public bint interrupted
     cdef public int64_t buffered
     cdef public int64_t buffered_limit
     cdef public double slow
@@ -152,7 +157,7 @@ What connections share with the loop that drives them.
     cdef double mark  # until when time has been accounted for
     cdef int credit  # messages and events that whoever is heard may still have now
     cdef public unsigned long owner
-    cdef public list dirty
+    cdef readonly list dirty
     cdef public bint attention
     cdef readonly object clock
     cdef bint monotonic
@@ -191,8 +196,12 @@ What connections share with the loop that drives them.
         """Look at the clock; at the beginning of a turn."""
         self.look_at_clock()
 
-    def on_failure(self, target: object, error: Exception) -> None:
+    def on_failure(self, target: object, error: BaseException) -> None:
         """What was called for readiness raised; the loop must go on."""
+        raise error
+
+    def on_interrupt(self, error: BaseException) -> None:
+        """A callback raised what is no `Exception`: to be raised by the loop."""
         raise error
 
     def on_dirty(self) -> None:
@@ -207,7 +216,7 @@ What connections share with the loop that drives them.
     def _account(self, target: object) -> None:
         tally = None
         if isinstance(target, ConnectionCore):
-            tally = (<ConnectionCore> target)._tally
+            tally = (<ConnectionCore> target).counts
         self.account(target, tally)
 
     def _end_turn(self) -> None:
@@ -246,14 +255,17 @@ What connections share with the loop that drives them.
     cdef int write_all(self) except -1:
         cdef list dirty
         self.source = self.packed = None
-        while self.dirty:
+        while self.dirty and not self.interrupted:
             dirty = self.dirty
             self.dirty = []
             for connection in dirty:
+                if self.interrupted:
+                    self.dirty.append(connection)
+                    continue
                 try:
                     (<ConnectionCore?> connection).dirty = False
                     (<ConnectionCore> connection).write_out()
-                except Exception as error:
+                except BaseException as error:
                     self.on_failure(connection, error)
         return 0
 
@@ -261,23 +273,37 @@ What connections share with the loop that drives them.
         """A message compressed without reference to any other, once for all who have
         the same agreement."""
         cdef Deflater deflater
+        cdef dict forms
         if self.packed is None:
             self.packed = {}
-        packed = self.packed.get(id(agreement))
-        if packed is None:
+        # Held here: code that runs meanwhile may send another message. The agreement is
+        # kept with what it is the key of, or another could have its number.
+        forms = self.packed
+        form = forms.get(id(agreement))
+        if form is None:
             deflater = Deflater(
                 agreement.level, agreement.mem_level, agreement.send_window_bits, False
             )
-            packed = self.packed[id(agreement)] = deflater._compress(data, size)
-        return packed
+            form = agreement, deflater._compress(data, size)
+            forms[id(agreement)] = form
+        return form[1]
 
-    cdef uint8_t* read_buffer(self) except NULL:
-        """Where to read to: room for a tail and for the largest read behind it."""
-        if self.buffer == NULL:
-            self.buffer = <uint8_t*> malloc(TAIL_LIMIT + 16 + _MAX_READ)
-            if self.buffer == NULL:
+    cdef uint8_t* borrow_buffer(self) except NULL:
+        """Where to read to: room for a tail and for the largest read behind it. Nobody
+        else has it until it is given back."""
+        cdef uint8_t* buffer = self.buffer
+        self.buffer = NULL
+        if buffer == NULL:
+            buffer = <uint8_t*> malloc(TAIL_LIMIT + 16 + _MAX_READ)
+            if buffer == NULL:
                 raise MemoryError
-        return self.buffer
+        return buffer
+
+    cdef void return_buffer(self, uint8_t* buffer) noexcept:
+        if self.buffer == NULL:
+            self.buffer = buffer
+        else:
+            free(buffer)
 
     cdef PyObject* take_block(self, size_t size, size_t first) except NULL:
         """A bytes object of `size` to write into, or a new one of `first` bytes.

@@ -5,6 +5,13 @@
 #   `queue`   output that is too large to copy, or that waits for the peer
 #
 # `small` always leaves before `queue`, and takes nothing once `queue` holds output.
+#
+# Python code of the user's may run wherever Python is called, and wherever an object is
+# made that the collector knows (a list, a memoryview, an exception; not bytes): signal
+# handlers, `__del__`, `gc.callbacks`, the methods of a socket. It may write, drop and
+# end the connection. So nothing here that can run Python stands between looking at the
+# queue and using what was seen; owners are exactly bytes or str, whose end runs no
+# code; and output that a socket's method has in hand (`offering`) stays where it is.
 
 cdef enum:
     FINAL = 0x80
@@ -22,7 +29,7 @@ cdef enum:
 
 
 cdef struct Item:
-    PyObject* owner  # keeps `data` alive: bytes or str
+    PyObject* owner  # keeps `data` alive: exactly bytes or str
     const uint8_t* data
     size_t size
     size_t wire  # bytes on the wire in all, headers included
@@ -65,7 +72,7 @@ cdef class Outbox:
     """Messages and control frames that the system has not taken yet."""
 
     cdef readonly LoopState _loop
-    cdef public Tally _tally
+    cdef Tally counts
     cdef public size_t _write_limit
     cdef readonly int64_t bytes_sent
     cdef size_t max_frame_size
@@ -78,11 +85,14 @@ cdef class Outbox:
     cdef uint32_t queue_start
     cdef uint32_t queue_used
     cdef size_t waiting
+    cdef uint32_t offering  # bytes at the front that a socket's method has in hand
+    cdef flag writing  # output is being written: whoever comes in only queues
 
     def __cinit__(self, *args, **kwargs):
         # What a subclass that forgets __init__ leaves must do nothing, not crash.
         self._loop = _nowhere
-        self._tally = _nobody
+        self.counts = _nobody
+        self.max_frame_size = _NO_FRAME_LIMIT
 
     def __dealloc__(self):
         free(self.small)
@@ -93,6 +103,16 @@ cdef class Outbox:
     def buffered_amount(self) -> int:
         """Bytes of output that the system has not taken yet."""
         return self.waiting
+
+    @property
+    def _tally(self) -> Tally:
+        return self.counts
+
+    @_tally.setter
+    def _tally(self, tally: Tally) -> None:
+        if not isinstance(tally, Tally):
+            raise TypeError(f"tally must be a Tally, not {tally!r}")
+        self.counts = tally
 
     cdef inline bint has_too_many(self) noexcept:
         return self.queue_used > FEW_MESSAGES + self._write_limit // MESSAGE_COST
@@ -186,10 +206,10 @@ cdef class Outbox:
         self.queue_room = max(4, self.queue_room * 2)
         return 0
 
-    cdef int push_frames(self, frames: bytes | memoryview) except -1:
+    cdef int push_frames(self, object frames) except -1:
         """Queue frames as they are; in a memoryview the rest of what has begun."""
         cdef bint partial = not isinstance(frames, bytes)
-        cdef bytes whole = bytes(frames)
+        cdef bytes whole = exact_bytes(frames)
         cdef size_t size = <size_t> PyBytes_GET_SIZE(whole)
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(whole)
         return self.push(whole, data, size, size, 0, partial)
@@ -227,7 +247,7 @@ cdef class Outbox:
         self.waiting -= sent
         self._loop.buffered -= <int64_t> sent
         self.bytes_sent += <int64_t> sent
-        self._tally.bytes_sent += <int64_t> sent
+        self.counts.bytes_sent += <int64_t> sent
         self.small_sent += <uint32_t> part
         sent -= part
         while sent:
@@ -260,70 +280,136 @@ cdef class Outbox:
             Py_XDECREF(self.queue[index].owner)
         self.queue_start = self.queue_used = 0
 
-    cdef list outbox_items(self, size_t enough):
-        """Messages and control frames as bytes; what has left in part as the rest of
-        it, in a memoryview. No more when there are `enough` bytes."""
-        cdef list items = []
-        cdef size_t start = 0
+    cdef bytes joined(self, size_t enough):
+        """What comes next, in whole messages: as many as make `enough` bytes."""
+        cdef size_t end = 0
         cdef size_t total = 0
-        cdef size_t end
+        cdef uint32_t count = 0
         cdef uint32_t index
-        while start < self.small_used and total < enough:
-            end = message_end(self.small, start)
+        cdef bytes data
+        cdef uint8_t* to
+        cdef Item* item
+        while end < self.small_used and total < enough:
+            end = message_end(self.small, end)
             if end > self.small_sent:
-                frames = PyBytes_FromStringAndSize(
-                    <char*> self.small + start, <Py_ssize_t> (end - start)
-                )
-                if start < self.small_sent:
-                    frames = memoryview(frames)[self.small_sent - start:]
-                items.append(frames)
-                total += <size_t> len(frames)
-            start = end
-        for index in range(self.queue_start, self.queue_start + self.queue_used):
-            if total >= enough:
-                break
-            frames = item_bytes(self.queue + index, self.max_frame_size)
-            items.append(frames)
-            total += <size_t> len(frames)
-        return items
+                total = end - self.small_sent
+        while count < self.queue_used and total < enough:
+            item = self.queue + self.queue_start + count
+            total += item.wire - item.sent
+            count += 1
+        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> total)
+        to = <uint8_t*> PyBytes_AS_STRING(data)
+        if end > self.small_sent:
+            memcpy(to, self.small + self.small_sent, end - self.small_sent)
+            to += end - self.small_sent
+        for index in range(count):
+            to = copy_rest(
+                to, self.queue + self.queue_start + index, self.max_frame_size
+            )
+        return data
 
     cdef int queue_small(self) except -1:
         """Have all output in the queue, an item a message."""
-        if self.small_used > self.small_sent:
-            items = self.outbox_items(self.waiting)
-            self.discard()
-            for frames in items:
-                self.push_frames(frames)
+        cdef size_t start = 0
+        cdef size_t end
+        cdef uint32_t count = 0
+        cdef Item* items
+        if self.small_used <= self.small_sent:
+            return 0
+        while start < self.small_used:
+            start = message_end(self.small, start)
+            count += start > self.small_sent
+        items = <Item*> malloc((count + self.queue_used) * sizeof(Item))
+        if items == NULL:
+            raise MemoryError
+        count = start = 0
+        try:
+            while start < self.small_used:
+                end = message_end(self.small, start)
+                if end > self.small_sent:
+                    self.make_item(items + count, start, end)
+                    count += 1
+                start = end
+        except MemoryError:
+            while count:
+                count -= 1
+                Py_XDECREF(items[count].owner)
+            free(items)
+            raise
+        if self.queue_used:
+            memcpy(
+                items + count,
+                self.queue + self.queue_start,
+                self.queue_used * sizeof(Item),
+            )
+        free(self.queue)
+        self.queue = items
+        self.queue_start = 0
+        self.queue_used += count
+        self.queue_room = self.queue_used
+        self.small_used = self.small_sent = 0
         return 0
 
+    cdef int make_item(self, Item* item, size_t start, size_t end) except -1:
+        """Make an item of a message in `small`, of which a part may have been sent."""
+        cdef size_t begin = max(start, <size_t> self.small_sent)
+        cdef PyObject* frames = new_block(
+            <char*> self.small + begin, <Py_ssize_t> (end - begin)
+        )
+        item.owner = frames
+        item.data = <const uint8_t*> PyBytes_AS_STRING(<object> frames)
+        item.size = item.wire = end - begin
+        item.sent = 0
+        item.first = 0
+        item.partial = begin > start
+        return 0
+
+    cdef uint32_t begun(self) noexcept:
+        """Messages at the front of the queue that must leave, once `small` is in it:
+        sent in part, or in the hands of a socket's method."""
+        cdef size_t covered = 0
+        cdef uint32_t count = 0
+        cdef Item* item = self.queue + self.queue_start
+        if self.queue_used and (item.sent or item.partial):
+            count = 1
+            covered = item.wire - item.sent
+        while count < self.queue_used and covered < self.offering:
+            covered += item[count].wire - item[count].sent
+            count += 1
+        return count
+
     def _unfinished(self) -> int:
-        """Bytes that are left of a message that was sent in part."""
+        """Bytes that are left of messages that were sent in part, or are being sent."""
+        cdef size_t left = 0
+        cdef uint32_t index
         cdef Item* item
         self.queue_small()
-        item = self.queue + self.queue_start
-        if self.queue_used and (item.sent or item.partial):
-            return item.wire - item.sent
-        return 0
+        for index in range(self.begun()):
+            item = self.queue + self.queue_start + index
+            left += item.wire - item.sent
+        return left
 
     def _drop_oldest(self, size_t excess) -> int:
         """Drop messages, the oldest first, until so many bytes are gone.
 
-        What was sent in part must be finished, and control frames stay.
+        What was sent in part must be finished, what is being sent stays, and control
+        frames stay.
 
         Returns:
             How many messages were dropped.
         """
-        cdef uint32_t index, end
+        cdef uint32_t index, end, first
         cdef uint32_t stay = 0
         cdef uint32_t dropped = 0
         cdef size_t gone = 0
         cdef Item* item
         self.queue_small()
         index = self.queue_start
+        first = index + self.begun()
         end = index + self.queue_used
         while index < end and gone < excess:
             item = self.queue + index
-            if may_drop(item):
+            if index >= first and may_drop(item):
                 gone += item.wire
                 dropped += 1
                 self.release_item(item)
@@ -348,6 +434,7 @@ cdef class Outbox:
         self.clear_queue()
         self._loop.buffered -= <int64_t> self.waiting
         self.waiting = 0
+        self.offering = 0
 
     def _discard_output(self) -> None:
         self.discard()
@@ -412,16 +499,16 @@ cdef inline bint may_drop(Item* item) noexcept:
     return item.first != 0 or not item.data[0] & CONTROL
 
 
-cdef object item_bytes(Item* item, size_t limit):
-    """A queued message as bytes; the rest of it in a memoryview if it has begun."""
-    cdef bytes frames
-    cdef uint8_t* to
-    if item.first == 0:
-        frames = <bytes> item.owner
-    else:
-        frames = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> item.wire)
-        to = <uint8_t*> PyBytes_AS_STRING(frames)
-        write_frames(to, item.first, item.data, item.size, limit)
-    if item.sent or item.partial:
-        return memoryview(frames)[item.sent:]
-    return frames
+cdef uint8_t* copy_rest(uint8_t* to, Item* item, size_t limit) noexcept:
+    """Write what is left of an item, as frames; where it ended."""
+    cdef iovec parts[2]
+    cdef uint8_t head[HEAD_ROOM]
+    cdef size_t pos = item.sent
+    cdef size_t size = 0
+    cdef int count, index
+    while pos < item.wire:
+        count = list_part(item, &pos, limit, parts, head, 0, &size)
+        for index in range(count):
+            memcpy(to, parts[index].iov_base, parts[index].iov_len)
+            to += parts[index].iov_len
+    return to

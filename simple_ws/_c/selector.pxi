@@ -206,8 +206,9 @@ cdef class Poller:
         cdef int index, ready, patience
         cdef double rest
         while True:
-            patience = -1
-            if deadline >= 0:
+            # Signal handlers may have written behind the last flush.
+            patience = 0 if loop.dirty else -1
+            if deadline >= 0 and patience:
                 loop.look_at_clock()
                 rest = (deadline - loop.now) * 1000
                 # Rounded up: the deadline has passed when the wait is over.
@@ -216,9 +217,9 @@ cdef class Poller:
             loop.look_at_clock()
             for index in range(ready):
                 self.call(loop, &events[index])
+            PyErr_CheckSignals()
             loop.write_all()
             loop.end_turn()
-            PyErr_CheckSignals()
             if loop.attention or (deadline >= 0 and loop.now >= deadline):
                 return ready == MAX_EVENTS
 
@@ -267,6 +268,8 @@ cdef class Poller:
         cdef int fd = <int> (event.data.u64 & 0xFFFFFFFF)
         cdef Slot* slot = self.slots + fd
         cdef int ready = ready_events(event)
+        if loop.interrupted:
+            return 0  # it is ready next time, too
         # An earlier callback of this turn may have closed the descriptor, and another
         # connection may have it by now.
         if slot.target == NULL or slot.generation != <uint32_t> (event.data.u64 >> 32):
@@ -275,11 +278,11 @@ cdef class Poller:
         try:
             if isinstance(target, ConnectionCore):
                 (<ConnectionCore> target).ready(ready)
-                loop.account(target, (<ConnectionCore> target)._tally)
+                loop.account(target, (<ConnectionCore> target).counts)
             else:
                 target(ready)
                 loop.account(target, None)
-        except Exception as error:
+        except BaseException as error:
             loop.on_failure(target, error)
         return 0
 

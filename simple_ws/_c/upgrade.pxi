@@ -236,10 +236,17 @@ def read_upgrade(
         Sec-WebSocket-Protocol or None, Sec-WebSocket-Extensions or None), all of it
         checked; None for whatever is incomplete, unusual or wrong.
     """
+    cdef View view
+    take_buffer(data, &view)
+    try:
+        return upgrade_in(<const char*> view.buf, <size_t> view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef tuple upgrade_in(const char* data, size_t size):
     cdef Upgrade upgrade
-    cdef size_t size = scan_upgrade(
-        &upgrade, PyBytes_AS_STRING(data), <size_t> PyBytes_GET_SIZE(data)
-    )
+    size = scan_upgrade(&upgrade, data, size)
     if size == 0 or size > _MAX_HEAD:
         return None
     return (

@@ -40,6 +40,7 @@ _SHORT_HEADS = {
 _BINARY = int(Opcode.BINARY)
 _FINAL_TEXT = 0x80 | _TEXT
 _FINAL_BINARY = 0x80 | _BINARY
+_PACKED = 0x40  # RSV1: the message is compressed (RFC 7692 §6)
 
 #: Messages and events of one connection in one turn; the rest waits for the next, so
 #: that others have their turn.
@@ -89,12 +90,14 @@ class ConnectionCore(_Base):
         "_deaf",
         "_dirty",
         "_ended",
+        "_feeding",
         "_held",
         "_last_message",
         "_last_received",
         "_on_message",
         "_open",
         "_ordinary",
+        "_packing",
         "_parked",
         "_plain_below",
         "_pongs",
@@ -119,6 +122,8 @@ class ConnectionCore(_Base):
         buffer_size: int,
         write_limit: int,
     ) -> None:
+        if not isinstance(loop, LoopState):
+            raise TypeError(f"loop must be a LoopState, not {loop!r}")
         # Of the owner, for whom the extension keeps them without objects.
         self.id = 0
         self.opened_at = 0.0
@@ -139,6 +144,8 @@ class ConnectionCore(_Base):
         self._deaf = False  # not read from, until the peer has read more of our output
         self._held = False  # nor until `_hold` says so
         self._rest = b""  # of the last read, for another turn
+        self._feeding = False  # what was read is being handled: nothing more is read
+        self._packing = False  # a message is on its way from our context to the outbox
         self._pongs = 0  # put into the outbox since the last write
         self._bucket: TokenBucket | None = None
         self.messages_received = self.messages_sent = 0
@@ -165,10 +172,16 @@ class ConnectionCore(_Base):
 
     def __call__(self, events: int) -> None:
         """Called by the selector."""
-        if events & _READ and not (self._deaf or self._held or self._rest):
+        if events & _READ and not (
+            self._deaf or self._held or self._rest or self._feeding
+        ):
             waiting = self._waiting
             if not waiting or self._may_take(self._protocol.expected):
-                self._on_readable()
+                self._feeding = True
+                try:
+                    self._on_readable()
+                finally:
+                    self._feeding = False
         if events & _WRITE and self._blocked:
             self._flush()
 
@@ -208,7 +221,7 @@ class ConnectionCore(_Base):
 
     def _may_go_on(self, done: int) -> bool:
         """Whether this turn has time for more than so many messages and events."""
-        if done > _MANY_MESSAGES or self._held:
+        if done > _MANY_MESSAGES or self._held or self._loop.interrupted:
             return False
         return self._loop.clock() - self._loop._mark <= _LONG_TURN
 
@@ -230,7 +243,7 @@ class ConnectionCore(_Base):
     def _adapt_reads(self, size: int) -> None:
         """Read more at once while reads come back full, less when they do not."""
         self.bytes_received += size
-        self._tally.bytes_received += size
+        self._counts.bytes_received += size
         if size == self._read_size:
             self._read_size = min(size * 2, MAX_READ)
         elif size < self._read_size >> 2 and self._read_size > self._buffer_size:
@@ -270,15 +283,19 @@ class ConnectionCore(_Base):
     def _go_on(self) -> None:
         """Handle what was kept; for the loop, which `_on_rest` asked for it."""
         rest, loop = self._rest, self._loop
-        if not rest or self._deaf or self._held:
+        if not rest or self._deaf or self._held or self._feeding:
             return
+        self._sync()
         self._rest = b""
         self._last_received = loop.now  # it is we who are late
         loop._mark = loop.clock()
         try:
+            self._feeding = True
             self._feed(rest)
-        except Exception as error:
+        except BaseException as error:
             loop.on_failure(self, error)
+        finally:
+            self._feeding = False
         loop._account(self)
 
     def _receive_whole(self, data: bytes, pos: int, end: int) -> int:
@@ -341,7 +358,7 @@ class ConnectionCore(_Base):
         """Call back with a message; what is returned is the answer."""
         self._last_message = self._loop.now
         self.messages_received += 1
-        self._tally.messages_received += 1
+        self._counts.messages_received += 1
         if self._bucket is not None and not self._bucket.take(self._loop.now):
             self._on_rate()
             return
@@ -352,6 +369,13 @@ class ConnectionCore(_Base):
                 self.write_message(answer)
         except Exception as error:
             self._on_callback_error(error)
+        except BaseException as error:
+            self._interrupt(error)
+
+    def _interrupt(self, error: BaseException) -> None:
+        """A callback raised what ends programs: what else was read waits."""
+        self._ordinary = False  # until `_go_on`, or until `protocol` has read some
+        self._loop.on_interrupt(error)
 
     # Sending
 
@@ -393,13 +417,17 @@ class ConnectionCore(_Base):
         """Accept a message, or not; `source` is the object that the user gave."""
         if not self._open:
             return _DROPPED
-        size, waiting = len(payload), self._waiting
+        # What is being written is as good as gone.
+        size, waiting = len(payload), self._waiting - self._offering
         # Before compressing: a message that enters the context must be sent.
         if waiting and self._is_over(waiting + size) and not self._make_room(size):
-            self._tally.dropped += 1
+            self._counts.dropped += 1
             return _DROPPED
+        if not self._open:
+            # What was asked has ended it, which mypy does not know.
+            return _DROPPED  # type: ignore[unreachable]
         self.messages_sent += 1
-        self._tally.messages_sent += 1
+        self._counts.messages_sent += 1
         if size < self._plain_below:
             if size < 126:
                 frame = _SHORT_HEADS[opcode][size] + payload
@@ -407,12 +435,7 @@ class ConnectionCore(_Base):
                 frame = build_frame(opcode | 0x80, payload)
             self._enqueue(frame)
         else:
-            packed = None
-            if size >= self._threshold:
-                packed = self._pack(source, payload)
-                self._tally.plain_sent += size
-                self._tally.packed_sent += len(packed)
-            self._enqueue(self._protocol.send_message(opcode, payload, packed))
+            self._enqueue_long(source, opcode, payload)
         # Whoever heeds BACKPRESSURE must hear of it while there is still room.
         if not self._blocked and (
             self._waiting > self._half_full or len(self._outbox) > self._many
@@ -431,34 +454,56 @@ class ConnectionCore(_Base):
             or self._has_too_many()
         )
 
-    def _pack(self, source: object, payload: bytes) -> bytes:
+    def _enqueue_long(self, source: object, opcode: int, payload: bytes) -> None:
+        """Put a message into the outbox that is compressed, or split into frames."""
+        protocol, size = self._protocol, len(payload)
+        if size < self._threshold or self._packing:
+            # Of code that interrupts another message on its way: what is compressed
+            # first must leave first, and a plain one may leave at any time.
+            self._enqueue(protocol.frame_message(opcode, payload))
+            return
+        self._packing = True
+        try:
+            packed, shared = self._pack(source, payload)
+            self._counts.plain_sent += size
+            self._counts.packed_sent += len(packed)
+            self._enqueue(protocol.frame_message(opcode | _PACKED, packed))
+            self._stale = shared
+        finally:
+            self._packing = False
+
+    def _pack(self, source: object, payload: bytes) -> tuple[bytes, bool]:
         """Compress a message: with this peer's context, unless it goes to others too.
 
         The second receiver of one object in a turn shows that. What is compressed for
         all refers to nothing, so any peer can read it; but it moves the peer's window,
         and our context must start afresh before it is used again.
+
+        Returns:
+            It, and whether it is compressed for all.
         """
         loop, protocol = self._loop, self._protocol
         if loop._source is source:
-            self._stale = True
-            return loop._pack_for_all(protocol.agreement, payload)
+            return loop._pack_for_all(protocol.agreement, payload), True
         loop._note_source(source)
         deflater: Deflater = protocol.deflater()
         if self._stale:
             deflater.reset()
-            self._stale = False
-        return deflater.compress(payload)
+        self._stale = True  # until it is in the outbox
+        return deflater.compress(payload), False
 
     def _enqueue(self, frame: bytes | memoryview) -> None:
         """Put a message or control frame into the outbox."""
-        self._outbox.append(frame)
-        self._waiting += len(frame)
-        self._loop.buffered += len(frame)
-        if not self._dirty and not self._blocked:
+        size, marks = len(frame), not self._dirty and not self._blocked
+        if marks:
             self._dirty = True
             self._loop.dirty.append(self)
-            if self._loop.eager:
-                self._loop.on_dirty()
+        # In this order: a signal handler may raise behind any call.
+        self._waiting += size
+        self._loop.buffered += size
+        self._outbox.append(frame)
+        if marks and self._loop.eager:
+            self._loop.on_dirty()
 
     def _enqueue_pong(self, frame: bytes) -> None:
         """Put a pong into the outbox, in place of one that has not left yet.
@@ -468,44 +513,92 @@ class ConnectionCore(_Base):
         """
         outbox = self._outbox
         self._pongs += 1
-        if outbox and (self._blocked or self._pongs > _MANY_PONGS):
-            last = outbox[-1]
+        many = self._blocked or self._pongs > _MANY_PONGS
+        if many and outbox and not self._offering:
+            last, size = outbox[-1], len(outbox[-1])
             if isinstance(last, bytes) and last[0] == _PONG_FRAME:
-                self._waiting -= len(outbox.pop())
-                self._loop.buffered -= len(last)
+                self._waiting -= size
+                self._loop.buffered -= size
+                outbox.pop()
         self._enqueue(frame)
 
     def _flush(self) -> None:
-        """Write what waits, as much as the system takes."""
-        self._pongs = 0
-        outbox = self._outbox
-        while outbox:
-            # As a rule there is one: a call for it would take 60 ns.
-            offer = outbox[0] if len(outbox) == 1 else self._next_offer()
-            try:
-                if isinstance(offer, list):
-                    sent = self._sock.sendmsg(offer)
-                    whole = sent == sum(map(len, offer))
-                else:
-                    sent = self._sock.send(offer)
-                    whole = sent == len(offer)
-            except (BlockingIOError, InterruptedError):
-                sent, whole = 0, False
-            except OSError as error:
-                self._on_lost(error)
-                return
-            self._consume(sent)
-            if sent and self._blocked:
-                self._last_received = self._loop.now  # who reads is alive
-            if not whole:
-                self._block()
-                return
+        """Write what waits, as much as the system takes.
+
+        Whoever comes in meanwhile only queues: a signal handler or `__del__` that runs
+        between two lines of this, or inside a socket's method.
+        """
+        if self._writing:
+            return
+        try:
+            self._writing = True
+            left = self._offer_all()
+        except BaseException:
+            # How much was sent is not known, and nothing may be sent twice.
+            self._abandon()
+            raise
+        finally:
+            self._writing = False
+            self._offering = 0
+        if left is None:
+            return
+        if left:
+            self._block()
+            return
         if self._blocked:
             self._blocked = False
             self._hear_again(0)
-        if self._await_drain:
+        if self._await_drain and not self._blocked:
             self._await_drain = False
             self._on_drained()
+
+    def _offer_all(self) -> bool | None:
+        """Offer what waits until the system takes no more.
+
+        Returns:
+            Whether something is left; None when the connection was lost, or ended.
+        """
+        self._pongs = 0
+        outbox = self._outbox
+        try:
+            while outbox:
+                # As a rule there is one: a call for it would take 60 ns.
+                offer = outbox[0] if len(outbox) == 1 else self._next_offer()
+                sent, size = self._offer(offer)
+                if not self._offering:
+                    return None  # lost, or ended while the method ran
+                self._consume(sent)
+                self._offering = 0
+                if sent and self._blocked:
+                    self._last_received = self._loop.now  # who reads is alive
+                if sent < size:
+                    return True
+        except IndexError:
+            return None  # ended between two lines
+        return False
+
+    def _offer(
+        self, offer: bytes | memoryview | list[bytes | memoryview]
+    ) -> tuple[int, int]:
+        """Hand some of the output to the system: bytes that it took, and of how many;
+        `_offering` is 0 afterwards when the connection was lost."""
+        size = 0
+        try:
+            if isinstance(offer, list):
+                self._offering = size = sum(map(len, offer))
+                sent = self._sock.sendmsg(offer)
+            else:
+                self._offering = size = len(offer)
+                sent = self._sock.send(offer)
+            if not 0 <= sent <= size:
+                raise ValueError(f"send returned {sent} for {size} bytes")
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            sent = 0
+            self._on_lost(error)
+            self._discard_output()
+        return sent, size
 
     def _block(self) -> None:
         """Wait for the peer to read, and hear it again when it has read enough."""

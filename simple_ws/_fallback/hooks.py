@@ -31,6 +31,9 @@ class ConnectionHooks(Protocol):
     def _on_callback_error(self, error: Exception) -> None:
         """The message callback raised."""
 
+    def _abandon(self) -> None:
+        """Cut the connection: it is not known what was read or written."""
+
     def _on_rate(self) -> None:
         """The peer has sent more messages than `_limit_rate` allows."""
 

@@ -54,6 +54,8 @@ class LoopState:
         pause: seconds that make a turn a pause of ours, in which nobody was heard;
             `on_pause` is called then.
         longest_turn: seconds of the longest turn since this was set to 0.
+        interrupted: something that ends programs was raised, and is raised again at the
+            end of the turn: nothing more is called in it.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -61,7 +63,7 @@ class LoopState:
         self.now = clock()
         self.owner = get_ident()
         self.dirty: list[Any] = []
-        self.attention = self.eager = False
+        self.attention = self.eager = self.interrupted = False
         self.buffered = 0
         self.buffered_limit = 2**63 - 1
         self.slow = self.pause = math.inf
@@ -71,7 +73,7 @@ class LoopState:
         # What was last handed to a compressing connection in this turn, and its
         # compressed forms that hold for every receiver, by agreement.
         self._source: object = None
-        self._packed: dict[int, bytes] = {}
+        self._packed: dict[int, tuple[Agreement, bytes]] = {}
 
     def tick(self) -> None:
         """Look at the clock; at the beginning of a turn."""
@@ -102,34 +104,51 @@ class LoopState:
         if self._mark - self.now > self.pause:
             self.on_pause(self.now, self._mark)
 
-    def on_failure(self, target: object, error: Exception) -> None:
+    def on_failure(self, target: object, error: BaseException) -> None:
         """What was called for readiness raised; the loop must go on."""
+        raise error
+
+    def on_interrupt(self, error: BaseException) -> None:
+        """A callback raised what is no `Exception`: to be raised by the loop."""
         raise error
 
     def flush(self) -> None:
         """Write what waits, once a connection; callbacks may fill outboxes again."""
         self._note_source(None)
-        while self.dirty:
+        while self.dirty and not self.interrupted:
             dirty, self.dirty = self.dirty, []
-            for connection in dirty:
-                try:
-                    connection._dirty = False
-                    connection._flush()
-                except Exception as error:
-                    self.on_failure(connection, error)
+            rest = iter(dirty)
+            try:
+                for connection in rest:
+                    self._flush_one(connection)
+                    if self.interrupted:
+                        # Since then, which mypy does not know.
+                        break  # type: ignore[unreachable]
+            finally:
+                # None but where something came in between: they have their turn.
+                self.dirty[:0] = rest
+
+    def _flush_one(self, connection: Any) -> None:
+        try:
+            connection._dirty = False
+            connection._flush()
+        except BaseException as error:
+            self.on_failure(connection, error)
 
     def _note_source(self, source: object) -> None:
         self._source = source
-        if self._packed:
-            self._packed = {}
+        self._packed = {}
 
     def _pack_for_all(self, agreement: Agreement, payload: bytes) -> bytes:
         """A message compressed without reference to any other, once for all who have
         the same agreement."""
-        packed = self._packed.get(id(agreement))
-        if packed is None:
+        # Held here: code that runs meanwhile may send another message. The agreement is
+        # kept with what it is the key of, or another could have its number.
+        forms = self._packed
+        form = forms.get(id(agreement))
+        if form is None:
             deflater = Deflater(
                 agreement.level, agreement.mem_level, agreement.send_window_bits, False
             )
-            packed = self._packed[id(agreement)] = deflater.compress(payload)
-        return packed
+            form = forms[id(agreement)] = agreement, deflater.compress(payload)
+        return form[1]

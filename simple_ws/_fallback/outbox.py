@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 
 from .loop import LoopState, Tally
@@ -35,14 +36,16 @@ class Outbox:
     """
 
     __slots__ = (
+        "_counts",
         "_half_full",
         "_loop",
         "_many",
+        "_offering",
         "_outbox",
         "_sock",
-        "_tally",
         "_waiting",
         "_write_limit",
+        "_writing",
         "bytes_sent",
     )
 
@@ -53,17 +56,29 @@ class Outbox:
         #: Bytes, and messages, beyond which the system is asked to take some.
         self._half_full = write_limit >> 1
         self._many = (_FEW_MESSAGES + write_limit // _MESSAGE_COST) >> 1
-        self._tally = _nobody
+        self._counts = _nobody
         # One entry a message or control frame; only the first may be partly sent, and
         # is a memoryview then.
         self._outbox: deque[bytes | memoryview] = deque()
         self._waiting = 0
+        self._writing = False  # output is being written: whoever comes in only queues
+        self._offering = 0  # bytes at the front that the socket's method has in hand
         self.bytes_sent = 0
 
     @property
     def buffered_amount(self) -> int:
         """Bytes of output that the system has not taken yet."""
         return self._waiting
+
+    @property
+    def _tally(self) -> Tally:
+        return self._counts
+
+    @_tally.setter
+    def _tally(self, tally: Tally) -> None:
+        if not isinstance(tally, Tally):
+            raise TypeError(f"tally must be a Tally, not {tally!r}")
+        self._counts = tally
 
     def _has_too_many(self) -> bool:
         """Whether so many messages wait that they take more than their bytes."""
@@ -74,9 +89,11 @@ class Outbox:
         outbox = self._outbox
         if self._waiting <= _JOIN_LIMIT:
             return b"".join(outbox)
-        if hasattr(self._sock, "sendmsg"):
-            return list(islice(outbox, _MAX_BUFFERS))
-        return outbox[0]
+        if not hasattr(self._sock, "sendmsg"):
+            return outbox[0]
+        while True:
+            with suppress(RuntimeError):  # a signal handler has put one in meanwhile
+                return list(islice(outbox, _MAX_BUFFERS))
 
     def _consume(self, sent: int) -> None:
         """Take what was sent off the outbox."""
@@ -84,7 +101,7 @@ class Outbox:
         self._waiting -= sent
         self._loop.buffered -= sent
         self.bytes_sent += sent
-        self._tally.bytes_sent += sent
+        self._counts.bytes_sent += sent
         if not self._waiting:
             outbox.clear()
             return
@@ -96,33 +113,58 @@ class Outbox:
             outbox.popleft()
             sent -= size
 
+    def _begun(self) -> int:
+        """Messages at the front that must leave: sent in part, or in the hands of the
+        socket's method."""
+        covered = count = 0
+        # A copy, which no signal handler changes meanwhile; likewise below.
+        for frame in self._outbox.copy():
+            if covered >= self._offering and not isinstance(frame, memoryview):
+                break
+            covered += len(frame)
+            count += 1
+        return count
+
     def _unfinished(self) -> int:
-        """Bytes that are left of a message that was sent in part."""
-        first = self._outbox[0] if self._outbox else b""
-        return len(first) if isinstance(first, memoryview) else 0
+        """Bytes that are left of messages that were sent in part, or are being sent."""
+        return sum(map(len, islice(self._outbox.copy(), self._begun())))
 
     def _drop_oldest(self, excess: int) -> int:
         """Drop messages, the oldest first, until so many bytes are gone.
 
-        What was sent in part must be finished, and control frames stay.
+        What was sent in part must be finished, what is being sent stays, and control
+        frames stay.
 
         Returns:
             How many messages were dropped.
         """
-        outbox, before, dropped = self._outbox, self._waiting, 0
+        if self._writing and not self._offering:
+            return 0  # called in between by code that interrupts: only queue
+        outer, self._writing = self._writing, True
+        try:
+            return self._drop_until(excess)
+        finally:
+            self._writing = outer
+
+    def _drop_until(self, excess: int) -> int:
+        outbox, gone, dropped, begun = self._outbox, 0, 0, self._begun()
         stays: list[bytes | memoryview] = []
-        while outbox and before - self._waiting < excess:
+        while outbox and gone < excess:
             frame = outbox.popleft()
-            if isinstance(frame, memoryview) or frame[0] & _CONTROL:
+            if len(stays) < begun or frame[0] & _CONTROL:
                 stays.append(frame)
             else:
-                self._waiting -= len(frame)
+                size = len(frame)
+                gone += size
+                self._waiting -= size
+                self._loop.buffered -= size
                 dropped += 1
-        outbox.extendleft(reversed(stays))
-        self._loop.buffered -= before - self._waiting
+        if self._waiting:  # nobody has ended it meanwhile
+            outbox.extendleft(reversed(stays))
         return dropped
 
     def _discard_output(self) -> None:
+        waiting, self._waiting = self._waiting, 0
+        self._loop.buffered -= waiting
+        self._offering = 0
         self._outbox.clear()
-        self._loop.buffered -= self._waiting
-        self._waiting = 0

@@ -43,6 +43,8 @@ class UserCalls:
                 callback(*args)
             except Exception as error:
                 self.on_error(client, error)
+            except BaseException as error:
+                client._interrupt(error)
 
     def on_error(self, client: Connection, error: Exception) -> None:
         """The one place where exceptions of user code arrive."""

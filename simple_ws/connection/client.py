@@ -358,6 +358,13 @@ class Client(ConnectionCore):
             rest: what came behind the client's.
             registered: the loop knows the socket already.
         """
+        try:
+            self._open_with(response, rest, registered)
+        except BaseException as error:
+            # Who called answers for a handshake, which is over.
+            self._loop.on_failure(self, error)
+
+    def _open_with(self, response: bytes, rest: bytes, registered: bool) -> None:
         self._registered = True
         if registered:
             self._watch(READ)

@@ -183,32 +183,51 @@ class Awaited(Wrapper):
         self, queue: EventQueue, value: Any, error: BaseException | None
     ) -> None:
         client = queue.client
-        if error is not None:
-            _report(client, queue.kind, error)
-        elif queue.kind is Kind.MESSAGE:
-            _answer(client, value)
+        try:
+            if error is not None:
+                _report(client, queue.kind, error)
+            elif queue.kind is Kind.MESSAGE:
+                _answer(client, value)
+        except BaseException:
+            self._run_soon(queue)
+            raise
         self._run_waiting(queue)
+
+    def _run_soon(self, queue: EventQueue) -> None:
+        """A callback raised what ends programs: what waits is called if this one goes
+        on."""
+        queue.client._loop.call_soon(partial(self._run_waiting, queue))
 
     def _run_waiting(self, queue: EventQueue) -> None:
         """Call what waits, up to the next callback that is deferred."""
-        client = queue.client
         queue.kind, queue.call = Kind.OTHER, None
-        while queue.waiting:
-            kind, function, args = queue.take()
-            if kind is not Kind.CLOSE and self._is_over(client):
-                discard(args[0])
-                continue
-            try:
-                result = function(*args)
-                if is_deferred(result):
-                    self._run(queue, kind, result)
+        try:
+            while queue.waiting:
+                if self._run_next(queue):
                     return
-            except Exception as error:
-                _report(client, kind, error)
-            else:
-                if kind is Kind.MESSAGE:
-                    _answer(client, result)
-        self._queues.pop(client, None)
+        except BaseException:
+            self._run_soon(queue)
+            raise
+        self._queues.pop(queue.client, None)
+
+    def _run_next(self, queue: EventQueue) -> bool:
+        """Call what is next; return whether it is deferred."""
+        client = queue.client
+        kind, function, args = queue.take()
+        if kind is not Kind.CLOSE and self._is_over(client):
+            discard(args[0])
+            return False
+        try:
+            result = function(*args)
+            if is_deferred(result):
+                self._run(queue, kind, result)
+                return True
+        except Exception as error:
+            _report(client, kind, error)
+        else:
+            if kind is Kind.MESSAGE:
+                _answer(client, result)
+        return False
 
     def _is_over(self, client: Client) -> bool:
         """Whether a callback has ended the connection, or the server ends."""

@@ -217,9 +217,11 @@ class PendingCalls:
     ) -> None:
         if call in self._running:
             self._running.discard(call)
-            call._then(value, error)
-            if not self._running:
-                self.on_idle()
+            try:
+                call._then(value, error)
+            finally:
+                if not self._running:
+                    self.on_idle()
 
     def _on_idle_pool(self) -> None:
         self._reactor.call_threadsafe(self.on_idle)

@@ -323,7 +323,7 @@ class Listener:
         latest = clock() + _LONG_BATCH
         for _ in range(_BATCH):
             # A handshake may have been handled in each, with the user's `on_request`.
-            if self._closed or clock() > latest:
+            if self._closed or self._reactor.interrupted or clock() > latest:
                 return
             try:
                 sock, address = accept_from(self._sock)

@@ -103,6 +103,7 @@ class Reactor(LoopState):
         self._reserved = 0
         self._reserving = threading.Lock()
         self.turning = False
+        self._interrupt: BaseException | None = None  # to be raised after this turn
         self._pauses: deque[tuple[float, float]] = deque(maxlen=_MANY_PAUSES)
         self.busy_poll = 0.0
         self.work_listener: Callable[[], object] = lambda: None
@@ -223,23 +224,46 @@ class Reactor(LoopState):
         """Call what is ready, then what is due, then what was queued; write it all."""
         if self.turning:
             raise InvalidState("the loop is running already: called from a callback")
-        self.turning = True
-        eager, self.eager = self.eager, False
-        self.owner = threading.get_ident()
+        eager = self.eager
         try:
+            # A signal handler may raise between any two lines.
+            self.turning, self.eager = True, False
+            self.owner = threading.get_ident()
             hear()
-            self.timers.run_due(self.now)
-            # Where it failed the next turn goes on with those that are left.
-            self._guarded(partial(self.wheel.run_due, self.now))
-            self._run_calls()
-            self.flush()
-            ended = self.clock()
-            self.longest_turn = max(self.longest_turn, ended - self.now)
-            if ended - self.now > self.pause:
-                self.on_pause(self.now, ended)
+            self._do_due()
+            self._note_end()
         finally:
-            self.turning = False
-            self.eager = eager
+            self.turning, self.eager = False, eager
+            error, self._interrupt = self._interrupt, None
+            self.interrupted = False
+        if error is not None:
+            raise error
+
+    def _do_due(self) -> None:
+        """Call what is due and what was queued, and write what that has left.
+
+        Once interrupted no more is called: it has its turn when the program goes on.
+        """
+        steps: tuple[Callable[[], object], ...] = (
+            partial(self.timers.run_due, self.now),
+            # Where it failed the next turn goes on with those that are left.
+            partial(self._guarded, partial(self.wheel.run_due, self.now)),
+            self._run_calls,
+            self.flush,
+        )
+        for step in steps:
+            if self.interrupted:
+                return
+            try:
+                step()
+            except BaseException as error:
+                self.on_interrupt(error)
+
+    def _note_end(self) -> None:
+        ended = self.clock()
+        self.longest_turn = max(self.longest_turn, ended - self.now)
+        if ended - self.now > self.pause:
+            self.on_pause(self.now, ended)
 
     def _guarded(self, callback: Callable[[], object]) -> None:
         """Call what is due; a fault of ours in it must not end the loop."""
@@ -260,9 +284,11 @@ class Reactor(LoopState):
             ready = self._spin(selector, timeout) or selector.select(timeout)
             self.tick()
             for key, events in ready:
+                if self.interrupted:
+                    break  # those that are left are ready next time, too
                 try:
                     key.data(events)
-                except Exception as error:
+                except BaseException as error:
                     self.on_failure(key.data, error)
                 self._account(key.data)
             self._end_turn()
@@ -277,16 +303,36 @@ class Reactor(LoopState):
             more = selector.dispatch(self, 0)
             rounds -= 1
 
-    def on_failure(self, target: object, error: Exception) -> None:
-        """A fault of ours in one connection: give that one up, and go on.
+    def on_failure(self, target: object, error: BaseException) -> None:
+        """What was called raised: give that one connection up, and go on.
 
-        Exceptions of user code end before they come here.
+        It is a fault of ours, or a signal handler's exception between two lines of
+        ours: nobody knows what had been done. Exceptions of user code end before they
+        come here.
         """
+        while isinstance(target, partial):
+            target = target.func
         owner = getattr(target, "__self__", target)
-        logger.error("internal error in %r", owner, exc_info=error)
+        if isinstance(error, Exception):
+            logger.error("internal error in %r", owner, exc_info=error)
         abandon = getattr(owner, "_abandon", None)
         if abandon is not None:
             abandon()
+        if not isinstance(error, Exception):
+            self.on_interrupt(error)
+
+    def on_interrupt(self, error: BaseException) -> None:
+        """Something that ends programs was raised: KeyboardInterrupt, SystemExit,
+        CancelledError.
+
+        In a turn nothing more is called, and it is raised when all is in order: no
+        connection is left in the middle of what was read.
+        """
+        if not self.turning:
+            raise error
+        if self._interrupt is None:
+            self._interrupt = error
+        self.interrupted = self.attention = True
 
     def on_slow(self, target: object, seconds: float) -> None:
         """What was called for readiness has held the loop for longer than `slow`."""
@@ -329,11 +375,17 @@ class Reactor(LoopState):
 
     def finish_calls(self) -> None:
         """Run what is queued, also what that queues, and flush; before `close`."""
+        error: BaseException | None = None
         for _ in range(_LAST_ROUNDS + 3 * (len(self._calls) // _MANY_CALLS)):
             if not self._calls and not self.dirty:
                 break
-            self._run_calls()
-            self.flush()
+            try:
+                self._run_calls()
+                self.flush()
+            except BaseException as raised:
+                error = error or raised  # when everybody was told
+        if error is not None:
+            raise error
 
     def fileno(self) -> int:
         """A descriptor that is readable when a turn has work, where there is one.
@@ -370,7 +422,13 @@ class Reactor(LoopState):
     def _run_calls(self) -> None:
         # Only as many as there are now: callbacks that queue more get the next turn.
         for _ in range(min(len(self._calls), _MANY_CALLS)):
+            if self.interrupted:
+                return
+            call = self._calls[0]
             try:
-                self._calls.popleft()()
+                self._calls.popleft()
+                call()
             except Exception:
                 logger.exception("a call queued from another thread failed")
+            except BaseException as error:
+                self.on_failure(call, error)

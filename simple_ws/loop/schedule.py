@@ -128,6 +128,9 @@ class Job:
                 return
         except Exception:
             logger.exception("a timer failed: %r", callback)
+        except BaseException:
+            self._go_on(reactor)  # the program may go on, and so does the timer
+            raise
         self._go_on(reactor)
 
     def _on_done(

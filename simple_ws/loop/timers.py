@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -55,6 +56,8 @@ class Timers:
 
     def __init__(self) -> None:
         self._heap: list[Timer] = []
+        #: Taken from the heap, to be called; empty but where something interrupts that.
+        self._due: deque[Timer] = deque()
         self._order = itertools.count()
         self._many = _FEW  # so many, and cancelled ones are thrown away
 
@@ -76,6 +79,8 @@ class Timers:
     def next_deadline(self) -> float | None:
         """When the next timer is due, or None."""
         heap = self._heap
+        if self._due:
+            return self._due[0].when
         while heap and not heap[0].active:
             heapq.heappop(heap)
         return heap[0].when if heap else None
@@ -85,21 +90,18 @@ class Timers:
 
         One that raises is logged, and takes nothing from the others.
         """
-        due = []
-        while self._heap and self._heap[0].when <= now:
-            due.append(heapq.heappop(self._heap))
-        due.reverse()
-        try:
-            while due:
-                timer = due.pop()
-                try:
-                    timer._fire()
-                except Exception:
-                    logger.exception("internal error in a timer")
-        finally:
-            # Something ended the program: whoever goes on all the same misses none.
-            for timer in due:
-                heapq.heappush(self._heap, timer)
+        due, heap = self._due, self._heap
+        # A signal handler may raise behind any call: what is in neither list would be
+        # lost, and what is in both is called once all the same.
+        while heap and heap[0].when <= now:
+            due.append(heap[0])
+            heapq.heappop(heap)
+        while due:
+            try:
+                due[0]._fire()
+            except Exception:
+                logger.exception("internal error in a timer")
+            due.popleft()
 
 
 class Sweepable(Protocol):
@@ -167,13 +169,24 @@ class Wheel:
             # It stays where `discard` finds it: a sweep may take out any other owner.
             bucket = self._buckets[tick]
             while bucket:
-                owner, _ = bucket.popitem()
-                owner._wheel_slot = None
-                when = owner._sweep(now)
-                if when is not None:
-                    self.put(owner, when)
+                self._sweep(bucket, now)
             del self._buckets[tick]
         self._note_next()
+
+    def _sweep(self, bucket: dict[Sweepable, None], now: float) -> None:
+        """Have one owner look at its deadlines."""
+        owner = next(reversed(bucket))
+        del bucket[owner]
+        owner._wheel_slot = None
+        try:
+            when = owner._sweep(now)
+        except Exception:
+            raise
+        except BaseException:
+            self.put(owner, now)  # it was interrupted: soon again
+            raise
+        if when is not None:
+            self.put(owner, when)
 
     def _note_next(self) -> None:
         self._on_change()

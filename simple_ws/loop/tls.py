@@ -144,6 +144,7 @@ class TLSSocket:
 
     __slots__ = (
         "_address",
+        "_busy",
         "_call_later",
         "_ciphertext",
         "_ended",
@@ -151,6 +152,7 @@ class TLSSocket:
         "_held",
         "_incoming",
         "_may_say",
+        "_notified",
         "_object",
         "_outgoing",
         "_shaken",
@@ -180,6 +182,10 @@ class TLSSocket:
         self._ended = False  # nothing more will come
         self._fault: str | None = None
         self._shut = False  # to be shut once all is written
+        self._notified = False  # our close_notify was written
+        # One of the methods is under way. A signal handler or `__del__` may run between
+        # any two lines of it, and must neither encrypt nor send anything there.
+        self._busy = False
         self._timer: Cancellable | None = None
 
     def fileno(self) -> int:
@@ -204,9 +210,20 @@ class TLSSocket:
             OSError: The connection is lost, or the peer's TLS is wrong.
         """
         plain = b""
+        if self._busy:
+            raise BlockingIOError(errno.EAGAIN, "called while another call runs")
         if self._fault is None and not self._ended:
-            plain = self._take_in(self._sock.recv(_READ_SIZE))
-            self._answer()
+            try:
+                self._busy = True
+                plain = self._take_in(self._sock.recv(_READ_SIZE))
+                self._answer()
+            except OSError:
+                raise
+            except BaseException:
+                self._end("interrupted")  # what was decrypted is lost
+                raise
+            finally:
+                self._busy = False
         if plain:
             return plain
         if self._fault is not None:
@@ -298,9 +315,22 @@ class TLSSocket:
             raise ConnectionAbortedError(
                 errno.ECONNABORTED, f"TLS: {self._fault or 'no handshake'}"
             )
+        if self._busy:
+            raise BlockingIOError(errno.EAGAIN, "called while another call runs")
+        try:
+            self._busy = True
+            return self._encrypt(memoryview(data))
+        except OSError:
+            raise
+        except BaseException:
+            self._end("interrupted")  # nobody knows what was sent
+            raise
+        finally:
+            self._busy = False
+
+    def _encrypt(self, view: memoryview) -> int:
         if not self._flush():
             raise BlockingIOError(errno.EAGAIN, "ciphertext is waiting")
-        view = memoryview(data)
         total = len(view)
         done = min(self._held, total)
         self._held -= done
@@ -350,10 +380,7 @@ class TLSSocket:
     def _on_timer(self) -> None:
         self._timer = None
         with suppress(OSError):
-            if not self._flush():
-                self._try_later()
-            elif self._shut:
-                self._sock.shutdown(socket.SHUT_WR)
+            self._write_rest(socket.SHUT_WR)
 
     # Ending
 
@@ -366,16 +393,33 @@ class TLSSocket:
         Raises:
             OSError: The connection is lost.
         """
-        if self._shaken and self._fault is None:
+        self._shut = True
+        self._write_rest(how)
+
+    def _write_rest(self, how: int) -> None:
+        """Write what waits here, and then the end if there is to be one."""
+        if self._busy:  # called between two lines of another method
+            self._try_later()
+            return
+        try:
+            self._busy = True
+            if self._shut:
+                self._notify()
+            if not self._flush():
+                self._try_later()
+            elif self._shut:
+                self._sock.shutdown(how)
+        finally:
+            self._busy = False
+
+    def _notify(self) -> None:
+        """Write our close_notify, once."""
+        if self._shaken and self._fault is None and not self._notified:
+            self._notified = True
             # It writes our close_notify and then looks for the peer's, which `recv`
             # does as well.
             with suppress(ssl.SSLError):
                 self._object.unwrap()
-        self._shut = True
-        if self._flush():
-            self._sock.shutdown(how)
-        else:
-            self._try_later()
 
     def close(self) -> None:
         """Close the socket."""

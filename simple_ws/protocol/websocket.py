@@ -452,21 +452,25 @@ class Protocol:
 
     # Sending
 
-    def send_message(
-        self, opcode: int, payload: Buffer, packed: bytes | None = None
-    ) -> bytes:
+    def send_message(self, opcode: int, payload: Buffer) -> bytes:
         """Frame one message, compressed and split as agreed (§5.4, RFC 7692 §7.2.1).
 
         Args:
             opcode: TEXT or BINARY.
             payload: UTF-8 for TEXT.
-            packed: the same compressed, if somebody has done that already.
         """
-        first = opcode
         agreement = self.agreement
         if agreement is not None and len(payload) >= agreement.threshold:
-            payload = self.deflater().compress(payload) if packed is None else packed
-            first |= _RSV1
+            return self.frame_message(opcode | _RSV1, self.deflater().compress(payload))
+        return self.frame_message(opcode, payload)
+
+    def frame_message(self, first: int, payload: Buffer) -> bytes:
+        """Frame one message, split as agreed.
+
+        Args:
+            first: TEXT or BINARY, with RSV1 where `payload` is compressed.
+            payload: as it travels.
+        """
         limit = self.max_frame_size
         if len(payload) <= limit:
             return self._frame(_FIN | first, payload)
@@ -539,4 +543,4 @@ def _parse_close(payload: bytes) -> tuple[int, str]:
 
 def truncate(reason: str) -> str:
     """As much of a reason as a close frame holds, cut between two characters."""
-    return reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore")
+    return str.encode(reason)[:MAX_CLOSE_REASON].decode(errors="ignore")

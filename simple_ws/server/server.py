@@ -516,8 +516,10 @@ class Server(App):
         # cease must not keep us.
         self._listening = False
         try:
-            self.reactor.finish_calls()
-            self._pending.close()
+            try:
+                self.reactor.finish_calls()
+            finally:
+                self._pending.close()
         finally:  # also when `on_close` ends the program
             self._give_back()
 
@@ -623,7 +625,10 @@ class Server(App):
             )
         incoming = UpgradeConnection(sock, address, self)
         self._incoming.add(incoming)
-        incoming.begin()
+        try:
+            incoming.begin()
+        except BaseException as error:
+            self.reactor.on_failure(incoming, error)
 
     def _on_slow(self, target: object, seconds: float) -> None:
         if isinstance(target, Client):
