@@ -38,7 +38,7 @@ class UserCalls:
             owner: whose it is, for the log; the handler's by default.
         """
         what = f"{owner or client._handler._log_name}.{name_of(callback)}"
-        with client._host._log.timed(what, client._request.path):
+        with client._host._log.timed(what, client._request):
             try:
                 callback(*args)
             except Exception as error:

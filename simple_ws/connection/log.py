@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ..constants import CloseCause
 from ..loop.reactor import Reactor
+from ..protocol.http11 import Request
 
 __all__ = ["Ended", "Log"]
 
@@ -174,14 +175,15 @@ class Log:
                 extra={"ws_event": kind.replace(" ", "_"), "ws_reason": why},
             )
 
-    def timed(self, what: str, path: str | None) -> _Timed:
+    def timed(self, what: str, request: Request | None) -> _Timed:
         """Time what the block calls, and name it if it holds the loop for too long.
 
         Args:
             what: the callback's name.
-            path: of the request that it is called for; None for timers.
+            request: what it is called for; None for timers. Its path is read when it
+                is needed: a request that was parsed takes memory.
         """
-        return _Timed(self, what, path)
+        return _Timed(self, what, request)
 
     def note_slow(self, what: str, path: str | None, seconds: float) -> None:
         """A callback has held the loop for too long, up to now.
@@ -261,12 +263,12 @@ class Log:
 class _Timed:
     """A block that is timed; a generator would take twice as long."""
 
-    __slots__ = ("_began", "_log", "_path", "_what")
+    __slots__ = ("_began", "_log", "_request", "_what")
 
-    def __init__(self, log: Log, what: str, path: str | None) -> None:
+    def __init__(self, log: Log, what: str, request: Request | None) -> None:
         self._log = log
         self._what = what
-        self._path = path
+        self._request = request
 
     def __enter__(self) -> None:
         self._began = self._log._reactor.clock()
@@ -275,7 +277,8 @@ class _Timed:
         reactor = self._log._reactor
         spent = reactor.clock() - self._began
         if spent > reactor.slow:
-            self._log.note_slow(self._what, self._path, spent)
+            path = None if self._request is None else self._request.path
+            self._log.note_slow(self._what, path, spent)
 
 
 def _fields(

@@ -135,8 +135,7 @@ class Chain(Wrapper):
         for target in targets:
             try:
                 owner = self._name_of(target)
-                path = client._request.path
-                with client._host._log.timed(f"{owner}.{name}", path):
+                with client._host._log.timed(f"{owner}.{name}", client._request):
                     result = getattr(target, name)(client)
                 yield self._may_wait(result, owner, name)
             except (Exception, DeferredCancelled) as error:

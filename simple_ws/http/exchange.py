@@ -667,7 +667,7 @@ def answered_by(function: Callable[[Request], object]) -> Responder:
 
 def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
     request = exchange.request
-    with exchange.server._log.timed(name_of(function), request.path):
+    with exchange.server._log.timed(name_of(function), request):
         given = function(request)
     if is_deferred(given):
         exchange.server._run_limited(given, partial(_answer_deferred, exchange))

@@ -415,7 +415,7 @@ class UpgradeConnection:
     ) -> Any:
         """Likewise, and name what holds the loop for too long."""
         name = getattr(question, "__name__", "client_class")
-        with self.server._log.timed(f"{mount._log_name}.{name}", request.path):
+        with self.server._log.timed(f"{mount._log_name}.{name}", request):
             return self._ask(question, *args)
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:

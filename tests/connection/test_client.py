@@ -967,3 +967,16 @@ def test_peer_that_ceased_to_send_gets_what_was_written_to_it() -> None:
         driven.until(lambda: handler.names.count("close") == 1)
         assert handler.client().close_cause == "eof"
         driven.until(lambda: not driven.server._ending)
+
+
+def test_open_connection_keeps_nothing_parsed_of_its_request() -> None:
+    # 50,000 connections keep 50,000 requests: what can be parsed again is not kept.
+    with Driven(ping_interval=1) as driven:
+        peer = driven.open("/some/path?query=1")
+        peer.send(frame(TEXT, "hello"))
+        driven.advance(2)
+        client = driven.handler.client()
+        assert "ping" in driven.handler.names
+        assert client._request._parts is None
+        assert client._request._headers is None
+        assert client.path == "/some/path"
