@@ -973,8 +973,9 @@ def test_open_connection_keeps_nothing_parsed_of_its_request() -> None:
     # 50,000 connections keep 50,000 requests: what can be parsed again is not kept.
     with Driven(ping_interval=1) as driven:
         peer = driven.open("/some/path?query=1")
-        peer.send(frame(TEXT, "hello"))
-        driven.advance(2)
+        peer.text("hello")
+        driven.until(lambda: "message" in driven.handler.names)
+        driven.advance(2.1)
         client = driven.handler.client()
         assert "ping" in driven.handler.names
         assert client._request._parts is None
