@@ -111,6 +111,8 @@ def test_each_attempt_asks_anew() -> None:
         backoff = aio.Backoff(random=lambda: 0.0)
         async for ws in aio.connect(fetch, backoff=backoff):
             assert await ws.recv() == "hello"
+            # Not left to the end of the iteration, which the end of the loop cancels.
+            await ws.close()
             if len(asked) == 3:
                 break
 
