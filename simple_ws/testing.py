@@ -260,7 +260,7 @@ class TestServer:
         """Stop the server and cut the remaining connections; can be called twice."""
         for client in self._clients:
             client._sock.close()
-        if self.server._listening:
+        if self.server._run is not None:
             self.server._tear_down()
         if self._loop is not None and not self._loop.is_closed():
             _finish(self._loop)
@@ -282,16 +282,16 @@ class TestServer:
 
     def _turn(self) -> bool:
         """One turn; whether there was something to do."""
-        reactor = self.server.reactor
-        if not self.server._listening:
+        run = self.server._run
+        if run is None:
             return False
+        reactor = run.reactor
         busy = reactor.time_to_sleep(None) == 0
         busy = busy or bool(select.select([reactor.fileno()], [], [], 0)[0])
         if self._loop is not None:
             busy = _turn_loop(self._loop) or busy
         reactor.run_once(0)
-        if self.server._done():
-            self.server._tear_down()
+        self.server._after_turn()
         return busy
 
     def _next_deadline(self) -> float | None:

@@ -310,6 +310,12 @@ def running(handler: WebSocket | None = None, **options: Any) -> Iterator[Server
         server.stop(drain=0)
 
 
+def wait_for_end(server: Server) -> None:
+    """Wait until a server has stopped."""
+    run = server._run
+    assert run is None or run.finished.wait(DEADLINE)
+
+
 class Clock:
     """Seconds that pass when the test says so."""
 
@@ -332,7 +338,7 @@ class Driven:
         self.server: Server = server_class("127.0.0.1", 0, **options)
         self.handler: Any = Recorder() if handler is None else handler
         self.server.mount("*", self.handler)
-        self.server._prepare()
+        self.server._begin_in_memory(None)
         self._peers: list[Peer] = []
 
     def __enter__(self) -> Driven:
@@ -347,9 +353,17 @@ class Driven:
     def reactor(self) -> Any:
         return self.server.reactor
 
+    @property
+    def closing(self) -> set[Any]:
+        """Clients that have ended, but for their sockets."""
+        run = self.server._run
+        return set() if run is None else run.closing
+
     def turn(self, count: int = 1) -> None:
+        """Turn the loop, as long as the server has one."""
         for _ in range(count):
-            self.reactor.run_once(0)
+            if self.server._run is not None:
+                self.reactor.run_once(0)
 
     def advance(self, seconds: float) -> None:
         """Let time pass, and the server notice it."""
@@ -407,6 +421,7 @@ def small_buffers(sock: socket.socket) -> socket.socket:
 def queues_of(server: Server) -> dict[Client, Any]:
     """Of each client that waits for a deferred callback, the events behind it."""
     queues: dict[Client, Any] = {}
-    for mount in server._chains.values():
+    run = server._run
+    for mount in () if run is None else run.chains.values():
         queues.update(getattr(mount, "_queues", {}))
     return queues

@@ -81,8 +81,13 @@ class Handler(Protocol):
 class ConnectionHost(Protocol):
     """What a connection needs of its server."""
 
-    reactor: Reactor
-    _log: Log
+    @property
+    def reactor(self) -> Reactor:
+        """The event loop."""
+
+    @property
+    def _log(self) -> Log:
+        """The log of this run."""
 
     def _add_client(self, client: Any) -> None:
         """The connection is open: it counts and receives from now on."""

@@ -16,7 +16,7 @@ from ..constants import CloseCause
 from ..loop.reactor import Reactor
 from ..protocol.http11 import Request
 
-__all__ = ["Ended", "Log"]
+__all__ = ["Ended", "Log", "LogCounts"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -88,37 +88,37 @@ class Ended(Protocol):
         """Bytes that were sent, frames included."""
 
 
-class Log:
-    """The log of one server.
-
-    Args:
-        reactor: whose clock it keeps, and whose timers sum up.
+class LogCounts:
+    """What the logs of a server have counted; it outlives its runs.
 
     Attributes:
         ends: how many connections ended, by cause.
         slow_calls: how many callbacks took longer than `slow_callback`.
     """
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self) -> None:
         self.ends: dict[str, int] = {}
         self.slow_calls = 0
+
+
+class Log:
+    """The log of one run of a server.
+
+    Args:
+        reactor: whose clock it uses, and whose timers sum up.
+        counts: of the server; its own by default.
+    """
+
+    def __init__(self, reactor: Reactor, counts: LogCounts | None = None) -> None:
+        self.counts = LogCounts() if counts is None else counts
         self._seen: dict[str, int] = {}  # lines of this window, by kind
         self._blame: tuple[float, str] | None = None  # who held the loop last, when
         self._named: deque[tuple[float, float]] = deque(maxlen=_NAMED)
         self._reactor = reactor
 
-    @property
-    def reactor(self) -> Reactor:
-        """Of the loop; a server that begins anew has another one."""
-        return self._reactor
-
-    @reactor.setter
-    def reactor(self, reactor: Reactor) -> None:
-        # The timer that would sum up is gone with the old one.
+    def end(self) -> None:
+        """Sum up now: the timer that would do so ends with the loop."""
         self._sum_up()
-        self._blame = None
-        self._named.clear()
-        self._reactor = reactor
 
     def may_say(self, kind: str) -> bool:
         """Whether one more line of a kind may be written; whoever may not is counted.
@@ -134,7 +134,8 @@ class Log:
     def note_end(self, client: Ended) -> None:
         """A connection has ended."""
         cause = str(client.close_cause)
-        self.ends[cause] = self.ends.get(cause, 0) + 1
+        ends = self.counts.ends
+        ends[cause] = ends.get(cause, 0) + 1
         level = logging.INFO if client.close_cause in _FAULTS else logging.DEBUG
         if logger.isEnabledFor(level) and self.may_say(f"ended by {cause}"):
             self._say_end(client, cause, level)
@@ -195,13 +196,13 @@ class Log:
             path: of the request that it was called for; None for timers.
             seconds: how long.
         """
-        now = self.reactor.time()
+        now = self._reactor.time()
         began = now - seconds
         for start, end in self._named:
             seconds -= max(0.0, end - max(start, began))
-        if seconds <= self.reactor.slow:
+        if seconds <= self._reactor.slow:
             return
-        self.slow_calls += 1
+        self.counts.slow_calls += 1
         self._named.append((now - seconds, now))
         where = what if path is None else f"{what} at {path!r}"
         self._blame = now, f"{where} ({seconds:.2f} s)"

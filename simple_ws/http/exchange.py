@@ -192,11 +192,17 @@ class Routes:
 class HttpHost(Protocol):
     """What an exchange needs of its server."""
 
-    reactor: Reactor
-    _log: Log
     options: Options
     host: str
     port: int
+
+    @property
+    def reactor(self) -> Reactor:
+        """The event loop."""
+
+    @property
+    def _log(self) -> Log:
+        """The log of this run."""
 
     def _run_limited(
         self, deferred: Any, done: Callable[[Any, BaseException | None], object]

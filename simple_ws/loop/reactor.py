@@ -8,6 +8,7 @@ writes every outbox that was filled meanwhile, once.
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import socket
 import struct
@@ -72,16 +73,17 @@ class Reactor(LoopState):
         grain: seconds, of the coarse wheel (`timers.Wheel`).
         clock: seconds that never run backwards.
         selector: any `selectors.BaseSelector`; the best of the platform by default.
+        busy_poll: seconds to look again and again before going to sleep, which saves
+            the wake-up (some 10 µs) at the price of a core.
+        buffered_limit, slow, pause: see `LoopState`.
+        slow_listener: called with whatever has held the loop for longer than `slow`
+            seconds, and for how long.
 
     Attributes:
         timers, wheel: exact deadlines, and coarse ones for very many.
         turning: a turn is under way: whoever asks was called by it.
         work_listener: called when `eager` is set and there is something to do though no
             turn is under way; for loops that drive this one.
-        slow_listener: called with whatever has held the loop for longer than `slow`
-            seconds, and for how long.
-        busy_poll: seconds to look again and again before going to sleep, which saves
-            the wake-up (some 10 µs) at the price of a core; set before `open`.
 
     Only `call_threadsafe` and `wake` may be called from other threads.
     """
@@ -91,8 +93,17 @@ class Reactor(LoopState):
         grain: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         selector: selectors.BaseSelector | None = None,
+        *,
+        busy_poll: float = 0.0,
+        buffered_limit: int | None = None,
+        slow: float = math.inf,
+        pause: float = math.inf,
+        slow_listener: Callable[[object, float], object] | None = None,
     ) -> None:
         super().__init__(clock)
+        self.slow, self.pause = slow, pause
+        if buffered_limit is not None:
+            self.buffered_limit = buffered_limit
         self._given_selector = selector
         self._selector: selectors.BaseSelector
         self.timers = Timers()
@@ -105,9 +116,9 @@ class Reactor(LoopState):
         self.turning = False
         self._interrupt: BaseException | None = None  # to be raised after this turn
         self._pauses: deque[tuple[float, float]] = deque(maxlen=_MANY_PAUSES)
-        self.busy_poll = 0.0
+        self._busy_poll = busy_poll
         self.work_listener: Callable[[], object] = lambda: None
-        self.slow_listener: Callable[[object, float], object] = lambda who, how: None
+        self._slow_listener = slow_listener
 
     def open(self) -> None:
         """Take the descriptors that turning needs; before the first turn."""
@@ -116,7 +127,7 @@ class Reactor(LoopState):
         self._modify: Callable[[Any, int, Any], object] = selector.modify
         self._unregister: Callable[[Any], object] = selector.unregister
         if isinstance(selector, EpollSelector):
-            selector.busy_poll = self.busy_poll
+            selector.busy_poll = self._busy_poll
             # Without the keys that selectors answer with: three of them are a twentieth
             # of the time of a handshake.
             self._register, self._modify = selector.add, selector.change
@@ -336,7 +347,8 @@ class Reactor(LoopState):
 
     def on_slow(self, target: object, seconds: float) -> None:
         """What was called for readiness has held the loop for longer than `slow`."""
-        self.slow_listener(target, seconds)
+        if self._slow_listener is not None:
+            self._slow_listener(target, seconds)
 
     def on_pause(self, began: float, ended: float) -> None:
         """Nobody was heard for so long; a turn may tell in parts."""
@@ -361,7 +373,7 @@ class Reactor(LoopState):
         self, selector: selectors.BaseSelector, timeout: float | None
     ) -> list[Any]:
         """Look without sleeping, for `busy_poll` seconds at most."""
-        spin = self.busy_poll if timeout is None else min(self.busy_poll, timeout)
+        spin = self._busy_poll if timeout is None else min(self._busy_poll, timeout)
         end = time.monotonic() + spin if spin else 0.0
         while time.monotonic() < end:
             if ready := selector.select(0):

@@ -47,12 +47,20 @@ _HOST = re.compile(r"(?:\[([^]]+)\]|([^:]+))(?::[0-9]*)?")
 class DashboardHost(Protocol):
     """What a dashboard needs of its server."""
 
-    reactor: Reactor
     _stats: Stats
-    _ending: set[Client]
+
+    @property
+    def reactor(self) -> Reactor:
+        """The event loop."""
 
     def stats(self) -> dict[str, Any]:
         """The figures."""
+
+    def _note_closing(self, client: Client) -> None:
+        """A connection has ended, but for its socket."""
+
+    def _release_client(self, client: Client) -> None:
+        """The socket of a connection is closed."""
 
     def every(self, interval: float, callback: Callable[[], object]) -> Job:
         """Have something called again and again."""
@@ -123,19 +131,18 @@ class _Viewer(Client):
 
     __slots__ = ()
 
-    def __init__(self, sock: Any, home: Any, *rest: Any) -> None:
-        super().__init__(sock, _Gallery(home), *rest)
+    def __init__(self, sock: Any, server: Any, *rest: Any) -> None:
+        host: Any = _ViewerHost(server)  # a page subscribes to nothing
+        super().__init__(sock, host, *rest)
 
 
-class _Gallery:
-    """The server, to those who look: they come and go without being counted."""
+class _ViewerHost:
+    """The server, to the connections of dashboards: they are not counted."""
 
     def __init__(self, server: DashboardHost) -> None:
         self._server = server
-        self._log = Log(server.reactor)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._server, name)
+        self.reactor = server.reactor
+        self._log = Log(self.reactor)
 
     def _add_client(self, client: Client) -> None:
         self._server._stats.viewers.add(client)
@@ -144,8 +151,10 @@ class _Gallery:
     def _remove_client(self, client: Client) -> None:
         self._server._stats.viewers.discard(client)
         client._handler.clients.discard(client)
-        if client._registered:
-            self._server._ending.add(client)
+        self._server._note_closing(client)
+
+    def _release_client(self, client: Client) -> None:
+        self._server._release_client(client)
 
 
 class _Page:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ..connection.admission import Admission
 from ..connection.client import Client
-from ..connection.log import Log
+from ..connection.log import LogCounts
 from ..connection.topics import Group, Identities, Topics
 from ..constants import CloseCause
 from ..errors import HandshakeError
@@ -46,8 +46,7 @@ _COUNTS = (
 class StatsSource(Protocol):
     """What there is to count of a server (`server.Server` has it)."""
 
-    reactor: Reactor
-    _log: Log
+    _log_counts: LogCounts
     _admission: Admission
     clients: Group[Client]
     _topics: Topics[Client]
@@ -104,10 +103,9 @@ class Stats:
         paths = list(self._paths.items())
         tallies = [_counts_of(handler._tally) for handler, _ in paths]
         viewers = list(self.viewers)
-        unsent = sum(viewer.buffered_amount for viewer in viewers)
         refused = dict(server._admission.refused)
         # In this order nobody is seen to have ended who was not seen to have opened.
-        closed = dict.fromkeys(map(str, CloseCause), 0) | server._log.ends
+        closed = dict.fromkeys(map(str, CloseCause), 0) | server._log_counts.ends
         connections = {
             "open": len(server.clients),
             "opened": self.opened,
@@ -133,12 +131,20 @@ class Stats:
             ],
             "closed": closed,
             "refused": {str(status): refused[status] for status in sorted(refused)},
-            "buffered": max(0, server.reactor.buffered - unsent),
+            "buffered": self._buffered(viewers),
             "topics": len(server._topics._groups),
             "identities": len(server._identities._groups),
-            "slow_callbacks": server._log.slow_calls,
+            "slow_callbacks": server._log_counts.slow_calls,
             "longest_turn": self._longest_turn(),
         }
+
+    def _buffered(self, viewers: list[Client]) -> int:
+        """Bytes of unsent output, but for that of dashboards."""
+        reactor = self._reactor
+        if reactor is None:
+            return 0
+        unsent = sum(viewer.buffered_amount for viewer in viewers)
+        return max(0, reactor.buffered - unsent)
 
     def _uptime(self) -> float:
         reactor = self._reactor

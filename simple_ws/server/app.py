@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, TypeVar
 
 from ..connection.admission import Admission, retry_after
 from ..connection.client import Client
-from ..connection.log import Log
+from ..connection.log import Log, LogCounts
 from ..connection.options import Options
 from ..errors import HandshakeError, InvalidState
 from ..handlers.chain import Chain
 from ..handlers.handler import BaseHandler, FunctionHandler
 from ..handlers.middleware import Middleware, changes_output, check_middleware
 from ..handlers.ordering import Awaited
-from ..handlers.pending import PendingCall, PendingCalls, TooMany
+from ..handlers.pending import PendingCall, TooMany
 from ..handlers.wrapper import Wrapper
 from ..http.exchange import Route, Routes, answered_by, check_methods
 from ..http.routing import Router, check_pattern, routing_path
@@ -36,6 +37,8 @@ from ..ops.stats import AccessRule, Stats
 from ..protocol.http11 import Request
 from .denial import Denial
 from .hub import Hub
+from .life import Life
+from .run import Run
 from .upgrade import UpgradeHandler
 
 __all__ = ["App"]
@@ -57,6 +60,10 @@ _OF_THE_SOCKET = (
 )
 
 
+#: From the first turn of the loop to the end.
+_RUNNING = frozenset((Life.RUNNING, Life.STOPPING, Life.ABORTING, Life.CLOSING))
+
+
 class App(Hub):
     """What a server is to those who set it up, and to requests that come in.
 
@@ -68,8 +75,8 @@ class App(Hub):
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
         super().__init__()
         self.options = options
-        self.reactor = Reactor(clock=clock)
-        self._log = Log(self.reactor)
+        self._clock = clock
+        self._log_counts = LogCounts()
         self._admission = Admission(options, clock)
         self._stats = Stats()
         self._router: Router[BaseHandler] = Router()
@@ -77,15 +84,8 @@ class App(Hub):
         self._answering: list[tuple[str, Callable[..., Any]]] = []  # HTTP, with names
         self._applications: list[Wsgi] = []
         self._middlewares: list[Middleware] = []
-        self._chains: dict[tuple[BaseHandler, bool, int], UpgradeHandler] = {}
         self._denied: tuple[int, str] | Denial | None = None
-        self._schedule = Schedule(
-            self._run_deferred, self._check_timer, self._log.timed
-        )
-        self._pending = PendingCalls(self.reactor, options.worker_threads)
-        self._loop: Any = None  # the asyncio loop that it is attached to
-        self._running = False
-        self._ending: set[Client] = set()  # ended, but for their sockets
+        self._schedule = Schedule(self._run_deferred, self._check_timer, self._timed)
 
     # What it serves
 
@@ -114,7 +114,7 @@ class App(Hub):
             )
         _check_mounted(handler._given, self.options)
         if self._running:
-            self._check_awaited(handler._callbacks(), self._loop)
+            self._check_awaited(handler._callbacks(), self._asyncio_loop)
         was_ours = handler.server is self
         handler._adopt(self)
         try:
@@ -168,7 +168,7 @@ class App(Hub):
         if any(known is middleware for known in self._middlewares):
             raise InvalidState(f"{type(middleware).__name__} is in use already")
         if self._running:
-            self._check_awaited(middleware._callbacks(), self._loop)
+            self._check_awaited(middleware._callbacks(), self._asyncio_loop)
         middleware.on_use(self)
         if changes_output(middleware):
             self._filtered = True
@@ -241,7 +241,7 @@ class App(Hub):
         def decorate(function: F) -> F:
             name = getattr(function, "__name__", repr(function))
             if self._running:
-                self._check_awaited([(name, function)], self._loop)
+                self._check_awaited([(name, function)], self._asyncio_loop)
             self._routes.add(path, names, answered_by(function))
             self._answering.append((name, function))
             return function
@@ -415,6 +415,35 @@ class App(Hub):
         """
         return self._schedule.call_at(when, callback)
 
+    # The run
+
+    @property
+    def reactor(self) -> Reactor:
+        """The event loop; one that does nothing while the server is stopped."""
+        run = self._run
+        return Reactor(clock=self._clock) if run is None else run.reactor
+
+    @property
+    def _current(self) -> Run:
+        """The run; there is one from `listen` to the end."""
+        assert self._run is not None, "the server does not run"
+        return self._run
+
+    @property
+    def _log(self) -> Log:
+        return self._current.log
+
+    @property
+    def _asyncio_loop(self) -> Any:
+        """The asyncio loop that awaits callbacks, or None."""
+        run = self._run
+        return None if run is None else run.asyncio_loop
+
+    @property
+    def _running(self) -> bool:
+        """Whether a loop turns, or is being closed."""
+        return self._life in _RUNNING
+
     # What connections ask of their server
 
     def _find_handler(self, request: Request) -> UpgradeHandler:
@@ -446,7 +475,7 @@ class App(Hub):
             admission.check_rate()
         if denied is not None:
             return denied
-        if self._middlewares or self._loop is not None or mount._has_deferred:
+        if self._middlewares or self._asyncio_loop is not None or mount._has_deferred:
             return self._chain(mount)
         return mount
 
@@ -472,20 +501,32 @@ class App(Hub):
             return page
         return page if page.has(request) else None
 
+    def _note_closing(self, client: Client) -> None:
+        """A connection has ended; its socket may have to wait for the peer."""
+        if client._registered:
+            self._current.closing.add(client)
+
+    def _release_client(self, client: Client) -> None:
+        """The socket of a connection is closed."""
+        run = self._current
+        run.closing.discard(client)
+        run.reactor.attention = True  # the last one ends a server that stops
+
     def _chain(self, handler: BaseHandler) -> UpgradeHandler:
         # As many as there are now: another thread may be putting one in.
         middlewares = tuple(self._middlewares)
         key = handler, handler._has_deferred, len(middlewares)
-        chain = self._chains.get(key)
+        chains, pending = self._current.chains, self._current.pending
+        chain = chains.get(key)
         if chain is None:
             mount: BaseHandler | Wrapper = handler
             deferred = handler._has_deferred or self._has_deferred_middleware()
-            awaited = deferred or self._loop is not None
+            awaited = deferred or self._asyncio_loop is not None
             if middlewares:
                 mount = Chain(handler, middlewares, awaited=awaited)
             if awaited:
-                mount = Awaited(mount, self._pending)
-            chain = self._chains[key] = mount
+                mount = Awaited(mount, pending)
+            chain = chains[key] = mount
         return chain
 
     def _has_deferred_middleware(self) -> bool:
@@ -505,13 +546,14 @@ class App(Hub):
             InvalidState: It must be awaited, and the server is in no asyncio loop.
         """
         try:
-            return self._pending.run(deferred, done, limited=True)
+            return self._current.pending.run(deferred, done, limited=True)
         except TooMany:
             raise HandshakeError(503, "The server is busy.", [retry_after()]) from None
 
     def _is_worker(self) -> bool:
         """Whether the caller is code of the user's that a stop waits for."""
-        return self._pending.is_worker() or any(
+        run = self._run
+        return (run is not None and run.pending.is_worker()) or any(
             application.is_worker() for application in self._applications
         )
 
@@ -524,8 +566,12 @@ class App(Hub):
             InvalidState: Nothing would wait for it.
         """
         if self._running:
-            self._check_awaited([(what, function)], self._loop)
-            if handler.clients and self._loop is None and not handler._has_deferred:
+            self._check_awaited([(what, function)], self._asyncio_loop)
+            if (
+                handler.clients
+                and self._asyncio_loop is None
+                and not handler._has_deferred
+            ):
                 raise InvalidState(f"{what} must be in_thread before clients connect")
 
     def _check_awaited(
@@ -549,12 +595,15 @@ class App(Hub):
     def _check_timer(self, callback: Callable[[], object]) -> None:
         if self._running:
             name = getattr(callback, "__name__", repr(callback))
-            self._check_awaited([(f"the timer {name}", callback)], self._loop)
+            self._check_awaited([(f"the timer {name}", callback)], self._asyncio_loop)
 
     def _run_deferred(
         self, deferred: Any, done: Callable[[Any, BaseException | None], object]
     ) -> None:
-        self._pending.run(deferred, done)
+        self._current.pending.run(deferred, done)
+
+    def _timed(self, what: str, request: None) -> AbstractContextManager[None]:
+        return self._log.timed(what, request)
 
 
 def _check_mounted(given: Mapping[str, Any], options: Options) -> None:

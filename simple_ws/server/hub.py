@@ -19,6 +19,8 @@ from ..connection.topics import Group, Identities, Topics
 from ..loop.reactor import Reactor
 from ..messages import encode_message
 from ..speedups import fan_out
+from .life import Life, step
+from .run import Run
 
 __all__ = ["Hub"]
 
@@ -37,8 +39,6 @@ class Hub:
         clients: open connections of all handlers, the earliest first.
     """
 
-    reactor: Reactor
-
     def __init__(self) -> None:
         self.clients: Group[Client] = Group()
         self._topics: Topics[Client] = Topics()
@@ -47,6 +47,12 @@ class Hub:
         self._filtered = False
         self._lost = 0
         self._complain_at = 0.0
+        self._life = Life.NEW
+        self._run: Run | None = None  # while it listens or runs
+
+    def _move(self, to: Life) -> None:
+        """Take the next step of the server's life; see `life.STEPS`."""
+        self._life = step(self._life, to)
 
     # Sending
 
@@ -101,8 +107,9 @@ class Hub:
             TypeError: The topic is not a str.
         """
         _check_topic(topic)
-        if self._elsewhere():
-            self._queue(msg, lambda frozen: self.deliver(topic, frozen))
+        reactor = self._other_loop()
+        if reactor is not None:
+            self._queue(reactor, msg, lambda frozen: self.deliver(topic, frozen))
             return None
         ranked = self._topics.by_priority(topic)
         for client in ranked:
@@ -133,14 +140,16 @@ class Hub:
     ) -> int:
         left_out = _clients_in(exclude)
         send = _send_to_each if self._filtered else fan_out
-        if self._elsewhere():
-            self._queue(msg, lambda frozen: send(find(), frozen, left_out))
+        reactor = self._other_loop()
+        if reactor is not None:
+            self._queue(reactor, msg, lambda frozen: send(find(), frozen, left_out))
             return 0
         return send(find(), msg, left_out)
 
-    def _queue(self, msg: object, send: Callable[[object], object]) -> None:
+    def _queue(
+        self, reactor: Reactor, msg: object, send: Callable[[object], object]
+    ) -> None:
         """Have a message sent in the loop's thread, as it is now."""
-        reactor = self.reactor
         frozen, size = _frozen(msg, self._filtered)
         if not reactor.reserve(size):
             self._note_lost()
@@ -277,14 +286,20 @@ class Hub:
             raise ValueError(f"client {client!r} is of another server")
 
     def _on_loop(self, function: Callable[..., object], *args: object) -> None:
-        if self._elsewhere():
-            self.reactor.call_threadsafe(partial(function, *args))
-        else:
+        reactor = self._other_loop()
+        if reactor is None:
             function(*args)
+        else:
+            reactor.call_threadsafe(partial(function, *args))
 
-    def _elsewhere(self) -> bool:
-        """Whether a call must be queued for the loop's thread."""
-        return threading.get_ident() != self.reactor.owner
+    def _other_loop(self) -> Reactor | None:
+        """The loop that a call must be queued for; None where it may act directly."""
+        # While nobody listens, and while the server closes, nothing waits for the loop.
+        run = self._run
+        if run is None or self._life is Life.CLOSING:
+            return None
+        reactor = run.reactor
+        return reactor if threading.get_ident() != reactor.owner else None
 
 
 def _send_to_each(

@@ -1,18 +1,18 @@
-"""`Server`: one port, one loop: how a site is run, and how it ends.
+"""`Server`: how a server begins, who drives its loop, and how it stops.
 
-It accepts, starts and stops. What is served is left to `app`, who receives to `hub`,
-what happens on one connection to `server.upgrade` and `connection.client`.
+What is served is left to `app`, who receives to `hub`, what belongs to one run to
+`run`, the closing of connections to `shutdown`, what happens on one connection to
+`upgrade` and `connection.client`.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -20,9 +20,7 @@ from typing import Any, TypeVar
 from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.options import Options, check_options
-from ..constants import CloseCause, CloseCode
 from ..errors import InvalidState
-from ..handlers.pending import PendingCalls
 from ..loop.asyncio_bridge import Attachment, check_loop
 from ..loop.deferred import is_async
 from ..loop.listener import (
@@ -34,12 +32,14 @@ from ..loop.listener import (
     port_of,
     take_over,
 )
-from ..loop.reactor import Reactor
 from ..loop.workers import Call
 from ..messages import check_seconds
 from ..speedups import BACKEND
 from .app import App
 from .forwarded import TrustedProxies
+from .life import Life
+from .run import Run
+from .shutdown import Shutdown
 from .upgrade import UpgradeConnection
 
 __all__ = ["Server"]
@@ -48,19 +48,10 @@ logger = logging.getLogger("simple_ws")
 
 R = TypeVar("R")
 
-#: Seconds of one turn of a stop that nobody else turns for.
+#: Seconds of one turn while `stop` drives the loop itself.
 _STOP_TURN = 0.05
-
-#: Seconds that a stop waits longer than it should take, for a loop that is not ours.
+#: Seconds that `stop` waits longer than it should take, for a loop that is not ours.
 _STOP_GRACE = 1.0
-
-#: Clients that a stop sends away at once, and parts it makes of more at most.
-_FAREWELL = 100
-_MAX_FAREWELLS = 20
-#: From so many on the parts take half of the time; fewer are gone sooner.
-_CROWD = 1000
-#: Seconds of a turn after which peers are not held to what they did not do meanwhile.
-_PAUSE = 0.5
 
 
 class Server(App):
@@ -104,18 +95,7 @@ class Server(App):
         self._encrypted = _encryption(own)
         self.proxies = _proxies(own)
         super().__init__(own, self._clock)
-        self._attachment: Attachment | None = None
         self._asked_port = port
-        self._signals_seen = 0
-        self._listeners: list[Listener] = []
-        self._listening = False  # from now on calls of other threads are queued
-        self._incoming: set[UpgradeConnection] = set()
-        self._thread: threading.Thread | None = None
-        self._stopping = False
-        self._deadline_passed = False
-        self._polling: bool | None = None  # None: poll may begin, False: it has ended
-        self._started = threading.Event()
-        self._finished = threading.Event()
 
     # Running
 
@@ -134,16 +114,20 @@ class Server(App):
             TypeError: One of `sockets` is not a socket.
             ValueError: One of `sockets` is not a stream socket.
         """
-        if self._listening or self._running:
+        if self._run is not None:
             raise InvalidState("the server listens already")
         given = take_over(sockets, self.options.backlog)
-        self._polling = None
         opened, file = (given, None) if given else self._open_sockets()
-        self._prepare()
-        self._listeners = [
-            Listener(self.reactor, sock, self._on_accept, file) for sock in opened
+        try:
+            run = self._make_run()
+        except OSError:  # no descriptor is left
+            for sock in opened:
+                sock.close()
+            raise
+        run.listeners = [
+            Listener(run.reactor, sock, self._on_accept, file) for sock in opened
         ]
-        self._listening = True
+        self._move(Life.LISTENING)
         if given:
             self.port = next(filter(None, map(port_of, given)), self.port)
             where = ", ".join(map(name_of, given))
@@ -172,9 +156,9 @@ class Server(App):
             InvalidState: The server is running already, or a callback is async.
             OSError: See `listen`.
         """
-        self._begin()
+        run = self._begin()
         with self._signals():
-            self._serve()
+            self._serve(run)
 
     def start(self) -> None:
         """Serve in a background thread; returns when the port is bound.
@@ -183,12 +167,12 @@ class Server(App):
             InvalidState: The server is running already, or a callback is async.
             OSError: See `listen`.
         """
-        self._begin()
-        self._thread = threading.Thread(
-            target=self._serve, name="simple_ws", daemon=True
+        run = self._begin()
+        run.thread = threading.Thread(
+            target=self._serve, args=(run,), name="simple_ws", daemon=True
         )
-        self._thread.start()
-        self._started.wait()
+        run.thread.start()
+        run.started.wait()
 
     def poll(self, timeout: float = 0.0) -> bool:
         """Run one turn of the server, for programs that have their own main loop.
@@ -209,18 +193,18 @@ class Server(App):
             OSError: See `listen`.
         """
         check_seconds("timeout", timeout)
-        if self._polling is None:
-            self._begin()
-            self._polling = True
+        run = self._run
+        if run is None and self._life is Life.STOPPED:
+            return False
+        if run is None or not run.polled:
+            run = self._begin()
+            run.polled = True
             # Who watches `fileno` is told of what is written between two calls, too.
-            self.reactor.work_listener = self.reactor.wake
-            self.reactor.eager = True
-            self._started.set()
-        if self._polling:
-            self.reactor.run_once(timeout)
-            if self._done():
-                self._tear_down()
-        return self._polling
+            run.reactor.work_listener = run.reactor.wake
+            run.reactor.eager = True
+            run.started.set()
+        run.reactor.run_once(timeout)
+        return self._after_turn()
 
     def attach(self, loop: Any = None) -> None:
         """Serve inside an asyncio event loop, of asyncio or uvloop.
@@ -248,15 +232,15 @@ class Server(App):
 
             loop = asyncio.get_running_loop()
         check_loop(loop)
-        if self._attachment is not None and self._attachment.loop.is_closed():
-            self._tear_down()  # nobody has stopped it
-        self._begin(loop)
+        if self._run is not None and self._run.orphaned:
+            self._tear_down()
+        run = self._begin(loop)
         try:
-            self._attachment = Attachment(loop, self.reactor, self._after_turn)
+            run.attachment = Attachment(loop, run.reactor, self._after_turn)
         except BaseException:  # such as in debug mode, from another thread
             self._tear_down()
             raise
-        self._started.set()
+        run.started.set()
 
     async def serve_async(self) -> None:
         """Serve inside the running asyncio loop until `stop`, or until cancelled.
@@ -271,18 +255,20 @@ class Server(App):
         import asyncio
 
         loop = asyncio.get_running_loop()
-        if self._attachment is None or self._attachment.loop.is_closed():
+        run = self._run
+        if run is None or run.attachment is None or run.orphaned:
             self.attach(loop)
-        assert self._attachment is not None
-        if self._attachment.loop is not loop:
+        attachment = self._current.attachment
+        assert attachment is not None
+        if attachment.loop is not loop:
             raise InvalidState("the server runs in another asyncio loop")
-        await self._attachment.wait(self.stop, self._pass_last_deadline)
+        await attachment.wait(self.stop, self._abort)
 
     def _after_turn(self) -> bool:
+        """End the run where it is over; return whether it goes on."""
         if self._done():
             self._tear_down()
-            return False
-        return True
+        return self._run is not None
 
     def run_in_thread(self, function: Callable[..., R], *args: Any) -> Call[R]:
         """Call a blocking function in a worker thread; from any thread.
@@ -301,9 +287,10 @@ class Server(App):
         """
         if not callable(function) or is_async(function):
             raise TypeError(f"function must be one that blocks, not {function!r}")
-        if not self._running:
+        run = self._run
+        if run is None or not self._running:
             raise InvalidState("the server does not run")
-        return self._pending.run_in_thread(partial(function, *args))
+        return run.pending.run_in_thread(partial(function, *args))
 
     def fileno(self) -> int:
         """A file descriptor that is readable when there is work for `poll`.
@@ -315,12 +302,12 @@ class Server(App):
             InvalidState: This platform (Windows) has no such descriptor: use a timer.
                 Or the server has stopped: call `listen` to start it again.
         """
-        if self._polling is False:
+        if self._life is Life.STOPPED:
             raise InvalidState("the server has stopped")
-        if not self._listening:
+        if self._run is None:
             self.listen()
         try:
-            return self.reactor.fileno()
+            return self._current.reactor.fileno()
         except AttributeError:
             raise InvalidState(
                 "selectors have no descriptor on this platform: call `poll` on a timer"
@@ -347,38 +334,56 @@ class Server(App):
         """
         if drain is not None:
             check_seconds("drain", drain)
-        # Before the question whether it runs: a later one has nothing to stop.
-        reactor, thread, attachment = self.reactor, self._thread, self._attachment
-        if not self._running or (attachment and attachment.loop.is_closed()):
-            if self._listening:
-                self._tear_down()
-        elif threading.get_ident() == reactor.owner:
-            self._begin_stop(drain)
-            if not reactor.turning:
-                reactor.flush()  # before the deadline, which may be now
-            if attachment is not None:
-                attachment.finish()
-            elif self._polling and not reactor.turning:
-                while self.poll(_STOP_TURN):
-                    pass
+        # Once: a later run has nothing to stop.
+        run = self._run
+        if run is None or self._life is Life.CLOSING:
+            if run is not None and threading.get_ident() != run.reactor.owner:
+                self._wait_for_end(run, drain)
+        elif self._life is Life.LISTENING or run.orphaned:
+            self._tear_down()
+        elif threading.get_ident() == run.reactor.owner:
+            self._stop_here(run, drain)
         else:
-            reactor.call_threadsafe(partial(self._begin_stop, drain))
-            if self._is_worker():
-                return  # a callback, which is waited for
-            # Whoever should turn may be waiting for whoever called this.
-            driven = self._polling or attachment is not None
-            patience = self._patience(drain) + self._patience(None) + _STOP_GRACE
-            self._finished.wait(patience if driven else None)
-            if thread is not None:
-                thread.join()
+            run.reactor.call_threadsafe(partial(self._begin_stop, drain))
+            self._wait_for_end(run, drain)
 
-    def _begin(self, loop: Any = None) -> None:
+    def _stop_here(self, run: Run, drain: float | None) -> None:
+        """Stop in the thread of the loop, perhaps in a callback."""
+        reactor = run.reactor
+        self._begin_stop(drain)
+        if not reactor.turning:
+            reactor.flush()  # before the deadline, which may be now
+        if run.attachment is not None:
+            run.attachment.finish()
+        elif run.polled and not reactor.turning:
+            while self.poll(_STOP_TURN):
+                pass
+
+    def _wait_for_end(self, run: Run, drain: float | None) -> None:
+        """Wait in another thread; not in a worker, which the server waits for."""
+        if self._is_worker():
+            return
+        # The loop that should turn may be waiting for the caller.
+        close_timeout = self.options.close_timeout
+        timeout = (close_timeout if drain is None else drain) + close_timeout
+        run.finished.wait(timeout + _STOP_GRACE if run.driven else None)
+        if run.thread is not None:
+            run.thread.join()
+
+    # Its life
+
+    def _begin(self, loop: Any = None) -> Run:
+        """Begin to run in this thread.
+
+        Args:
+            loop: the asyncio loop that awaits callbacks, or None.
+        """
         if self._running:
             raise InvalidState("the server runs already")
         self._check_awaited(self._all_callbacks(), loop)
-        if not self._listening:
+        if self._run is None:
             self.listen()
-        self._note_begin(loop)
+        return self._enter(loop)
 
     def _begin_in_memory(self, loop: Any) -> None:
         """Be ready for connections that do not come by a port; for `testing`.
@@ -386,181 +391,91 @@ class Server(App):
         Args:
             loop: an asyncio loop for handlers that need one, or None.
         """
-        self._prepare()
-        self._listening = True
-        self._note_begin(loop)
+        self._make_run()
+        self._move(Life.LISTENING)
+        self._enter(loop)
+
+    def _enter(self, loop: Any) -> Run:
+        run = self._current
+        # Before anybody may ask whose thread the loop's is.
+        run.begin(loop)
+        self._move(Life.RUNNING)
+        return run
+
+    def _make_run(self) -> Run:
+        """Get the loop ready, once it is known what is mounted."""
+        mounted = [handler.options for handler in self._router.targets()]
+        run = Run(self.options, mounted, self._clock, self._log_counts)
+        run.pending.on_idle = self._note_idle
+        self._schedule.begin(run.reactor)
+        self._stats.begin(run.reactor)
+        self._run = run
+        return run
 
     def _use_clock(self, clock: Callable[[], float]) -> None:
         """Keep another time; before anything runs. For `testing`."""
         self._clock = clock
-        self.reactor = self._log.reactor = Reactor(clock=clock)
         self._admission = Admission(self.options, clock)
         for handler in self._router.targets():
             handler._set_admission()
 
-    def _note_begin(self, loop: Any) -> None:
-        self._loop = loop
-        if loop is not None:
-            self._pending.await_in(loop)
-        self._polling = None
-        self._stopping = self._deadline_passed = False
-        self._signals_seen = 0
-        self._started.clear()
-        self._finished.clear()
-        # Before anybody may ask whose thread the loop's is.
-        self.reactor.owner = threading.get_ident()
-        self._running = True
-
-    def _serve(self) -> None:
-        self.reactor.owner = threading.get_ident()
-        self._started.set()
+    def _serve(self, run: Run) -> None:
+        run.reactor.owner = threading.get_ident()
+        run.started.set()
         try:
             while not self._done():
-                self.reactor.run_turns()
+                run.reactor.run_turns()
         finally:
             self._tear_down()
 
     def _done(self) -> bool:
-        inside = self.clients or self._stats.viewers
-        empty = not inside and not self._ending and not self._incoming
-        idle = empty and not self._pending.busy
-        return self._stopping and (idle or self._deadline_passed)
-
-    def _patience(self, drain: float | None) -> float:
-        """Seconds of a stop until whoever takes nothing of what it was sent is cut."""
-        return self.options.close_timeout if drain is None else drain
+        if self._life is Life.STOPPING:
+            run = self._current
+            waits = self.clients or self._stats.viewers or run.closing or run.upgrades
+            return not waits and not run.pending.busy
+        return self._life is Life.ABORTING
 
     def _begin_stop(self, drain: float | None) -> None:
-        if self._stopping:
+        """Begin the shutdown, in the thread of the loop."""
+        if self._life is not Life.RUNNING:
             return
-        self._stopping = True
-        self.reactor.want_attention()
-        for listener in self._listeners:
-            listener.close()
-        for incoming in list(self._incoming):
-            incoming.stop()
-        clients = [*self.clients, *self._stats.viewers]
-        random.shuffle(clients)
-        batches = max(1, min(_MAX_FAREWELLS, len(clients) // _FAREWELL))
-        patience = self._patience(drain)
-        batches = batches if patience else 1
-        pause = patience / 2 / batches * min(1.0, len(clients) / _CROWD)
-        size = -(-len(clients) // batches)
-        now = self.reactor.time()
-        deadline = None if drain is None else now + drain
-        latest = now + self.options.ping_timeout if deadline is None else deadline
-        self._dismiss(clients, size, pause, deadline)
-        self.reactor.call_later(patience, partial(self._pass_deadline, latest))
+        self._move(Life.STOPPING)
+        run = self._current
+        run.accept_no_more()
+        shutdown = Shutdown(run, self.options, self._everybody, self._abort)
+        shutdown.begin([*self.clients, *self._stats.viewers], drain)
 
-    def _dismiss(
-        self, clients: list[Client], size: int, pause: float, deadline: float | None
-    ) -> None:
-        """Close some clients now and the others little by little.
+    def _abort(self) -> None:
+        """End with this turn of the loop."""
+        self._begin_stop(None)
+        if self._life is Life.STOPPING:
+            self._move(Life.ABORTING)
+            self._current.reactor.want_attention()
 
-        Thousands that are sent away at one moment would come back at one moment.
-        """
-        patience = None  # what `close` gives, which is more for who takes its output
-        if deadline is not None:
-            patience = max(0.0, deadline - self.reactor.time())
-        for client in clients[:size]:
-            client._close(
-                CloseCode.GOING_AWAY, "the server stops", CloseCause.SHUTDOWN, patience
-            )
-        rest = clients[size:]
-        if rest:
-            self.reactor.call_later(
-                pause * random.uniform(0.5, 1.5),
-                partial(self._dismiss, rest, size, pause, deadline),
-            )
-
-    def _pass_deadline(self, latest: float) -> None:
-        """Cut whoever is left; `on_close` has time to end, where it takes time.
-
-        Until `latest` wait for those who have not taken all that was accepted for
-        them: whoever of them takes nothing gives up by itself.
-        """
-        rest = latest - self.reactor.time()
-        if rest > 0 and any(client.buffered_amount for client in self._leaving()):
-            patience = min(rest, max(0.1, self.options.close_timeout))
-            self.reactor.call_later(patience, partial(self._pass_deadline, latest))
-            return
-        self._cut_all()
-        self._pending.cancel_all()
-        patience = self.options.close_timeout
-        self.reactor.call_later(patience, self._pass_last_deadline)
-
-    def _pass_last_deadline(self) -> None:
-        self._deadline_passed = True
-        self.reactor.want_attention()
-
-    def _cut_all(self) -> None:
-        for incoming in list(self._incoming):
-            incoming.close()
-        for client in self._leaving():
-            client._cut("the server stopped", CloseCause.SHUTDOWN)
-
-    def _leaving(self) -> list[Client]:
-        return [*self.clients, *self._stats.viewers, *self._ending]
+    def _everybody(self) -> list[Client]:
+        """All clients, also those that are closing, and those of dashboards."""
+        return [*self.clients, *self._stats.viewers, *self._current.closing]
 
     def _tear_down(self) -> None:
         """Give everything back, whatever state it is in; `run` works again."""
-        for listener in self._listeners:
-            listener.close()
-        if self._attachment is not None:
-            self._attachment.end()
-        self._cut_all()
-        self._routes.end()
-        self._schedule.end()
-        self._stats.end()
-        # From now on other threads reach nobody, and queue nothing: threads that never
-        # cease must not keep us.
-        self._listening = False
+        if self._run is None or self._life is Life.CLOSING:
+            return
+        run = self._run
+        self._move(Life.CLOSING)
         try:
-            try:
-                self.reactor.finish_calls()
-            finally:
-                self._pending.close()
+            run.detach()
+            run.cut(self._everybody())
+            self._routes.end()
+            self._schedule.end()
+            self._stats.end()
+            run.reactor.finish_calls()
         finally:  # also when `on_close` ends the program
-            self._give_back()
-
-    def _give_back(self) -> None:
-        self.reactor.close()
-        self._listeners = []
-        self._attachment = self._loop = None
-        self._chains = {}
-        self._running = False
-        if self._polling:
-            self._polling = False
-        self._thread = None
-        self.reactor = self._log.reactor = Reactor(clock=self._clock)
-        self._finished.set()
-
-    def _prepare(self) -> None:
-        """Get the loop ready, once it is known what is mounted."""
-        everybody = [self.options, *(mount.options for mount in self._router.targets())]
-        shortest = min(
-            min(
-                options.ping_interval,
-                options.ping_timeout,
-                options.open_timeout,
-                options.close_timeout,
-                options.idle_timeout or 60,
-                options.keep_alive,
-            )
-            for options in everybody
-        )
-        # A quarter of the shortest deadline, and never finer than is worth a wake-up.
-        self.reactor.wheel.grain = max(0.01, min(1.0, shortest / 4))
-        self.reactor.busy_poll = self.options.busy_poll
-        self.reactor.buffered_limit = self.options.max_buffered
-        self.reactor.slow = self.options.slow_callback
-        self.reactor.pause = max(_PAUSE, self.options.slow_callback)
-        self.reactor.slow_listener = self._on_slow
-        self._pending = PendingCalls(self.reactor, self.options.worker_threads)
-        self._pending.on_idle = self._note_idle
-        self.reactor.open()
-        self._schedule.begin(self.reactor)
-        self._stats.begin(self.reactor)
+            try:
+                run.close()
+            finally:
+                self._run = None
+                self._move(Life.STOPPED)
+                run.finished.set()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -580,21 +495,32 @@ class Server(App):
 
     def _on_signal(self, number: int, frame: object) -> None:
         # Runs between two instructions of whatever the loop is doing: only leave word.
-        self._signals_seen += 1
-        if self._signals_seen == 2:
-            self._deadline_passed = True
-        elif self._signals_seen > 2:
+        run = self._run
+        if run is None:
+            return
+        run.signals += 1
+        if run.signals > 2:
             raise KeyboardInterrupt
-        self.reactor.call_threadsafe(partial(self._begin_stop, None))
+        end = partial(self._begin_stop, None) if run.signals == 1 else self._abort
+        run.reactor.call_threadsafe(end)
 
     def _note_idle(self) -> None:
-        if self._stopping:
-            self.reactor.want_attention()
+        if self._life is Life.STOPPING:
+            self._current.reactor.want_attention()
+
+    # What connections ask of their server
+
+    @property
+    def _incoming(self) -> Collection[UpgradeConnection]:
+        """Connections that are not upgraded: handshakes, and plain HTTP."""
+        run = self._run
+        return () if run is None else run.upgrades
 
     def _forget_upgrade(self, incoming: UpgradeConnection) -> None:
         """A handshake is over."""
-        self._incoming.discard(incoming)
-        self.reactor.attention = True
+        run = self._current
+        run.upgrades.discard(incoming)
+        run.reactor.attention = True
 
     def _add_client(self, client: Client) -> None:
         """A connection opened."""
@@ -610,33 +536,20 @@ class Server(App):
         self._admission.leave(client.address)
         if client._handler._admission is not None:
             client._handler._admission.leave(client.address)
-        if client._registered:
-            self._ending.add(client)
-
-    def _release_client(self, client: Client) -> None:
-        """The socket of a connection is closed."""
-        self._ending.discard(client)
-        self.reactor.attention = True  # the last one ends a server that stops
+        self._note_closing(client)
 
     def _on_accept(self, sock: socket.socket, address: Any) -> None:
+        run = self._current
         if self._encrypted is not None:
             sock = self._encrypted(
-                sock, address, self.reactor.call_later, self._log.may_say
+                sock, address, run.reactor.call_later, run.log.may_say
             )
-        incoming = UpgradeConnection(sock, address, self)
-        self._incoming.add(incoming)
+        upgrade = UpgradeConnection(sock, address, self)
+        run.upgrades.add(upgrade)
         try:
-            incoming.begin()
+            upgrade.begin()
         except BaseException as error:
-            self.reactor.on_failure(incoming, error)
-
-    def _on_slow(self, target: object, seconds: float) -> None:
-        if isinstance(target, Client):
-            self._log.note_slow_client(target, seconds)
-
-    def _elsewhere(self) -> bool:
-        # While nobody listens, nothing waits for the loop.
-        return self._listening and super()._elsewhere()
+            run.reactor.on_failure(upgrade, error)
 
 
 def _check_unix(options: Options, host: str, port: int) -> None:

@@ -358,7 +358,6 @@ def test_limit_that_another_thread_sets_counts_from_the_next_turn_on() -> None:
     """Counted in the loop's thread, where nobody leaves in the middle of it."""
     handler = Recorder()
     with Driven(handler) as driven:
-        driven.server._listening = True  # so that calls of other threads are queued
         first = come(driven)
         assert status_of(first) == 101
 

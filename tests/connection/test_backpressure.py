@@ -283,7 +283,7 @@ def test_end_of_a_peer_that_is_not_heard_is_noticed(wrap: Any, how: str) -> None
         driven.turn(5)
         assert [cause for _, _, cause in driven.handler.of("close")] == ["reset"]
         assert client.buffered_amount == driven.reactor.buffered == 0
-        assert not driven.server._ending
+        assert not driven.closing
 
 
 @both_kinds
@@ -296,7 +296,7 @@ def test_peer_that_is_not_heard_is_closed_when_it_does_not_answer(wrap: Any) -> 
         driven.advance(1.0)
         assert driven.handler.of("close") == [(4000, "enough", "local")]
         assert driven.reactor.buffered == 0
-        assert not driven.server._ending
+        assert not driven.closing
 
 
 @both_kinds
@@ -1071,7 +1071,7 @@ def test_connection_may_end_while_a_rest_of_it_waits(wrap: Any, act: str) -> Non
         driven.turn(30)
         driven.advance(2.0)
         assert driven.handler.names.count("close") == 1
-        assert not driven.server._ending
+        assert not driven.closing
         after = len(driven.handler.of("message"))
         # A peer that ceased to send said all of it; when we closed, we hear no more.
         if act == "end":

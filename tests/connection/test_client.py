@@ -146,7 +146,6 @@ def by_stop_without_an_answer(driven: Driven, peer: Peer, client: Client) -> Non
 
 def by_tear_down(driven: Driven, peer: Peer, client: Client) -> None:
     driven.server._tear_down()
-    driven.server.reactor.open()
 
 
 #: (how it ends, close code, close reason, cause)
@@ -201,7 +200,7 @@ def test_on_close_comes_once_and_says_why(
         end(driven, peer, client)
         driven.turn(3)
         peer.close()
-        driven.until(lambda: not driven.server._ending)
+        driven.until(lambda: not driven.closing)
         driven.advance(60.0)
         assert driven.handler.of("close") == [(code, reason, cause)]
         assert driven.handler.names.count("open") == 1
@@ -290,7 +289,7 @@ def test_on_close_that_raises_is_reported_once_and_frees_everything(
         assert driven.open().leave() == (1000, "")
         driven.turn()
         assert [type(error) for error in handler.of("error")] == [ZeroDivisionError]
-        assert not driven.server._ending
+        assert not driven.closing
 
 
 def test_on_error_that_raises_closes_with_1011_and_is_logged(caplog: Any) -> None:
@@ -390,9 +389,9 @@ def test_socket_is_released_after_close_timeout_when_the_peer_stays() -> None:
         peer.write(close_frame(1000))
         assert peer.read_close() == (1000, "")
         driven.advance(1.9)
-        assert driven.server._ending
+        assert driven.closing
         driven.advance(0.2)
-        assert not driven.server._ending
+        assert not driven.closing
 
 
 def test_late_answer_to_our_close_frame_gets_its_own_time_to_end() -> None:
@@ -403,9 +402,9 @@ def test_late_answer_to_our_close_frame_gets_its_own_time_to_end() -> None:
         peer.write(close_frame(1000))
         driven.turn()
         driven.advance(1.9)
-        assert driven.server._ending
+        assert driven.closing
         driven.advance(0.2)
-        assert not driven.server._ending
+        assert not driven.closing
 
 
 def test_closing_forgets_a_client_at_once() -> None:
@@ -709,7 +708,6 @@ def test_heartbeat_callback_may_stop_the_server_while_handshakes_wait() -> None:
     handler = Recorder()
     with Driven(handler, ping_interval=2, open_timeout=2) as driven:
         handler.on_ping = lambda client: driven.server.stop()  # type: ignore[method-assign]
-        driven.server._running = True  # so that `stop` is one of a callback
         joined = [driven.join() for _ in range(20)]
         for peer in joined[::2]:
             peer.write(b"GET ")
@@ -966,7 +964,7 @@ def test_peer_that_ceased_to_send_gets_what_was_written_to_it() -> None:
         assert peer.read_rest() == b""
         driven.until(lambda: handler.names.count("close") == 1)
         assert handler.client().close_cause == "eof"
-        driven.until(lambda: not driven.server._ending)
+        driven.until(lambda: not driven.closing)
 
 
 def test_open_connection_keeps_nothing_parsed_of_its_request() -> None:

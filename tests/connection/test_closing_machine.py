@@ -451,7 +451,7 @@ class Connection(RuleBasedStateMachine):
         expected = [self.end] if ended else []
         assert handler.of("close") == expected, self.state
         assert (client in self.driven.server.clients) is (not ended)
-        assert (client in self.driven.server._ending) is (self.state == "ended")
+        assert (client in self.driven.closing) is (self.state == "ended")
         assert (client._sock.fileno() == -1) is (self.state == "released")
         if self.end is not None:
             seen = (client.close_code, client.close_reason, str(client.close_cause))

@@ -95,7 +95,7 @@ def test_end_is_one_line_with_all_its_facts_as_fields(log: Any) -> None:
             "4000 'enough' after 0.0 s, 2 messages in, 2 out, latency 0.250 s"
         )
         assert record.exc_info is None
-        assert driven.server._log.ends == {"peer": 1}
+        assert driven.server._log_counts.ends == {"peer": 1}
 
 
 def reset(driven: Driven, peer: Peer, client: Client) -> None:
@@ -191,7 +191,7 @@ def test_every_kind_of_end_is_explained_once(cause: str, log: Any) -> None:
         (record,) = lines(log, "close")
         assert (record.ws_cause, record.ws_began) == (cause, began)
         assert (record.ws_code, record.levelno) == (code, level)
-        assert driven.server._log.ends == {cause: 1}
+        assert driven.server._log_counts.ends == {cause: 1}
         ((told, _, told_cause),) = driven.handler.of("close")
         assert (told, told_cause) == (code, cause)
         tracebacks = [each for each in log.records if each.exc_info]
@@ -214,7 +214,7 @@ def test_storm_of_one_kind_is_twenty_lines_and_one_that_sums_up(log: Any) -> Non
     with Driven() as driven:
         storm(driven, 100)
         assert len(lines(log, "close")) == 20
-        assert driven.server._log.ends == {"protocol_error": 100}
+        assert driven.server._log_counts.ends == {"protocol_error": 100}
         log.clear()
         driven.advance(10.0)
         assert [each.getMessage() for each in log.records] == [
@@ -242,7 +242,7 @@ def test_lines_that_nobody_reads_are_not_counted_as_written(caplog: Any) -> None
         storm(driven, 50)
         driven.advance(10.0)
         assert caplog.records == []
-        assert driven.server._log.ends == {"protocol_error": 50}
+        assert driven.server._log_counts.ends == {"protocol_error": 50}
 
 
 def test_server_that_begins_anew_has_its_lines_again(log: Any) -> None:
@@ -252,7 +252,7 @@ def test_server_that_begins_anew_has_its_lines_again(log: Any) -> None:
         driven.server._tear_down()
         assert "ended by protocol_error: 10 more in 10 s" in log.text
         log.clear()
-        driven.server._prepare()
+        driven.server._begin_in_memory(None)
         storm(driven, 30)
         assert len(lines(log, "close")) == 20
 
@@ -419,7 +419,7 @@ def test_slow_callback_is_named_with_its_path_and_its_time(
         assert record.getMessage() == (
             f"Slow.{which} at '/slow' held the loop for 0.30 s: nobody else was served"
         )
-        assert driven.server._log.slow_calls == 1
+        assert driven.server._log_counts.slow_calls == 1
 
 
 @pytest.mark.parametrize("which", CALLBACKS)
@@ -427,7 +427,7 @@ def test_callback_that_is_quick_enough_is_not_named(which: str, log: Any) -> Non
     with slow_driven(which, 0.19) as driven:
         everything(driven)
         assert lines(log, "slow_callback") == []
-        assert driven.server._log.slow_calls == 0
+        assert driven.server._log_counts.slow_calls == 0
 
 
 @pytest.mark.parametrize("which", ["on_request", "select_subprotocol", "client_class"])
@@ -476,7 +476,7 @@ def test_slow_middleware_is_named_once_and_by_its_own_name(
         driven.turn(3)
         (record,) = lines(log, "slow_callback")
         assert (record.ws_callback, record.ws_path) == ("Slowly.work", "/slow")
-        assert driven.server._log.slow_calls == 1
+        assert driven.server._log_counts.slow_calls == 1
 
 
 def test_slow_function_of_http_is_named(log: Any) -> None:
@@ -560,7 +560,7 @@ def test_slow_callbacks_again_and_again_are_no_flood(log: Any) -> None:
             driven.turn(2)
         # 30 of 0.3 s are 9 s: within one window.
         assert len(lines(log, "slow_callback")) == 20
-        assert driven.server._log.slow_calls == 30
+        assert driven.server._log_counts.slow_calls == 30
 
 
 # --- A pause of ours is not the peers' -----------------------------------------------

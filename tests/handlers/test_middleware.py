@@ -734,7 +734,7 @@ def test_clients_that_never_speak_are_remembered_no_longer_than_they_are_there()
 ):
     with using(Driven(WebSocket()), Noting("A", []), JSONMessages()) as driven:
         peers = [driven.open() for _ in range(3)]
-        (chain,) = driven.server._chains.values()
+        (chain,) = driven.server._run.chains.values()
         reached: dict[Any, int] = chain._reached  # type: ignore[attr-defined]
         assert len(reached) == 3
         peers[0].text("1")
@@ -755,14 +755,14 @@ def test_nobody_is_remembered_once_those_who_ask_for_it_had_a_first_message() ->
         first.on_message = lambda msg, client: Middleware.STOP  # type: ignore[method-assign]
         driven.open().text("1")
         driven.turn(2)
-        (chain,) = driven.server._chains.values()
+        (chain,) = driven.server._run.chains.values()
         assert not chain._reached  # type: ignore[attr-defined]
 
 
 def test_nobody_is_remembered_where_no_first_message_is_asked_for() -> None:
     with using(Driven(Echo()), JSONMessages(), Wrapping()) as driven:
         driven.open()
-        (chain,) = driven.server._chains.values()
+        (chain,) = driven.server._run.chains.values()
         assert not chain._reached  # type: ignore[attr-defined]
 
 

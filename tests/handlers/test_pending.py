@@ -54,6 +54,7 @@ from simple_ws import (
 )
 from simple_ws.loop import reactor
 from simple_ws.loop.asyncio_bridge import _Watcher
+from simple_ws.server.life import Life
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 Make = Callable[..., "Attached"]
@@ -137,8 +138,8 @@ class Attached:
     def advance(self, seconds: float) -> None:
         """Let time pass, and the server notice it."""
         self.clock.now += seconds
-        assert self.server._attachment is not None
-        self.server._attachment._turn_soon()
+        assert self.server._run.attachment is not None
+        self.server._run.attachment._turn_soon()
         self.turn(3)
 
     def join(self) -> Peer:
@@ -172,7 +173,7 @@ class Attached:
             self.stop()
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
-        if self.server._listening:
+        if self.server._run is not None:
             self.server.stop()
 
 
@@ -301,7 +302,7 @@ def test_callback_that_is_done_at_once_makes_no_task(attached: Make) -> None:
     server = attached(Echo())
     peer = server.open(then=frame(TEXT, "a"))
     assert peer.read_message() == "a"
-    assert not server.server._pending.busy
+    assert not server.server._run.pending.busy
 
 
 def test_answer_of_a_coroutine_may_be_nothing(attached: Make) -> None:
@@ -1037,7 +1038,7 @@ def knock(server: Attached, then: bytes = b"") -> Peer:
     """Send a handshake, and wait until it is being thought about."""
     peer = server.join()
     peer.write(request() + then)
-    server.until(lambda: server.server._pending.busy)
+    server.until(lambda: server.server._run.pending.busy)
     server.turn(3)
     return peer
 
@@ -1088,7 +1089,7 @@ def test_handshake_does_not_wait_for_ever(attached: Make) -> None:
     server.advance(5)
     assert peer.read_head().startswith(b"HTTP/1.1 503 ")
     server.until(lambda: handler.cancelled)
-    server.until(lambda: not server.server._pending.busy)
+    server.until(lambda: not server.server._run.pending.busy)
 
 
 def test_client_that_leaves_during_its_handshake_is_forgotten(attached: Make) -> None:
@@ -1291,8 +1292,8 @@ def test_nothing_is_left_behind(new_loop: NewLoop) -> None:
         server = Server("127.0.0.1", 0)
         server.mount("*", handler)
         server.attach(loop)
-        assert server._attachment is not None
-        fd = server._attachment._fd
+        assert server._run.attachment is not None
+        fd = server._run.attachment._fd
         with connect(server) as peer:
             peer._pump = lambda: (loop.call_soon(loop.stop), loop.run_forever())
             peer.shake(then=frame(TEXT, "a"))
@@ -1482,7 +1483,7 @@ def test_serve_async_that_is_cancelled_twice_ends_at_once(new_loop: NewLoop) -> 
         while not handler.of("message"):
             await asyncio.sleep(0)
         serving.cancel()
-        while not server._stopping:
+        while server._life is Life.RUNNING:
             await asyncio.sleep(0)
         serving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -1742,7 +1743,7 @@ def test_async_callbacks_need_a_loop(begin: str) -> None:
     server.mount("*", Awaiting())
     with pytest.raises(InvalidState, match=r"Awaiting\.on_open is async: use `await"):
         getattr(server, begin)()
-    assert not server._listening
+    assert server._run is None
 
 
 def test_async_functions_middlewares_and_timers_need_a_loop() -> None:

@@ -33,6 +33,7 @@ from harness import (
     request,
     running,
     small_buffers,
+    wait_for_end,
 )
 from http_peer import HttpPeer, ask, browse, chunked, get
 from hypothesis import HealthCheck, given, settings
@@ -272,7 +273,7 @@ def test_client_that_left_is_not_answered_from_a_thread() -> None:
         incoming.close()
         free.set()
         driven.until(done.is_set)
-        driven.until(lambda: not driven.server._pending.busy)
+        driven.until(lambda: not driven.server._run.pending.busy)
         driven.open()
 
 
@@ -1194,7 +1195,7 @@ def test_function_may_stop_the_server() -> None:
         with connect(server) as peer:
             peer.write(ask("GET", "/stop"))
             assert peer.read_rest().endswith(b"bye")
-        assert server._finished.wait(DEADLINE)
+        wait_for_end(server)
 
 
 def test_pages_are_there_again_after_a_restart() -> None:

@@ -25,6 +25,7 @@ from harness import (
     open_peer,
     running,
     small_buffers,
+    wait_for_end,
 )
 from http_peer import HttpPeer, ask, browse, chunked, get
 
@@ -837,7 +838,7 @@ def test_application_may_stop_the_server() -> None:
     server.start()
     with connect(server) as peer:
         assert HttpPeer(peer).get("/app/").text == "bye"
-    assert server._finished.wait(DEADLINE)
+    wait_for_end(server)
 
 
 def test_slow_application_does_not_delay_websocket() -> None:

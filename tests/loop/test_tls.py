@@ -733,7 +733,7 @@ def test_client_of_tls_is_secure(version: ssl.TLSVersion) -> None:
         peer.text("hello")
         assert peer.read_message() == "hello"
         assert peer.leave() == (1000, "")
-        driven.until(lambda: not driven.server._ending)
+        driven.until(lambda: not driven.closing)
         assert driven.handler.wait_for("close") == (1000, "", "peer")
 
 
@@ -798,7 +798,7 @@ def test_peer_that_ends_in_half_gets_what_is_waiting(
         assert peer.read_rest() == b""
         assert driven.handler.wait_for("close")[2] == "eof"
         peer.close()
-        driven.until(lambda: not driven.server._ending)
+        driven.until(lambda: not driven.closing)
 
 
 @pytest.mark.parametrize("how", ["close_notify", "end of TCP", "reset"])
@@ -811,7 +811,7 @@ def test_peer_that_just_leaves_is_closed(how: str) -> None:
             peer.close()
         driven.until(lambda: "close" in driven.handler.names)
         assert driven.handler.wait_for("close")[2] == "eof"
-        driven.until(lambda: not driven.server._ending)
+        driven.until(lambda: not driven.closing)
 
 
 def test_peer_that_says_goodbye_is_told_the_same() -> None:

@@ -194,7 +194,7 @@ def test_file_is_removed_when_the_stop_begins(path: str) -> None:
         listener = listener_module.Listener(
             driven.reactor, sock, lambda *args: None, file
         )
-        driven.server._listeners = [listener]
+        driven.server._run.listeners = [listener]
         assert os.path.exists(path)
         driven.server._begin_stop(5)
         assert not os.path.exists(path)

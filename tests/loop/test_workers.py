@@ -25,6 +25,7 @@ from harness import (
     queues_of,
     request,
     running,
+    wait_for_end,
 )
 
 import simple_ws
@@ -282,7 +283,6 @@ def test_what_is_no_blocking_function_is_refused() -> None:
 def test_stop_waits_for_calls_as_long_as_it_drains(gate: Gate) -> None:
     with Driven(Echo(), worker_threads=1) as driven:
         server = driven.server
-        server._note_begin(None)
         first, second = server.run_in_thread(gate.wait), server.run_in_thread(int)
         wait_for(lambda: gate.arrived == 1)
         server._begin_stop(10)
@@ -298,7 +298,6 @@ def test_stop_waits_for_calls_as_long_as_it_drains(gate: Gate) -> None:
 def test_stop_cancels_calls_that_wait_when_the_drain_is_over(gate: Gate) -> None:
     with Driven(Echo(), worker_threads=1) as driven:
         server = driven.server
-        server._note_begin(None)
         first, second = server.run_in_thread(gate.wait), server.run_in_thread(int)
         wait_for(lambda: gate.arrived == 1)
         server._begin_stop(10)
@@ -362,7 +361,6 @@ def make() -> Iterator[Callable[..., Driven]]:
 
     def make_driven(handler: Any, **options: Any) -> Driven:
         driven = Driven(handler, **options)
-        driven.server._note_begin(None)
         made.append(driven)
         return driven
 
@@ -432,7 +430,7 @@ def test_clients_never_wait_for_a_limit_of_calls(make: Make) -> None:
     handler = Working("a")
     driven = make(handler, worker_threads=1)
     peers = [driven.open(then=frame(TEXT, "a")) for _ in range(20)]
-    driven.server._pending._pool._limit = 3
+    driven.server._run.pending._pool._limit = 3
     driven.until(lambda: handler.gates["a"].arrived)
     for peer in peers:
         peer.text("b")
@@ -559,7 +557,7 @@ def test_too_many_handshakes_for_the_threads_are_refused(make: Make) -> None:
 
     gate = Gate()
     driven = make(Asking(), worker_threads=1)
-    driven.server._pending._pool._limit = 1
+    driven.server._run.pending._pool._limit = 1
     peers = [driven.join()]
     peers[0].write(request())
     driven.until(lambda: gate.arrived)
@@ -641,9 +639,9 @@ def test_timer_in_a_thread_does_not_overlap(make: Make) -> None:
     driven.advance(10)
     wait_for(lambda: gate.arrived == 1)
     driven.advance(30)
-    assert not driven.server._pending._pool._queue
+    assert not driven.server._run.pending._pool._queue
     gate.open()
-    driven.until(lambda: not driven.server._pending.busy)
+    driven.until(lambda: not driven.server._run.pending.busy)
     driven.advance(10)
     wait_for(lambda: gate.arrived == 2)
 
@@ -675,7 +673,7 @@ def test_stop_ends_with_the_last_callback() -> None:
         stopper = threading.Thread(target=server.stop, args=(1000,))
         stopper.start()
         assert peer.leave()[0] == 1001
-        assert not server._finished.is_set()
+        assert not server._run.finished.is_set()
         handler.gates["a"].open()
         stopper.join(DEADLINE)
         assert not stopper.is_alive()
@@ -740,7 +738,7 @@ def watch(way: str, server: Server) -> None:
         server.run()
     elif way == "start":
         server.start()
-        server._finished.wait(DEADLINE)
+        wait_for_end(server)
     elif way == "poll":
         while server.poll(0.1):
             pass

@@ -608,8 +608,10 @@ def test_server_waits_for_those_who_look_as_for_clients() -> None:
         while (frame := peer.read_frame())[0] == 0x81:
             pass
         assert frame == (0x88, (1001).to_bytes(2, "big") + b"the server stops")
-        assert not server._finished.is_set()
-    assert server._finished.wait(DEADLINE)
+        run = server._run
+        assert run is not None
+        assert not run.finished.is_set()
+    assert run.finished.wait(DEADLINE)
     server.stop()
 
 

@@ -170,7 +170,7 @@ def test_counters_never_go_back_from_scrape_to_scrape() -> None:
     server.mount("*", Echo())
     before: Series = {}
     for _ in range(3):
-        server._prepare()
+        server._begin_in_memory(None)
         server._tear_down()
         series = series_of(text_of(server))
         for (name, labels), value in before.items():

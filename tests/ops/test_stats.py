@@ -437,7 +437,7 @@ def test_longest_turn_of_a_run_is_not_that_of_the_next() -> None:
         assert driven.server.stats()["longest_turn"] == pytest.approx(0.5)
         driven.server._tear_down()
         assert driven.server.stats()["longest_turn"] == 0
-        driven.server._prepare()
+        driven.server._begin_in_memory(None)
         assert driven.server.stats()["longest_turn"] == 0
 
 

@@ -204,7 +204,6 @@ def test_stop_cuts_those_who_do_not_answer_after_drain() -> None:
         driven.advance(0.2)
         assert driven.server._done()
         driven.server._tear_down()
-        driven.server.reactor.open()
         assert driven.handler.of("close") == [(1001, "the server stops", "shutdown")]
         with pytest.raises(AssertionError, match="ended"):
             peer.read_message()

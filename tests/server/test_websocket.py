@@ -136,9 +136,9 @@ def test_options_of_a_handler_with_an_address_hold_for_its_server(
     assert (options.ping_interval, options.backlog) == (0.2, 7)
     assert options.max_connections == 3
     assert options.compression is None
-    server._prepare()
+    server._begin_in_memory(None)
     assert server.reactor.wheel.grain <= 0.05
-    server.reactor.close()
+    server._tear_down()
 
 
 def test_port_without_a_host_is_every_interface(monkeypatch: Any) -> None:

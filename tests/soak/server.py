@@ -53,8 +53,8 @@ def main() -> None:
             messages=handler._tally.messages_received,
             received=handler._tally.bytes_received,
             sent=handler._tally.bytes_sent,
-            ends=server._log.ends,
-            slow=server._log.slow_calls,
+            ends=server._log_counts.ends,
+            slow=server._log_counts.slow_calls,
             alarms=alarm.lines[:20],
         )
 

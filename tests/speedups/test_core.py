@@ -634,7 +634,7 @@ def converse(fault: str, number: int) -> tuple[bool, list[Any], Recorder]:
         peer.close()
         driven.turn(3)
         driven.advance(60.0)
-        assert not driven.server._ending
+        assert not driven.closing
         assert not driven.server._incoming
         assert scripted[0].fileno() == -1
         return scripted[0].touched, received, driven.handler

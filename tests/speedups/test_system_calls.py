@@ -160,7 +160,7 @@ def session(
             "opened": handler.names.count("open"),
             "ends": [list(map(str, end)) for end in handler.of("close")],
         }
-        assert not driven.server._ending
+        assert not driven.closing
         assert not driven.server._incoming
         assert driven.reactor.buffered == 0
         assert "error" not in handler.names
@@ -351,7 +351,7 @@ def accepting(fault: str) -> dict[str, Any]:
         server: Server = server_class("127.0.0.1", 0)
         server.mount("*", handler)
         server.listen()
-        (listener,) = server._listeners
+        (listener,) = server._run.listeners
         fd = listener._sock.fileno()
         faults.fault_arm(fd, ctypes.c_long(number), FAULTS.index(fault))
         peers = [

@@ -271,8 +271,8 @@ def _serving(server: Server) -> Iterator[Server]:
     async def serve() -> None:
         server.attach()
         listening.set()
-        assert server._attachment
-        await server._attachment.ended
+        assert server._run.attachment
+        await server._run.attachment.ended
 
     thread = threading.Thread(target=asyncio.run, args=[serve()])
     thread.start()

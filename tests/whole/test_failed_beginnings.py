@@ -194,7 +194,7 @@ def test_fault_of_ours_is_500_and_the_end(caplog: Any, monkeypatch: Any) -> None
 
     with Driven() as driven:
         driven.server.http("/page")(lambda request: "page")
-        monkeypatch.setattr(driven.server, "find", fail)
+        monkeypatch.setattr(driven.server, "_find_handler", fail)
         monkeypatch.setattr(driven.server, "_find_route", fail)
         assert_failed(driven, request(), caplog)
         assert_failed(driven, request()[:-2] + b"X: \xe9\r\n\r\n", caplog)

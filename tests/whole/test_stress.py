@@ -258,7 +258,7 @@ def prepare(server: Server, handler: Echoing) -> tuple[list[Peer], list[Client]]
 def expect_clean_end(server: Server, handler: Echoing, caplog: Any) -> None:
     assert not server.clients
     assert not server._incoming
-    assert not server._ending
+    assert server._run is None
     assert not server._topics._groups
     assert not server._topics._priorities
     assert not server._identities._groups

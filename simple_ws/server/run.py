@@ -1,0 +1,158 @@
+"""`Run`: what belongs to one run of a server, from `listen` to the end of `stop`.
+
+It is made when the server begins to listen, and dropped when it has stopped, so nothing
+of one run is left for the next. What outlives a run (handlers, routes, middleware,
+counters) is kept by the server.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..connection.client import Client
+from ..connection.log import Log, LogCounts
+from ..connection.options import Options
+from ..constants import CloseCause
+from ..handlers.pending import PendingCalls
+from ..loop.asyncio_bridge import Attachment
+from ..loop.listener import Listener
+from ..loop.reactor import Reactor
+from .upgrade import UpgradeConnection, UpgradeHandler
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Run"]
+
+#: A turn that takes more seconds is a pause of ours: it does not count against the
+#: timeouts of peers.
+_PAUSE = 0.5
+
+
+class Run:
+    """The loop of one run, and everything that lives in it.
+
+    Args:
+        options: of the server.
+        handlers: options of what is mounted.
+        clock: seconds that never run backwards.
+        counts: of the server, for the log.
+
+    Attributes:
+        reactor: the loop; open.
+        log: of this run.
+        pending: what callbacks have begun.
+        listeners: of the port, until the server stops.
+        upgrades: connections that are not upgraded.
+        closing: clients that have ended, but for their sockets.
+        chains: what stands in a handler's place, because of middleware or deferred
+            callbacks.
+        asyncio_loop: the asyncio loop that awaits callbacks, or None.
+        attachment: to that loop, where it drives the server.
+        thread: of `Server.start`.
+        polled: `Server.poll` drives it.
+        signals: how many have asked it to stop.
+        started: set when the loop turns.
+        finished: set when the run has ended.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        handlers: Iterable[Options],
+        clock: Callable[[], float],
+        counts: LogCounts,
+    ) -> None:
+        self.reactor = Reactor(
+            grain=_grain([options, *handlers]),
+            clock=clock,
+            busy_poll=options.busy_poll,
+            buffered_limit=options.max_buffered,
+            slow=options.slow_callback,
+            pause=max(_PAUSE, options.slow_callback),
+            slow_listener=self._on_slow,
+        )
+        self.log = Log(self.reactor, counts)
+        self.pending = PendingCalls(self.reactor, options.worker_threads)
+        self.listeners: list[Listener] = []
+        self.upgrades: set[UpgradeConnection] = set()
+        self.closing: set[Client] = set()
+        self.chains: dict[Any, UpgradeHandler] = {}
+        self.asyncio_loop: asyncio.AbstractEventLoop | None = None
+        self.attachment: Attachment | None = None
+        self.thread: threading.Thread | None = None
+        self.polled = False
+        self.signals = 0
+        self.started = threading.Event()
+        self.finished = threading.Event()
+        self.reactor.open()
+
+    @property
+    def driven(self) -> bool:
+        """Whether a loop that is not ours has to turn it."""
+        return self.polled or self.attachment is not None
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the asyncio loop that drives it is closed: nobody will end it."""
+        return self.attachment is not None and self.attachment.loop.is_closed()
+
+    def begin(self, asyncio_loop: asyncio.AbstractEventLoop | None) -> None:
+        """Run in this thread from now on."""
+        self.asyncio_loop = asyncio_loop
+        if asyncio_loop is not None:
+            self.pending.await_in(asyncio_loop)
+        self.reactor.owner = threading.get_ident()
+
+    def accept_no_more(self) -> None:
+        """Close the listeners, and connections that are not in an answer."""
+        self.reactor.want_attention()
+        for listener in self.listeners:
+            listener.close()
+        for upgrade in list(self.upgrades):
+            upgrade.stop()
+
+    def cut(self, clients: Iterable[Client]) -> None:
+        """Close the sockets of clients, and of all that is not upgraded."""
+        for upgrade in list(self.upgrades):
+            upgrade.close()
+        for client in clients:
+            client._cut("the server stopped", CloseCause.SHUTDOWN)
+
+    def detach(self) -> None:
+        """Close the listeners, and leave the asyncio loop."""
+        for listener in self.listeners:
+            listener.close()
+        if self.attachment is not None:
+            self.attachment.end()
+
+    def close(self) -> None:
+        """End what callbacks have begun, and close the loop."""
+        try:
+            self.pending.close()
+        finally:
+            self.log.end()
+            self.reactor.close()
+
+    def _on_slow(self, target: object, seconds: float) -> None:
+        if isinstance(target, Client):
+            self.log.note_slow_client(target, seconds)
+
+
+def _grain(everybody: Iterable[Options]) -> float:
+    """Seconds by which coarse deadlines may be late."""
+    shortest = min(
+        min(
+            options.ping_interval,
+            options.ping_timeout,
+            options.open_timeout,
+            options.close_timeout,
+            options.idle_timeout or 60,
+            options.keep_alive,
+        )
+        for options in everybody
+    )
+    # A quarter of the shortest deadline, and never finer than is worth a wake-up.
+    return max(0.01, min(1.0, shortest / 4))

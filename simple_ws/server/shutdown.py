@@ -1,0 +1,108 @@
+"""`Shutdown`: closes the connections of a server that stops, and keeps its deadlines.
+
+drain begins ──> clients are closed in batches ──> deadline ──> last deadline
+(close frame 1001)                connections  the loop ends
+are cut
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+from ..connection.client import Client
+from ..connection.options import Options
+from ..constants import CloseCause, CloseCode
+from .run import Run
+
+__all__ = ["Shutdown"]
+
+#: Clients closed at once when stopping; more are closed in at most `_MAX_BATCHES`.
+_BATCH = 100
+_MAX_BATCHES = 20
+#: With this many clients the batches are spread over half the drain time, with fewer
+#: over less.
+_SPREAD_FULLY = 1000
+#: Seconds at least between two looks at clients that still take their output.
+_LOOK_AGAIN = 0.1
+
+
+class Shutdown:
+    """One graceful shutdown.
+
+    Args:
+        run: that is to end.
+        options: of the server.
+        everybody: returns all clients that are left, those that are closing too.
+        abort: called when the last deadline has passed.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        options: Options,
+        everybody: Callable[[], list[Client]],
+        abort: Callable[[], object],
+    ) -> None:
+        self._run = run
+        self._reactor = run.reactor
+        self._options = options
+        self._everybody = everybody
+        self._abort = abort
+
+    def begin(self, clients: list[Client], drain: float | None) -> None:
+        """Close the clients; cut what is left when the time is over.
+
+        Args:
+            clients: those that are open, in an order of no importance.
+            drain: seconds; None is `close_timeout`, and `ping_timeout` for clients
+                that still take what was written to them.
+        """
+        now = self._reactor.time()
+        timeout = self._options.close_timeout if drain is None else drain
+        deadline = None if drain is None else now + drain
+        latest = now + self._options.ping_timeout if drain is None else now + drain
+        random.shuffle(clients)
+        batches = max(1, min(_MAX_BATCHES, len(clients) // _BATCH)) if timeout else 1
+        pause = timeout / 2 / batches * min(1.0, len(clients) / _SPREAD_FULLY)
+        self._close_batch(clients, -(-len(clients) // batches), pause, deadline)
+        self._reactor.call_later(timeout, partial(self._pass_deadline, latest))
+
+    def _close_batch(
+        self, clients: list[Client], size: int, pause: float, deadline: float | None
+    ) -> None:
+        """Close some clients now, and the others batch by batch.
+
+        Thousands that are closed at one moment would reconnect at one moment.
+        """
+        # By default what `Client.close` gives: more for those that take their output.
+        timeout = None
+        if deadline is not None:
+            timeout = max(0.0, deadline - self._reactor.time())
+        for client in clients[:size]:
+            client._close(
+                CloseCode.GOING_AWAY, "the server stops", CloseCause.SHUTDOWN, timeout
+            )
+        rest = clients[size:]
+        if rest:
+            self._reactor.call_later(
+                pause * random.uniform(0.5, 1.5),
+                partial(self._close_batch, rest, size, pause, deadline),
+            )
+
+    def _pass_deadline(self, latest: float) -> None:
+        """Cut the clients that are left; `on_close` has time to end, where it is async.
+
+        Until `latest`, wait for clients that have not taken all their output: one that
+        takes nothing is given up by its own timeout.
+        """
+        rest = latest - self._reactor.time()
+        clients = self._everybody()
+        if rest > 0 and any(client.buffered_amount for client in clients):
+            timeout = min(rest, max(_LOOK_AGAIN, self._options.close_timeout))
+            self._reactor.call_later(timeout, partial(self._pass_deadline, latest))
+            return
+        self._run.cut(clients)
+        self._run.pending.cancel_all()
+        self._reactor.call_later(self._options.close_timeout, self._abort)

@@ -1,0 +1,142 @@
+"""The states of a server: `life.STEPS`, and what each public method does in each."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from simple_ws import Server
+from simple_ws.errors import InvalidState
+from simple_ws.server import life
+from simple_ws.server.life import STEPS, Life, step
+
+#: What brings a server into a state, from NEW on.
+WAYS: dict[Life, Callable[[Server], object]] = {
+    Life.NEW: lambda server: None,
+    Life.LISTENING: lambda server: server.listen(),
+    Life.RUNNING: lambda server: server.poll(),
+    Life.STOPPING: lambda server: (server.poll(), server._begin_stop(10)),
+    Life.ABORTING: lambda server: (server.poll(), server._abort()),
+    Life.STOPPED: lambda server: (server.listen(), server.stop()),
+}
+
+
+@pytest.mark.parametrize(("now", "to"), list(itertools.product(Life, Life)))
+def test_only_steps_of_the_table_are_taken(now: Life, to: Life) -> None:
+    if to in STEPS[now]:
+        assert step(now, to) is to
+    else:
+        with pytest.raises(AssertionError, match=f"{now.name} cannot be {to.name}"):
+            step(now, to)
+
+
+def test_head_comment_names_every_state() -> None:
+    assert {state.name for state in Life} <= set(
+        (inspect.getdoc(life) or "").replace("(", " ").split()
+    )
+    assert set(STEPS) == set(Life)
+
+
+@pytest.fixture(params=WAYS, ids=lambda state: state.name)
+def server(request: Any) -> Any:
+    server = Server("127.0.0.1", 0)
+    WAYS[request.param](server)
+    assert server._life is request.param
+    yield server
+    if server._run is not None:
+        server._tear_down()
+    assert server._life in (Life.NEW, Life.STOPPED)
+
+
+def is_refused(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except InvalidState:
+        return True
+    return False
+
+
+def test_listen_begins_a_run_where_there_is_none(server: Server) -> None:
+    refused = server._life not in (Life.NEW, Life.STOPPED)
+    assert is_refused(server.listen) is refused
+    assert server._run is not None
+
+
+def test_start_is_refused_while_it_runs(server: Server) -> None:
+    refused = server._life not in (Life.NEW, Life.LISTENING, Life.STOPPED)
+    assert is_refused(server.start) is refused
+    if not refused:
+        assert server._life is Life.RUNNING
+        server.stop()
+        assert server._life is Life.STOPPED
+
+
+def test_poll_tells_that_it_has_stopped(server: Server) -> None:
+    goes_on = server._life in (Life.NEW, Life.LISTENING, Life.RUNNING)
+    assert server.poll() is goes_on
+
+
+def test_stop_ends_a_run(server: Server) -> None:
+    never_ran = server._life is Life.NEW
+    server.stop()
+    assert server._run is None
+    assert server._life is (Life.NEW if never_ran else Life.STOPPED)
+
+
+def test_calls_in_threads_are_taken_while_it_runs(server: Server) -> None:
+    refused = server._life in (Life.NEW, Life.LISTENING, Life.STOPPED)
+    assert is_refused(lambda: server.run_in_thread(int)) is refused
+
+
+def test_reactor_is_that_of_the_run(server: Server) -> None:
+    run = server._run
+    if run is None:
+        assert server.reactor.buffered == 0
+    else:
+        assert server.reactor is run.reactor
+
+
+def test_each_run_has_its_own_objects() -> None:
+    server = Server("127.0.0.1", 0)
+    runs = []
+    for _ in range(2):
+        server.listen()
+        runs.append(server._run)
+        server.stop()
+    first, second = runs
+    assert first is not second
+    assert first is not None
+    assert second is not None
+    for name in ("reactor", "log", "pending", "upgrades", "closing"):
+        assert getattr(first, name) is not getattr(second, name)
+    assert first.log.counts is second.log.counts
+
+
+def test_asyncio_loop_that_was_closed_under_it_ends_the_run() -> None:
+    server = Server("127.0.0.1", 0)
+    loop = asyncio.new_event_loop()
+    server.attach(loop)
+    loop.close()
+    assert server._life is Life.RUNNING
+    server.stop()
+    assert server._life is Life.STOPPED
+
+
+def test_failed_beginning_leaves_nothing(monkeypatch: Any) -> None:
+    server = Server("127.0.0.1", 0)
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("simple_ws.server.server.Run", fail)
+        with pytest.raises(OSError, match="too many"):
+            server.listen()
+    assert server._life is Life.NEW
+    server.listen()
+    server.stop()
