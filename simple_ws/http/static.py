@@ -33,6 +33,13 @@ _FORBIDDEN = frozenset("\\\0" + (":~" if os.name == "nt" else ""))
 _OPEN_FLAGS = os.O_RDONLY
 for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
     _OPEN_FLAGS |= getattr(os, _name, 0)
+#: Of the folders above it, each taken from the one above: a link is none. With O_PATH
+#: they need not be readable, as for a path that is opened at once.
+_FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY)
+for _name in ("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC"):
+    _FOLDER_FLAGS |= getattr(os, _name, 0)
+#: Whether that can be done here; on Windows it cannot.
+_BY_FOLDERS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 #: RFC 9110 §14.1.2, of one range; numbers of more digits are no range of any file.
 _RANGE = re.compile(r"bytes=[\t ]*([0-9]{0,18})-([0-9]{0,18})[\t ]*", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
@@ -93,7 +100,9 @@ class Static:
 
     def _answer(self, request: Request) -> Response | Stream:
         found = self._find(request)
-        return _redirect(request) if found is None else _send(request, found)
+        if found is None:
+            return _redirect(request)
+        return _send(request, self._root, found)
 
     def _has(self, request: Request) -> bool:
         try:
@@ -133,10 +142,20 @@ class Static:
         # One question to the system: following the links of a long path takes many.
         if not os.path.lexists(asked):
             raise _not_found()
-        found = os.path.realpath(asked)
-        if os.path.commonpath([self._root, found]) != self._root:
+        try:
+            found = os.path.realpath(asked)
+        except OSError:  # what was a link is none any more
+            raise _not_found() from None
+        if not _is_below(self._root, found):
             raise _not_found()
         return found
+
+
+def _is_below(root: str, path: str) -> bool:
+    try:
+        return os.path.commonpath([root, path]) == root
+    except ValueError:  # on another drive
+        return False
 
 
 def _may_be_seen(name: str) -> bool:
@@ -157,9 +176,9 @@ def _redirect(request: Request) -> Response:
     return Response(301, headers=[("Location", location)])
 
 
-def _send(request: Request, path: str) -> Response | Stream:
+def _send(request: Request, root: str, path: str) -> Response | Stream:
     """The answer with a file, after all conditions."""
-    descriptor, found = _open(path)
+    descriptor, found = _open(root, path)
     try:
         answer = _choose(request, path, descriptor, found)
     except BaseException:
@@ -170,12 +189,18 @@ def _send(request: Request, path: str) -> Response | Stream:
     return answer
 
 
-def _open(path: str) -> tuple[int, os.stat_result]:
-    """Open a regular file; whatever else there is, is not there."""
+def _open(root: str, path: str) -> tuple[int, os.stat_result]:
+    """Open a regular file; whatever else there is, is not there.
+
+    Args:
+        root: the folder that is served.
+        path: the real path of a file in it, as it was found: without links.
+    """
+    way = _open_by_folders if _BY_FOLDERS else _open_and_check
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a device may do things
             raise _not_found()
-        descriptor = os.open(path, _OPEN_FLAGS)
+        descriptor = way(root, path)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise HandshakeError(503, "The server is busy.", [retry_after()]) from None
@@ -185,6 +210,37 @@ def _open(path: str) -> tuple[int, os.stat_result]:
         os.close(descriptor)
         raise _not_found()
     return descriptor, found
+
+
+def _open_by_folders(root: str, path: str) -> int:
+    """Open a file, one folder after the other, through no link.
+
+    Between the look at a path and its use somebody may put a link in the place of a
+    folder (CWE-367); O_NOFOLLOW alone is about the last part of a path.
+    """
+    *folders, name = os.path.relpath(path, root).split(os.sep)
+    folder = os.open(root, _FOLDER_FLAGS)
+    try:
+        for inner in folders:
+            above, folder = folder, os.open(inner, _FOLDER_FLAGS, dir_fd=folder)
+            os.close(above)
+        return os.open(name, _OPEN_FLAGS, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _open_and_check(root: str, path: str) -> int:
+    """Open a file, and see afterwards whether that was the one in the folder."""
+    descriptor = os.open(path, _OPEN_FLAGS)
+    try:
+        real = os.path.realpath(path)
+        opened = os.fstat(descriptor)
+        if not _is_below(root, real) or not os.path.samestat(os.stat(real), opened):
+            raise _not_found()
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _choose(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -369,27 +370,113 @@ def test_special_files_are_not_opened(
             assert get(driven, path).status == 404
 
 
+#: What somebody who may write into the folder does between our look and our opening.
+SWAPS: dict[str, Callable[[Path], None]] = {
+    "a link for the file": lambda folder: replace(
+        folder / "sub/deep/x.txt", OUT / "x.txt"
+    ),
+    "a link for its folder": lambda folder: replace(folder / "sub/deep", OUT),
+    "a link further above": lambda folder: replace(folder / "sub", OUT / "sub"),
+    "a FIFO": lambda folder: put_fifo(folder / "sub/deep/x.txt"),
+    "nothing for the file": lambda folder: os.unlink(folder / "sub/deep/x.txt"),
+    "nothing for the folder": lambda folder: shutil.rmtree(folder / "sub"),
+    "a file for the folder": lambda folder: put_file(folder / "sub"),
+    "nothing at all": lambda folder: shutil.rmtree(folder),
+}
+OUT = Path("../public-secret")
+
+
+def replace(path: Path, target: Path) -> None:
+    """Have a link where something was; the target is told from the served folder."""
+    root = next(parent for parent in path.parents if parent.name == "public")
+    path.rename(root.parent / "moved")
+    path.symlink_to((root / target).resolve())
+
+
+def put_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def put_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("secret")
+
+
 @posix
-def test_file_put_in_place_of_another_meanwhile_is_not_sent(
-    driven: Driven, folder: Path, monkeypatch: Any
+@pytest.mark.parametrize("by_folders", [True, False])
+@pytest.mark.parametrize("what", SWAPS)
+def test_what_is_swapped_behind_the_check_is_not_sent(
+    driven: Driven,
+    folder: Path,
+    monkeypatch: Any,
+    caplog: Any,
+    what: str,
+    by_folders: bool,
 ) -> None:
-    opened = os.open
+    secrets = folder.parent / "public-secret"
+    (secrets / "sub" / "deep").mkdir(parents=True)
+    (secrets / "sub" / "deep" / "x.txt").write_text("secret")
+    (folder / "sub" / "deep" / "x.txt").write_text("public")
+    monkeypatch.setattr(static, "_BY_FOLDERS", by_folders)
+    assert get(driven, "/sub/deep/x.txt").text == "public"
+    check = os.lstat
 
-    def swap(path: str, flags: int) -> int:
-        os.unlink(path)
-        os.mkfifo(path)
-        return opened(path, flags)
+    def look_and_swap(path: str) -> os.stat_result:
+        found = check(path)
+        monkeypatch.setattr(static.os, "lstat", check)
+        SWAPS[what](folder)
+        return found
 
-    monkeypatch.setattr(static.os, "open", swap)
-    assert get(driven, "/letters.txt").status == 404
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    monkeypatch.setattr(static.os, "lstat", look_and_swap)
+    answered = get(driven, "/sub/deep/x.txt")
+    assert (answered.status, b"secret" in answered.body) == (404, False)
+    assert caplog.records == []
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + 2  # of the peer
 
-    def link(path: str, flags: int) -> int:
-        os.unlink(path)
-        os.symlink(folder.parent / "secret.txt", path)
-        return opened(path, flags)
 
-    monkeypatch.setattr(static.os, "open", link)
-    assert get(driven, "/sub/deep/x.js").status == 404
+@posix
+def test_link_that_becomes_a_folder_while_it_is_followed_is_404(
+    driven: Driven, folder: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    (folder / "link").symlink_to("sub")
+    read = os.readlink
+
+    def swap(path: Any, **rest: Any) -> Any:
+        (folder / "link").unlink()
+        (folder / "link").mkdir()
+        return read(path, **rest)
+
+    monkeypatch.setattr(static.os, "readlink", swap)
+    assert get(driven, "/link/deep/x.js").status == 404
+    assert caplog.records == []
+
+
+@posix
+def test_folder_that_may_only_be_passed_is_passed(driven: Driven, folder: Path) -> None:
+    (folder / "sub" / "deep").chmod(0o311)
+    (folder / "sub").chmod(0o311)
+    assert get(driven, "/sub/deep/x.js").text == "x = 1"
+
+
+@posix
+def test_file_that_vanishes_while_it_is_looked_for_is_404(
+    driven: Driven, folder: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    real = os.path.realpath
+
+    def vanish(path: str) -> str:
+        shutil.rmtree(folder / "sub", ignore_errors=True)
+        return real(path)
+
+    monkeypatch.setattr(static.os.path, "realpath", vanish)
+    for path in ("/sub/deep/x.js", "/sub/", "/sub", "/sub/index.html"):
+        (folder / "sub" / "deep").mkdir(parents=True, exist_ok=True)
+        (folder / "sub" / "deep" / "x.js").touch()
+        assert get(driven, path).status in (301, 404)
+    assert caplog.records == []
 
 
 @posix
