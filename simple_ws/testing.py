@@ -39,7 +39,7 @@ from .messages import check_ping, check_seconds
 from .protocol.client_handshake import Opening, Outcome
 from .protocol.uri import parse_uri
 from .server.server import Server
-from .speedups import build_frame
+from .speedups import apply_mask, build_frame
 
 if TYPE_CHECKING:
     import asyncio
@@ -565,7 +565,7 @@ class TestClient(ClientCore):
         self._out += frame
 
     def _put_pong(self, frame: bytes) -> None:
-        self.pings.append(frame[6:])
+        self.pings.append(apply_mask(frame[6:], frame[2:6]))  # the client's are masked
         if self.answer_pings:
             self._out += frame
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -93,6 +94,43 @@ def test_time_passes_when_the_test_says_so(simple_ws: Make) -> None:
     server.advance(100)
     client.assert_open()
     assert len(client.pings) >= 15
+
+
+PAYLOADS = [b"", b"h", b"hello", bytes(range(125)), "grüße".encode()]
+
+
+@pytest.mark.parametrize("answer", [True, False])
+@pytest.mark.parametrize("payload", PAYLOADS, ids=len)
+def test_pings_are_their_payloads(
+    simple_ws: Make, payload: bytes, answer: bool
+) -> None:
+    client = simple_ws(Echo(ping=False)).connect()
+    client.answer_pings = answer
+    client.client.ping(payload)
+    client.client.ping(payload[:2])
+    client.assert_open()
+    assert client.pings == [payload, payload[:2]]
+    pongs = [client.client.pong_payload] if answer else [b""]
+    assert pongs == [payload[:2] if answer else b""]
+
+
+def test_public_names_of_the_kit_are_documented(simple_ws: Make) -> None:
+    server = simple_ws(Echo())
+    answer = server.request("GET", "/")
+    for thing in (server, server.connect(), server.clock, answer):
+        shown: set[str] = set()
+        for base in type(thing).__mro__[:-1]:
+            text = (base.__doc__ or "").partition("Attributes:")[2]
+            listed = re.findall(r"^ +(\w[\w, ]*):", text, re.MULTILINE)
+            shown |= {name for names in listed for name in names.split(", ")}
+            shown |= {
+                name
+                for name, member in vars(base).items()
+                if (callable(member) or isinstance(member, property)) and member.__doc__
+            }
+        names = {*dir(type(thing)), *vars(thing)}
+        public = {name for name in names if not name.startswith("_")}
+        assert public - shown == set()
 
 
 def test_peer_that_vanished_times_out(simple_ws: Make) -> None:

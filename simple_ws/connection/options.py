@@ -141,7 +141,10 @@ class Options:
 
 
 class OptionAttributes:
-    """The options as attributes of a handler, for type checkers; as in `Options`."""
+    """The options as attributes of a handler, for type checkers; as in `Options`.
+
+    `tests/handlers/test_names.py` holds that the two are equal.
+    """
 
     ping: bool
     ping_interval: float
@@ -174,6 +177,9 @@ class OptionAttributes:
     max_buffered: int
     slow_callback: float
     worker_threads: int
+    max_header: int
+    keep_alive: float
+    allowed_hosts: tuple[str, ...] | None
 
 
 def check_options(given: Mapping[str, Any]) -> dict[str, Any]:

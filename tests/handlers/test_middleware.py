@@ -40,7 +40,9 @@ from simple_ws import (
     SendStatus,
     Server,
     WebSocket,
+    in_thread,
 )
+from simple_ws.testing import TestServer
 
 METHODS = {
     "on_use": "server",
@@ -1359,3 +1361,137 @@ def test_radio_goes_on_after_a_restart() -> None:
             peer.read_message()
             server.stop(drain=0)
         assert not server._schedule.jobs
+
+
+# ---- What a handler changes while the server runs ------------------------------------
+
+
+class Late(Client):
+    """A class of connections that is set late."""
+
+
+class Passing(Middleware):
+    """Looks at input, or at output as well."""
+
+    def on_message(self, msg: Any, client: Any) -> Any:
+        return msg
+
+
+class Looking(Passing):
+    """Looks at output as well."""
+
+    def on_send(self, msg: Any, client: Any) -> Any:
+        return msg
+
+
+@in_thread
+def threaded_open(client: Any) -> None:
+    """Makes all callbacks wait."""
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("middleware", [Passing, Looking])
+def test_client_class_may_change_after_the_first_handshake(
+    middleware: type[Middleware], deferred: bool
+) -> None:
+    handler = WebSocket()
+    if deferred:
+        handler.on_open = threaded_open  # type: ignore[method-assign]
+    server = Server("127.0.0.1", 0)
+    server.mount("/", handler)
+    server.use(middleware())
+    with TestServer(server) as kit:
+        first = kit.connect("/").client
+        assert not isinstance(first, Late)
+        handler.client_class = Late
+        assert isinstance(kit.connect("/").client, Late)
+        again = kit.connect("/").client
+        assert type(again) is type(kit.connect("/").client)
+        handler.client_class = Client
+        assert not isinstance(kit.connect("/").client, Late)
+
+
+@pytest.mark.parametrize("wrong", [5, "Client", WebSocket, None])
+def test_wrong_client_class_is_refused_when_it_is_set(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="must be a subclass of Client"):
+        WebSocket().client_class = wrong
+
+
+@pytest.mark.parametrize("whose", ["handler", "middleware"])
+@pytest.mark.parametrize("deferred", [False, True])
+def test_authenticates_may_change_after_the_first_handshake(
+    whose: str, deferred: bool
+) -> None:
+    handler, middleware = WebSocket(auth_timeout=3), Passing()
+    if deferred:
+        handler.on_open = threaded_open  # type: ignore[method-assign]
+    server = Server("127.0.0.1", 0)
+    server.mount("/", handler)
+    server.use(middleware)
+    with TestServer(server) as kit:
+        first = kit.connect("/")
+        changed: Any = handler if whose == "handler" else middleware
+        changed.authenticates = True
+        second = kit.connect("/")
+        kit.advance(4)
+        first.assert_open()
+        second.assert_closed(1008, cause="auth_timeout")
+        changed.authenticates = False
+        third = kit.connect("/")
+        kit.advance(4)
+        third.assert_open()
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_none_of_a_middleware_is_refused_also_where_callbacks_wait(
+    deferred: bool,
+) -> None:
+    class Forgetful(Middleware):
+        def on_message(self, msg: Any, client: Any) -> Any:
+            return None
+
+    handler = WebSocket()
+    if deferred:
+        handler.on_open = threaded_open  # type: ignore[method-assign]
+    errors: list[str] = []
+    handler.on_error = lambda error, client: errors.append(  # type: ignore[method-assign]
+        str(error)
+    )
+    server = Server("127.0.0.1", 0)
+    server.mount("/", handler)
+    server.use(Forgetful())
+    with TestServer(server) as kit:
+        peer = kit.connect("/")
+        peer.send("hello")
+        kit.wait_until(lambda: errors)
+        assert "Forgetful.on_message returned None" in errors[0]
+
+
+def test_deferred_result_that_nothing_awaits_is_an_error() -> None:
+    class Sly(Middleware):
+        """Nothing says that its methods are deferred."""
+
+        def on_open(self, client: Any) -> Any:
+            return threaded_open(client)
+
+        def on_message(self, msg: Any, client: Any) -> Any:
+            return threaded_open(client)
+
+    told: list[str] = []
+    handler = WebSocket()
+    handler.on_open = lambda client: told.append("open")  # type: ignore[method-assign]
+    handler.on_error = lambda error, client: told.append(  # type: ignore[method-assign]
+        str(error)
+    )
+    server = Server("127.0.0.1", 0)
+    server.mount("/", handler)
+    server.use(Sly())
+    with TestServer(server) as kit:
+        peer = kit.connect("/")
+        peer.send("hello")
+        peer.assert_open()
+    assert told == [
+        "nobody awaits Sly.on_open",
+        "open",
+        "nobody awaits Sly.on_message",
+    ]

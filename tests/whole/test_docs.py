@@ -935,7 +935,7 @@ FOR_THE_HOUSE = [
     "Server.welcome",
     "Server.forget",
     "Server.find",
-    "WebSocket.tally",
+    "WebSocket.max_size",
     "aio.Connection.data_received",
 ]
 
