@@ -1,8 +1,8 @@
-"""Plain HTTP: what stands at a path, and one request with its answer on a socket.
+"""One plain HTTP request and its answer, on a socket.
 
-`Routes` is the table of paths; `Exchange` takes over a connection from a whole request
-head to the end of the answer, and gives it back. Reading heads is left to `upgrade`,
-making answers to functions of users, `static` and `wsgi`.
+`Exchange` takes over a connection from a whole request head to the end of the answer,
+and gives it back. What stands at a path is left to `routes`, reading heads to
+`server.upgrade`, making answers to functions of users, `static` and `wsgi`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 import enum
 import logging
 import socket
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..connection.log import Log
 from ..connection.options import Options
 from ..errors import AuthenticationError, HandshakeError
-from ..loop.deferred import check_callback, is_deferred, name_of
 from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
 from ..protocol.http11 import (
     Request,
@@ -36,18 +34,12 @@ from ..protocol.http_body import (
     body_reader,
 )
 from ..protocol.server_handshake import refusal
-from .routing import Router, check_pattern, routing_path
 
 __all__ = [
     "Exchange",
     "HttpConnection",
     "HttpHost",
     "Responder",
-    "Route",
-    "Routes",
-    "answered_by",
-    "check_methods",
-    "check_prefix",
     "refused_by",
     "response_of",
     "server_error",
@@ -77,116 +69,6 @@ _MAX_LINGER_READS = 64
 
 #: Makes the answer to a request: calls `Exchange.answer`, at once or later.
 Responder = Callable[["Exchange"], object]
-
-
-class Route:
-    """What HTTP has at one path: for each method who answers it.
-
-    Args:
-        serve: answers every method; None: `add` tells who answers which.
-        has: says whether there is anything for a request, where that is not certain.
-    """
-
-    def __init__(
-        self,
-        serve: Responder | None = None,
-        has: Callable[[Request], bool] = lambda request: True,
-    ) -> None:
-        self._any = serve
-        self._by_method: dict[str, Responder] = {}
-        self.has = has
-
-    def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
-        """Answer methods; ValueError when one of them is taken."""
-        for method in methods:
-            if self._any is not None or method in self._by_method:
-                raise ValueError(f"{method} of path {path!r} is answered already")
-        self._by_method.update(dict.fromkeys(methods, serve))
-
-    def select(self, method: str) -> Responder:
-        """Who answers a method; HEAD is GET without a body (RFC 9110 §9.3.2).
-
-        Raises:
-            HandshakeError: 405.
-        """
-        serve = self._any or self._by_method.get(method)
-        if serve is None and method == "HEAD":
-            serve = self._by_method.get("GET")
-        if serve is None and method == "OPTIONS":
-            return self._tell_methods
-        if serve is None:
-            raise self.refusal()
-        return serve
-
-    def refusal(self) -> HandshakeError:
-        """Of a method that nobody answers, and of WebSocket."""
-        return HandshakeError(
-            405, "This method is not allowed here.", [("Allow", self._allowed())]
-        )
-
-    def _allowed(self) -> str:
-        if self._any is not None:
-            return "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"
-        methods = dict.fromkeys([*self._by_method, "OPTIONS"])
-        if "GET" in methods:
-            methods["HEAD"] = None
-        return ", ".join(methods)
-
-    def _tell_methods(self, exchange: Exchange) -> None:
-        exchange.answer(Response(204, headers=[("Allow", self._allowed())]))
-
-
-#: RFC 9110 §9.3.7: OPTIONS for `*`, which is none of the paths, asks whether we live.
-_WHOLE_SERVER = Route(lambda exchange: exchange.answer(Response(204)))
-
-
-class Routes:
-    """Paths and what HTTP has there; patterns as of `routing.Router`."""
-
-    def __init__(self) -> None:
-        self._router: Router[Route] = Router()
-        self._ends: list[Callable[[], object]] = []
-
-    def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
-        """Have methods of a path answered.
-
-        Raises:
-            TypeError, ValueError: As of `Router.add`; a method is answered already.
-        """
-        route = self._router.get(path) if isinstance(path, str) else None
-        if route is None:
-            route = Route()
-            self._router.add(path, route)
-        route.add(path, methods, serve)
-
-    def add_below(
-        self, prefix: str, route: Route, end: Callable[[], object] | None = None
-    ) -> None:
-        """Have everything below a prefix answered.
-
-        Args:
-            prefix: as of `check_prefix`.
-            route: who answers.
-            end: called when the server stops.
-        """
-        self._router.add(f"{prefix}/*", route)
-        if end is not None:
-            self._ends.append(end)
-
-    def find(self, request: Request) -> Route | None:
-        """What HTTP has at a path, or None; sets `request.params`."""
-        if request.target == "*":
-            return _WHOLE_SERVER
-        found = self._router.find(routing_path(request.encoded_path))
-        if found is None:
-            return None
-        route, request.params = found
-        return route
-
-    def end(self) -> None:
-        """The server stops: nothing is asked until it runs again."""
-        for end in self._ends:
-            end()
 
 
 class HttpHost(Protocol):
@@ -350,11 +232,11 @@ class Exchange:
 
     # For the connection
 
-    def begin(self, route: Route, rest: bytes) -> None:
+    def begin(self, select: Callable[[str], Responder], rest: bytes) -> None:
         """Take the body, if there is one, and have the request answered.
 
         Args:
-            route: what stands at its path.
+            select: returns who answers a method, or raises `HandshakeError`.
             rest: what came behind its head.
 
         Raises:
@@ -364,7 +246,7 @@ class Exchange:
         self._body = body_reader(self.request, self.server.options.max_body)
         waits = expects_continue(self.request)
         try:
-            self._serve = route.select(self.request.method)
+            self._serve = select(self.request.method)
         except HandshakeError as error:
             self._ahead = rest
             self._stays = self._stays and self._body is None
@@ -658,41 +540,6 @@ def unauthorized() -> HandshakeError:
     return HandshakeError(401, "Who are you?", [("WWW-Authenticate", "Bearer")])
 
 
-def answered_by(function: Callable[[Request], object]) -> Responder:
-    """Have requests answered by a function of a user.
-
-    What it returns is the answer: a `Response`, dict or list (JSON), str, bytes, or
-    None for 204; at once, or later (`loop.deferred.in_thread`, `async def`).
-
-    Raises:
-        TypeError: It takes other arguments.
-    """
-    check_callback("what answers HTTP", function, ("request",))
-    return partial(_answer_by, function)
-
-
-def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
-    request = exchange.request
-    with exchange.server._log.timed(name_of(function), request):
-        given = function(request)
-    if is_deferred(given):
-        exchange.server._run_limited(given, partial(_answer_deferred, exchange))
-    else:
-        exchange.answer(response_of(given))
-
-
-def _answer_deferred(
-    exchange: Exchange, given: Any, error: BaseException | None
-) -> None:
-    if exchange.waiting:  # the client may have left
-        try:
-            if error is not None:
-                raise error
-            exchange.answer(response_of(given))
-        except BaseException as raised:
-            exchange.fail(raised)
-
-
 def response_of(given: Any) -> Response:
     """The answer that a function of a user means by what it returned.
 
@@ -707,40 +554,3 @@ def response_of(given: Any) -> Response:
     if given.status < 200:
         raise ValueError(f"an answer must have a status of 200 or more, not {given!r}")
     return given
-
-
-def check_prefix(prefix: object) -> str:
-    """Check the path below which there is something; return it without its last slash.
-
-    Raises:
-        TypeError: It is not a string.
-        ValueError: It is not the begin of a path, or has parameters.
-    """
-    if not isinstance(prefix, str):
-        raise TypeError(f"prefix must be a str, not {prefix!r}")
-    if not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}*?#"):
-        raise ValueError(
-            f"prefix must be a path such as '/' or '/files', not {prefix!r}"
-        )
-    check_pattern(prefix)
-    return prefix.rstrip("/")
-
-
-def check_methods(methods: object) -> tuple[str, ...]:
-    """Check methods that a user names.
-
-    Raises:
-        TypeError: It is not a list of strings.
-        ValueError: It is empty, or one is no name of a method.
-    """
-    if isinstance(methods, str) or not isinstance(methods, Iterable):
-        raise TypeError(f"methods must be a list such as ['GET'], not {methods!r}")
-    names = tuple(methods)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"methods must hold strings, not {name!r}")
-        if not (name.isascii() and name.replace("-", "").isalpha() and name.isupper()):
-            raise ValueError(f"methods must hold names such as 'GET', not {name!r}")
-    if not names:
-        raise ValueError("methods must hold at least one, such as 'GET'")
-    return names

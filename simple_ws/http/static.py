@@ -21,7 +21,8 @@ from ..connection.admission import retry_after
 from ..errors import HandshakeError
 from ..protocol.http11 import Headers, Request, Response, http_date
 from ..protocol.http_body import Stream
-from .exchange import Exchange, Route, check_prefix
+from .exchange import Exchange
+from .routes import Route, check_prefix
 
 __all__ = ["Static"]
 

@@ -26,7 +26,8 @@ from ..loop.deferred import check_callback
 from ..loop.workers import Pool
 from ..protocol.http11 import Request, check_field
 from ..protocol.http_body import IncompleteAnswer, Stream
-from .exchange import Exchange, Route, check_prefix, server_error
+from .exchange import Exchange, server_error
+from .routes import Route, check_prefix
 
 __all__ = ["Wsgi"]
 

@@ -23,7 +23,7 @@ from ..handlers.middleware import Middleware, changes_output, check_middleware
 from ..handlers.ordering import Awaited
 from ..handlers.pending import PendingCall, TooMany
 from ..handlers.wrapper import Wrapper
-from ..http.exchange import Route, Routes, answered_by, check_methods
+from ..http.routes import Route, Routes, answered_by, check_methods
 from ..http.routing import Router, check_pattern, routing_path
 from ..http.static import Static
 from ..http.wsgi import Wsgi

@@ -25,12 +25,12 @@ from ..handlers.pending import PendingCall
 from ..http.exchange import (
     Exchange,
     HttpHost,
-    Route,
     refused_by,
     response_of,
     server_error,
     unauthorized,
 )
+from ..http.routes import Route
 from ..loop.deferred import is_deferred
 from ..loop.reactor import READ
 from ..protocol.http11 import (
@@ -264,7 +264,7 @@ class UpgradeConnection:
         self._introduce(request)
         self.server.reactor.wheel.discard(self)
         self._exchange = Exchange(self, request)
-        self._exchange.begin(route, rest)
+        self._exchange.begin(route.select, rest)
 
     def _upgrade(
         self, request: Request, ordinary: tuple[Any, ...] | None, rest: bytes

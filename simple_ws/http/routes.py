@@ -1,0 +1,201 @@
+"""What HTTP has at a path: responders by path and method, and functions of users.
+
+`Routes` is the table of paths, `Route` what stands at one. One request and its answer
+are left to `exchange`, patterns of paths to `routing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from ..errors import HandshakeError
+from ..loop.deferred import check_callback, is_deferred, name_of
+from ..protocol.http11 import Request, Response
+from .exchange import Exchange, Responder, response_of
+from .routing import Router, check_pattern, routing_path
+
+__all__ = ["Route", "Routes", "answered_by", "check_methods", "check_prefix"]
+
+
+class Route:
+    """What HTTP has at one path: for each method who answers it.
+
+    Args:
+        serve: answers every method; None: `add` tells who answers which.
+        has: says whether there is anything for a request, where that is not certain.
+    """
+
+    def __init__(
+        self,
+        serve: Responder | None = None,
+        has: Callable[[Request], bool] = lambda request: True,
+    ) -> None:
+        self._any = serve
+        self._by_method: dict[str, Responder] = {}
+        self.has = has
+
+    def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
+        """Answer methods; ValueError when one of them is taken."""
+        for method in methods:
+            if self._any is not None or method in self._by_method:
+                raise ValueError(f"{method} of path {path!r} is answered already")
+        self._by_method.update(dict.fromkeys(methods, serve))
+
+    def select(self, method: str) -> Responder:
+        """Who answers a method; HEAD is GET without a body (RFC 9110 §9.3.2).
+
+        Raises:
+            HandshakeError: 405.
+        """
+        serve = self._any or self._by_method.get(method)
+        if serve is None and method == "HEAD":
+            serve = self._by_method.get("GET")
+        if serve is None and method == "OPTIONS":
+            return self._tell_methods
+        if serve is None:
+            raise self.refusal()
+        return serve
+
+    def refusal(self) -> HandshakeError:
+        """Of a method that nobody answers, and of WebSocket."""
+        return HandshakeError(
+            405, "This method is not allowed here.", [("Allow", self._allowed())]
+        )
+
+    def _allowed(self) -> str:
+        if self._any is not None:
+            return "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"
+        methods = dict.fromkeys([*self._by_method, "OPTIONS"])
+        if "GET" in methods:
+            methods["HEAD"] = None
+        return ", ".join(methods)
+
+    def _tell_methods(self, exchange: Exchange) -> None:
+        exchange.answer(Response(204, headers=[("Allow", self._allowed())]))
+
+
+#: RFC 9110 §9.3.7: OPTIONS for `*`, which is none of the paths, asks whether we live.
+_WHOLE_SERVER = Route(lambda exchange: exchange.answer(Response(204)))
+
+
+class Routes:
+    """Paths and what HTTP has there; patterns as of `routing.Router`."""
+
+    def __init__(self) -> None:
+        self._router: Router[Route] = Router()
+        self._ends: list[Callable[[], object]] = []
+
+    def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
+        """Have methods of a path answered.
+
+        Raises:
+            TypeError, ValueError: As of `Router.add`; a method is answered already.
+        """
+        route = self._router.get(path) if isinstance(path, str) else None
+        if route is None:
+            route = Route()
+            self._router.add(path, route)
+        route.add(path, methods, serve)
+
+    def add_below(
+        self, prefix: str, route: Route, end: Callable[[], object] | None = None
+    ) -> None:
+        """Have everything below a prefix answered.
+
+        Args:
+            prefix: as of `check_prefix`.
+            route: who answers.
+            end: called when the server stops.
+        """
+        self._router.add(f"{prefix}/*", route)
+        if end is not None:
+            self._ends.append(end)
+
+    def find(self, request: Request) -> Route | None:
+        """What HTTP has at a path, or None; sets `request.params`."""
+        if request.target == "*":
+            return _WHOLE_SERVER
+        found = self._router.find(routing_path(request.encoded_path))
+        if found is None:
+            return None
+        route, request.params = found
+        return route
+
+    def end(self) -> None:
+        """The server stops: nothing is asked until it runs again."""
+        for end in self._ends:
+            end()
+
+
+def answered_by(function: Callable[[Request], object]) -> Responder:
+    """Have requests answered by a function of a user.
+
+    What it returns is the answer: a `Response`, dict or list (JSON), str, bytes, or
+    None for 204; at once, or later (`loop.deferred.in_thread`, `async def`).
+
+    Raises:
+        TypeError: It takes other arguments.
+    """
+    check_callback("what answers HTTP", function, ("request",))
+    return partial(_answer_by, function)
+
+
+def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
+    request = exchange.request
+    with exchange.server._log.timed(name_of(function), request):
+        given = function(request)
+    if is_deferred(given):
+        exchange.server._run_limited(given, partial(_answer_deferred, exchange))
+    else:
+        exchange.answer(response_of(given))
+
+
+def _answer_deferred(
+    exchange: Exchange, given: Any, error: BaseException | None
+) -> None:
+    if exchange.waiting:  # the client may have left
+        try:
+            if error is not None:
+                raise error
+            exchange.answer(response_of(given))
+        except BaseException as raised:
+            exchange.fail(raised)
+
+
+def check_prefix(prefix: object) -> str:
+    """Check the path below which there is something; return it without its last slash.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It is not the begin of a path, or has parameters.
+    """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a str, not {prefix!r}")
+    if not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}*?#"):
+        raise ValueError(
+            f"prefix must be a path such as '/' or '/files', not {prefix!r}"
+        )
+    check_pattern(prefix)
+    return prefix.rstrip("/")
+
+
+def check_methods(methods: object) -> tuple[str, ...]:
+    """Check methods that a user names.
+
+    Raises:
+        TypeError: It is not a list of strings.
+        ValueError: It is empty, or one is no name of a method.
+    """
+    if isinstance(methods, str) or not isinstance(methods, Iterable):
+        raise TypeError(f"methods must be a list such as ['GET'], not {methods!r}")
+    names = tuple(methods)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"methods must hold strings, not {name!r}")
+        if not (name.isascii() and name.replace("-", "").isalpha() and name.isupper()):
+            raise ValueError(f"methods must hold names such as 'GET', not {name!r}")
+    if not names:
+        raise ValueError("methods must hold at least one, such as 'GET'")
+    return names
