@@ -564,9 +564,23 @@ class ConnectionCore(_Base):
             while outbox:
                 # As a rule there is one: a call for it would take 60 ns.
                 offer = outbox[0] if len(outbox) == 1 else self._next_offer()
-                sent, size = self._offer(offer)
+                try:
+                    if isinstance(offer, list):
+                        self._offering = size = sum(map(len, offer))
+                        sent = self._sock.sendmsg(offer)
+                    else:
+                        self._offering = size = len(offer)
+                        sent = self._sock.send(offer)
+                    if not 0 <= sent <= size:
+                        raise ValueError(f"send returned {sent} for {size} bytes")
+                except (BlockingIOError, InterruptedError):
+                    sent = 0
+                except OSError as error:
+                    self._on_lost(error)
+                    self._discard_output()
+                    return None
                 if not self._offering:
-                    return None  # lost, or ended while the method ran
+                    return None  # ended while the method ran
                 self._consume(sent)
                 self._offering = 0
                 if sent and self._blocked:
@@ -576,29 +590,6 @@ class ConnectionCore(_Base):
         except IndexError:
             return None  # ended between two lines
         return False
-
-    def _offer(
-        self, offer: bytes | memoryview | list[bytes | memoryview]
-    ) -> tuple[int, int]:
-        """Hand some of the output to the system: bytes that it took, and of how many;
-        `_offering` is 0 afterwards when the connection was lost."""
-        size = 0
-        try:
-            if isinstance(offer, list):
-                self._offering = size = sum(map(len, offer))
-                sent = self._sock.sendmsg(offer)
-            else:
-                self._offering = size = len(offer)
-                sent = self._sock.send(offer)
-            if not 0 <= sent <= size:
-                raise ValueError(f"send returned {sent} for {size} bytes")
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as error:
-            sent = 0
-            self._on_lost(error)
-            self._discard_output()
-        return sent, size
 
     def _block(self) -> None:
         """Wait for the peer to read, and hear it again when it has read enough."""

@@ -92,7 +92,7 @@ class LoopState:
         """Book the time since the last look at the clock."""
         now = self.clock()
         spent, self._mark = now - self._mark, now
-        tally = getattr(target, "_tally", None)
+        tally = getattr(target, "_counts", None)
         if tally is not None:
             tally.busy += spent
         if spent > self.slow:
@@ -120,20 +120,17 @@ class LoopState:
             rest = iter(dirty)
             try:
                 for connection in rest:
-                    self._flush_one(connection)
+                    try:
+                        connection._dirty = False
+                        connection._flush()
+                    except BaseException as error:
+                        self.on_failure(connection, error)
                     if self.interrupted:
                         # Since then, which mypy does not know.
                         break  # type: ignore[unreachable]
             finally:
                 # None but where something came in between: they have their turn.
                 self.dirty[:0] = rest
-
-    def _flush_one(self, connection: Any) -> None:
-        try:
-            connection._dirty = False
-            connection._flush()
-        except BaseException as error:
-            self.on_failure(connection, error)
 
     def _note_source(self, source: object) -> None:
         self._source = source

@@ -255,20 +255,16 @@ class Reactor(LoopState):
 
         Once interrupted no more is called: it has its turn when the program goes on.
         """
-        steps: tuple[Callable[[], object], ...] = (
-            partial(self.timers.run_due, self.now),
+        if self.interrupted:
+            return
+        try:
+            self.timers.run_due(self.now)
             # Where it failed the next turn goes on with those that are left.
-            partial(self._guarded, partial(self.wheel.run_due, self.now)),
-            self._run_calls,
-            self.flush,
-        )
-        for step in steps:
-            if self.interrupted:
-                return
-            try:
-                step()
-            except BaseException as error:
-                self.on_interrupt(error)
+            self._guarded(partial(self.wheel.run_due, self.now))
+            self._run_calls()
+            self.flush()
+        except BaseException as error:
+            self.on_interrupt(error)
 
     def _note_end(self) -> None:
         ended = self.clock()
