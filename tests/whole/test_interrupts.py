@@ -564,8 +564,8 @@ def test_nothing_of_a_server_waits_whatever_the_program_set() -> None:
     with connect(server):
         assert reactor._waker is not None
         ours = [reactor._waker, reactor._wakee]
-        ours += [listener._sock for listener in server._listeners]
-        ours.append(accept_from(server._listeners[0]._sock)[0])
+        ours += [listener._sock for listener in server._run.listeners]
+        ours.append(accept_from(server._run.listeners[0]._sock)[0])
         assert [sock.gettimeout() for sock in ours] == [0] * len(ours)
         ours[-1].close()
     server.stop()
