@@ -100,4 +100,4 @@ def test_inflate_json(benchmark, codecs):
     def loop():
         for _ in range(LOOPS):
             inflater.feed(packed, 2**20)
-            inflater.finish(2**20)
+            inflater.finish()

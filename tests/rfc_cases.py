@@ -408,6 +408,13 @@ DEFLATED = [
 #: RFC 7692: what fails the connection. RSV1 on what begins no message; data that are no
 #: deflate; text that is no UTF-8 (in stored blocks, where each byte shows at once).
 BAD_DEFLATED = [
+    # Cut off in the middle of a block: "Hello" is inflated, and must not be delivered.
+    *(
+        Case("7.2.2", f"cut-{x}", f"c2{len(x) // 2:02x}|{x}", [], 1007)
+        for x in ("f248cdc9c9", "f248cdc9c907", "f348cdc9c9", "000900f6ff48656c6c6f")
+    ),
+    Case("7.2.2", "no-block-at-all", "c200|", [], 1007),
+    Case("7.2.2", "cut-fragment", "4203|f248cd 8002|c9c9", [], 1007),
     *(
         Case("6", f"rsv1-on-{first:02x}", f"{first:02x}00", [], 1002)
         for first in (0xC8, 0xC9, 0xCA)

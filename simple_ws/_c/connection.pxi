@@ -513,20 +513,15 @@ Carries messages between a socket and a callback; subclasses have the rest.
     cdef object unpack(self, uint8_t* data, size_t size, uint8_t first):
         """Inflate a whole message; in the order of steps that `protocol` has."""
         cdef Utf8State state
-        cdef bytes plain, rest
-        cdef size_t have
+        cdef bytes plain
         # Held here: the connection may end, and let go of it, while it works.
         cdef Inflater inflater = self.inflater
         if inflater is None:
             inflater = self.inflater = <Inflater?> self._protocol.inflater()
         plain = inflater._feed(data, size, <Py_ssize_t> self.max_size)
         state.missing = state.low = state.high = 0
-        self.check_inflated(&state, plain, self.max_size, first)
-        have = <size_t> PyBytes_GET_SIZE(plain)
-        rest = inflater.finish(<Py_ssize_t> (self.max_size - have))
-        if PyBytes_GET_SIZE(rest):
-            self.check_inflated(&state, rest, self.max_size - have, first)
-            plain += rest
+        self.check_inflated(&state, plain, first)
+        inflater.finish()
         if first & TEXT_OPCODE and state.missing:
             raise InvalidData("text ends inside a UTF-8 sequence")
         self.counts.packed_received += <int64_t> size
@@ -538,14 +533,15 @@ Carries messages between a socket and a callback; subclasses have the rest.
         )
 
     cdef int check_inflated(
-        self, Utf8State* state, bytes piece, size_t room, uint8_t first
+        self, Utf8State* state, bytes plain, uint8_t first
     ) except -1:
         """What has room is judged first, as in `protocol`."""
-        cdef size_t size = <size_t> PyBytes_GET_SIZE(piece)
-        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(piece)
-        if first & TEXT_OPCODE and not utf8_feed(state, data, min(size, room)):
-            raise InvalidData("text is not valid UTF-8")
-        if size > room:
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(plain)
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(plain)
+        if first & TEXT_OPCODE:
+            if not utf8_feed(state, data, min(size, self.max_size)):
+                raise InvalidData("text is not valid UTF-8")
+        if size > self.max_size:
             raise MessageTooBig(f"message exceeds max_size {self.max_size:,} inflated")
         return 0
 

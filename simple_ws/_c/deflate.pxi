@@ -9,6 +9,8 @@ cdef extern from "zlib.h" nogil:
         uInt avail_in
         uint8_t* next_out
         uInt avail_out
+        unsigned long total_in
+        int data_type
 
     enum:
         Z_BUF_ERROR
@@ -47,6 +49,8 @@ cdef enum:
     LONGEST = 1 << 30
     #: The largest window of deflate (RFC 1951 §2).
     WINDOW = 32768
+    #: `data_type` after `inflate`: a block has ended, and no bit of the input is left.
+    BETWEEN_BLOCKS = 128
 
 
 cdef struct Output:
@@ -245,20 +249,33 @@ Decompresses messages, in pieces and within a bound (RFC 7692 §7.2.2).
         finally:
             PyBuffer_Release(&view)
 
-    def finish(self, Py_ssize_t limit: int) -> bytes:
-        """Inflate the tail that the peer took off, which ends the message."""
+    def finish(self) -> None:
+        """Inflate the tail that the peer took off, which ends the message.
+
+        Raises:
+            InvalidData: The message was cut off in the middle of a block.
+        """
+        # RFC 7692 §7.2.3.4: the peer may end its stream together with the message.
+        cdef bint complete = self._ended and not self._stream.total_in
+        cdef int streams = self._ended
         cdef bytes plain = self._feed(
             <const uint8_t*> PyBytes_AS_STRING(_TAIL),
             <size_t> PyBytes_GET_SIZE(_TAIL),
-            limit,
+            0,
         )
+        if not complete and (
+            PyBytes_GET_SIZE(plain)
+            or streams != self._ended
+            or self._stream.data_type != BETWEEN_BLOCKS
+        ):
+            # The tail was no empty block, but went into an unfinished one.
+            raise InvalidData("deflate data ends inside a block")
         if not self._takeover:
             inflateReset(&self._stream)
         elif self._ended:
             # A stream that ended by itself may leave some of the tail half read.
             self._restart()
         self._ended = 0
-        return plain
 
     cdef bytes _feed(self, const uint8_t* data, size_t size, Py_ssize_t limit):
         cdef uint8_t scratch[SCRATCH]

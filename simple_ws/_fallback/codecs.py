@@ -248,6 +248,11 @@ class Utf8Validator:
         return complete
 
 
+#: A final block of bytes that are stored as they are (RFC 1951 §3.2.4).
+_STORED = b"between blocks?!"
+_STORED_BLOCK = b"\x01\x10\x00\xef\xff" + _STORED
+
+
 class Deflater:
     """Compresses messages (RFC 7692 §7.2.1).
 
@@ -292,6 +297,7 @@ class Inflater:
     """
 
     __slots__ = (
+        "_complete",
         "_ended",
         "_history",
         "_history_size",
@@ -309,6 +315,7 @@ class Inflater:
         self._history: deque[bytes] = deque()
         self._history_size = 0
         self._ended = 0
+        self._complete = False  # a stream has ended with the last byte so far
 
     def feed(self, data: Buffer, limit: int) -> bytes:
         """Inflate a piece of a message.
@@ -325,8 +332,11 @@ class Inflater:
             InvalidData: This is not deflate, or a heap of empty streams.
         """
         plain = self._inflate(data, limit + 1)
+        if data:
+            self._complete = False
         while self._stream.eof and len(plain) <= limit:
             rest = self._stream.unused_data
+            self._complete = not rest
             self._restart()
             self._ended += 1
             if self._ended > MAX_DEFLATE_STREAMS:
@@ -336,16 +346,39 @@ class Inflater:
             plain += self._inflate(rest, limit + 1 - len(plain))
         return plain
 
-    def finish(self, limit: int) -> bytes:
-        """Inflate the tail that the peer took off, which ends the message."""
-        plain = self.feed(DEFLATE_TAIL, limit)
+    def finish(self) -> None:
+        """Inflate the tail that the peer took off, which ends the message.
+
+        Raises:
+            InvalidData: The message was cut off in the middle of a block.
+        """
+        # RFC 7692 §7.2.3.4: the peer may end its stream together with the message.
+        complete, streams = self._complete, self._ended
+        plain = self.feed(DEFLATE_TAIL, 0)
+        if not complete and (
+            plain or streams != self._ended or not self._is_between_blocks()
+        ):
+            # The tail was no empty block, but went into an unfinished one.
+            raise InvalidData("deflate data ends inside a block")
+        self._complete = False
         if not self._takeover:
             self._forget()
         elif self._ended:
             # A stream that ended by itself may leave some of the tail half read.
             self._restart()
         self._ended = 0
-        return plain
+
+    def _is_between_blocks(self) -> bool:
+        """Whether a block has ended, with the last bit of the input.
+
+        zlib knows it and Python does not tell: but only there it takes a whole block
+        for what it is. The copy takes 3 µs with a window of 12 bits, 7 µs with 15.
+        """
+        stream = self._stream.copy()
+        try:
+            return stream.decompress(_STORED_BLOCK) == _STORED and stream.eof
+        except zlib.error:
+            return False
 
     def _inflate(self, data: Buffer, limit: int) -> bytes:
         try:

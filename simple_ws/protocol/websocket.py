@@ -335,9 +335,9 @@ class Protocol:
 
     def _append(self, piece: Buffer) -> None:
         """Add a piece to the message, and fail at the first byte that is wrong."""
-        if self._compressed:
-            piece = self._inflate(piece, end=False)
         room = self.max_size - len(self._message)
+        if self._compressed:
+            piece = self.inflater().feed(piece, room)
         # What has room is judged first: whether a text is wrong or too long must not
         # depend on how the stream was cut.
         if self._opcode == _TEXT and not self._validator.feed(piece[:room]):
@@ -345,15 +345,6 @@ class Protocol:
         if len(piece) > room:
             raise MessageTooBig(f"message exceeds max_size {self.max_size:,} inflated")
         self._message += piece
-
-    def _inflate(self, piece: Buffer, *, end: bool) -> bytes:
-        """Inflate a piece; a byte more than there is room for means too big."""
-        inflater = self.inflater()
-        room = self.max_size - len(self._message)
-        plain = inflater.feed(piece, room)
-        if end and len(plain) <= room:
-            plain += inflater.finish(room - len(plain))
-        return plain
 
     def inflater(self) -> Inflater:
         """The context of what the peer compresses, made when first asked for."""
@@ -377,7 +368,7 @@ class Protocol:
     def _end_message(self) -> None:
         if self._compressed:
             self._compressed = False
-            self._append(self._inflate(b"", end=True))
+            self.inflater().finish()
             self.inflated = (self._wire_size, len(self._message))
         message, self._message = self._message, _NOTHING
         if self._opcode == _BINARY:

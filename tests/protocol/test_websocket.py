@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from deflate_reference import is_whole_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rfc_cases import (
@@ -1041,13 +1042,15 @@ class Oracle(PerMessageDeflate):
     A control frame between two fragments makes wsproto forget that the message is
     compressed, against §6.1: here it is kept from control frames. What comes behind a
     block with BFINAL, in the same message or a later one, is lost to wsproto, against
-    §7.2.3.4: `ended` tells that there is nothing to compare.
+    §7.2.3.4, and it delivers what was cut off in the middle of a block: `ended` tells
+    that there is nothing to compare.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
         self._control = False
+        self._packed = b""
         self.ended = False
 
     def frame_inbound_header(
@@ -1063,6 +1066,7 @@ class Oracle(PerMessageDeflate):
     def frame_inbound_payload_data(self, proto: Any, data: bytes) -> Any:
         if self._control:
             return data
+        self._packed += data
         plain = super().frame_inbound_payload_data(proto, data)
         self._note_end()
         return plain
@@ -1070,8 +1074,12 @@ class Oracle(PerMessageDeflate):
     def frame_inbound_complete(self, proto: Any, fin: bool) -> Any:
         if self._control:
             return None
+        compressed = self._inbound_compressed
         plain = super().frame_inbound_complete(proto, fin)
         self._note_end()
+        if fin:
+            self.ended |= bool(compressed) and not is_whole_message(self._packed)
+            self._packed = b""
         return plain
 
     def _note_end(self) -> None:
