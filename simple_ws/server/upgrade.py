@@ -14,11 +14,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.interfaces import ConnectionHost, Handler
+from ..connection.options import Options
 from ..deflate import Agreement, Deflate, negotiate, parse_extensions
 from ..errors import AuthenticationError, HandshakeError
 from ..handlers.pending import PendingCall
@@ -78,8 +79,25 @@ class UpgradeHandler(Handler, Protocol):
         """Choose among the subprotocols that a client offers."""
 
 
-#: Key, subprotocols offered, extension agreed to in words and in fact.
-_Terms = tuple[str, list[str], str | None, Agreement | None]
+class _Offer(NamedTuple):
+    """What a client wants of a handshake."""
+
+    key: str
+    #: Whether there is a `Sec-WebSocket-Protocol`.
+    protocols: bool
+    #: Lines of `Sec-WebSocket-Extensions`.
+    extensions: tuple[str, ...]
+
+
+class _Terms(NamedTuple):
+    """What a handshake has come to, before the handler is asked."""
+
+    key: str
+    #: Subprotocols that the client offers.
+    offered: list[str]
+    #: The extension agreed to, as the response says it, and what that means.
+    extension: str | None
+    agreement: Agreement | None
 
 
 class UpgradeHost(ConnectionHost, HttpHost, Protocol):
@@ -221,18 +239,19 @@ class UpgradeConnection:
         if self._question is not None:
             self._early += data
             if len(self._early) >= _READ_SIZE:
-                self.watch(0, self._on_ready)  # enough of one who is not let in yet
+                self.watch(0, self._on_ready)  # the limit before acceptance
             return
-        # What nearly every client sends is read in one step; all else is read again,
-        # slowly, by those who can say what is wrong with it.
-        ordinary = read_upgrade(data) if self._reader is None else None
-        if ordinary is not None and ordinary[0] > self.server.options.max_header:
-            ordinary = None
+        # What nearly every client sends is read in one step. Everything else is read
+        # again by the slow path, which can say what is wrong with it.
+        common = read_upgrade(data) if self._reader is None else None
         request = None
         try:
-            if ordinary is not None:
-                request = Request("GET", ordinary[1], (1, 1), ordinary[2])
-                self._upgrade(request, ordinary, data[ordinary[0] :])
+            if common is not None and common[0] <= self.server.options.max_header:
+                size, target, fields, key, protocols, extensions = common
+                lines = () if extensions is None else (extensions,)
+                request = Request("GET", target, (1, 1), fields)
+                offer = _Offer(key, protocols is not None, lines)
+                self._upgrade(request, offer, data[size:])
                 return
             request = self._read_head(data)
             if request is not None:
@@ -266,37 +285,41 @@ class UpgradeConnection:
         self._exchange = Exchange(self, request)
         self._exchange.begin(route.select, rest)
 
-    def _upgrade(
-        self, request: Request, ordinary: tuple[Any, ...] | None, rest: bytes
-    ) -> None:
+    def _upgrade(self, request: Request, offer: _Offer | None, rest: bytes) -> None:
+        """Ask the rules in order, then the handler; open the client if all agree.
+
+        Args:
+            request: whole.
+            offer: what it wants, where it has been read and checked already.
+            rest: what came behind it.
+        """
         request.address = self.address
         if self.server.proxies is not None or type(self.sock) is not socket.socket:
             self._introduce(request)
         self._check_host(request)
         mount = self.server._find_handler(request)
-        options = mount.options
-        if ordinary is None:
-            key = check_upgrade(request)
-            protocols = request.headers.get("Sec-WebSocket-Protocol")
-            lines = tuple(request.headers.get_all("Sec-WebSocket-Extensions"))
-        else:
-            key, protocols = ordinary[3:5]
-            lines = () if ordinary[5] is None else (ordinary[5],)
-        if options.origins is not None:
-            self._check_origin(request, options.origins)
-        offered = [] if protocols is None else offered_subprotocols(request.headers)
-        extension = agreement = None
-        if lines and options.compression is not None:
-            extension, agreement = _negotiate(
-                lines, options.compression, options.slow_consumer == "drop_old"
-            )
+        if offer is None:
+            offer = _read_offer(request)
+        terms = self._judge(request, offer, mount.options)
         session = self._ask_handler(mount, request, mount.on_request, request)
-        terms = key, offered, extension, agreement
         if session is not None and is_deferred(session):
             done = partial(self._on_answer, mount, request, terms, rest)
             self._question = self._ask(self.server._run_limited, session, done)
         else:
             self._open(mount, request, terms, rest, session)
+
+    def _judge(self, request: Request, offer: _Offer, options: Options) -> _Terms:
+        """Check what a handler's options allow; HandshakeError if they do not."""
+        if options.origins is not None:
+            self._check_origin(request, options.origins)
+        offered = offered_subprotocols(request.headers) if offer.protocols else []
+        extension = agreement = None
+        if offer.extensions and options.compression is not None:
+            drop_old = options.slow_consumer == "drop_old"
+            extension, agreement = _negotiate(
+                offer.extensions, options.compression, drop_old
+            )
+        return _Terms(offer.key, offered, extension, agreement)
 
     def _check_origin(self, request: Request, allowed: tuple[OriginRule, ...]) -> None:
         proxies, scheme = self.server.proxies, self._scheme
@@ -351,34 +374,38 @@ class UpgradeConnection:
             answer = self._ask(response_of, session)
             self._end(answer, f"on_request answered {answer.status}", request)
             return
-        key, offered, extension, agreement = terms
-        options = mount.options
-        subprotocol = None
-        if offered:
-            select = mount.select_subprotocol
-            subprotocol = self._ask_handler(mount, request, select, offered)
-        if subprotocol is not None and subprotocol not in offered:
-            logger.error("select_subprotocol chose %r, not offered", subprotocol)
-            raise HandshakeError(500, "The server failed.")
-        client = self._make(mount, request, options, agreement, subprotocol)
+        subprotocol = self._select_subprotocol(mount, request, terms.offered)
+        client = self._make(mount, request, mount.options, terms.agreement, subprotocol)
         if session is not None:
             client.session = session
         if self._over:
             return  # one of the user's functions stopped the server
-        response = upgrade_response(key, subprotocol, extension)
+        response = upgrade_response(terms.key, subprotocol, terms.extension)
         self._leave()
         try:
             client._start(response, rest, self._events != 0)
         except Exception as error:  # the socket is the client's by now
             self.server.reactor.on_failure(client, error)
 
-    def _make(self, mount: UpgradeHandler, *terms: Any) -> Client:
+    def _select_subprotocol(
+        self, mount: UpgradeHandler, request: Request, offered: list[str]
+    ) -> str | None:
+        if not offered:
+            return None
+        select = mount.select_subprotocol
+        chosen: str | None = self._ask_handler(mount, request, select, offered)
+        if chosen is not None and chosen not in offered:
+            logger.error("select_subprotocol chose %r, not offered", chosen)
+            raise HandshakeError(500, "The server failed.")
+        return chosen
+
+    def _make(self, mount: UpgradeHandler, request: Request, *terms: Any) -> Client:
         """Make the connection, of the user's class if there is one."""
-        parts = self.sock, self.server, mount, *terms
-        if mount.client_class is Client:  # whom nobody need ask, nor look at
+        parts = self.sock, self.server, mount, request, *terms
+        if mount.client_class is Client:  # the default class needs no check
             return Client(*parts)
         create = partial(_create, mount.client_class)
-        client: Client = self._ask_handler(mount, terms[0], create, *parts)
+        client: Client = self._ask_handler(mount, request, create, *parts)
         return client
 
     def _introduce(self, request: Request) -> None:
@@ -444,6 +471,14 @@ class UpgradeConnection:
             self.server.reactor.wheel.discard(self)
             self._exchange = Exchange(self, request)
         self._exchange.end(response, why)
+
+
+def _read_offer(request: Request) -> _Offer:
+    """What an upgrade request wants; HandshakeError where it is no good."""
+    key = check_upgrade(request)
+    protocols = request.headers.get("Sec-WebSocket-Protocol") is not None
+    lines = tuple(request.headers.get_all("Sec-WebSocket-Extensions"))
+    return _Offer(key, protocols, lines)
 
 
 def _outcome(value: object, error: BaseException | None) -> object:
