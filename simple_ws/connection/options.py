@@ -96,6 +96,10 @@ class Options:
         allowed_hosts: host names that requests may be for (their `Host`), such as
             "example.com" or "*.example.com"; other requests get 421. None allows all;
             for the server only.
+        notsent_lowat: largest unsent output of one client that the system holds
+            besides (TCP_NOTSENT_LOWAT); what exceeds it waits here, where
+            `write_limit` and `slow_consumer` see it. None leaves megabytes to the
+            system; for the server only.
         busy_poll: poll for this long before sleeping, which saves a wake-up (some 10
             µs) at the cost of a core; for the server only, 0 never.
     """
@@ -134,6 +138,7 @@ class Options:
     max_header: int = MAX_HEAD_SIZE
     keep_alive: float = 75.0
     allowed_hosts: tuple[str, ...] | None = None
+    notsent_lowat: int | None = 16 * 1024
 
     def merged(self, given: Mapping[str, Any]) -> Options:
         """These options, with checked ones (`check_options`) in their place."""
@@ -327,5 +332,6 @@ _CHECKS: dict[str, Check] = {
     "max_header": whole(1, "bytes"),
     "keep_alive": seconds,
     "allowed_hosts": optional(_hosts),
+    "notsent_lowat": optional(whole(1, "bytes")),
 }
 assert set(_CHECKS) == {field.name for field in fields(Options)}

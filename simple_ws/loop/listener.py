@@ -24,6 +24,7 @@ __all__ = [
     "SocketFile",
     "bind",
     "bind_unix",
+    "limit_unsent",
     "name_of",
     "port_of",
     "take_over",
@@ -39,8 +40,9 @@ _LONG_BATCH = 0.005
 _PAUSE = 0.25
 #: Seconds in which that is said once; it may go on for hours.
 _SILENCE = 10.0
-#: What `listen` can be told; systems keep fewer than that (somaxconn).
-_MAX_BACKLOG = 2**31 - 1
+#: Largest number that the system can be told; of a backlog it keeps fewer (somaxconn).
+_MAX_INT = 2**31 - 1
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 #: Free ports to try where a host has several addresses.
 _ATTEMPTS = 10
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -132,7 +134,7 @@ def _open(
         return socket.create_server(
             address,
             family=family,
-            backlog=min(backlog, _MAX_BACKLOG),
+            backlog=min(backlog, _MAX_INT),
             reuse_port=reuse_port,
             dualstack_ipv6=both and family == socket.AF_INET6,
         )
@@ -196,7 +198,7 @@ def bind_unix(path: str, backlog: int) -> tuple[socket.socket, SocketFile]:
     try:
         _bind_file(sock, path)
         file = SocketFile(path)
-        sock.listen(min(backlog, _MAX_BACKLOG))
+        sock.listen(min(backlog, _MAX_INT))
     except OSError as error:
         if file is not None:
             file.remove()
@@ -253,7 +255,7 @@ def take_over(sockets: Iterable[socket.socket], backlog: int) -> list[socket.soc
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f"sockets must hold sockets of streams, not {sock!r}")
     for sock in taken:
-        sock.listen(min(backlog, _MAX_BACKLOG))
+        sock.listen(min(backlog, _MAX_INT))
     return taken
 
 
@@ -272,8 +274,25 @@ def name_of(sock: socket.socket) -> str:
     return f"unix:{os.fsdecode(address)}"
 
 
+def limit_unsent(sock: socket.socket, size: int | None) -> None:
+    """Bound what the system holds unsent of each connection (TCP_NOTSENT_LOWAT).
+
+    Connections take it over from the socket that listens. Nothing happens for Unix
+    sockets, and where the system has no such option.
+
+    Args:
+        sock: that listens, or is connected.
+        size: bytes; None leaves it to the system, which takes megabytes.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if size is None or option is None or sock.family not in _INTERNET:
+        return
+    with suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, option, min(size, _MAX_INT))
+
+
 def _send_at_once(sock: socket.socket) -> None:
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
+    if sock.family in _INTERNET:
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

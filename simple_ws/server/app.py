@@ -57,6 +57,7 @@ _OF_THE_SOCKET = (
     "max_header",
     "keep_alive",
     "allowed_hosts",
+    "notsent_lowat",
 )
 
 

@@ -28,6 +28,7 @@ from ..loop.listener import (
     SocketFile,
     bind,
     bind_unix,
+    limit_unsent,
     name_of,
     port_of,
     take_over,
@@ -124,6 +125,8 @@ class Server(App):
             for sock in opened:
                 sock.close()
             raise
+        for sock in opened:
+            limit_unsent(sock, self.options.notsent_lowat)
         run.listeners = [
             Listener(run.reactor, sock, self._on_accept, file) for sock in opened
         ]

@@ -303,3 +303,11 @@ def test_head_and_keep_alive_have_limits_of_their_own() -> None:
     assert "at least 1 bytes" in refused(ValueError, "max_header", 0)
     assert check("keep_alive", 3) == 3.0
     assert "more than 0 seconds" in refused(ValueError, "keep_alive", 0)
+
+
+def test_bound_of_unsent_output_in_the_system() -> None:
+    assert Options().notsent_lowat == 16 * 1024
+    assert check("notsent_lowat", None) is None
+    assert check("notsent_lowat", 1) == 1
+    assert "at least 1 bytes" in refused(ValueError, "notsent_lowat", 0)
+    assert "or None" in refused(TypeError, "notsent_lowat", "16k")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DEADLINE, Clock, Echo, Peer, connect, open_peer, running
+from harness import DEADLINE, Clock, Echo, Peer, Recorder, connect, open_peer, running
 
 from simple_ws import Server
 from simple_ws.loop import listener as listener_module
-from simple_ws.loop.listener import Listener, bind
+from simple_ws.loop.listener import Listener, bind, limit_unsent
 from simple_ws.loop.reactor import Reactor
 
 
@@ -416,3 +416,68 @@ def test_server_survives_running_out_of_descriptors(monkeypatch: Any) -> None:
     with running(Echo()) as server, open_peer(server) as peer:
         peer.text("in the end")
         assert peer.read_message() == "in the end"
+
+
+# --- What the system holds unsent -----------------------------------------------------
+
+LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+needs_lowat = pytest.mark.skipif(LOWAT is None, reason="no TCP_NOTSENT_LOWAT here")
+
+
+def lowat_of(sock: socket.socket) -> int:
+    assert LOWAT is not None
+    return sock.getsockopt(socket.IPPROTO_TCP, LOWAT)
+
+
+@needs_lowat
+@pytest.mark.parametrize(("size", "expected"), [(1, 1), (16384, 16384), (2**40, None)])
+def test_connections_inherit_the_bound_of_unsent_output(
+    size: int, expected: int | None
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        limit_unsent(server, size)
+        with socket.create_connection(server.getsockname()) as peer:
+            accepted, _ = server.accept()
+            with accepted:
+                assert lowat_of(accepted) == (expected or 2**31 - 1)
+            assert peer
+
+
+@needs_lowat
+def test_bound_of_unsent_output_may_be_left_to_the_system() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        before = lowat_of(server)
+        limit_unsent(server, None)
+        assert lowat_of(server) == before
+
+
+def test_unix_socket_has_no_bound_of_unsent_output() -> None:
+    first, second = socket.socketpair()
+    with first, second:
+        limit_unsent(first, 1)  # and it does not raise
+
+
+class Flooding(Recorder):
+    def on_message(self, msg: Any, client: Any) -> None:
+        taken = 0
+        while taken < 2**22 and client.write_message(b"x" * 4096):
+            taken += 4096
+        self.note("taken", client, taken)
+
+
+@needs_lowat
+@pytest.mark.parametrize("given", [False, True])
+def test_slow_client_fills_our_buffer_and_not_that_of_the_system(given: bool) -> None:
+    handler, limit = Flooding(), 256 * 1024
+    server = Server("127.0.0.1", 0, write_limit=limit, slow_consumer="drop_new")
+    server.mount("*", handler)
+    if given:
+        server.listen([socket.create_server(("127.0.0.1", 0))])
+    server.start()
+    try:
+        with open_peer(server) as peer:
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            peer.text("go")
+            assert limit / 2 < handler.wait_for("taken") < 2**20
+    finally:
+        server.stop(drain=0)
