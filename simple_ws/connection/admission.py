@@ -1,4 +1,4 @@
-"""Limits at the door: who is refused before the upgrade, and when to come again."""
+"""Limits on new connections: what is refused before the upgrade, and until when."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ WRITE_TIMEOUT = 30.0
 #: its connection for as long as it likes. Kestrel asks for as many
 #: (MinResponseDataRate); GPRS had ten times that.
 MIN_RATE = 240
-#: Seconds without a sign from whoever makes the answer; 100 to 300 in usual proxies.
+#: Seconds without a sign from the responder; 100 to 300 in usual proxies.
 ANSWER_TIMEOUT = 300.0
 #: Reads that are thrown away behind a last answer before the socket is closed.
 _MAX_LINGER_READS = 64
@@ -162,7 +162,7 @@ class Exchange:
         self._ended = False  # the peer sends nothing more
         self._reads_left = _MAX_LINGER_READS
 
-    # For whoever makes the answer
+    # For the responder
 
     @property
     def request(self) -> Request:
@@ -282,7 +282,7 @@ class Exchange:
             self._connection.close()
 
     def drop(self) -> None:
-        """The socket is closed; whoever makes the answer is told."""
+        """The socket is closed; the responder is told."""
         self._leave()
         self._unsent = memoryview(b"")
         if self._answer is not None:
@@ -336,7 +336,7 @@ class Exchange:
         self._phase = Phase.DONE
         self._reactor.wheel.discard(self)
 
-    # The body, and whoever answers
+    # The body, and the responder
 
     def _begin_body(self, rest: bytes, waits: bool) -> None:
         if waits and not rest:

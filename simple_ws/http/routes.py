@@ -44,7 +44,7 @@ class Route:
         self._by_method.update(dict.fromkeys(methods, serve))
 
     def select(self, method: str) -> Responder:
-        """Who answers a method; HEAD is GET without a body (RFC 9110 §9.3.2).
+        """The responder of a method; HEAD is GET without a body (RFC 9110 §9.3.2).
 
         Raises:
             HandshakeError: 405.

@@ -1,8 +1,8 @@
-"""The live page of a server: `dashboard.html`, and the figures it draws.
+"""The live page of a server: `dashboard.html`, and the stats it draws.
 
 Page and WebSocket stand at one path. While somebody looks, one JSON text a second goes
 to all who do: what `Server.stats` returns. They are no clients: broadcasts, limits,
-middleware and figures do not know them.
+middleware and stats do not know them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from .stats import AccessRule, Stats
 
 __all__ = ["Dashboard", "LocalKey", "from_this_machine"]
 
-#: Seconds from one look at the figures to the next.
+#: Seconds between two updates.
 _INTERVAL = 1.0
-#: Who may look at the same time: each costs a message a second.
+#: Viewers at the same time: each costs a message a second.
 _MAX_VIEWERS = 32
 
 #: Header fields by which proxies tell for whom they ask.
@@ -54,7 +54,7 @@ class DashboardHost(Protocol):
         """The event loop."""
 
     def stats(self) -> dict[str, Any]:
-        """The figures."""
+        """What it shows."""
 
     def _note_closing(self, client: Client) -> None:
         """A connection has ended, but for its socket."""
@@ -67,10 +67,10 @@ class DashboardHost(Protocol):
 
 
 class Dashboard(BaseHandler):
-    """The connections of those who look.
+    """The connections of the viewers.
 
     Args:
-        server: whose figures they see.
+        server: whose stats they see.
         rule: who may look.
     """
 
@@ -97,7 +97,7 @@ class Dashboard(BaseHandler):
         )
 
     def page(self, request: Request) -> Response:
-        """Answer a request for the page; HandshakeError for those who may not."""
+        """Answer a request for the page; HandshakeError where it may not be seen."""
         self._rule.check(request)
         return self._page.response()
 
@@ -108,8 +108,8 @@ class Dashboard(BaseHandler):
             raise HandshakeError(503, "Too many look already.", [retry_after()])
 
     def on_open(self, client: Any) -> Any:
-        """Show the figures at once; the first one starts the clock."""
-        client.write_message(self._figures())
+        """Send the stats at once; the first viewer starts the timer."""
+        client.write_message(self._stats_text())
         if self._job is None:
             self._job = self._server.every(_INTERVAL, self._tell)
 
@@ -120,14 +120,14 @@ class Dashboard(BaseHandler):
             self._job = None
 
     def _tell(self) -> None:
-        fan_out(self.clients, self._figures(), ())
+        fan_out(self.clients, self._stats_text(), ())
 
-    def _figures(self) -> str:
+    def _stats_text(self) -> str:
         return json.dumps(self._server.stats(), separators=(",", ":"))
 
 
 class _Viewer(Client):
-    """The connection of one who looks."""
+    """The connection of a viewer."""
 
     __slots__ = ()
 

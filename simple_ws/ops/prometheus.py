@@ -1,4 +1,4 @@
-"""Figures as Prometheus reads them: its text format, version 0.0.4.
+"""Stats as Prometheus reads them: its text format, version 0.0.4.
 
 `TABLE` says what each metric is called and where `Server.stats` has it. Names have base
 units at their end, counters `_total` behind it. A label is only ever one of few values:
@@ -22,7 +22,7 @@ Sample = tuple[Mapping[str, str], float]
 
 
 class Metric(NamedTuple):
-    """One metric: how it is declared, and how its samples are found in the figures."""
+    """One metric: how it is declared, and how its samples are found in the stats."""
 
     name: str
     kind: str
@@ -199,7 +199,7 @@ class Metrics:
     """Answers the scrapes of Prometheus.
 
     Args:
-        take: returns the figures, as `Server.stats` does.
+        take: returns the stats, as `Server.stats` does.
         rule: who may read them; None is everybody.
     """
 
@@ -212,14 +212,14 @@ class Metrics:
         self._rule = rule
 
     def answer(self, request: Request) -> Response:
-        """Answer with the figures; HandshakeError for those who may not."""
+        """Answer with the stats; HandshakeError where they may not be read."""
         if self._rule is not None:
             self._rule.check(request)
         return Response(200, render(self._take()), [("Content-Type", CONTENT_TYPE)])
 
 
 def render(stats: Mapping[str, Any]) -> bytes:
-    """Write figures down.
+    """Write stats in the text format.
 
     Args:
         stats: as `Server.stats` returns them.

@@ -1,4 +1,4 @@
-"""The figures of a server: what its parts have counted, gathered in one dict.
+"""The stats of a server: what its parts have counted, gathered in one dict.
 
 Connections count their messages by themselves (`Tally`), the log counts ends,
 admission refusals. `Stats` keeps what nobody else does, and puts all of it together.
@@ -94,7 +94,7 @@ class Stats:
             self._reactor.call_later(_LAG_WINDOW, self._next_window)
 
     def gather(self, server: StatsSource) -> dict[str, Any]:
-        """All figures of a server; see `Server.stats`. From any thread.
+        """All stats of a server; see `Server.stats`. From any thread.
 
         Nothing is locked: each count is right, and what happens meanwhile may be in
         one and not yet in the next.
@@ -156,7 +156,7 @@ class Stats:
 
 
 class AccessRule:
-    """Those who may see figures.
+    """The rule that says who may read stats.
 
     Args:
         allow: says of a request whether it may.
@@ -171,12 +171,12 @@ class AccessRule:
         self._allow = allow
 
     def check(self, request: Request) -> None:
-        """Refuse whoever is not among them.
+        """Refuse a request that may not read them.
 
         Raises:
             HandshakeError: 403, or what `allow` raises itself.
-            TypeError: It has not said yes or no; whatever is true by being something,
-                such as a coroutine, must not let everybody in.
+            TypeError: `allow` returned neither True nor False; a value that is merely
+                truthy, such as a coroutine, must not let everybody in.
         """
         allowed = self._allow(request)
         if not isinstance(allowed, bool):

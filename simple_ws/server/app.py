@@ -66,7 +66,7 @@ _RUNNING = frozenset((Life.RUNNING, Life.STOPPING, Life.ABORTING, Life.CLOSING))
 
 
 class App(Hub):
-    """What a server is to those who set it up, and to requests that come in.
+    """The setup of a server, and what answers the requests that come in.
 
     Args:
         options: of the server.
@@ -287,7 +287,7 @@ class App(Hub):
         self._routes.add_below(pages.prefix, pages.route, pages.end)
         self._applications.append(pages)
 
-    # Figures for operators
+    # Stats for operators
 
     def stats(self) -> dict[str, Any]:
         """Statistics of the server, as a dict that can be encoded as JSON.
@@ -371,7 +371,7 @@ class App(Hub):
         rule = AccessRule(allow)
         page = Dashboard(self, rule)
         page._adopt(self)
-        self._router.add(path, page)  # not by `mount`: it is in no figures
+        self._router.add(path, page)  # not by `mount`: it is not counted
         self.http(path)(page.page)
         return shown
 

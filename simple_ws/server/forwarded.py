@@ -58,7 +58,7 @@ class TrustedProxies:
     """Those whose headers are believed.
 
     Args:
-        networks: such as "10.0.0.0/8"; "unix" for whoever comes by a Unix socket.
+        networks: such as "10.0.0.0/8"; "unix" for the peers of a Unix socket.
     """
 
     def __init__(self, networks: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
-"""Who receives: every way to send to many, to a topic, or to an identity.
+"""Every way to send to many clients, to a topic, or to an identity.
 
-`Hub` is what a server is to those who send. It knows the open connections, their
+`Hub` is the sending side of a server. It knows the open connections, their
 subscriptions and identities; how they come and go is left to `server`.
 """
 
@@ -307,7 +307,8 @@ def _send_to_each(
 ) -> int:
     """What `fan_out` does, where each message to each client may be looked at.
 
-    Who fails to be sent it keeps it from nobody else: that is raised in the end.
+    A failure for one client does not keep the message from the others; the first is
+    raised at the end.
     """
     taken, failure = 0, None
     for client in clients:
@@ -336,7 +337,7 @@ def _frozen(msg: object, filtered: bool) -> tuple[object, int]:
 
 
 def _clients_in(exclude: object) -> Collection[Client]:
-    """Those who are left out, as they are now."""
+    """The clients that are left out, as they are now."""
     if exclude is None or exclude == ():
         return ()
     try:

@@ -202,7 +202,7 @@ class Server(App):
         if run is None or not run.polled:
             run = self._begin()
             run.polled = True
-            # Who watches `fileno` is told of what is written between two calls, too.
+            # `fileno` also tells of what is written between two calls.
             run.reactor.work_listener = run.reactor.wake
             run.reactor.eager = True
             run.started.set()
