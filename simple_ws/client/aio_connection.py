@@ -156,7 +156,7 @@ class Connection(ClientCore, asyncio.Protocol):
             raise self._closed()
         message = self._take()
         if self._deaf:
-            self._settle()
+            self._wake_waiters()
         return message
 
     async def send(self, msg: object, binary: bool | None = None) -> None:
@@ -236,7 +236,7 @@ class Connection(ClientCore, asyncio.Protocol):
             self._start_close(code, reason)
         elif self._loss is not None:
             self._protocol.conclude(CloseCode.ABNORMAL, *self._loss)
-        self._settle()
+        self._wake_waiters()
         # Shielded: others wait for it as well.
         await asyncio.shield(self._gone)
 
@@ -312,12 +312,12 @@ class Connection(ClientCore, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         self._feed(data)
-        self._settle()
+        self._wake_waiters()
 
     def eof_received(self) -> bool:
         """The server sends no more; asyncio closes the transport for that."""
         self._lose(_NO_CLOSE_FRAME, CloseCause.EOF)
-        self._settle()
+        self._wake_waiters()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -331,7 +331,7 @@ class Connection(ClientCore, asyncio.Protocol):
                 timer.cancel()
         self._log_end()
         _resolve(self._gone, None)
-        self._settle()
+        self._wake_waiters()
 
     def pause_writing(self) -> None:
         """The transport holds enough."""
@@ -346,11 +346,11 @@ class Connection(ClientCore, asyncio.Protocol):
         pong, self._last_pong = self._last_pong, None
         if pong is not None and self.is_open():
             self._put(pong)
-        self._settle()
+        self._wake_waiters()
 
     # Following what has come to be
 
-    def _settle(self) -> None:
+    def _wake_waiters(self) -> None:
         """Wake those whose wait is over, and tell the transport what to do."""
         if self._inbox or self._ended:
             _resolve(self._receiver, None)
@@ -376,7 +376,7 @@ class Connection(ClientCore, asyncio.Protocol):
         self._reading_on = False
         if self._unread:
             self._read_on()
-        self._settle()
+        self._wake_waiters()
 
     def _wake_senders(self) -> None:
         for sender in self._senders:
@@ -437,7 +437,7 @@ class Connection(ClientCore, asyncio.Protocol):
         elif not self._keep_alive(self._clock()):
             self._give_up_silent()
             self._transport.abort()
-            self._settle()
+            self._wake_waiters()
             return
         self._arm_beat()
 
@@ -453,7 +453,7 @@ class Connection(ClientCore, asyncio.Protocol):
             return
         self._give_up_slow()
         self._transport.abort()
-        self._settle()
+        self._wake_waiters()
 
     def _count_unsent(self) -> int:
         """Bytes that wait in the transport, and in the one below TLS."""

@@ -150,8 +150,8 @@ class Chain(Wrapper):
                 continue
             if is_deferred(msg):
                 self._may_wait(msg, self._name_of(middleware), name)
-                go_on = partial(self._hand_on, client, calls, call, given)
-                return Then(msg, go_on)
+                resume = partial(self._hand_on, client, calls, call, given)
+                return Then(msg, resume)
             if not self._passes(msg, client, call, given):
                 return None
         return self._handler._message_callback(msg, client)

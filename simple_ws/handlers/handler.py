@@ -57,12 +57,9 @@ class BaseHandler(OptionAttributes):
     #: Class of the connections: a subclass of `Client` with your own state and methods.
     client_class: type[Client] = Client
 
-    #: The open connections, the oldest first; clients may come and go while you
-    #: iterate.
+    # These are documented by `WebSocket`.
     clients: Group[Client]
-    #: The `Server` that it is mounted on, or None.
     server: Any
-    #: The options in force, see `Options`.
     options: Options
 
     _given: dict[str, Any]

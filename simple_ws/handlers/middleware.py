@@ -16,6 +16,7 @@ from .handler import CALLBACKS
 from .names import Names
 
 __all__ = [
+    "HOOKS",
     "Middleware",
     "changes_output",
     "check_middleware",
@@ -23,7 +24,8 @@ __all__ = [
     "overrides",
 ]
 
-_HANDED = {
+#: What each hook is called with.
+HOOKS = {
     "on_use": ("server",),
     "on_request": ("request",),
     "on_open": ("client",),
@@ -111,16 +113,16 @@ class Middleware:
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         """Its functions that are called, each with its name for errors."""
-        for name in _HANDED:
+        for name in HOOKS:
             yield f"{type(self).__name__}.{name}", getattr(self, name)
 
 
 _NAMES: Final = Names(
     "middleware",
-    _HANDED,
+    HOOKS,
     {"STOP": "the value that stops a message"},
     (name for name in vars(Middleware) if name in ("_callbacks", "_makes_none")),
-    {name: "handlers" for name in CALLBACKS if name not in _HANDED},
+    {name: "handlers" for name in CALLBACKS if name not in HOOKS},
 )
 
 
@@ -135,7 +137,7 @@ def check_middleware(middleware: object) -> None:
         raise TypeError(
             f"middleware must be an instance of Middleware, not {middleware!r}"
         )
-    for name, handed in _HANDED.items():
+    for name, handed in HOOKS.items():
         what = f"{type(middleware).__name__}.{name}"
         check_callback(what, getattr(middleware, name), handed)
         if name in ("on_use", "on_send"):

@@ -129,9 +129,9 @@ class Job:
         except Exception:
             logger.exception("a timer failed: %r", callback)
         except BaseException:
-            self._go_on(reactor)  # the program may go on, and so does the timer
+            self._plan_next(reactor)  # the program may go on, and so does the timer
             raise
-        self._go_on(reactor)
+        self._plan_next(reactor)
 
     def _on_done(
         self,
@@ -143,9 +143,9 @@ class Job:
         """What the callback has begun is done; the next call waits for that."""
         if isinstance(error, Exception):
             logger.error("a timer failed: %r", callback, exc_info=error)
-        self._go_on(reactor)
+        self._plan_next(reactor)
 
-    def _go_on(self, reactor: Reactor) -> None:
+    def _plan_next(self, reactor: Reactor) -> None:
         # Unless the server has stopped meanwhile.
         if self._interval is not None and self._reactor is reactor:
             # From the first call on, not from now: whatever it took, and however late
@@ -160,7 +160,7 @@ class Schedule:
     """All jobs of a server.
 
     Args:
-        run_deferred: brings about what a callback returned and `is_deferred`.
+        run_deferred: runs a deferred result of a callback.
         check: raises when a callback cannot be waited for.
         timed: times a call and names it when it is slow, see `Log.timed`.
 

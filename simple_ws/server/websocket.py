@@ -32,6 +32,7 @@ class WebSocket(BaseHandler):
         clients: the open connections, the earliest first; iterating is safe while
             clients come and go.
         server: the `Server` that the handler is mounted on, or None.
+        options: the options in force, an `Options`.
 
     Every option is an attribute under its own name. All callbacks run in the thread of
     the loop and must not block.

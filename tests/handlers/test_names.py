@@ -57,7 +57,7 @@ def test_public_names_of_a_handler_are_documented() -> None:
     options = (REFERENCE / "options.md").read_text(encoding="utf-8")
     listed = {name for name in OPTIONS if f"`{name}`" in options}
     assert listed == set(OPTIONS)
-    commented = {"client_class", "clients", "server", "options", "authenticates"}
+    commented = {"client_class", "authenticates"}
     old = {"ping_intervall"}  # the spelling of simple_ws 0.3
     known = documented(WebSocket) | listed | commented | old
     assert public(WebSocket) - known == set()
