@@ -185,6 +185,7 @@ class OptionAttributes:
     max_header: int
     keep_alive: float
     allowed_hosts: tuple[str, ...] | None
+    notsent_lowat: int | None
 
 
 def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
