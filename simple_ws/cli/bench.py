@@ -26,18 +26,29 @@ def add_bench(commands: Any) -> None:
     """Add the command to a parser."""
     parser = commands.add_parser(
         "bench",
-        help="measure a server that echoes",
-        description="Open connections, send messages that the server echoes, and say "
-        "how long that took. The client is Python: it measures servers of some "
+        help="measure an echo server",
+        description="Open connections, send messages that the server echoes, and print "
+        "the latency. The client is written in Python: it can measure about "
         "10,000 messages a second, not the fastest.",
         epilog="example: simple-ws bench ws://localhost:8080/ -c 50 --seconds 5",
     )
     parser.add_argument("url", metavar="URL", type=url)
     parser.add_argument("-c", "--connections", type=count, default=10)
-    parser.add_argument("--size", type=count, default=32, help="bytes of a message")
-    parser.add_argument("--in-flight", type=count, default=1, help="each connection's")
-    parser.add_argument("--seconds", type=seconds, default=3.0)
-    parser.add_argument("--text", action="store_true", help="text, not binary")
+    parser.add_argument(
+        "--size", type=count, default=32, help="message size in bytes; default: 32"
+    )
+    parser.add_argument(
+        "--in-flight",
+        type=count,
+        default=1,
+        help="messages in flight per connection; default: 1",
+    )
+    parser.add_argument(
+        "--seconds", type=seconds, default=3.0, help="duration; default: 3"
+    )
+    parser.add_argument(
+        "--text", action="store_true", help="send text messages instead of binary"
+    )
     parser.set_defaults(run=_run)
 
 

@@ -33,31 +33,35 @@ def add_connect(commands: Any) -> None:
     """Add the command to a parser."""
     parser = commands.add_parser(
         "connect",
-        help="talk to a server",
-        description="Send lines of standard input as messages, print what comes. On a "
-        "terminal lines can be edited; Ctrl-D closes the connection.",
+        help="connect to a server",
+        description="Send lines of standard input as messages and print the messages "
+        "that arrive. On a terminal, lines can be edited; Ctrl-D closes the "
+        "connection.",
         epilog="example: echo hello | simple-ws connect ws://localhost:8080/",
     )
     parser.add_argument("url", metavar="URL", type=url)
-    parser.add_argument("--binary", action="store_true", help="send lines as binary")
+    parser.add_argument(
+        "--binary", action="store_true", help="send lines as binary messages"
+    )
     parser.add_argument(
         "--header", action="append", default=[], metavar="'NAME: VALUE'", type=_header
     )
-    parser.add_argument("--origin", help="act for a page of this origin")
+    parser.add_argument("--origin", help="value of the Origin header")
     parser.add_argument("--subprotocol", action="append", default=[], metavar="NAME")
     parser.add_argument(
         "--wait",
         type=some_seconds,
         default=1.0,
         metavar="SECONDS",
-        help="after the end of the input, until so long nothing has come; default: 1",
+        help="after input ends, wait for messages until none has arrived for this "
+        "many seconds; default: 1",
     )
     parser.add_argument(
         "--timeout",
         type=seconds,
         default=10.0,
         metavar="SECONDS",
-        help="to be connected; default: 10",
+        help="time to connect; default: 10",
     )
     parser.set_defaults(run=_run)
 

@@ -31,16 +31,15 @@ from .values import Failure, UsageError, port
 
 __all__ = ["main"]
 
-#: Exit codes: what was asked for failed; the arguments were wrong (as argparse has it);
-#: no connection came to be.
+#: Exit codes, see `_EPILOG`; that of wrong arguments is the one of argparse.
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 
 _EPILOG = """\
 exit codes:
-  0  all went well
-  1  it failed: a connection broke, a message was not sent, a port is taken
-  2  the arguments are wrong
-  3  the server could not be reached, or refused
+  0  success
+  1  failure: a connection was lost, a message was not sent, a port is in use
+  2  wrong arguments
+  3  the server could not be reached, or refused the connection
 """
 
 
@@ -90,25 +89,31 @@ def _leave_quietly() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simple-ws",
-        description="Serve WebSockets, talk to a server, measure one.",
+        description="Serve WebSockets, connect to a server, or measure one.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("-v", "--verbose", action="store_true", help="log everything")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="log debug messages as well"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_echo(commands)
     add_connect(commands)
     add_bench(commands)
-    info = commands.add_parser("info", help="say what runs here")
+    info = commands.add_parser("info", help="print version and environment")
     info.set_defaults(run=_info)
     return parser
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=port, default=8080, help="0 picks one")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1"
+    )
+    parser.add_argument(
+        "--port", type=port, default=8080, help="default: 8080; 0 picks a free one"
+    )
 
 
 # serve
@@ -117,8 +122,9 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 def _add_serve(commands: Any) -> None:
     serve = commands.add_parser(
         "serve",
-        help="serve a handler or a server of a module",
-        description="Serve what stands in a module of the current folder.",
+        help="serve a handler or server from a Python module",
+        description="Serve a handler or server from a Python module "
+        "in the current folder.",
         epilog="example: simple-ws serve chat:Room --static public --reload",
         allow_abbrev=False,  # the child of --reload must not see it
     )
@@ -128,10 +134,14 @@ def _add_serve(commands: Any) -> None:
         help="a handler class, a handler, a Server, or a function of (msg, client)",
     )
     _add_address(serve)
-    serve.add_argument("--path", default="*", help="where to mount it; default: *")
-    serve.add_argument("--static", type=Path, metavar="DIR", help="serve files as well")
     serve.add_argument(
-        "--reload", action="store_true", help="start anew when a source file changes"
+        "--path", default="*", help="path to mount the handler on; default: *"
+    )
+    serve.add_argument(
+        "--static", type=Path, metavar="DIR", help="also serve the files of this folder"
+    )
+    serve.add_argument(
+        "--reload", action="store_true", help="restart when a source file changes"
     )
     serve.set_defaults(run=_serve)
 
@@ -239,7 +249,7 @@ def _announce(server: Server) -> None:
 
 
 def _add_echo(commands: Any) -> None:
-    echo = commands.add_parser("echo", help="serve an echo, to try clients on")
+    echo = commands.add_parser("echo", help="serve an echo, for trying out clients")
     _add_address(echo)
     echo.set_defaults(run=_echo)
 
