@@ -232,7 +232,7 @@ async def test_nothing_is_written_to_an_aborted_transport(
 ) -> None:
     async with open_pair(ping_interval=None) as (ws, _):
         ws._transport.abort()
-        ws.data_received(server_frame(PING) * 100)
+        ws._data_received(server_frame(PING) * 100)
         await turns()
         assert not ws.is_open()
     assert "socket.send" not in caplog.text
@@ -248,7 +248,7 @@ class TestCancellation:
             receiving = asyncio.create_task(ws.recv())
             await turns()
             # The message wakes the task, which is cancelled before it runs.
-            ws.data_received(server_frame(TEXT, "precious"))
+            ws._data_received(server_frame(TEXT, "precious"))
             receiving.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await receiving
@@ -301,7 +301,7 @@ class TestCancellation:
         async with open_pair() as (ws, server):
             receiving = asyncio.create_task(ws.recv())
             await turns()
-            ws.data_received(server_frame(TEXT, "one"))
+            ws._data_received(server_frame(TEXT, "one"))
             assert await ws.recv() == "one"
             await turns()
             assert not receiving.done()
@@ -329,7 +329,7 @@ class TestCancellation:
             receiving = asyncio.create_task(ws.recv(timeout=3))
             await turns()
             loop.clock.now += 3
-            ws.data_received(server_frame(TEXT, "just"))
+            ws._data_received(server_frame(TEXT, "just"))
             assert await receiving == "just"
             await leave(ws, server)
 
@@ -559,7 +559,7 @@ class TestBackPressure:
             await fill(ws)
             size = ws._transport.get_write_buffer_size()
             for n in range(1000):
-                ws.data_received(server_frame(PING, str(n)))
+                ws._data_received(server_frame(PING, str(n)))
             assert ws._transport.get_write_buffer_size() == size
             assert await read_message(server) == BIG
             await turns()
@@ -832,8 +832,8 @@ class TestEnds:
         self, loop: FakeTimeLoop
     ) -> None:
         async with open_pair(read_limit=1) as (ws, _server):
-            ws.data_received(server_frame(TEXT, "a") + server_frame(TEXT, "b"))
-            ws.connection_lost(ConnectionResetError(104, "Connection reset by peer"))
+            ws._data_received(server_frame(TEXT, "a") + server_frame(TEXT, "b"))
+            ws._connection_lost(ConnectionResetError(104, "Connection reset by peer"))
             with pytest.raises(ConnectionClosed, match="Connection reset by peer"):
                 await ws.send("x")
             assert [await ws.recv(), await ws.recv()] == ["a", "b"]
@@ -846,8 +846,8 @@ class TestEnds:
         self, loop: FakeTimeLoop
     ) -> None:
         async with open_pair(read_limit=1) as (ws, server):
-            ws.data_received(server_frame(TEXT, "a") + server_frame(TEXT, "b"))
-            ws.eof_received()
+            ws._data_received(server_frame(TEXT, "a") + server_frame(TEXT, "b"))
+            ws._eof_received()
             closing = asyncio.create_task(ws.close())
             await turns()
             assert ws.close_code == 1006

@@ -41,7 +41,7 @@ _HIGH_WATER = 64 * 1024
 _BREATH = 64
 
 
-class Connection(ClientCore, asyncio.Protocol):
+class Connection(ClientCore):
     """An open connection to a server; `connect` creates it.
 
     It belongs to one event loop. Several tasks can send; only one at a time can
@@ -87,10 +87,10 @@ class Connection(ClientCore, asyncio.Protocol):
         self._ending: asyncio.TimerHandle | None = None
         self._leaving = False  # that timer is the last one
         transport.set_write_buffer_limits(_HIGH_WATER)
-        transport.set_protocol(self)
+        transport.set_protocol(_Events(self))
         self._arm_beat()
         if accepted.rest:
-            self.data_received(accepted.rest)
+            self._data_received(accepted.rest)
 
     async def __aenter__(self) -> Self:
         return self
@@ -307,20 +307,20 @@ class Connection(ClientCore, asyncio.Protocol):
         if answer is not None:
             _resolve(answer, latency)
 
-    # What the transport tells (asyncio.Protocol)
+    # What the transport reports (`_Events`)
 
-    def data_received(self, data: bytes) -> None:
+    def _data_received(self, data: bytes) -> None:
         """Bytes came."""
         self._feed(data)
         self._wake_waiters()
 
-    def eof_received(self) -> bool:
+    def _eof_received(self) -> bool:
         """The server sends no more; asyncio closes the transport for that."""
         self._lose(_NO_CLOSE_FRAME, CloseCause.EOF)
         self._wake_waiters()
         return False
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def _connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         if isinstance(error, OSError):
             self._lose(error.strerror or str(error), CloseCause.RESET)
@@ -333,12 +333,12 @@ class Connection(ClientCore, asyncio.Protocol):
         _resolve(self._gone, None)
         self._wake_waiters()
 
-    def pause_writing(self) -> None:
+    def _pause_writing(self) -> None:
         """The transport holds enough."""
         self._blocked = True
         self._watch_output()
 
-    def resume_writing(self) -> None:
+    def _resume_writing(self) -> None:
         """The transport takes more."""
         self._blocked = False
         if self._stall is not None:
@@ -403,7 +403,7 @@ class Connection(ClientCore, asyncio.Protocol):
         # Not 0: with TLS an empty buffer would count as full then.
         self._transport.set_write_buffer_limits(1, 0)
         if self._blocked and self._loss is None:
-            return  # `resume_writing` comes back here
+            return  # `_resume_writing` comes back here
         delay = self._options.close_timeout
         if self._ended or self._loss is not None:
             self._leaving = True
@@ -459,6 +459,28 @@ class Connection(ClientCore, asyncio.Protocol):
         """Bytes that wait in the transport, and in the one below TLS."""
         layers = {self._transport, self._socket_transport}
         return sum(layer.get_write_buffer_size() for layer in layers)
+
+
+class _Events(asyncio.Protocol):
+    """What asyncio calls; its names do not stand on the user's `Connection`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def data_received(self, data: bytes) -> None:
+        self._connection._data_received(data)
+
+    def eof_received(self) -> bool:
+        return self._connection._eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connection._connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._connection._pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection._resume_writing()
 
 
 def _resolve(future: asyncio.Future[Any] | None, value: Any) -> None:
