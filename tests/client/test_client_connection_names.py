@@ -1,4 +1,4 @@
-"""Connections of the clients: names without underscore are documented, or the user's."""
+"""Connections of the clients: names are documented, private, or the user's."""
 
 from __future__ import annotations
 
