@@ -119,7 +119,7 @@ async def leave(ws: Connection, server: Server) -> None:
 async def fill(ws: Connection) -> bytes:
     """Send until the transport takes no more; return what was sent."""
     await ws.send(BIG)
-    assert ws._blocked
+    assert ws._writing_paused
     return BIG
 
 
@@ -542,7 +542,7 @@ class TestBackPressure:
             ws, server = pair
             await fill(ws)
             got = bytearray()
-            while ws._blocked and ws.is_open():
+            while ws._writing_paused and ws.is_open():
                 await loop.advance(6)
                 got += server.sock.recv(2**17)
                 await turns()
@@ -593,7 +593,7 @@ class TestBackPressure:
             for n in range(3):
                 server.send(TEXT, str(n))
             await turns()
-            assert ws._deaf
+            assert ws._reading_paused
             await leave(ws, server)
             assert await ws.recv() == "0"
             with pytest.raises(ConnectionClosed):

@@ -111,48 +111,49 @@ Carries messages between a socket and a callback; subclasses have the rest.
     # would make for each of them, 300 bytes, before anything is set.
     cdef dict __dict__
     cdef object __weakref__
-    # Of the owner, who needs no objects for them this way.
+    # Ordered by size, so that no room is lost between: a server holds 50,000 of these.
+    # Of the owner, who needs no objects for them this way: `id`, `opened_at`,
+    # `_attached`, `_unregistered` and `_ended`.
     cdef public int64_t id
     cdef public double opened_at
-    cdef public flag _registered
-    cdef public flag _parked
-    cdef public flag _ended
     cdef public object _sock
     cdef public object _protocol
     cdef public object _on_message
     cdef public double _last_received
     cdef public double _last_message
-    cdef public flag _open
-    cdef public flag _ordinary
-    cdef public flag _blocked
-    cdef public flag _await_drain
-    cdef public flag _held  # not read from, until `_hold` says so
     cdef readonly int64_t messages_received
     cdef readonly int64_t messages_sent
     cdef readonly int64_t bytes_received
     cdef Bucket* bucket_of_rate
-    cdef flag dirty
-    cdef uint32_t pongs  # pushed since the last write
-    cdef public flag _deaf  # nor until the peer has read more of our output
-    cdef int fd
-    cdef uint32_t buffer_size
-    cdef uint32_t read_size
-
     # What was agreed; copied here because it is asked for with every message.
     cdef size_t max_size
     cdef size_t threshold
-    cdef flag packing
     cdef Inflater inflater
     cdef Deflater deflater
-    cdef flag stale  # the peer's window has moved on without `deflater`
-    cdef flag own_write  # a subclass has its own write_message
-    cdef flag feeding  # what was read is being handled: nothing more is read
-
     # Input that is not whole, or waits for another turn.
     cdef bytes rest
     cdef uint8_t* tail
-    cdef uint32_t tail_size
     cdef Large* large
+    cdef uint32_t tail_size
+    cdef uint32_t buffer_size
+    cdef uint32_t read_size
+    cdef uint32_t pongs  # pushed since the last write
+    cdef int fd
+    cdef public flag _attached
+    cdef public flag _unregistered
+    cdef public flag _ended
+    cdef public flag _open
+    cdef public flag _on_fast_path
+    cdef public flag _write_blocked
+    cdef public flag _await_drain
+    cdef public flag _paused_by_callbacks  # by `_pause_reading`
+    #: Nothing is read either until the peer has read more of our output.
+    cdef public flag _paused_by_backpressure
+    cdef flag dirty
+    cdef flag packing  # compression was agreed
+    cdef flag stale  # the peer's window has moved on without `deflater`
+    cdef flag own_write  # a subclass has its own write_message
+    cdef flag feeding  # what was read is being handled: nothing more is read
 
     def __cinit__(self, *args, **kwargs):
         drop_dict(self)
@@ -183,7 +184,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self.packing = agreement is not None
         self.threshold = min(agreement.threshold, _NO_LIMIT) if self.packing else 0
         self._open = True
-        self._ordinary = True
+        self._on_fast_path = True
         self.own_write = type(self).write_message is not _write_message
 
     def __dealloc__(self):
@@ -205,7 +206,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         """Learn what the protocol has come to; after whatever may have changed it."""
         protocol = self._protocol
         self._open = protocol.state == _OPEN_STATE
-        self._ordinary = protocol.between_messages
+        self._on_fast_path = protocol.between_messages
         if not self._open:
             self.deflater = None  # nothing is written any more, nor delivered
             self.inflater = None
@@ -220,11 +221,11 @@ Carries messages between a socket and a callback; subclasses have the rest.
 
     cdef int ready(self, int events) except -1:
         if events & READ_READY and self.rest is None and not (
-            self._deaf | self._held | self.feeding
+            self._paused_by_backpressure | self._paused_by_callbacks | self.feeding
         ):
             if not self.waiting or self.may_take(self.expected()):
                 self.read_in()
-        if events & WRITE_READY and self._blocked:
+        if events & WRITE_READY and self._write_blocked:
             self.write_out()
         return 0
 
@@ -232,7 +233,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         """Bytes of the message under way, as far as headers have told."""
         if self.large != NULL:
             return self.large.size
-        return 0 if self._ordinary else self._protocol.expected
+        return 0 if self._on_fast_path else self._protocol.expected
 
     cdef int may_take(self, size_t size) except -1:
         """Whether a message of so many bytes may be delivered: is there room for an
@@ -249,12 +250,12 @@ Carries messages between a socket and a callback; subclasses have the rest.
                 self.waiting <= limit >> 1 and self.waiting + size <= limit
             ):
                 return True
-            if self._blocked or not self._open:
+            if self._write_blocked or not self._open:
                 break
             self.write_out()  # it may only be that this turn has not been flushed yet
-        if not self._open or not self._blocked:
+        if not self._open or not self._write_blocked:
             return True  # nothing is answered any more; the peer's close frame may come
-        self._deaf = True
+        self._paused_by_backpressure = True
         self._watch(WRITE_READY)
         return False
 
@@ -262,7 +263,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         """Whether this turn has time for more of this connection."""
         cdef LoopState loop = self._loop
         loop.credit -= steps
-        if loop.credit < 0 or self._held or loop.interrupted:
+        if loop.credit < 0 or self._paused_by_callbacks or loop.interrupted:
             return False
         return loop.read_clock() - loop.mark <= _LONG_TURN
 
@@ -368,31 +369,31 @@ Carries messages between a socket and a callback; subclasses have the rest.
         cdef size_t step
         cdef bytes rest
         self._loop.credit = MANY_MESSAGES
-        if self._ordinary:
+        if self._on_fast_path:
             pos = self.receive_whole(data, size)
         if pos == size:
             return 0
-        # Something odd. From here on the bytes stand in an object, copied once, because
+        # The slow path. From here on the bytes stand in an object, copied once, because
         # `protocol` takes no pointers.
         rest = PyBytes_FromStringAndSize(<char*> data + pos, <Py_ssize_t> (size - pos))
         data = <uint8_t*> PyBytes_AS_STRING(rest)
         size -= pos
         pos = 0
-        while self.may_receive_odd():
+        while self.may_take_slow_path():
             # One frame at once is always little work; many of them are not.
             step = max(<size_t> SLICE, <size_t> self._protocol.remaining)
-            pos = self._receive_odd(rest, pos, min(size, pos + step))
+            pos = self._receive_slow_path(rest, pos, min(size, pos + step))
             if pos > size:
                 raise ValueError("read beyond the end")
             # Every callback may have closed this connection: look again.
-            if self._ordinary and pos < size:
+            if self._on_fast_path and pos < size:
                 pos += self.receive_whole(data + pos, size - pos)
             if pos == size:
                 return 0
         self.keep(data + pos, size - pos)
         return 0
 
-    cdef int may_receive_odd(self) except -1:
+    cdef int may_take_slow_path(self) except -1:
         """Whether `protocol` may be given more of what was read."""
         if self.waiting and not self.may_take(self.expected() + SLICE):
             return False
@@ -401,17 +402,19 @@ Carries messages between a socket and a callback; subclasses have the rest.
     cdef int keep(self, const uint8_t* data, size_t size) except -1:
         """Keep what was read for another turn."""
         self.rest = PyBytes_FromStringAndSize(<const char*> data, <Py_ssize_t> size)
-        if not self._deaf and not self._held:
+        if not self._paused_by_backpressure and not self._paused_by_callbacks:
             # Many small ones: less at once.
             self.read_size = max(self.buffer_size, self.read_size >> 2)
             self._on_rest()
         return 0
 
-    def _go_on(self) -> None:
+    def _receive_rest(self) -> None:
         """Handle what was kept; for the loop, which `_on_rest` asked for it."""
         cdef LoopState loop = self._loop
         cdef bytes rest = self.rest
-        if rest is None or self._deaf or self._held or self.feeding:
+        if rest is None or self.feeding:
+            return
+        if self._paused_by_backpressure or self._paused_by_callbacks:
             return
         self._sync()
         self.rest = None
@@ -429,7 +432,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         loop.account(self, self.counts)
 
     cdef size_t receive_whole(self, uint8_t* data, size_t size) except? 0xFFFFFFFF:
-        """Deliver the ordinary messages at the front: whole and in one frame.
+        """Deliver the plain messages at the front: whole and in one frame.
 
         Returns:
             Where it stopped: at `size`, or before what only `protocol` may judge,
@@ -440,7 +443,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         cdef size_t end
         cdef int result
         while pos < size:
-            if not self.looks_ordinary(data + pos, size - pos):
+            if not self.fits_fast_path(data + pos, size - pos):
                 return pos
             result = read_header(data + pos, size - pos, &header)
             if result == HEADER_INCOMPLETE:
@@ -454,12 +457,12 @@ Carries messages between a socket and a callback; subclasses have the rest.
                 if not self.may_take(<size_t> header.length):
                     self.keep(data + pos, size - pos)
                     return size
-                if not self._ordinary:
+                if not self._on_fast_path:
                     return pos  # what was written meanwhile has ended it
             if not self.receive_frame(data + pos + header.size, &header):
                 return pos
             pos = end
-            if not self._ordinary:
+            if not self._on_fast_path:
                 return pos
             if not self.messages_received & (LOOK_EVERY - 1) and pos < size:
                 if not self.may_go_on(LOOK_EVERY):
@@ -467,7 +470,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
                     return size
         return pos
 
-    cdef inline bint looks_ordinary(self, const uint8_t* data, size_t size) noexcept:
+    cdef inline bint fits_fast_path(self, const uint8_t* data, size_t size) noexcept:
         """Whether, as far as it has come, this is a masked and final data frame."""
         cdef uint8_t first = data[0]
         if size > 1 and not data[1] & 0x80:
@@ -566,7 +569,8 @@ Carries messages between a socket and a callback; subclasses have the rest.
 
     def _interrupt(self, error: BaseException) -> None:
         """A callback raised what ends programs: what else was read waits."""
-        self._ordinary = False  # until `_go_on`, or until `protocol` has read some
+        # Until `_receive_rest`, or until `protocol` has read some.
+        self._on_fast_path = False
         self._loop.on_interrupt(error)
 
     def _deliver(self, msg: str | bytes) -> None:
@@ -824,7 +828,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
             first |= PACKED
         if (
             size <= COPY_LIMIT
-            and not self._blocked
+            and not self._write_blocked
             and not self.queue_used
             and self.small_used < SMALL_LIMIT
         ):
@@ -837,11 +841,11 @@ Carries messages between a socket and a callback; subclasses have the rest.
             )
         self.mark_dirty()
         # Whoever heeds BACKPRESSURE must hear of it while there is still room.
-        if not self._blocked and (
+        if not self._write_blocked and (
             self.waiting > self._write_limit >> 1 or self.has_many()
         ):
             self.write_out()
-        if self._blocked:
+        if self._write_blocked:
             self._await_drain = True
             return _BACKPRESSURE
         return _SENT
@@ -867,21 +871,24 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return deflater._compress(data, size)
 
     cdef inline int mark_dirty(self) except -1:
-        if not self.dirty and not self._blocked:
+        if not self.dirty and not self._write_blocked:
             self.dirty = True
             self._loop.dirty.append(self)
             if self._loop.eager:
                 self._loop.on_dirty()
         return 0
 
-    def _hold(self, held: bool) -> None:
-        """Read no more, until told otherwise; whoever works on messages has enough."""
-        self._held = held
-        if self._blocked:
-            self._watch(WRITE_READY if held or self._deaf else READ_READY | WRITE_READY)
+    def _pause_reading(self, paused: bool) -> None:
+        """Cease to read, or read again; for callbacks that have enough to do."""
+        self._paused_by_callbacks = paused
+        if self._write_blocked:
+            if paused or self._paused_by_backpressure:
+                self._watch(WRITE_READY)
+            else:
+                self._watch(READ_READY | WRITE_READY)
         else:
-            self._watch(0 if held else READ_READY)
-        if not held and self.rest is not None:
+            self._watch(0 if paused else READ_READY)
+        if not paused and self.rest is not None:
             self._on_rest()
 
     def _enqueue(self, frame: bytes | memoryview) -> None:
@@ -900,7 +907,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         if (
             self.queue_used
             and not self.offering
-            and (self._blocked or self.pongs > MANY_PONGS)
+            and (self._write_blocked or self.pongs > MANY_PONGS)
         ):
             last = self.queue + self.queue_start + self.queue_used - 1
             if last.sent == 0 and not last.partial and last.first == 0:
@@ -958,7 +965,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
                 sent = 0
             self.consume(<size_t> sent)
             self.offering = 0
-            if sent and self._blocked:
+            if sent and self._write_blocked:
                 self._last_received = self._loop.now  # who reads is alive
             if <size_t> sent < offered:
                 return SOME_LEFT
@@ -966,18 +973,20 @@ Carries messages between a socket and a callback; subclasses have the rest.
 
     cdef int block(self) except -1:
         """Wait for the peer to read, and hear it again when it has read enough."""
-        if not self._blocked:
-            self._blocked = True
-            self._watch(WRITE_READY if self._held else READ_READY | WRITE_READY)
-        elif self._deaf and self.waiting <= self._write_limit >> 2:
-            self.hear_again(WRITE_READY)
+        if not self._write_blocked:
+            self._write_blocked = True
+            self._watch(
+                WRITE_READY if self._paused_by_callbacks else READ_READY | WRITE_READY
+            )
+        elif self._paused_by_backpressure and self.waiting <= self._write_limit >> 2:
+            self.resume_reading(WRITE_READY)
         return 0
 
-    cdef int hear_again(self, int events) except -1:
+    cdef int resume_reading(self, int events) except -1:
         """Read from the peer, where nothing else is against it."""
-        self._deaf = False
-        self._watch(events if self._held else READ_READY | events)
-        if self.rest is not None and not self._held:
+        self._paused_by_backpressure = False
+        self._watch(events if self._paused_by_callbacks else READ_READY | events)
+        if self.rest is not None and not self._paused_by_callbacks:
             self._on_rest()
         return 0
 
@@ -986,10 +995,10 @@ Carries messages between a socket and a callback; subclasses have the rest.
             free(self.small)
             self.small = NULL
             self.small_room = self.small_used = self.small_sent = 0
-        if self._blocked:
-            self._blocked = False
-            self.hear_again(0)
-        if self._await_drain and not self._blocked:
+        if self._write_blocked:
+            self._write_blocked = False
+            self.resume_reading(0)
+        if self._await_drain and not self._write_blocked:
             self._await_drain = False
             self._on_drained()
         return 0

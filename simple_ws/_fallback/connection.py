@@ -1,12 +1,12 @@
 """The byte path of a connection in pure Python: socket, frames, callback, outbox; the
 twin of `_c/connection.pxi`.
 
-`ConnectionCore` carries the ordinary case by itself: a whole data message in one frame
-is unmasked and handed to the callback, and what is written in return waits in the
-outbox until the loop flushes it, once a turn. All else (control frames, fragments,
-compression, faults, closing) goes to `protocol` through `_receive_odd`, one of what
-`hooks` asks of a subclass. What a connection is besides (identity, topics, keep-alive,
-its end) is added by `connection.client`.
+`ConnectionCore` carries the usual case by itself, the fast path: a whole data message
+in one frame is unmasked and handed to the callback, and what is written in return waits
+in the outbox until the loop flushes it, once a turn. All else (control frames,
+fragments, compression, faults, closing) takes the slow path: it goes to `protocol`
+through `_receive_slow_path`, one of what `hooks` asks of a subclass. What a connection
+is besides (identity, topics, keep-alive, its end) is added by `connection.client`.
 """
 
 from __future__ import annotations
@@ -83,30 +83,30 @@ class ConnectionCore(_Base):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_attached",
         "_await_drain",
-        "_blocked",
         "_bucket",
         "_buffer_size",
-        "_deaf",
         "_dirty",
         "_ended",
         "_feeding",
-        "_held",
         "_last_message",
         "_last_received",
+        "_on_fast_path",
         "_on_message",
         "_open",
-        "_ordinary",
         "_packing",
-        "_parked",
+        "_paused_by_backpressure",
+        "_paused_by_callbacks",
         "_plain_below",
         "_pongs",
         "_protocol",
         "_read_size",
-        "_registered",
         "_rest",
         "_stale",
         "_threshold",
+        "_unregistered",
+        "_write_blocked",
         "bytes_received",
         "id",
         "messages_received",
@@ -127,22 +127,26 @@ class ConnectionCore(_Base):
         # Of the owner, for whom the extension keeps them without objects.
         self.id = 0
         self.opened_at = 0.0
-        self._registered = self._parked = self._ended = False
+        self._attached = self._unregistered = self._ended = False
         super().__init__(sock, loop, write_limit)
         self._protocol = protocol
         self._buffer_size = self._read_size = min(buffer_size, MAX_READ)
         #: Messages may be written: the protocol is OPEN. Set by `_sync`.
         self._open = True
         #: A frame begins here and no message is under way: we may read it. Likewise.
-        self._ordinary = True
+        self._on_fast_path = True
         self._on_message: Callable[[Any, Any], object] = _ignore
         self._dirty = False
-        self._blocked = False  # the socket takes no more; write interest is registered
+        self._write_blocked = (
+            False  # the socket takes no more; write interest is registered
+        )
         self._await_drain = False  # `_on_drained` is to be called
         self._last_received = loop.now
         self._last_message = loop.now
-        self._deaf = False  # not read from, until the peer has read more of our output
-        self._held = False  # nor until `_hold` says so
+        self._paused_by_backpressure = (
+            False  # not read from, until the peer has read more of our output
+        )
+        self._paused_by_callbacks = False  # nor until `_pause_reading` says so
         self._rest = b""  # of the last read, for another turn
         self._feeding = False  # what was read is being handled: nothing more is read
         self._packing = False  # a message is on its way from our context to the outbox
@@ -164,7 +168,7 @@ class ConnectionCore(_Base):
         """Learn what the protocol has come to; after whatever may have changed it."""
         protocol = self._protocol
         self._open = protocol.state == _OPEN
-        self._ordinary = protocol.between_messages
+        self._on_fast_path = protocol.between_messages
         if protocol.state == _CLOSED:
             self._rest = b""
 
@@ -173,7 +177,10 @@ class ConnectionCore(_Base):
     def __call__(self, events: int) -> None:
         """Called by the selector."""
         if events & _READ and not (
-            self._deaf or self._held or self._rest or self._feeding
+            self._paused_by_backpressure
+            or self._paused_by_callbacks
+            or self._rest
+            or self._feeding
         ):
             waiting = self._waiting
             if not waiting or self._may_take(self._protocol.expected):
@@ -182,20 +189,23 @@ class ConnectionCore(_Base):
                     self._on_readable()
                 finally:
                     self._feeding = False
-        if events & _WRITE and self._blocked:
+        if events & _WRITE and self._write_blocked:
             self._flush()
 
     def _detach(self) -> None:
         """The socket is closed: nothing is known of it by another name."""
 
-    def _hold(self, held: bool) -> None:
-        """Read no more, until told otherwise; whoever works on messages has enough."""
-        self._held = held
-        if self._blocked:
-            self._watch(_WRITE if held or self._deaf else _READ | _WRITE)
+    def _pause_reading(self, paused: bool) -> None:
+        """Cease to read, or read again; for callbacks that have enough to do."""
+        self._paused_by_callbacks = paused
+        if self._write_blocked:
+            if paused or self._paused_by_backpressure:
+                self._watch(_WRITE)
+            else:
+                self._watch(_READ | _WRITE)
         else:
-            self._watch(0 if held else _READ)
-        if not held and self._rest:
+            self._watch(0 if paused else _READ)
+        if not paused and self._rest:
             self._on_rest()
 
     def _may_take(self, size: int) -> bool:
@@ -210,18 +220,18 @@ class ConnectionCore(_Base):
             waiting, limit = self._waiting, self._write_limit
             if not waiting or (waiting <= limit >> 1 and waiting + size <= limit):
                 return True
-            if self._blocked or not self._open:
+            if self._write_blocked or not self._open:
                 break
             self._flush()  # it may only be that this turn has not been flushed yet
-        if not self._open or not self._blocked:
+        if not self._open or not self._write_blocked:
             return True  # nothing is answered any more; the peer's close frame may come
-        self._deaf = True
+        self._paused_by_backpressure = True
         self._watch(_WRITE)
         return False
 
     def _may_go_on(self, done: int) -> bool:
         """Whether this turn has time for more than so many messages and events."""
-        if done > _MANY_MESSAGES or self._held or self._loop.interrupted:
+        if done > _MANY_MESSAGES or self._paused_by_callbacks or self._loop.interrupted:
             return False
         return self._loop.clock() - self._loop._mark <= _LONG_TURN
 
@@ -257,7 +267,7 @@ class ConnectionCore(_Base):
         pos, end, events = 0, len(data), 0
         while pos < end:
             # Every callback may have closed this connection: look again.
-            if self._ordinary:
+            if self._on_fast_path:
                 pos = self._receive_whole(data, pos, end)
                 if pos == end:
                     return
@@ -269,21 +279,26 @@ class ConnectionCore(_Base):
                 return
             # One frame at once is always little work; many of them are not.
             size = max(_SLICE, protocol.remaining)
-            pos = self._receive_odd(data, pos, min(end, pos + size))
+            pos = self._receive_slow_path(data, pos, min(end, pos + size))
 
     def _keep(self, data: bytes, pos: int) -> int:
         """Keep what was read for another turn; return where that ends."""
         self._rest = data[pos:]
-        if not self._deaf and not self._held:
+        if not self._paused_by_backpressure and not self._paused_by_callbacks:
             # Many small ones: less at once.
             self._read_size = max(self._buffer_size, self._read_size >> 2)
             self._on_rest()
         return len(data)
 
-    def _go_on(self) -> None:
+    def _receive_rest(self) -> None:
         """Handle what was kept; for the loop, which `_on_rest` asked for it."""
         rest, loop = self._rest, self._loop
-        if not rest or self._deaf or self._held or self._feeding:
+        if (
+            not rest
+            or self._paused_by_backpressure
+            or self._paused_by_callbacks
+            or self._feeding
+        ):
             return
         self._sync()
         self._rest = b""
@@ -327,7 +342,7 @@ class ConnectionCore(_Base):
             if self._waiting + length > half:
                 if not self._may_take(length):
                     return self._keep(data, pos)
-                if not self._ordinary:
+                if not self._on_fast_path:
                     return pos  # what was written meanwhile has ended it
             if self.messages_received >= look_at:
                 look_at += _LOOK_EVERY
@@ -350,7 +365,7 @@ class ConnectionCore(_Base):
                 return pos
             pos = stop
             self._deliver(msg)
-            if not self._ordinary:
+            if not self._on_fast_path:
                 return pos
         return pos
 
@@ -374,7 +389,9 @@ class ConnectionCore(_Base):
 
     def _interrupt(self, error: BaseException) -> None:
         """A callback raised what ends programs: what else was read waits."""
-        self._ordinary = False  # until `_go_on`, or until `protocol` has read some
+        self._on_fast_path = (
+            False  # until `_receive_rest`, or until `protocol` has read some
+        )
         self._loop.on_interrupt(error)
 
     # Sending
@@ -437,11 +454,11 @@ class ConnectionCore(_Base):
         else:
             self._enqueue_long(source, opcode, payload)
         # Whoever heeds BACKPRESSURE must hear of it while there is still room.
-        if not self._blocked and (
+        if not self._write_blocked and (
             self._waiting > self._half_full or len(self._outbox) > self._many
         ):
             self._flush()
-        if self._blocked:
+        if self._write_blocked:
             self._await_drain = True
             return _BACKPRESSURE
         return _SENT
@@ -494,7 +511,7 @@ class ConnectionCore(_Base):
 
     def _enqueue(self, frame: bytes | memoryview) -> None:
         """Put a message or control frame into the outbox."""
-        size, marks = len(frame), not self._dirty and not self._blocked
+        size, marks = len(frame), not self._dirty and not self._write_blocked
         if marks:
             self._dirty = True
             self._loop.dirty.append(self)
@@ -513,7 +530,7 @@ class ConnectionCore(_Base):
         """
         outbox = self._outbox
         self._pongs += 1
-        many = self._blocked or self._pongs > _MANY_PONGS
+        many = self._write_blocked or self._pongs > _MANY_PONGS
         if many and outbox and not self._offering:
             last, size = outbox[-1], len(outbox[-1])
             if isinstance(last, bytes) and last[0] == _PONG_FRAME:
@@ -545,10 +562,10 @@ class ConnectionCore(_Base):
         if left:
             self._block()
             return
-        if self._blocked:
-            self._blocked = False
-            self._hear_again(0)
-        if self._await_drain and not self._blocked:
+        if self._write_blocked:
+            self._write_blocked = False
+            self._resume_reading(0)
+        if self._await_drain and not self._write_blocked:
             self._await_drain = False
             self._on_drained()
 
@@ -583,7 +600,7 @@ class ConnectionCore(_Base):
                     return None  # ended while the method ran
                 self._consume(sent)
                 self._offering = 0
-                if sent and self._blocked:
+                if sent and self._write_blocked:
                     self._last_received = self._loop.now  # who reads is alive
                 if sent < size:
                     return True
@@ -593,17 +610,17 @@ class ConnectionCore(_Base):
 
     def _block(self) -> None:
         """Wait for the peer to read, and hear it again when it has read enough."""
-        if not self._blocked:
-            self._blocked = True
-            self._watch(_WRITE if self._held else _READ | _WRITE)
-        elif self._deaf and self._waiting <= self._write_limit >> 2:
-            self._hear_again(_WRITE)
+        if not self._write_blocked:
+            self._write_blocked = True
+            self._watch(_WRITE if self._paused_by_callbacks else _READ | _WRITE)
+        elif self._paused_by_backpressure and self._waiting <= self._write_limit >> 2:
+            self._resume_reading(_WRITE)
 
-    def _hear_again(self, events: int) -> None:
+    def _resume_reading(self, events: int) -> None:
         """Read from the peer, where nothing else is against it."""
-        self._deaf = False
-        self._watch(events if self._held else _READ | events)
-        if self._rest and not self._held:
+        self._paused_by_backpressure = False
+        self._watch(events if self._paused_by_callbacks else _READ | events)
+        if self._rest and not self._paused_by_callbacks:
             self._on_rest()
 
 

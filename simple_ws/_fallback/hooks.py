@@ -19,7 +19,7 @@ class ConnectionHooks(Protocol):
 
     __slots__ = ()
 
-    def _receive_odd(self, data: bytes, start: int, end: int) -> int:
+    def _receive_slow_path(self, data: bytes, start: int, end: int) -> int:
         """Have `protocol` read from data[start:end]; return where it stopped."""
 
     def _on_fault(self, error: ProtocolError) -> None:
@@ -47,7 +47,7 @@ class ConnectionHooks(Protocol):
         """All output has left."""
 
     def _on_rest(self) -> None:
-        """Input is left for another turn: have `_go_on` called then."""
+        """Input is left for another turn: have `_receive_rest` called then."""
 
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
         """`write_message` was called from a thread that is not the loop's."""

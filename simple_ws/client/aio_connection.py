@@ -77,9 +77,9 @@ class Connection(ClientCore):
         self._sends = 0
         self._receives = 0  # while the transport does not read
         self._reading_on = False  # the loop is asked for another turn of reading
-        self._blocked = False  # the transport takes no more
+        self._writing_paused = False  # the transport takes no more
         # The transport does not read: the inbox is full, or there is enough to read.
-        self._deaf = False
+        self._reading_paused = False
         self._last_pong: bytes | None = None  # waits until the transport takes more
         self._unsent = 0  # bytes in the transport when it was last looked at
         self._beat: asyncio.TimerHandle | None = None
@@ -145,7 +145,7 @@ class Connection(ClientCore):
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        if self._deaf and self._inbox:
+        if self._reading_paused and self._inbox:
             await self._breathe()
         if not self._inbox:
             if timeout is None:
@@ -155,7 +155,7 @@ class Connection(ClientCore):
         if not self._inbox:
             raise self._closed()
         message = self._take()
-        if self._deaf:
+        if self._reading_paused:
             self._wake_waiters()
         return message
 
@@ -179,7 +179,7 @@ class Connection(ClientCore):
         self._sends += 1
         if not self._sends % _BREATH:
             await asyncio.sleep(0)
-        if self._blocked:
+        if self._writing_paused:
             await self._wait_for_room()
         if not self.is_open():
             raise self._closed()
@@ -265,7 +265,7 @@ class Connection(ClientCore):
                 raise TimeoutError(f"no message within {timeout:g} s") from None
 
     async def _wait_for_room(self) -> None:
-        while self._blocked and self.is_open():
+        while self._writing_paused and self.is_open():
             sender = self._loop.create_future()
             self._senders.append(sender)
             try:
@@ -297,7 +297,7 @@ class Connection(ClientCore):
             self._transport.write(frame)
 
     def _put_pong(self, frame: bytes) -> None:
-        if self._blocked:
+        if self._writing_paused:
             self._last_pong = frame
         else:
             self._put(frame)
@@ -335,12 +335,12 @@ class Connection(ClientCore):
 
     def _pause_writing(self) -> None:
         """The transport holds enough."""
-        self._blocked = True
+        self._writing_paused = True
         self._watch_output()
 
     def _resume_writing(self) -> None:
         """The transport takes more."""
-        self._blocked = False
+        self._writing_paused = False
         if self._stall is not None:
             self._stall.cancel()
         pong, self._last_pong = self._last_pong, None
@@ -359,10 +359,10 @@ class Connection(ClientCore):
             self._reading_on = True
             self._loop.call_soon(self._go_on)
         deaf = unread or self._full
-        if deaf is not self._deaf:
+        if deaf is not self._reading_paused:
             self._set_deaf(deaf)
         if self.is_open():
-            if not self._blocked:
+            if not self._writing_paused:
                 self._wake_senders()
             return
         self._wake_senders()
@@ -384,7 +384,7 @@ class Connection(ClientCore):
 
     def _set_deaf(self, deaf: bool) -> None:
         """Read no more, or again."""
-        self._deaf = deaf
+        self._reading_paused = deaf
         if not self._transport.is_closing():
             if deaf:
                 self._transport.pause_reading()
@@ -402,7 +402,7 @@ class Connection(ClientCore):
             return
         # Not 0: with TLS an empty buffer would count as full then.
         self._transport.set_write_buffer_limits(1, 0)
-        if self._blocked and self._loss is None:
+        if self._writing_paused and self._loss is None:
             return  # `_resume_writing` comes back here
         delay = self._options.close_timeout
         if self._ended or self._loss is not None:
@@ -431,7 +431,7 @@ class Connection(ClientCore):
         """Ping a silent server, or give it up."""
         if not self.is_open():
             return
-        if self._deaf or self._blocked:
+        if self._reading_paused or self._writing_paused:
             # Silence is ours while we do not read; a ping would wait behind the rest.
             self._last_received = self._clock()
         elif not self._keep_alive(self._clock()):

@@ -18,7 +18,7 @@ class SlowConsumers:
 
     def make_room(self, client: Connection, size: int) -> bool:
         """Say whether a message of `size` bytes may still enter the outbox."""
-        if not client._blocked:
+        if not client._write_blocked:
             client._flush()  # it may only be that this turn has not been flushed yet
         if not client.is_open():
             return False

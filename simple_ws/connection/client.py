@@ -365,7 +365,7 @@ class Client(ConnectionCore):
             self._loop.on_failure(self, error)
 
     def _open_with(self, response: bytes, rest: bytes, registered: bool) -> None:
-        self._registered = True
+        self._attached = True
         if registered:
             self._watch(READ)
         else:
@@ -447,7 +447,7 @@ class Client(ConnectionCore):
 
     # What the byte path asks of its owner (`speedups.ConnectionHooks`)
 
-    def _receive_odd(self, data: bytes, start: int, end: int) -> int:
+    def _receive_slow_path(self, data: bytes, start: int, end: int) -> int:
         pos = self._protocol.receive(data, start, end)
         self._follow()
         return pos
@@ -475,16 +475,16 @@ class Client(ConnectionCore):
         return self._slow_consumers.make_room(self, size)
 
     def _watch(self, events: int) -> None:
-        if not self._registered:
+        if not self._attached:
             return
         reactor = self._loop
         if not events:
             # Selectors tell of a hang-up even to those who want nothing.
-            if not self._parked:
-                self._parked = True
+            if not self._unregistered:
+                self._unregistered = True
                 reactor.unregister(self._sock)
-        elif self._parked:
-            self._parked = False
+        elif self._unregistered:
+            self._unregistered = False
             reactor.register(self._sock, events, self)
         else:
             reactor.modify(self._sock, events, self)
@@ -493,13 +493,13 @@ class Client(ConnectionCore):
         self._closing.on_drained(self)
 
     def _on_rest(self) -> None:
-        self._loop.call_soon(self._go_on)
+        self._loop.call_soon(self._receive_rest)
 
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
         opcode, payload = encode_message(msg, binary)
         if not self.is_open() or not self._loop.reserve(len(payload)):
             return SendStatus.DROPPED
-        blocked = self._blocked
+        blocked = self._write_blocked
         self._loop.call_threadsafe(partial(self._send_queued, opcode, payload, blocked))
         return SendStatus.BACKPRESSURE if blocked else SendStatus.SENT
 

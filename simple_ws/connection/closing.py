@@ -52,8 +52,10 @@ class Closing:
         self._wait_for_peer(client, give_up, timeout)
         client._enqueue(client._protocol.send_close(code, reason, cause))
         client._sync()
-        if client._held:
-            client._hold(False)  # nothing is delivered any more: read the answer
+        if client._paused_by_callbacks:
+            client._pause_reading(
+                False
+            )  # nothing is delivered any more: read the answer
         return True
 
     def cut(self, client: Connection, reason: str, cause: CloseCause) -> None:
@@ -67,7 +69,7 @@ class Closing:
 
     def on_lost(self, client: Connection, error: OSError | None) -> None:
         """The connection is gone: by an error, or by the peer's end (None)."""
-        if not client._registered:
+        if not client._attached:
             return  # an event of this turn, for a socket that a callback closed
         if error is not None:
             self.cut(client, error.strerror or str(error), CloseCause.RESET)
@@ -94,7 +96,7 @@ class Closing:
         client._host._remove_client(client)
         client._host._log.note_end(client)
         client._call(client._handler.on_close, client)
-        if client._registered:
+        if client._attached:
             self._wait_for_peer(client, partial(self._release, client))
             if client.buffered_amount:
                 client._await_drain = True
@@ -109,7 +111,7 @@ class Closing:
         protocol = client._protocol
         protocol.conclude(CloseCode.ABNORMAL, _NO_CLOSE_FRAME, CloseCause.EOF)
         client._sync()
-        client._blocked = True
+        client._write_blocked = True
         client._watch(WRITE)
         if not client._ended:
             client._loop.call_soon(client._end)
@@ -151,13 +153,13 @@ class Closing:
 
     def _release(self, client: Connection) -> None:
         """Give the socket back."""
-        if not client._registered:
+        if not client._attached:
             return
-        client._registered = False
+        client._attached = False
         if client._timer is not None:
             client._timer.cancel()
         client._discard_output()
-        if not client._parked:
+        if not client._unregistered:
             client._loop.unregister(client._sock)
         client._sock.close()
         client._detach()

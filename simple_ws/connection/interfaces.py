@@ -122,13 +122,13 @@ class Connection(Ended, Protocol):
     _protocol: WebSocketProtocol
     _tally: Tally
     _write_limit: int
-    _registered: bool
-    _parked: bool
+    _attached: bool
+    _unregistered: bool
     _ended: bool
-    _blocked: bool
+    _write_blocked: bool
     _await_drain: bool
-    _held: bool
-    _deaf: bool
+    _paused_by_callbacks: bool
+    _paused_by_backpressure: bool
     _last_received: float
     _last_message: float
 
@@ -154,7 +154,7 @@ class Connection(Ended, Protocol):
     def _follow(self) -> None: ...
     def _flush(self) -> None: ...
     def _enqueue(self, frame: bytes | memoryview) -> None: ...
-    def _hold(self, held: bool) -> None: ...
+    def _pause_reading(self, paused: bool) -> None: ...
     def _watch(self, events: int) -> None: ...
     def _detach(self) -> None: ...
     def _discard_output(self) -> None: ...

@@ -45,7 +45,7 @@ class KeepAlive:
         if not client.is_open():
             return None
         options = client._options
-        if client._held or client._deaf:
+        if client._paused_by_callbacks or client._paused_by_backpressure:
             client._last_message = now  # it is we who do not listen
         if options.idle_timeout and _waited(
             client, client._last_message, now, options.idle_timeout
@@ -60,7 +60,9 @@ class KeepAlive:
     def ping(self, client: Connection, payload: bytes) -> bool:
         """Send a ping, and expect its pong; false when that cannot be."""
         pings = client._pings
-        if not client.is_open() or (client._blocked and len(pings or ()) > _MAX_QUEUED):
+        if not client.is_open() or (
+            client._write_blocked and len(pings or ()) > _MAX_QUEUED
+        ):
             return False
         if pings is None:
             pings = client._pings = Pings()
@@ -85,7 +87,7 @@ class KeepAlive:
 
     def _look_for_life(self, client: Connection, now: float) -> bool:
         options = client._options
-        if client._held:
+        if client._paused_by_callbacks:
             client._last_received = now  # it is we who do not listen
         step, client._pinged_at = next_step(
             now,

@@ -23,6 +23,7 @@ from ..loop.deferred import (
     Then,
     discard,
     is_deferred,
+    name_of,
     run_steps,
 )
 from ..protocol.http11 import Request, Response
@@ -135,8 +136,10 @@ class Chain(Wrapper):
         for target in targets:
             try:
                 owner = self._name_of(target)
-                with client._host._log.timed(f"{owner}.{name}", client._request):
-                    result = getattr(target, name)(client)
+                callback = getattr(target, name)
+                what = f"{owner}.{name_of(callback)}"
+                with client._host._log.timed(what, client._request):
+                    result = callback(client)
                 yield self._may_wait(result, owner, name)
             except (Exception, DeferredCancelled) as error:
                 report_failure(client, error)

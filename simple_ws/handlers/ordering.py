@@ -69,8 +69,8 @@ class EventQueue:
         self.size += size
         full = len(self.waiting) >= _MAX_WAITING or self.size > _MAX_WAITING_BYTES
         # From a closing client reading goes on: what comes is thrown away.
-        if full and self.client.is_open() and not self.client._held:
-            self.client._hold(True)
+        if full and self.client.is_open() and not self.client._paused_by_callbacks:
+            self.client._pause_reading(True)
 
     def add_next(self, kind: Kind, deferred: Any) -> None:
         """Put a deferred result that is there already before the others."""
@@ -81,8 +81,12 @@ class EventQueue:
         kind, size, function, args = self.waiting.popleft()
         self.size -= size
         few_events = len(self.waiting) <= _MAX_WAITING // 2
-        if few_events and self.size <= _MAX_WAITING_BYTES // 2 and self.client._held:
-            self.client._hold(False)
+        if (
+            few_events
+            and self.size <= _MAX_WAITING_BYTES // 2
+            and self.client._paused_by_callbacks
+        ):
+            self.client._pause_reading(False)
         return kind, function, args
 
 

@@ -504,7 +504,7 @@ class App(Hub):
 
     def _note_closing(self, client: Client) -> None:
         """A connection has ended; its socket may have to wait for the peer."""
-        if client._registered:
+        if client._attached:
             self._current.closing.add(client)
 
     def _release_client(self, client: Client) -> None:

@@ -1099,13 +1099,13 @@ def test_peer_whose_messages_wait_for_us_is_not_taken_for_dead() -> None:
 
 
 def test_held_connection_is_fed_no_more_of_what_was_read() -> None:
-    """`_hold` is how slow coroutines say that they have enough."""
+    """`_pause_reading` is how slow coroutines say that they have enough."""
 
     class Holding(Recorder):
         def on_message(self, msg: Any, client: Client) -> None:
             super().on_message(msg, client)
             if len(self.of("message")) == 10:
-                client._hold(True)
+                client._pause_reading(True)
 
     with Driven(Holding()) as driven:
         peer = driven.open()
@@ -1115,7 +1115,7 @@ def test_held_connection_is_fed_no_more_of_what_was_read() -> None:
         peer.text("more")
         driven.turn(5)
         assert len(driven.handler.of("message")) < 20
-        driven.handler.client()._hold(False)
+        driven.handler.client()._pause_reading(False)
         driven.turn(5)
         assert driven.handler.of("message") == ["x"] * 100 + ["more"]
         assert driven.handler.names.count("ping") == 10
@@ -1246,7 +1246,7 @@ class BackPressure(RuleBasedStateMachine):
                 self.queue.append(message)
         assert bool(status) is accepted, (status, self.waiting(), len(data))
         if accepted:
-            assert (status is BACKPRESSURE) is self.client._blocked
+            assert (status is BACKPRESSURE) is self.client._write_blocked
             # Whoever heeds it hears of it while there is room.
             assert status is BACKPRESSURE or self.waiting() <= LIMIT // 2
             self.promised |= status is BACKPRESSURE

@@ -958,7 +958,7 @@ def test_peer_that_ceased_to_send_gets_what_was_written_to_it() -> None:
     with Driven(handler) as driven, driven.open() as peer:
         handler.client().write_message(message)
         driven.turn()
-        assert handler.client()._blocked
+        assert handler.client()._write_blocked
         peer.end()
         assert peer.read_message() == message
         assert peer.read_rest() == b""

@@ -375,7 +375,7 @@ def test_drain_is_awaited(attached: Make) -> None:
     client = server.client()
     small_buffers(client._sock)
     client.write_message(b"x" * 500_000)
-    server.until(lambda: client._blocked)
+    server.until(lambda: client._write_blocked)
     client.write_message(b"y")
     assert len(peer.read_message()) == 500_000
     peer.text("after")
@@ -432,7 +432,7 @@ def test_nothing_more_is_read_while_many_wait(attached: Make) -> None:
     data = b"".join(frame(TEXT, text) for text in texts)
     sent = send_until_full(server, peer, data)
     client = server.client()
-    server.until(lambda: client._held)
+    server.until(lambda: client._paused_by_callbacks)
     line = queues_of(server.server)[client]
     assert 0 < len(line.waiting) <= 16
     assert handler.of("message") == ["0"]
@@ -441,7 +441,7 @@ def test_nothing_more_is_read_while_many_wait(attached: Make) -> None:
     server.until(lambda: len(handler.of("done")) == 1000)
     assert handler.of("done") == ["0", *texts]
     server.until(lambda: not queues_of(server.server))
-    assert not client._held
+    assert not client._paused_by_callbacks
 
 
 def test_few_wait_though_one_read_brings_very_many(attached: Make) -> None:
@@ -461,12 +461,12 @@ def test_few_wait_if_they_are_large(attached: Make) -> None:
     peer = server.open(then=frame(TEXT, "a"))
     large = b"x" * 70_000
     peer.send(2, large)
-    server.until(lambda: server.client()._held)
+    server.until(lambda: server.client()._paused_by_callbacks)
     assert len(queues_of(server.server)[server.client()].waiting) == 1
     handler.release("a")
     assert [peer.read_message(), peer.read_message()] == ["a", large]
     server.turn()
-    assert not server.client()._held
+    assert not server.client()._paused_by_callbacks
 
 
 def test_who_is_not_read_is_not_taken_for_dead(attached: Make) -> None:
@@ -474,7 +474,7 @@ def test_who_is_not_read_is_not_taken_for_dead(attached: Make) -> None:
     server = attached(handler, ping_interval=5, ping_timeout=20, idle_timeout=60)
     texts = [str(number) for number in range(50)]
     peer = server.open(then=b"".join(frame(TEXT, text) for text in texts))
-    server.until(lambda: server.client()._held)
+    server.until(lambda: server.client()._paused_by_callbacks)
     for _ in range(10):
         server.advance(15)
     assert server.client().is_open()
@@ -487,7 +487,7 @@ def test_held_client_hears_the_answer_to_our_close(attached: Make) -> None:
     handler = Awaiting("0")
     server = attached(handler, ping=False)
     peer = server.open(then=b"".join(frame(TEXT, str(n)) for n in range(50)))
-    server.until(lambda: server.client()._held and handler.of("message"))
+    server.until(lambda: server.client()._paused_by_callbacks and handler.of("message"))
     server.client().close(4000, "enough")
     assert sent_away(peer) == (4000, "enough")
     handler.release("0")

@@ -447,7 +447,7 @@ def test_nothing_more_is_read_while_many_wait(make: Make) -> None:
     driven.until(lambda: handler.gates["0"].arrived)
     driven.turn(5)
     client = handler.client()
-    assert client._held
+    assert client._paused_by_callbacks
     assert len(queues_of(driven.server)[client].waiting) <= 16
     handler.gates["0"].open()
     assert [peer.read_message() for _ in texts] == texts

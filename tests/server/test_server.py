@@ -706,7 +706,7 @@ def test_fault_of_ours_ends_one_connection_and_not_the_server(
         def fault(*args: Any) -> int:
             raise RuntimeError("a bug of ours")
 
-        monkeypatch.setattr(Client, "_receive_odd", fault)
+        monkeypatch.setattr(Client, "_receive_slow_path", fault)
         victim.send(0x9)  # a ping takes the readable path
         driven.turn(2)
         monkeypatch.undo()
