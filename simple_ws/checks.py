@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Check",
     "compression",
+    "duration",
     "flag",
     "one_of",
     "optional",
@@ -51,6 +52,23 @@ def seconds(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST:,} seconds, not {value!r}")
+    return float(value)
+
+
+def duration(name: str, value: Any, least: float = 0.0) -> float:
+    """Check a time that may be 0: a time to wait, or between two calls.
+
+    Args:
+        name: of the argument.
+        value: as it was given.
+        least: seconds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not value >= least:
+        raise ValueError(f"{name} must be {least:g} seconds or more, not {value!r}")
     if value > LARGEST:
         raise ValueError(f"{name} must be at most {LARGEST:,} seconds, not {value!r}")
     return float(value)

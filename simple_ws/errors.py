@@ -53,6 +53,13 @@ __all__ = [
     "WebSocketError",
 ]
 
+# What is said in several places.
+NO_CLOSE_FRAME = "connection closed without a close frame"
+NO_ANSWER = "no answer to our close frame"
+ONE_HOST = "The request needs exactly one Host header."
+NOT_FOUND = "There is nothing at this path."
+FAILED = "The server failed."
+
 
 class WebSocketError(Exception):
     """Root of all exceptions of this package.

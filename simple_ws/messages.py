@@ -1,11 +1,10 @@
-"""What users hand over: messages, close reasons, ping payloads, time-outs."""
+"""What users hand over: messages, close reasons, ping payloads."""
 
 from __future__ import annotations
 
 import json
 
 from .constants import (
-    LARGEST,
     MAX_CLOSE_REASON,
     MAX_CONTROL_PAYLOAD,
     Opcode,
@@ -15,7 +14,6 @@ from .constants import (
 __all__ = [
     "check_close",
     "check_ping",
-    "check_seconds",
     "encode_json",
     "encode_message",
 ]
@@ -147,22 +145,3 @@ def check_ping(payload: bytes | str) -> bytes:
             f"not {len(payload)}"
         )
     return payload
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Check a time to wait.
-
-    Args:
-        name: of the argument.
-        value: as it was given.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is negative, NaN, or more than any clock holds.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} must be 0 seconds or more, not {value!r}")
-    if value > LARGEST:
-        raise ValueError(f"{name} must be at most {LARGEST:,} seconds, not {value!r}")

@@ -29,13 +29,15 @@ from http.client import HTTPResponse
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from .checks import duration
 from .client.core import ClientCore
 from .client.options import check_client_options
 from .connection.client import Client
 from .constants import CloseCause, Opcode
+from .errors import NO_CLOSE_FRAME
 from .handlers.handler import BaseHandler
 from .loop.deferred import is_async
-from .messages import check_ping, check_seconds
+from .messages import check_ping
 from .protocol.client_handshake import Opening, Outcome
 from .protocol.uri import parse_uri
 from .server.server import Server
@@ -219,7 +221,7 @@ class TestServer:
         Raises:
             TypeError, ValueError: The value does not move the clock forward.
         """
-        check_seconds("seconds", seconds)
+        duration("seconds", seconds)
         end = self.clock.now + seconds
         self.settle()
         while (due := self._next_deadline()) is not None and due < end:
@@ -531,7 +533,7 @@ class TestClient(ClientCore):
         elif data:
             self._feed(data)
         elif self._loss is None and not self._ended:
-            self._lose("connection closed without a close frame", CloseCause.EOF)
+            self._lose(NO_CLOSE_FRAME, CloseCause.EOF)
         else:
             return moved
         return True

@@ -12,9 +12,10 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..checks import duration
 from ..constants import CloseCause, CloseCode
-from ..errors import ConnectionClosed, InvalidState
-from ..messages import check_close, check_ping, check_seconds
+from ..errors import NO_ANSWER, NO_CLOSE_FRAME, ConnectionClosed, InvalidState
+from ..messages import check_close, check_ping
 from ..protocol.client_handshake import Accepted
 from ..protocol.uri import URI
 from .core import (
@@ -32,7 +33,6 @@ __all__ = ["Connection"]
 
 _clock = time.monotonic
 
-_NO_CLOSE_FRAME = "connection closed without a close frame"
 
 #: Bytes that wait for the server beyond which `send` waits; asyncio's own default.
 _HIGH_WATER = 64 * 1024
@@ -144,7 +144,7 @@ class Connection(ClientCore):
             InvalidState: Another task is receiving.
         """
         if timeout is not None:
-            check_seconds("timeout", timeout)
+            duration("timeout", timeout)
         if self._reading_paused and self._inbox:
             await self._breathe()
         if not self._inbox:
@@ -208,7 +208,7 @@ class Connection(ClientCore):
         """
         payload = check_ping(payload)
         if timeout is not None:
-            check_seconds("timeout", timeout)
+            duration("timeout", timeout)
         timeout = self._options.ping_timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(timeout):
@@ -316,7 +316,7 @@ class Connection(ClientCore):
 
     def _eof_received(self) -> bool:
         """The server sends no more; asyncio closes the transport for that."""
-        self._lose(_NO_CLOSE_FRAME, CloseCause.EOF)
+        self._lose(NO_CLOSE_FRAME, CloseCause.EOF)
         self._wake_waiters()
         return False
 
@@ -325,7 +325,7 @@ class Connection(ClientCore):
         if isinstance(error, OSError):
             self._lose(error.strerror or str(error), CloseCause.RESET)
         else:
-            self._lose(_NO_CLOSE_FRAME, CloseCause.EOF)
+            self._lose(NO_CLOSE_FRAME, CloseCause.EOF)
         for timer in (self._beat, self._stall, self._ending):
             if timer is not None:
                 timer.cancel()
@@ -415,7 +415,7 @@ class Connection(ClientCore):
         self._ending = self._loop.call_later(delay, self._on_close_timeout)
 
     def _on_close_timeout(self) -> None:
-        reason = "no answer to our close frame"
+        reason = NO_ANSWER
         self._protocol.conclude(CloseCode.ABNORMAL, reason, CloseCause.LOCAL)
         self._transport.abort()
 

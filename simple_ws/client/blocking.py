@@ -22,14 +22,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..checks import duration
 from ..constants import MAX_READ, CloseCause, CloseCode
 from ..errors import (
+    NO_ANSWER,
+    NO_CLOSE_FRAME,
     ConnectError,
     ConnectionClosed,
     ConnectTimeout,
     InvalidState,
 )
-from ..messages import check_close, check_ping, check_seconds
+from ..messages import check_close, check_ping
 from ..protocol.client_handshake import BODY_TIMEOUT, Accepted, Opening, Outcome
 from ..protocol.proxy_tunnel import Tunnel
 from ..protocol.uri import URI
@@ -187,7 +190,7 @@ class Connection(ClientCore):
             ConnectionClosed: The connection has ended, and all messages were received.
         """
         if timeout is not None:
-            check_seconds("timeout", timeout)
+            duration("timeout", timeout)
         with self._lock:
             if not self._inbox:
                 deadline = None if timeout is None else self._clock() + timeout
@@ -257,7 +260,7 @@ class Connection(ClientCore):
         """
         payload = check_ping(payload)
         if timeout is not None:
-            check_seconds("timeout", timeout)
+            duration("timeout", timeout)
         timeout = self._options.ping_timeout if timeout is None else timeout
         deadline = None if timeout is None else self._clock() + timeout
         with self._lock:
@@ -457,7 +460,7 @@ class Connection(ClientCore):
             self._on_end(error.strerror or str(error), CloseCause.RESET)
             return
         if not data:
-            self._on_end("connection closed without a close frame", CloseCause.EOF)
+            self._on_end(NO_CLOSE_FRAME, CloseCause.EOF)
             return
         if len(data) == size:
             self._readable = True
@@ -526,7 +529,7 @@ class Connection(ClientCore):
             deadline = min(deadline, self._clock() + LINGER)
             self._wait_until(self._is_gone, deadline)
         if not self._eof:
-            reason = "no answer to our close frame"
+            reason = NO_ANSWER
             self._protocol.conclude(CloseCode.ABNORMAL, reason, CloseCause.LOCAL)
         self._release()
 

@@ -15,13 +15,12 @@ from contextlib import suppress
 from functools import partial
 
 from ..constants import CloseCause, CloseCode, State
+from ..errors import NO_ANSWER, NO_CLOSE_FRAME
 from ..loop.reactor import WRITE
 from .backpressure import untaken
 from .interfaces import Connection
 
 __all__ = ["Closing"]
-
-_NO_CLOSE_FRAME = "connection closed without a close frame"
 
 
 class Closing:
@@ -46,9 +45,7 @@ class Closing:
         """
         if not client.is_open():
             return False
-        give_up = partial(
-            self.cut, client, "no answer to our close frame", CloseCause.LOCAL
-        )
+        give_up = partial(self.cut, client, NO_ANSWER, CloseCause.LOCAL)
         self._wait_for_peer(client, give_up, timeout)
         client._enqueue(client._protocol.send_close(code, reason, cause))
         client._sync()
@@ -78,7 +75,7 @@ class Closing:
         else:
             if client._request.secure:
                 self._half_close(client)  # RFC 8446 §6.1: not without our close_notify
-            self.cut(client, _NO_CLOSE_FRAME, CloseCause.EOF)
+            self.cut(client, NO_CLOSE_FRAME, CloseCause.EOF)
 
     def on_drained(self, client: Connection) -> None:
         """All output has left."""
@@ -109,7 +106,7 @@ class Closing:
         When that is done the loop watches for reading again, and finds the end again.
         """
         protocol = client._protocol
-        protocol.conclude(CloseCode.ABNORMAL, _NO_CLOSE_FRAME, CloseCause.EOF)
+        protocol.conclude(CloseCode.ABNORMAL, NO_CLOSE_FRAME, CloseCause.EOF)
         client._sync()
         client._write_blocked = True
         client._watch(WRITE)

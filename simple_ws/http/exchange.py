@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ..connection.log import Log
 from ..connection.options import Options
-from ..errors import AuthenticationError, HandshakeError
+from ..errors import FAILED, AuthenticationError, HandshakeError
 from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
 from ..protocol.http11 import (
     Request,
@@ -532,7 +532,7 @@ def refused_by(error: HandshakeError) -> Response:
 
 def server_error() -> Response:
     """The answer when the code of users failed: nothing of how."""
-    return Response(500, "The server failed.\n")
+    return Response(500, f"{FAILED}\n")
 
 
 def unauthorized() -> HandshakeError:

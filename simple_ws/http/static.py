@@ -18,7 +18,7 @@ from pathlib import PurePath
 from urllib.parse import quote
 
 from ..connection.admission import retry_after
-from ..errors import HandshakeError
+from ..errors import NOT_FOUND, HandshakeError
 from ..protocol.http11 import Headers, Request, Response, http_date
 from ..protocol.http_body import Stream
 from .exchange import Exchange
@@ -165,7 +165,7 @@ def _may_be_seen(name: str) -> bool:
 
 
 def _not_found() -> HandshakeError:
-    return HandshakeError(404, "There is nothing at this path.")
+    return HandshakeError(404, NOT_FOUND)
 
 
 def _redirect(request: Request) -> Response:

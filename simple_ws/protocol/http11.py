@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT, TOKEN
-from ..errors import BadRequest, HandshakeError, MissingField
+from ..errors import ONE_HOST, BadRequest, HandshakeError, MissingField
 from .grammar import find_head_end, head_pattern, is_field_line, split_fields
 
 __all__ = [
@@ -450,7 +450,7 @@ def check_request(request: Request) -> None:
     # request message that lacks a Host header field and to any request message that
     # contains more than one". Health checks of version 1.0 have none.
     if len(hosts) != 1 and (hosts or request.version >= (1, 1)):
-        raise HandshakeError(400, "The request needs exactly one Host header.")
+        raise HandshakeError(400, ONE_HOST)
     if hosts:
         check_host(hosts[0])
     check_single_origin(request.headers)

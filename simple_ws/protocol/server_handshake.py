@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 
 from ..constants import GUID, TOKEN, VERSION
-from ..errors import HandshakeError
+from ..errors import ONE_HOST, HandshakeError
 from .http11 import (
     Headers,
     Request,
@@ -81,7 +81,7 @@ def check_upgrade(request: Request) -> str:
 def _check_fields(headers: Headers) -> None:
     hosts = headers.get_all("Host")
     if len(hosts) != 1:
-        raise HandshakeError(400, "The request needs exactly one Host header.")
+        raise HandshakeError(400, ONE_HOST)
     check_host(hosts[0])
     check_single_origin(headers)
     if "websocket" not in headers.tokens("Upgrade"):

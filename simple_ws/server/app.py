@@ -16,7 +16,7 @@ from ..connection.admission import Admission, retry_after
 from ..connection.client import Client
 from ..connection.log import Log, LogCounts
 from ..connection.options import Options
-from ..errors import HandshakeError, InvalidState
+from ..errors import NOT_FOUND, HandshakeError, InvalidState
 from ..handlers.chain import Chain
 from ..handlers.handler import BaseHandler, FunctionHandler
 from ..handlers.middleware import Middleware, changes_output, check_middleware
@@ -454,7 +454,7 @@ class App(Hub):
             page = self._routes.find(request)
             if page is not None and page.has(request):
                 raise page.refusal()
-            raise HandshakeError(404, "There is nothing at this path.")
+            raise HandshakeError(404, NOT_FOUND)
         if isinstance(found[0], Dashboard):
             return found[0]  # to be looked at when nobody else gets in
         denied = self._denied

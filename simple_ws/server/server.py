@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from ..checks import duration
 from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.options import Options, check_options
@@ -34,7 +35,6 @@ from ..loop.listener import (
     take_over,
 )
 from ..loop.workers import Call
-from ..messages import check_seconds
 from ..speedups import BACKEND
 from .app import App
 from .forwarded import TrustedProxies
@@ -195,7 +195,7 @@ class Server(App):
                 callbacks, or a callback is async.
             OSError: See `listen`.
         """
-        check_seconds("timeout", timeout)
+        duration("timeout", timeout)
         run = self._run
         if run is None and self._life is Life.STOPPED:
             return False
@@ -336,7 +336,7 @@ class Server(App):
             TypeError, ValueError: `drain` is not a number of seconds.
         """
         if drain is not None:
-            check_seconds("drain", drain)
+            duration("drain", drain)
         # Once: a later run has nothing to stop.
         run = self._run
         if run is None or self._life is Life.CLOSING:

@@ -21,7 +21,7 @@ from ..connection.client import Client
 from ..connection.interfaces import ConnectionHost, Handler
 from ..connection.options import Options
 from ..deflate import Agreement, Deflate, negotiate, parse_extensions
-from ..errors import AuthenticationError, HandshakeError
+from ..errors import FAILED, AuthenticationError, HandshakeError
 from ..handlers.pending import PendingCall
 from ..http.exchange import (
     Exchange,
@@ -396,7 +396,7 @@ class UpgradeConnection:
         chosen: str | None = self._ask_handler(mount, request, select, offered)
         if chosen is not None and chosen not in offered:
             logger.error("select_subprotocol chose %r, not offered", chosen)
-            raise HandshakeError(500, "The server failed.")
+            raise HandshakeError(500, FAILED)
         return chosen
 
     def _make(self, mount: UpgradeHandler, request: Request, *terms: Any) -> Client:
@@ -431,7 +431,7 @@ class UpgradeConnection:
             raise  # a refusal, in the user's own words
         except Exception:
             logger.exception("the handshake of %s failed", self.address)
-            raise HandshakeError(500, "The server failed.") from None
+            raise HandshakeError(500, FAILED) from None
 
     def _ask_handler(
         self,
@@ -459,7 +459,7 @@ class UpgradeConnection:
         if self._exchange is not None and not self._exchange.waiting:
             self.close()  # it was being answered
         else:
-            self._end(server_error(), "The server failed.", request)
+            self._end(server_error(), FAILED, request)
 
     def _end(self, response: Response, why: str, request: Request | None) -> None:
         """Send an HTTP answer that ends the connection, and let the peer read it."""
