@@ -122,6 +122,7 @@ class Attachment:
                 await asyncio.shield(self.ended)
             except asyncio.CancelledError:
                 hurry()
+                self._turn()  # at once: the loop may be about to close
             raise
 
     def _turn(self) -> None:

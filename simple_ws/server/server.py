@@ -8,12 +8,10 @@ What is served is left to `app`, who receives to `hub`, what belongs to one run 
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,6 +32,7 @@ from ..loop.listener import (
     port_of,
     take_over,
 )
+from ..loop.signals import StopSignals
 from ..loop.workers import Call
 from ..speedups import BACKEND
 from .app import App
@@ -97,6 +96,7 @@ class Server(App):
         self.proxies = _proxies(own)
         super().__init__(own, self._clock)
         self._asked_port = port
+        self._handled: StopSignals | None = None
 
     # Running
 
@@ -150,6 +150,10 @@ class Server(App):
 
     def run(self) -> None:
         """Serve until `stop`, or (in the main thread) until Ctrl-C or SIGTERM.
+
+        Where signals cannot be handled (in other threads, in some programs that embed
+        Python, or if the present handler is not one of Python and could not be given
+        back), it serves without them; a line of the log says so.
 
         Shuts down gracefully: every client is sent close code 1001, messages accepted
         earlier are written, then `run` returns. A second signal ends it at once, a
@@ -220,6 +224,8 @@ class Server(App):
         cancelled closes its client with 1011.
 
         `stop` ends it; `await asyncio.to_thread(server.stop)` waits until it has ended.
+        Signals are left to the program, which may do other things than serve: have it
+        call `stop` before it ends, or clients see their connections cut (1006).
 
         Args:
             loop: None means the running loop.
@@ -246,7 +252,12 @@ class Server(App):
         run.started.set()
 
     async def serve_async(self) -> None:
-        """Serve inside the running asyncio loop until `stop`, or until cancelled.
+        """Serve inside the running asyncio loop, until `stop`, a signal or cancelled.
+
+        In the main thread SIGTERM and Ctrl-C stop the server as they do in `run`, and
+        this returns; so other tasks of your program must end then, too. A signal that
+        has a handler already, from `loop.add_signal_handler`, `signal.signal` or
+        `asyncio.run` (Ctrl-C, by which it cancels its main task), is left to that.
 
         When cancelled, it first shuts down as `stop()` does; when cancelled again, it
         ends at once. See `attach`.
@@ -265,7 +276,8 @@ class Server(App):
         assert attachment is not None
         if attachment.loop is not loop:
             raise InvalidState("the server runs in another asyncio loop")
-        await attachment.wait(self.stop, self._abort)
+        with self._signals(yielding=True):
+            await attachment.wait(self.stop, self._abort)
 
     def _after_turn(self) -> bool:
         """End the run where it is over; return whether it goes on."""
@@ -480,21 +492,10 @@ class Server(App):
                 self._move(Life.STOPPED)
                 run.finished.set()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Have SIGINT and SIGTERM stop the server while it runs."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        old = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+    def _signals(self, yielding: bool = False) -> StopSignals:
+        """Have SIGINT and SIGTERM stop the server, as a context manager."""
+        self._handled = StopSignals(self._on_signal, yielding)
+        return self._handled
 
     def _on_signal(self, number: int, frame: object) -> None:
         # Runs between two instructions of whatever the loop is doing: only leave word.

@@ -538,7 +538,7 @@ def check_files(sandbox: Sandbox) -> None:
 
 @checks("docs/howto/async.md")
 def check_async(sandbox: Sandbox) -> None:
-    archive, slow = sandbox.servers
+    archive, slow = sandbox.servers[:2]
     with sandbox.serve(archive) as server:
         client, viewer = server.connect("/archive"), server.connect("/images")
         client.send("a")
