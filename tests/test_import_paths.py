@@ -1,0 +1,84 @@
+"""What users import has stayed where it was when the modules moved into folders."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import simple_ws
+
+pytestmark = pytest.mark.one_backend
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: Names of version 0.1 that the reference named, by the module they were imported from.
+NAMES = {
+    "simple_ws": (
+        "BACKEND AuthenticationError Client CloseCause CloseCode ConnectError "
+        "ConnectTimeout ConnectionClosed Deflate FirstMessageAuth HandshakeError "
+        "HandshakeRefused InvalidData InvalidHandshake InvalidState InvalidURI "
+        "JSONMessages MessageTooBig Middleware ProtocolError ProxyError Radio Request "
+        "Response SendStatus Server TLSError WebSocket WebSocketError connect "
+        "in_thread __version__"
+    ),
+    "simple_ws.aio": "Backoff Connection connect",
+    "simple_ws.client": "Connection connect",
+    "simple_ws.constants": "CloseCause CloseCode Opcode SendStatus State",
+    "simple_ws.deflate": "Agreement Deflate negotiate parse_extensions",
+    "simple_ws.errors": (
+        "AuthenticationError ConnectError ConnectTimeout ConnectionClosed "
+        "HandshakeError HandshakeRefused InvalidData InvalidHandshake InvalidState "
+        "InvalidURI MessageTooBig ProtocolError ProxyError RateExceeded TLSError "
+        "WebSocketError"
+    ),
+    "simple_ws.http": "Fields Headers Request Response",
+    "simple_ws.http11": "Fields Headers Request Response",
+    "simple_ws.pytest_plugin": "simple_ws",
+    "simple_ws.schedule": "Job",
+    "simple_ws.server": "Server",
+    "simple_ws.speedups": (
+        "BACKEND ConnectionCore Deflater Inflater Utf8Validator apply_mask build_frame "
+        "parse_header"
+    ),
+    "simple_ws.testing": "Clock HTTPAnswer TestClient TestServer",
+    "simple_ws.cli": "main",
+}
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_names_are_imported_from_where_they_were(module: str) -> None:
+    found = importlib.import_module(module)
+    missing = [name for name in NAMES[module].split() if not hasattr(found, name)]
+    assert not missing
+
+
+def test_one_object_has_one_identity() -> None:
+    assert simple_ws.connect is importlib.import_module("simple_ws.client").connect
+    assert simple_ws.Server is importlib.import_module("simple_ws.server").Server
+    assert simple_ws.Request is importlib.import_module("simple_ws.http11").Request
+
+
+@pytest.mark.parametrize("module", ["simple_ws", "simple_ws.cli"])
+def test_command_line_is_started_as_it_was(module: str) -> None:
+    if module == "simple_ws":
+        command = [sys.executable, "-m", module, "info"]
+    else:
+        code = "import sys; from simple_ws.cli import main; sys.exit(main(['info']))"
+        command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert simple_ws.__version__ in done.stdout
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="no checkout")
+def test_entry_points_are_those_of_before() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["scripts"] == {"simple-ws": "simple_ws.cli:main"}
+    assert project["entry-points"]["pytest11"] == {
+        "simple_ws.pytest_plugin": "simple_ws.pytest_plugin"
+    }
