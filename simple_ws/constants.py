@@ -1,7 +1,6 @@
 """The words of the protocol: opcodes, close codes, states, grammar, limits.
 
-Only names and numbers live here; rules that use them live in `protocol` and
-`protocol.server_handshake`.
+Only names and numbers live here; the rules that use them live in `protocol`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """permessage-deflate: what is offered, what is agreed (RFC 7692 §5 and §7.1).
 
 `Deflate` is what a user configures, `Agreement` what was negotiated with one peer.
-The compression itself is done by the codecs, message by message, in `protocol`.
+Messages are compressed by the codecs (`speedups`), for `protocol.websocket`.
 """
 
 from __future__ import annotations

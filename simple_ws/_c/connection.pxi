@@ -1,7 +1,7 @@
 # The byte path of a connection in C, the twin of `_fallback/connection.py`; included by
-# `_speedups.pyx`, whose helpers on raw pointers it uses, behind `_outbox.pxi`.
+# `_speedups.pyx`, whose helpers on raw pointers it uses, behind `_c/outbox.pxi`.
 #
-# Who owns which bytes of the input (those of the output: `_outbox.pxi`):
+# Who owns which bytes of the input (those of the output: `_c/outbox.pxi`):
 #
 #   the loop's buffer   what was read just now; taken out of the loop until `feed`
 #                       returns, so that nobody else reads into it meanwhile
@@ -102,7 +102,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
     Args:
         sock: connected and non-blocking.
         loop: of the thread that drives it.
-        protocol: the rules of this connection (`protocol.Protocol`).
+        protocol: the rules of this connection (`protocol.websocket.Protocol`).
         buffer_size: bytes of the first read.
         write_limit: bytes of unsent output beyond which `_make_room` is asked.
     """

@@ -1,5 +1,5 @@
 # What waits to be sent to one peer; the twin of `_fallback/outbox.py`. Included by
-# `_speedups.pyx`, behind `_loop.pxi`.
+# `_speedups.pyx`, behind `_c/loop.pxi`.
 #
 #   `small`   output of this turn, frames copied one behind the other
 #   `queue`   output that is too large to copy, or that waits for the peer

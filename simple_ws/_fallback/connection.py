@@ -73,7 +73,7 @@ class ConnectionCore(_Base):
     Args:
         sock: connected and non-blocking.
         loop: of the thread that drives it.
-        protocol: the rules of this connection (`protocol.Protocol`).
+        protocol: the rules of this connection (`protocol.websocket.Protocol`).
         buffer_size: bytes of the first read.
         write_limit: bytes of unsent output beyond which `_make_room` is asked.
     """

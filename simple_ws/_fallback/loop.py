@@ -1,5 +1,5 @@
 """What connections share with the loop that drives them, and what is counted of them;
-in pure Python, the twin of `_loop.pxi`.
+in pure Python, the twin of `_c/loop.pxi`.
 """
 
 from __future__ import annotations

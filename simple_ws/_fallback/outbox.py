@@ -1,4 +1,4 @@
-"""What waits to be sent to one peer, in pure Python; the twin of `_outbox.pxi`."""
+"""What waits to be sent to one peer, in pure Python; the twin of `_c/outbox.pxi`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The command line: serve a handler, echo, talk to a server, measure one.
 
-Here are the arguments, the short commands and the exit codes; `cli.connect`,
-`cli.bench` and `cli_reload` do the rest. What is asked for goes to standard output,
-what is said about it to standard error.
+Here are the arguments, the short commands and the exit codes; `connect`, `bench` and
+`reload` do the rest. Results go to standard output, messages to standard error.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `ClientCore` reads messages out of bytes into an inbox that has a limit, answers pings,
 notes pongs, and knows how the connection ended. It drives `protocol` for that; the
 ordinary message, whole in one frame, it reads and frames by itself. Sockets, waiting,
-time-outs and threads are left to `client` and `aio`.
+time-outs and threads are left to `blocking` and `aio_connection`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Connected sockets for the blocking client, within a deadline.
 
 Names and addresses (RFC 8305), TLS, and waiting for one socket. All sockets are
-non-blocking; what goes over them is left to `client`.
+non-blocking; what goes over them is left to `blocking`.
 """
 
 from __future__ import annotations

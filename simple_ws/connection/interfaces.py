@@ -27,7 +27,7 @@ __all__ = ["Connection", "ConnectionHost", "Handler"]
 
 
 class Handler(Protocol):
-    """The callbacks of a connection (`websocket.WebSocket` has them)."""
+    """The callbacks of a connection (`server.websocket.WebSocket` has them)."""
 
     #: `on_message`, bound once for all connections.
     _message_callback: Callable[[Any, Any], object]

@@ -1,6 +1,6 @@
 """`BaseHandler`: callbacks and options of the connections of one path.
 
-`websocket.WebSocket` is what users subclass; it adds serving by itself.
+`server.websocket.WebSocket` is what users subclass; it adds serving by itself.
 """
 
 from __future__ import annotations

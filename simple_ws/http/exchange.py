@@ -128,7 +128,7 @@ class Phase(enum.Enum):
     ANSWERING = enum.auto()
     #: Our side is shut; what still comes is thrown away until the peer closes.
     LINGERING = enum.auto()
-    #: The connection is closed, or belongs to its line again.
+    #: The connection is closed, or was given back.
     DONE = enum.auto()
 
 

@@ -1,8 +1,8 @@
 """Files of a folder as HTTP answers (RFC 9110 §13 and §14).
 
-What may be seen is decided here, and which part of it is sent; how that reaches the
-socket is left to `http`. Files are read on the loop, a piece when the socket takes one:
-they should lie on a disk of this machine.
+This module decides which files may be seen, and which part of one is sent; how that
+reaches the socket is left to `exchange`. Files are read in the loop's thread, a piece
+when the socket takes one, so they should be on a local disk.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """One connection after its opening handshake, sans-I/O (RFC 6455 §5-§7, RFC 7692).
 
-Bytes go in by `receive`, which gives at most one event a call, so that whoever drives
-it can look again at the connection between two events. Bytes to send come out in
-`output`, or are returned by the `send_*` methods. There is no socket, clock or thread
-here; masking, UTF-8 and deflate are done by `speedups`.
+Bytes go in by `receive`, which gives at most one event a call, so that the caller can
+look at the connection again between two events. Bytes to send come out in `output`, or
+are returned by the `send_*` methods; `connection.client` and `client.core` send them.
+There is no socket, clock or thread here; masking, UTF-8 and deflate are done by
+`speedups`.
 
 The states and what moves them:
 

@@ -1,7 +1,9 @@
 """Every way to send to many clients, to a topic, or to an identity.
 
 `Hub` is the sending side of a server. It knows the open connections, their
-subscriptions and identities; how they come and go is left to `server`.
+subscriptions and identities; how they come and go is left to `server`. Messages enter
+the outboxes by `fan_out` (`_fallback.connection`, in C `_c/connection.pxi`), and leave
+when the loop flushes, at the end of its turn.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A connection before its upgrade: reads requests, and decides what becomes of each.
 
 A handshake opens a `Client`, which takes the socket over; a page is answered by an
-`http.Exchange`, which borrows it; what is neither is refused. The rules of the
-handshake are in `server_handshake`; this module asks them in order, the server and the
-handler.
+`http.exchange.Exchange`, which borrows it; anything else is refused. The rules of the
+handshake are in `protocol.server_handshake`; this module applies them in order, and
+asks the server and the handler.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _READ_SIZE = 4096
 
 
 class UpgradeHandler(Handler, Protocol):
-    """What a handshake needs of a handler (`websocket.WebSocket` has it)."""
+    """What a handshake needs of a handler (`server.websocket.WebSocket`)."""
 
     @property
     def client_class(self) -> Any:

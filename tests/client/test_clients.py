@@ -1,7 +1,7 @@
 """What both clients do alike: opening, messages, closing, TLS, proxies, real servers.
 
 Each test runs on the blocking client and on the asyncio one, on asyncio's loop and on
-uvloop. What only one of them does is in `test_client` and `test_aio`.
+uvloop. What only one of them does is in `test_blocking` and `test_aio`.
 """
 
 from __future__ import annotations

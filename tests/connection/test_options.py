@@ -14,7 +14,7 @@ from simple_ws.deflate import Deflate
 
 pytestmark = pytest.mark.one_backend
 
-#: design.md §2.2.
+#: As docs/reference/options.md has them.
 DEFAULTS = {
     "ping": True,
     "ping_interval": 5,

@@ -140,7 +140,6 @@ def test_unsubscribing_leaves_nothing_behind() -> None:
 
 
 def test_highest_priority_first_and_the_latest_among_equals() -> None:
-    # design.md §2.4, deliver.
     topics: Topics[str] = Topics()
     for name, priority in (("a", 0), ("b", 5), ("c", 5), ("d", -1), ("e", 0)):
         topics.subscribe("t", name, priority)

@@ -851,6 +851,26 @@ def test_what_can_be_found_is_there() -> None:
             found = getattr(found, name)
 
 
+def test_files_that_are_named_are_there() -> None:
+    """In the sources as well as in the documentation."""
+    package, tests = ROOT / "simple_ws", ROOT / "tests"
+    sources = [*package.rglob("*.py"), *package.rglob("*.p[yx][xi]")]
+    texts = [*sources, *tests.rglob("*.py"), *DOCS.rglob("*.md")]
+    pattern = re.compile(r"`([\w/]+\.pxi|(?:tests|docs)/[\w/.-]+\.(?:py|md))`")
+    for text in [*texts, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        for name in pattern.findall(text.read_text("utf-8")):
+            folders = [ROOT, package, tests, text.parent]
+            found = any((folder / name).exists() for folder in folders)
+            assert found, f"{text.relative_to(ROOT)} names {name}"
+
+
+def test_decisions_have_a_number_each() -> None:
+    numbers = [path.name[:4] for path in sorted((DOCS / "adr").glob("*.md"))]
+    assert numbers == [f"{number:04}" for number in range(1, len(numbers) + 1)]
+    for path in (DOCS / "adr").glob("*.md"):
+        assert path.read_text("utf-8").startswith(f"# {int(path.name[:4])}. ")
+
+
 def test_every_metric_is_described() -> None:
     from simple_ws.ops.prometheus import TABLE
 

@@ -384,7 +384,7 @@ def test_owner_stays_in_the_wheel_when_its_sweep_is_interrupted() -> None:
 def test_loop_goes_on_after_an_interrupt_between_its_lines(
     kind: type[BaseException], reactor: Reactor, monkeypatch: Any
 ) -> None:
-    """`sec_16`: it was taken for turning for ever."""
+    """Otherwise the loop would be taken for one that is still turning."""
     real = threading.get_ident
 
     def get_ident() -> int:

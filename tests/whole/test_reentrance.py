@@ -146,7 +146,7 @@ def test_pings_and_close_reasons_of_subclasses_are_looked_at_as_they_are() -> No
 
 @pytest.mark.parametrize("size", [10, 20_000])
 def test_bytes_may_end_the_connection_when_they_are_let_go(size: int) -> None:
-    """`sec_02`: owners of what is queued are bytes, whose end runs no code."""
+    """What is queued is owned by exact bytes, whose end runs no code."""
     ended = []
 
     class Bomb(Data):
@@ -401,7 +401,7 @@ def collections() -> Iterator[Callable[[Callable[[], object], int], None]]:
 def test_collection_may_run_code_while_output_is_listed(
     number: int, how: str, collections: Any
 ) -> None:
-    """`sec_04`: a walk over the raw queue must not go on behind such code."""
+    """A walk over the raw queue must not continue after such code has run."""
     sockets: list[Meddling] = []
     options = {"compression": False, "write_limit": 2**16, "slow_consumer": "drop_old"}
     with Driven(**options) as driven:
@@ -511,7 +511,7 @@ def signalling(
 def test_signal_handler_may_broadcast_in_the_middle_of_tls(
     size: int, on_signal: Any
 ) -> None:
-    """`sec_05`, `sec_06`: what it writes waits for whoever is writing."""
+    """What it writes waits until the write that it interrupted is done."""
     sockets: list[Signalling] = []
     sent = 0
     with Driven(Echo(), compression=False, write_limit=2**24) as driven:
