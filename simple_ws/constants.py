@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["CloseCause", "CloseCode", "Opcode", "SendStatus", "State"]
+__all__ = ["CloseCause", "CloseCode", "Delivered", "Opcode", "SendStatus", "State"]
 
 #: Appended to the key before hashing (RFC 6455 §1.3).
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -73,6 +73,15 @@ class SendStatus(enum.IntEnum):
     SENT = 1
     #: Accepted, but earlier output is still waiting for the peer to read.
     BACKPRESSURE = 2
+
+
+class Delivered(int):
+    """How many clients accepted a message: the result of `broadcast` and its kin.
+
+    A callback may return it, as in `return server.broadcast(msg)`: it is no answer.
+    """
+
+    __slots__ = ()
 
 
 class State(enum.IntEnum):

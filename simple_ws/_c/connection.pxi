@@ -559,8 +559,12 @@ Carries messages between a socket and a callback; subclasses have the rest.
                 return 0
         try:
             answer = self._on_message(message, self)
-            if answer is not None and type(answer) is not _send_status:
+            if answer is None or type(answer) is _send_status:
+                pass
+            elif type(answer) is str or type(answer) is bytes:
                 self.write_message(answer)
+            else:
+                self._answer(answer)
         except Exception as error:
             self._on_callback_error(error)
         except BaseException as error:

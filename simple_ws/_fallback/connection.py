@@ -379,9 +379,14 @@ class ConnectionCore(_Base):
             return
         try:
             answer = self._on_message(msg, self)
-            # `lambda msg, client: client.write_message(msg)` has answered already.
-            if answer is not None and type(answer) is not SendStatus:
+            if answer is None:
+                return
+            kind = type(answer)
+            if kind is str or kind is bytes:
                 self.write_message(answer)
+            # `lambda msg, client: client.write_message(msg)` has answered already.
+            elif kind is not SendStatus:
+                self._answer(answer)
         except Exception as error:
             self._on_callback_error(error)
         except BaseException as error:

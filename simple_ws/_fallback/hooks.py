@@ -31,6 +31,9 @@ class ConnectionHooks(Protocol):
     def _on_callback_error(self, error: Exception) -> None:
         """The message callback raised."""
 
+    def _answer(self, value: object) -> None:
+        """The message callback returned something that is neither str nor bytes."""
+
     def _abandon(self) -> None:
         """Cut the connection: it is not known what was read or written."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,17 +15,14 @@ from ..client.options import check_client_options
 from ..constants import CloseCause, CloseCode
 from ..errors import ConnectionClosed
 from ..protocol.uri import parse_uri, redacted
+from ..text import for_terminal
 from .values import Failure, UsageError, seconds, some_seconds, url
 
-__all__ = ["add_connect", "harmless"]
+__all__ = ["add_connect"]
 
 _PROMPT = "> "
 #: Seconds between two looks whether there is more input.
 _MOMENT = 0.2
-#: Control characters but tab and line feed, and those that turn the direction of text.
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
-)
 
 
 def add_connect(commands: Any) -> None:
@@ -71,11 +67,6 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise argparse.ArgumentTypeError(f"'NAME: VALUE' is wanted, not {text!r}")
     return name.strip(), value.strip()
-
-
-def harmless(text: str) -> str:
-    """Text for a terminal: what would move its cursor or its colours is spelled out."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -187,7 +178,9 @@ def _print(message: str | bytes) -> None:
 
 def _shown(message: str | bytes) -> str:
     """A message for people."""
-    return f"({message.hex(' ')})" if isinstance(message, bytes) else harmless(message)
+    return (
+        f"({message.hex(' ')})" if isinstance(message, bytes) else for_terminal(message)
+    )
 
 
 def _talk(connection: Connection, options: argparse.Namespace) -> int:
@@ -214,7 +207,7 @@ def _talk(connection: Connection, options: argparse.Namespace) -> int:
     connection.close()
     receiver.join(2)
     code, reason = connection.close_code, connection.close_reason
-    print(f"closed: {code} {harmless(reason)}".rstrip(), file=sys.stderr)
+    print(f"closed: {code} {for_terminal(reason)}".rstrip(), file=sys.stderr)
     return 0 if code in (1000, 1001, 1005) else 1
 
 

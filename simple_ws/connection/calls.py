@@ -6,17 +6,22 @@ What becomes of the connection then is left to `closing`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from typing import Any
 
-from ..constants import CloseCause, CloseCode, State
+from ..constants import CloseCause, CloseCode, Delivered, SendStatus, State
 from ..errors import AuthenticationError, ProtocolError
 from ..loop.deferred import name_of
+from ..speedups import ConnectionCore
+from ..text import excerpt
 from .interfaces import Connection
 
 __all__ = ["UserCalls"]
 
-logger = logging.getLogger("simple_ws")
+#: What functions of ours return, as in `return server.broadcast(msg)`, and that is no
+#: answer; `deliver` returns a connection.
+_NO_ANSWER = (SendStatus, Delivered, ConnectionCore)
+_MESSAGES = (str, bytes, bytearray, memoryview, dict, list)
 
 
 class UserCalls:
@@ -46,6 +51,28 @@ class UserCalls:
             except BaseException as error:
                 client._interrupt(error)
 
+    def answer(self, client: Any, value: object) -> None:
+        """Send what a message callback returned, unless that is no answer.
+
+        Args:
+            client: who gets it.
+            value: not None.
+
+        Raises:
+            TypeError: It is no message; and as `Client.write_message`, which may be
+                the user's, or of middlewares that take other objects.
+        """
+        if isinstance(value, _NO_ANSWER):
+            return
+        plain = type(client).write_message is ConnectionCore.write_message
+        if plain and not isinstance(value, _MESSAGES):
+            shown = excerpt(repr(value))
+            raise TypeError(
+                f"on_message of {client._handler._log_name} returned {shown} "
+                f"({type(value).__name__}): return None or a message"
+            )
+        client.write_message(value)
+
     def on_error(self, client: Connection, error: Exception) -> None:
         """The one place where exceptions of user code arrive."""
         if isinstance(error, AuthenticationError):
@@ -59,9 +86,20 @@ class UserCalls:
         else:
             try:
                 client._handler.on_error(error, client)
-            except Exception:
-                logger.exception("on_error failed for %r", client)
-                self.fail(client)
+            except Exception as failure:
+                self.on_error_failed(client, failure)
+
+    def on_error_failed(self, client: Connection, error: Exception) -> None:
+        """Nothing is left to be asked: log it, and close."""
+        name = client._handler._log_name
+        client._host._log.note_failure(
+            f"on_error of {name} failed",
+            "on_error failed for %r",
+            client,
+            error=error,
+            client=client,
+        )
+        self.fail(client)
 
     def fail(self, client: Connection) -> None:
         """Close because a callback raised; what the default `on_error` does."""

@@ -459,6 +459,9 @@ class Client(ConnectionCore):
     def _on_lost(self, error: OSError | None) -> None:
         self._closing.on_lost(self, error)
 
+    def _answer(self, value: object) -> None:
+        self._calls.answer(self, value)
+
     def _on_callback_error(self, error: Exception) -> None:
         self._calls.on_error(self, error)
 

@@ -15,14 +15,12 @@ from typing import Any, Protocol
 from ..constants import CloseCause
 from ..loop.reactor import Reactor
 from ..protocol.http11 import Request
+from ..text import one_line
 
 __all__ = ["Ended", "Log", "LogCounts"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Lines of one kind in a window of so many seconds; those beyond are counted.
-_LINES = 20
-_WINDOW = 10.0
 #: Slow callbacks that are remembered, so that none is named twice.
 _NAMED = 16
 
@@ -111,25 +109,14 @@ class Log:
 
     def __init__(self, reactor: Reactor, counts: LogCounts | None = None) -> None:
         self.counts = LogCounts() if counts is None else counts
-        self._seen: dict[str, int] = {}  # lines of this window, by kind
         self._blame: tuple[float, str] | None = None  # who held the loop last, when
         self._named: deque[tuple[float, float]] = deque(maxlen=_NAMED)
         self._reactor = reactor
+        self.may_say = reactor.repeats.may_say
 
     def end(self) -> None:
         """Sum up now: the timer that would do so ends with the loop."""
-        self._sum_up()
-
-    def may_say(self, kind: str) -> bool:
-        """Whether one more line of a kind may be written; whoever may not is counted.
-
-        Args:
-            kind: a few words, for the line that sums up; one of few.
-        """
-        if not self._seen:
-            self._reactor.call_later(_WINDOW, self._sum_up)
-        self._seen[kind] = self._seen.get(kind, 0) + 1
-        return self._seen[kind] <= _LINES
+        self._reactor.repeats.sum_up()
 
     def note_end(self, client: Ended) -> None:
         """A connection has ended."""
@@ -155,7 +142,7 @@ class Log:
                 address,
                 kind,
                 # It may quote the client, who must not write our log.
-                why if why.isprintable() else ascii(why),
+                one_line(why),
                 extra={
                     "ws_event": "refused",
                     "ws_address": address,
@@ -163,6 +150,42 @@ class Log:
                     "ws_reason": why,
                 },
             )
+
+    def note_failure(
+        self,
+        kind: str,
+        text: str,
+        *args: object,
+        error: BaseException | None = None,
+        client: Ended | None = None,
+        request: Request | None = None,
+    ) -> None:
+        """The program failed; the first of a kind are told with their tracebacks.
+
+        Args:
+            kind: a few words, for the line that sums up; one of few.
+            text: of the line.
+            *args: of the text.
+            error: what was raised; None where a line says it all.
+            client: for whom it failed.
+            request: likewise, before there is a client.
+        """
+        if not self.may_say(kind, logging.ERROR):
+            return
+        source = client or request
+        logger.error(
+            text,
+            *args,
+            exc_info=error,
+            extra={
+                "ws_event": "failure",
+                "ws_client": None if client is None else client.id,
+                "ws_client_id": None if client is None else client.client_id,
+                "ws_address": None if source is None else source.address,
+                "ws_path": None if source is None else source.path,
+                "ws_error": None if error is None else type(error).__name__,
+            },
+        )
 
     def note_cut(self, request: object, why: str, level: int = logging.DEBUG) -> None:
         """A client has not taken the whole answer to a plain request."""
@@ -253,12 +276,6 @@ class Log:
         when, who = self._blame
         since = client._pinged_at
         return f"; meanwhile {who} held the loop" if since and when >= since else ""
-
-    def _sum_up(self) -> None:
-        seen, self._seen = self._seen, {}
-        for kind, count in seen.items():
-            if count > _LINES:
-                logger.info("%s: %d more in %g s", kind, count - _LINES, _WINDOW)
 
 
 class _Timed:

@@ -27,6 +27,7 @@ from ..loop.deferred import (
     run_steps,
 )
 from ..protocol.http11 import Request, Response
+from .answers import session_of
 from .handler import BaseHandler
 from .middleware import Middleware, changes_output, check_returned, overrides
 from .pending import report_failure
@@ -127,6 +128,9 @@ class Chain(Wrapper):
         asked: list[Middleware | BaseHandler] = [*self._middlewares, self._handler]
         for target in asked:
             answer = yield target.on_request(request)
+            if answer is not None:
+                what = f"on_request of {self._name_of(target)}"
+                answer = session_of(what, answer)
             if isinstance(answer, Response):
                 return answer
             session = session if answer is None else answer

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Self
 
@@ -24,8 +23,6 @@ __all__ = [
     "BaseHandler",
     "FunctionHandler",
 ]
-
-logger = logging.getLogger("simple_ws")
 
 _OPTION_NAMES = tuple(Options.__dataclass_fields__)
 _OPTIONS = frozenset((*_OPTION_NAMES, "ping_intervall"))
@@ -107,8 +104,10 @@ class BaseHandler(OptionAttributes):
         """Accept or refuse a client before the upgrade.
 
         Returns:
-            None to accept it, a `Response` to refuse it, or any other object to accept
-            it with this object as `client.session`.
+            None or True to accept it; False (403) or a `Response` to refuse it; any
+            other object to accept it with this object as `client.session`. Numbers,
+            plain tuples, exceptions, functions, classes and the like say nothing: they
+            are logged as a mistake of the program, and the client gets 500.
         """
 
     def on_open(self, client: Any) -> Any:
@@ -136,7 +135,13 @@ class BaseHandler(OptionAttributes):
 
     def on_error(self, error: Exception, client: Any) -> Any:
         """A callback raised. By default: log it, and close the client with 1011."""
-        logger.error("a callback failed for %r", client, exc_info=error)
+        client._host._log.note_failure(
+            f"callbacks of {self._log_name} failed",
+            "a callback failed for %r",
+            client,
+            error=error,
+            client=client,
+        )
         client._fail_handler()
 
     def select_subprotocol(self, offered: Sequence[str]) -> str | None:

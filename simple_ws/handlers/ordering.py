@@ -5,7 +5,6 @@ Running what callbacks return is left to `pending`.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
@@ -13,15 +12,13 @@ from functools import partial
 from typing import Any, Union
 
 from ..connection.client import Client
-from ..constants import CloseCause, SendStatus
+from ..constants import CloseCause
 from ..loop.deferred import discard, is_deferred
 from .handler import BaseHandler
 from .pending import PendingCall, PendingCalls, report_failure
 from .wrapper import Wrapper
 
 __all__ = ["Awaited"]
-
-logger = logging.getLogger("simple_ws")
 
 #: Events of one client that may wait for a callback; then the server stops reading from
 #: it. What has been read already may add up to 7 more (`_fallback.connection`).
@@ -255,18 +252,17 @@ class Awaited(Wrapper):
 
 
 def _answer(client: Client, value: Any) -> None:
-    if value is None or type(value) is SendStatus:
-        return  # no answer, or the callback has answered, see `ConnectionCore._deliver`
+    if value is None:
+        return
     try:
-        client.write_message(value)
+        client._answer(value)
     except Exception as error:
         client._on_callback_error(error)
 
 
 def _report(client: Client, kind: Kind, error: BaseException) -> None:
     if kind is Kind.ERROR and isinstance(error, Exception):
-        logger.error("on_error failed for %r", client, exc_info=error)
-        client._fail_handler()
+        client._calls.on_error_failed(client, error)
     else:
         report_failure(client, error)
 

@@ -283,7 +283,9 @@ def report_failure(client: Client, error: BaseException) -> None:
     if isinstance(error, Exception):
         client._on_callback_error(error)
     else:
-        logger.warning("a callback for %r was cancelled: %s", client, error)
+        kind = f"callbacks of {client._handler._log_name} were cancelled"
+        if client._host._log.may_say(kind, logging.WARNING):
+            logger.warning("a callback for %r was cancelled: %s", client, error)
         client._fail_handler()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,11 +11,10 @@ from ..errors import AuthenticationError, InvalidData, InvalidState
 from ..loop.deferred import Steps, check_callback, run_steps
 from ..loop.schedule import check_interval
 from ..messages import encode_json
+from .answers import WrongAnswer, identity_of
 from .middleware import Middleware
 
 __all__ = ["FirstMessageAuth", "JSONMessages", "Radio"]
-
-logger = logging.getLogger("simple_ws")
 
 
 class FirstMessageAuth(Middleware):
@@ -58,12 +56,13 @@ class FirstMessageAuth(Middleware):
 
     def _admit(self, msg: Any, client: Any) -> Steps:
         identity = yield self._check(msg, client)
-        if identity is None or isinstance(identity, bool):
-            # True would be everybody's.
-            logger.error(
-                "check of FirstMessageAuth returned %r, not an identity", identity
-            )
-            raise AuthenticationError("no identity")
+        what = "check of FirstMessageAuth"
+        try:
+            identity = identity_of(what, identity)
+        except WrongAnswer as error:
+            note_failure = client._host._log.note_failure
+            note_failure(f"{what} failed", "%s", error, client=client)
+            raise AuthenticationError("no identity") from error
         client.bind(identity)
         return self.STOP
 

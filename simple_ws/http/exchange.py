@@ -15,7 +15,9 @@ from typing import Any, Protocol
 
 from ..connection.log import Log
 from ..connection.options import Options
+from ..constants import Delivered, SendStatus
 from ..errors import FAILED, AuthenticationError, HandshakeError
+from ..handlers.answers import WrongAnswer
 from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
 from ..protocol.http11 import (
     Request,
@@ -34,6 +36,7 @@ from ..protocol.http_body import (
     body_reader,
 )
 from ..protocol.server_handshake import refusal
+from ..speedups import ConnectionCore
 
 __all__ = [
     "Exchange",
@@ -46,8 +49,8 @@ __all__ = [
     "unauthorized",
 ]
 
-logger = logging.getLogger("simple_ws")
-
+#: What functions of ours return, as in `return server.broadcast(msg)`.
+_NO_ANSWER = (SendStatus, Delivered, ConnectionCore)
 #: Bytes of one read of a body: a turn's work, also where each byte is a chunk.
 _READ_SIZE = 16 * 1024
 #: Bytes of later requests that are taken before the answer to this one is out.
@@ -196,7 +199,7 @@ class Exchange:
         try:
             return self._answer_of(given)
         except Exception as error:
-            logger.error("%r has an answer that cannot be sent", self, exc_info=error)
+            self.note_failure(error, "%r has an answer that cannot be sent")
             if isinstance(given, Stream):
                 given.source.close()
             return self._answer_of(server_error())
@@ -213,13 +216,24 @@ class Exchange:
     def fail(self, error: BaseException) -> None:
         """Answer that it cannot be answered: what the user's code raised."""
         if isinstance(error, HandshakeError):
-            self.answer(refused_by(error))
+            self.answer(refused_by(error, self.server._log))
         elif isinstance(error, AuthenticationError):
             self.server._log.note_refusal(self._peer(), str(error), 401)
-            self.answer(refused_by(unauthorized()))
+            self.answer(refused_by(unauthorized(), self.server._log))
         else:
-            logger.error("%r failed", self.request, exc_info=error)
+            self.note_failure(error)
             self.answer(server_error())
+
+    def note_failure(self, error: BaseException, text: str = "%r failed") -> None:
+        """Log what the user's code raised, or made that cannot be sent."""
+        wrong = isinstance(error, WrongAnswer)
+        self.server._log.note_failure(
+            "HTTP requests failed",
+            "%s" if wrong else text,
+            error if wrong else self._request,
+            error=None if wrong else error,
+            request=self._request,
+        )
 
     def call(self, function: Callable[[], object]) -> None:
         """Have a function called in the thread of the loop; from any thread."""
@@ -250,7 +264,7 @@ class Exchange:
         except HandshakeError as error:
             self._ahead = rest
             self._stays = self._stays and self._body is None
-            self.answer(refused_by(error))
+            self.answer(refused_by(error, self.server._log))
             return
         if self._body is None:
             self._ahead = rest
@@ -260,7 +274,7 @@ class Exchange:
 
     def refuse(self, error: HandshakeError) -> None:
         """Say what was wrong, and end the connection."""
-        self.end(refused_by(error), str(error))
+        self.end(refused_by(error, self.server._log), str(error))
 
     def end(self, response: Response, why: str) -> None:
         """Send a last answer, for which the peer has `close_timeout`."""
@@ -517,7 +531,7 @@ class Exchange:
         self._watch()
 
 
-def refused_by(error: HandshakeError) -> Response:
+def refused_by(error: HandshakeError, log: Log) -> Response:
     """The answer that a refusal asks for; 500 where that one cannot be sent.
 
     A header field may hold a line break, the text half of a surrogate pair: both come
@@ -526,7 +540,12 @@ def refused_by(error: HandshakeError) -> Response:
     try:
         return refusal(error)
     except (TypeError, ValueError) as problem:
-        logger.error("a refusal with %s cannot be sent: %s", error.status, problem)
+        log.note_failure(
+            "refusals could not be sent",
+            "a refusal with %s cannot be sent: %s",
+            error.status,
+            problem,
+        )
         return server_error()
 
 
@@ -547,7 +566,7 @@ def response_of(given: Any) -> Response:
         TypeError: It cannot be one.
         ValueError: A status that is no answer.
     """
-    if given is None:
+    if given is None or isinstance(given, _NO_ANSWER):
         return Response(204)
     if not isinstance(given, Response):
         return Response(200, given)

@@ -10,7 +10,6 @@ takes its place meanwhile (docs/adr/0015-wsgi-slow-readers.md).
 from __future__ import annotations
 
 import io
-import logging
 import re
 import sys
 import threading
@@ -30,8 +29,6 @@ from .exchange import Exchange, server_error
 from .routes import Route, check_prefix
 
 __all__ = ["Wsgi"]
-
-logger = logging.getLogger("simple_ws")
 
 #: Of the threads, with a number behind it.
 _NAME = "simple_ws wsgi"
@@ -274,7 +271,7 @@ class _Call:
         except _Gone:
             self.pipe.end(failed=True)
         except BaseException as error:  # also what is meant to end a program
-            logger.error("%r failed", self._exchange.request, exc_info=error)
+            self._exchange.call(partial(self._exchange.note_failure, error))
             self._fail()
 
     def give_up(self) -> None:

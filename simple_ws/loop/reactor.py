@@ -24,6 +24,7 @@ from typing import Any
 from ..constants import MAX_READY
 from ..errors import InvalidState
 from ..speedups import LoopState
+from .repeats import Repeats
 from .selector import EpollSelector, best_selector
 from .timers import Timer, Timers, Wheel
 
@@ -107,6 +108,8 @@ class Reactor(LoopState):
         self._given_selector = selector
         self._selector: selectors.BaseSelector
         self.timers = Timers()
+        #: What may be written to the log, of lines that repeat.
+        self.repeats = Repeats(self.call_later)
         self.wheel = Wheel(grain, self.want_attention)
         self._calls: deque[Callable[[], object]] = deque()
         self._waker: socket.socket | None = None
@@ -276,8 +279,8 @@ class Reactor(LoopState):
         """Call what is due; a fault of ours in it must not end the loop."""
         try:
             callback()
-        except Exception:
-            logger.exception("internal error in %r", callback)
+        except Exception as error:
+            self._log_failure("internal error in %r", callback, error)
 
     def _run(self, selector: EpollSelector) -> None:
         deadlines = (self.timers.next_deadline(), self.wheel.next_deadline)
@@ -321,12 +324,16 @@ class Reactor(LoopState):
             target = target.func
         owner = getattr(target, "__self__", target)
         if isinstance(error, Exception):
-            logger.error("internal error in %r", owner, exc_info=error)
+            self._log_failure("internal error in %r", owner, error)
         abandon = getattr(owner, "_abandon", None)
         if abandon is not None:
             abandon()
         if not isinstance(error, Exception):
             self.on_interrupt(error)
+
+    def _log_failure(self, text: str, what: object, error: Exception) -> None:
+        if self.repeats.may_say("internal errors", logging.ERROR):
+            logger.error(text, what, exc_info=error)
 
     def on_interrupt(self, error: BaseException) -> None:
         """Something that ends programs was raised: KeyboardInterrupt, SystemExit,
@@ -436,7 +443,8 @@ class Reactor(LoopState):
             try:
                 self._calls.popleft()
                 call()
-            except Exception:
-                logger.exception("a call queued from another thread failed")
+            except Exception as error:
+                text = "a call queued from another thread failed: %r"
+                self._log_failure(text, call, error)
             except BaseException as error:
                 self.on_failure(call, error)

@@ -126,8 +126,8 @@ class Job:
                 done = partial(self._on_done, callback, reactor)
                 self._schedule.run_deferred(result, done)
                 return
-        except Exception:
-            logger.exception("a timer failed: %r", callback)
+        except Exception as error:
+            _note_failure(reactor, callback, error)
         except BaseException:
             self._plan_next(reactor)  # the program may go on, and so does the timer
             raise
@@ -142,7 +142,7 @@ class Job:
     ) -> None:
         """What the callback has begun is done; the next call waits for that."""
         if isinstance(error, Exception):
-            logger.error("a timer failed: %r", callback, exc_info=error)
+            _note_failure(reactor, callback, error)
         self._plan_next(reactor)
 
     def _plan_next(self, reactor: Reactor) -> None:
@@ -270,3 +270,10 @@ def _as_float(value: float) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def _note_failure(
+    reactor: Reactor, callback: Callable[[], object], error: Exception
+) -> None:
+    if reactor.repeats.may_say("timers failed", logging.ERROR):
+        logger.error("a timer failed: %r", callback, exc_info=error)

@@ -17,6 +17,7 @@ from ..connection.log import LogCounts
 from ..connection.topics import Group, Identities, Topics
 from ..constants import CloseCause
 from ..errors import HandshakeError
+from ..handlers.answers import yes_or_no
 from ..handlers.handler import BaseHandler
 from ..loop.deferred import check_callback, check_not_deferred
 from ..loop.reactor import Reactor
@@ -175,13 +176,10 @@ class AccessRule:
 
         Raises:
             HandshakeError: 403, or what `allow` raises itself.
-            TypeError: `allow` returned neither True nor False; a value that is merely
+            WrongAnswer: `allow` returned neither True nor False; a value that is merely
                 truthy, such as a coroutine, must not let everybody in.
         """
-        allowed = self._allow(request)
-        if not isinstance(allowed, bool):
-            raise TypeError(f"allow must return True or False, not {allowed!r}")
-        if not allowed:
+        if not yes_or_no("allow", self._allow(request)):
             raise HandshakeError(403, "You may not see this from where you are.")
 
 

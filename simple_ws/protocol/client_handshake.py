@@ -27,11 +27,12 @@ from ..errors import (
     InvalidHandshake,
     InvalidURI,
 )
+from ..text import excerpt
 from .grammar import find_head_end, head_pattern, split_fields
 from .http11 import Headers
 from .http_body import ChunkedBody
 from .server_handshake import accept_key
-from .uri import MASK, URI, excerpt
+from .uri import MASK, URI
 
 __all__ = [
     "Accepted",

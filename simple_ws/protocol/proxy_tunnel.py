@@ -10,9 +10,10 @@ import os
 import sys
 
 from ..errors import HandshakeError, InvalidURI, ProxyError
+from ..text import excerpt
 from .client_handshake import ResponseReader, basic, without
 from .no_proxy import is_direct
-from .uri import URI, excerpt, parse_uri, redacted
+from .uri import URI, parse_uri, redacted
 
 __all__ = ["ASKS_SYSTEM", "Tunnel", "parse_proxy", "proxy_for"]
 

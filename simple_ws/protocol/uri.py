@@ -14,8 +14,9 @@ from typing import NoReturn
 from urllib.parse import quote, unquote, urljoin
 
 from ..errors import InvalidURI
+from ..text import excerpt
 
-__all__ = ["MASK", "URI", "excerpt", "parse_uri", "redacted"]
+__all__ = ["MASK", "URI", "parse_uri", "redacted"]
 
 #: Schemes, and whether they mean TLS. A WebSocket begins as HTTP, so its address is
 #: understood too.
@@ -35,8 +36,6 @@ _ZONE = re.compile(r"[0-9A-Za-z._~-]{1,32}")
 
 #: Longer than any name that IDNA encodes into 253 characters: it takes its time.
 _LONGEST_HOST = 2048
-#: Characters; enough for addresses that people write.
-_LONGEST_EXCERPT = 300
 #: What stands in place of passwords and tokens.
 MASK = "***"
 
@@ -179,13 +178,6 @@ def redacted(url: str) -> str:
     rest, mark, query = rest.partition("?")
     shown += rest + mark + "&".join(map(_redact_part, query.split("&")))
     return shown + hash_ + (MASK if fragment else "")
-
-
-def excerpt(text: str) -> str:
-    """What a peer wrote, for a log or an error: one line of it, of bounded length."""
-    if len(text) > _LONGEST_EXCERPT:
-        text = text[:_LONGEST_EXCERPT] + "..."
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _split_userinfo(rest: str) -> tuple[str | None, str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..connection.client import Client
 from ..connection.topics import Group, Identities, Topics
+from ..constants import Delivered
 from ..loop.reactor import Reactor
 from ..messages import encode_message
 from ..speedups import fan_out
@@ -60,6 +61,9 @@ class Hub:
 
     def broadcast(self, msg: object, exclude: Collection[Client] = ()) -> int:
         """Send a message to every client; return how many accepted it.
+
+        A callback may return the result, which is no answer (`Delivered`); likewise
+        that of `publish`, `deliver` and `send_to`.
 
         From a thread other than the loop's, the message is queued, and 0 is returned.
 
@@ -145,8 +149,8 @@ class Hub:
         reactor = self._other_loop()
         if reactor is not None:
             self._queue(reactor, msg, lambda frozen: send(find(), frozen, left_out))
-            return 0
-        return send(find(), msg, left_out)
+            return Delivered(0)
+        return Delivered(send(find(), msg, left_out))
 
     def _queue(
         self, reactor: Reactor, msg: object, send: Callable[[object], object]

@@ -8,7 +8,6 @@ asks the server and the handler.
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from ..connection.interfaces import ConnectionHost, Handler
 from ..connection.options import Options
 from ..deflate import Agreement, Deflate, negotiate, parse_extensions
 from ..errors import FAILED, AuthenticationError, HandshakeError
+from ..handlers.answers import WrongAnswer, session_of, subprotocol_of
 from ..handlers.pending import PendingCall
 from ..http.exchange import (
     Exchange,
@@ -58,8 +58,6 @@ from .forwarded import (
 )
 
 __all__ = ["UpgradeConnection", "UpgradeHandler", "UpgradeHost"]
-
-logger = logging.getLogger("simple_ws")
 
 #: Bytes of one read; a browser's request takes 500 to 1,500.
 _READ_SIZE = 4096
@@ -127,6 +125,7 @@ class UpgradeConnection:
     _over = False  # closed, or handed over to a client
     _question: PendingCall | None = None  # `on_request` takes its time
     _early = b""  # what has come meanwhile
+    _request: Request | None = None  # for an upgrade
     _scheme: str | None = None  # by which the client has come, if that is known
 
     def __init__(self, sock: socket.socket, address: Any, server: UpgradeHost) -> None:
@@ -293,6 +292,7 @@ class UpgradeConnection:
             offer: what it wants, where it has been read and checked already.
             rest: what came behind it.
         """
+        self._request = request
         request.address = self.address
         if self.server.proxies is not None or type(self.sock) is not socket.socket:
             self._introduce(request)
@@ -369,6 +369,9 @@ class UpgradeConnection:
         session: object,
     ) -> None:
         """Let a client in, if `on_request` has."""
+        if session is not None:
+            what = f"on_request of {mount._log_name}"
+            session = self._ask(session_of, what, session)
         if isinstance(session, Response):
             # One below 200 refuses nothing, and 101 would promise frames.
             answer = self._ask(response_of, session)
@@ -393,10 +396,9 @@ class UpgradeConnection:
         if not offered:
             return None
         select = mount.select_subprotocol
-        chosen: str | None = self._ask_handler(mount, request, select, offered)
-        if chosen is not None and chosen not in offered:
-            logger.error("select_subprotocol chose %r, not offered", chosen)
-            raise HandshakeError(500, FAILED)
+        what = f"select_subprotocol of {mount._log_name}"
+        answer = self._ask_handler(mount, request, select, offered)
+        chosen: str | None = self._ask(subprotocol_of, what, answer, offered)
         return chosen
 
     def _make(self, mount: UpgradeHandler, request: Request, *terms: Any) -> Client:
@@ -429,8 +431,12 @@ class UpgradeConnection:
             raise unauthorized() from error
         except HandshakeError:
             raise  # a refusal, in the user's own words
-        except Exception:
-            logger.exception("the handshake of %s failed", self.address)
+        except WrongAnswer as error:
+            self._note_failure("%s", error)
+            raise HandshakeError(500, FAILED) from None
+        except Exception as error:
+            text = "the handshake of %s failed"
+            self._note_failure(text, self.address, error=error)
             raise HandshakeError(500, FAILED) from None
 
     def _ask_handler(
@@ -448,14 +454,22 @@ class UpgradeConnection:
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
         # What the client is not told, its operator is.
         secret = isinstance(error.__cause__, AuthenticationError)
-        response = refused_by(error)
+        response = refused_by(error, self.server._log)
         why = str(error.__cause__ if secret else error)
         notes = getattr(error, "__notes__", ())
         self._end(response, "; ".join([why, *notes]), request)
 
+    def _note_failure(
+        self, text: str, *args: object, error: Exception | None = None
+    ) -> None:
+        self.server._log.note_failure(
+            "handshakes failed", text, *args, error=error, request=self._request
+        )
+
     def _fail(self, error: Exception, request: Request | None) -> None:
         """Nobody has foreseen that: 500 where it can still be said, and the end."""
-        logger.error("the handshake of %s failed", self.address, exc_info=error)
+        text = "the handshake of %s failed"
+        self._note_failure(text, self.address, error=error)
         if self._exchange is not None and not self._exchange.waiting:
             self.close()  # it was being answered
         else:

@@ -23,8 +23,8 @@ from websockets.sync.client import connect
 
 from simple_ws import BACKEND, __version__
 from simple_ws.cli.bench import histogram, percentile
-from simple_ws.cli.connect import harmless
 from simple_ws.cli.main import main
+from simple_ws.text import for_terminal
 
 #: Seconds after which a test gives up; only a failing test waits so long.
 DEADLINE = 30.0
@@ -595,8 +595,8 @@ def test_reload_waits_for_a_broken_file_to_be_mended(tmp_path: Path) -> None:
 
 
 def test_control_characters_are_spelled_out() -> None:
-    assert harmless("a\tb\nc") == "a\tb\nc"
-    assert harmless("\x1b[31mred\x9b\u202e") == "\\x1b[31mred\\x9b\\x202e"
+    assert for_terminal("a\tb\nc") == "a\tb\nc"
+    assert for_terminal("\x1b[31mred\x9b\u202e") == "\\x1b[31mred\\x9b\\u202e"
 
 
 def test_percentiles_and_bars() -> None:

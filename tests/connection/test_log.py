@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -27,9 +28,18 @@ from harness import (
 )
 from http_peer import ask
 
-from simple_ws import Client, Deflate, Middleware, SendStatus, WebSocket
+from simple_ws import (
+    Client,
+    Deflate,
+    Middleware,
+    SendStatus,
+    Server,
+    WebSocket,
+    in_thread,
+)
 from simple_ws.constants import CloseCause
-from simple_ws.errors import AuthenticationError
+from simple_ws.errors import AuthenticationError, ConnectError, ConnectionClosed
+from simple_ws.testing import TestServer
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
@@ -236,6 +246,115 @@ def test_storm_of_one_kind_does_not_hide_another(log: Any) -> None:
         ] * 20 + ["bad_data"] * 5
 
 
+def boom(*args: Any) -> Any:
+    raise ValueError("boom")
+
+
+def fails_in(name: str) -> Callable[[Any], object]:
+    """Prepares a server whose callback `name` fails."""
+
+    def prepare(server: Any) -> None:
+        handler = type("Bad", (WebSocket,), {})()
+        if name == "client_class":
+            handler.client_class = boom
+        else:
+            setattr(handler, name, boom)
+        server.mount("/ws", handler)
+
+    return prepare
+
+
+def fails_twice(server: Any) -> None:
+    """The callback, and `on_error` after it."""
+    handler = WebSocket()
+    handler.on_message = handler.on_error = boom  # type: ignore[method-assign]
+    server.mount("/ws", handler)
+
+
+def fails_in_middleware(server: Any) -> None:
+    middleware = Middleware()
+    middleware.on_message = boom  # type: ignore[method-assign]
+    server.use(middleware)
+    server.mount("/ws", WebSocket())
+
+
+def fails_in_thread(server: Any) -> None:
+    server.route("/ws")(in_thread(lambda msg, client: boom()))
+
+
+FAILING: list[tuple[str, Callable[[Any], object]]] = [
+    *(
+        (name, fails_in(name))
+        for name in (
+            "on_request", "on_open", "on_message", "on_close", "select_subprotocol",
+            "client_class",
+        )
+    ),
+    ("on_error", fails_twice),
+    ("middleware", fails_in_middleware),
+    ("in_thread", fails_in_thread),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "prepare", [prepare for _, prepare in FAILING], ids=[name for name, _ in FAILING]
+)
+def test_tracebacks_of_many_failed_callbacks_are_few(
+    prepare: Callable[[Any], object], log: Any
+) -> None:
+    server = Server("", 0)
+    prepare(server)
+    with TestServer(server) as tested:
+        for _ in range(50):
+            with suppress(ConnectError):
+                client = tested.connect("/ws", subprotocols=["a"])
+                with suppress(ConnectionClosed):
+                    client.send("?")
+                    client.close()
+        tested.wait_until(lambda: not server.clients)
+        failed = [each for each in log.records if each.exc_info]
+        assert len(failed) == 20
+        for record in failed:
+            assert record.ws_event == "failure"
+            assert record.ws_path == "/ws"
+            assert record.ws_error == "ValueError"
+        log.clear()
+        tested.advance(10)
+        summed_up = [
+            each for each in log.records if " failed: 30 more" in each.msg % each.args
+        ]
+        assert [each.levelno for each in summed_up] == [logging.ERROR]
+
+
+@pytest.mark.parametrize("kind", ["http", "wsgi"])
+def test_tracebacks_of_many_failed_requests_are_few(kind: str, log: Any) -> None:
+    server = Server("", 0)
+    if kind == "http":
+        server.http("/page")(boom)
+    else:
+        server.wsgi("/", boom)
+    with TestServer(server) as tested:
+        for _ in range(50):
+            assert tested.request("GET", "/page").status == 500
+        tested.settle()
+        failed = [each for each in log.records if each.exc_info]
+        assert len(failed) == 20
+        assert {(each.ws_event, each.ws_path) for each in failed} == {
+            ("failure", "/page")
+        }
+
+
+def test_tracebacks_of_a_failing_timer_are_few(log: Any) -> None:
+    with Driven() as driven:
+        driven.server.every(0.1, boom)
+        for _ in range(95):
+            driven.advance(0.1)
+        assert len([each for each in log.records if each.exc_info]) == 20
+        for _ in range(10):
+            driven.advance(0.1)
+        assert "timers failed:" in log.text
+
+
 def test_lines_that_nobody_reads_are_not_counted_as_written(caplog: Any) -> None:
     caplog.set_level(logging.WARNING, "simple_ws")
     with Driven() as driven:
@@ -302,7 +421,7 @@ def test_refusal_before_the_upgrade_is_one_line_with_its_facts(log: Any) -> None
         assert record.ws_address == ("192.0.2.1", 12345)
         assert record.ws_reason == "user 7 is\nlocked out"
         assert record.getMessage() == (
-            "client at ('192.0.2.1', 12345) refused with 401: 'user 7 is\\nlocked out'"
+            "client at ('192.0.2.1', 12345) refused with 401: user 7 is\\nlocked out"
         )
 
 

@@ -15,13 +15,16 @@ from simple_ws import (
     HandshakeError,
     InvalidData,
     InvalidState,
+    JSONMessages,
     Middleware,
     Response,
     Server,
     WebSocket,
+    in_thread,
 )
 from simple_ws.handlers.handler import CALLBACKS, FunctionHandler
 from simple_ws.loop.deferred import check_callback
+from simple_ws.testing import TestServer
 
 # --- Signatures ----------------------------------------------------------------------
 
@@ -377,7 +380,71 @@ def test_answer_that_cannot_be_written_is_a_fault_of_the_handler(
         peer = driven.open("/x")
         peer.text("?")
         assert peer.read_close() == (1011, "the handler failed")
-    assert "a message must be str" in caplog.text
+    name = type(answer).__name__
+    assert f"on_message of <lambda> returned {answer!r} ({name})" in caplog.text
+    assert "return None or a message" in caplog.text
+
+
+def counts(server: Any, kind: str, msg: Any, client: Any) -> Any:
+    client.subscribe("all")
+    client.bind("ann")
+    return {
+        "broadcast": lambda: server.broadcast("hi"),
+        "publish": lambda: server.publish("all", "hi"),
+        "client.publish": lambda: client.publish("all", "hi"),
+        "send_to": lambda: server.send_to("ann", "hi"),
+        "deliver": lambda: server.deliver("all", "hi"),
+        "write_message": lambda: client.write_message("hi"),
+    }[kind]()
+
+
+KINDS_OF_COUNTS = [
+    "broadcast", "publish", "client.publish", "send_to", "deliver", "write_message"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("json", [False, True], ids=["plain", "json"])
+@pytest.mark.parametrize("deferred", [False, True], ids=["at-once", "in-thread"])
+@pytest.mark.parametrize("kind", KINDS_OF_COUNTS)
+def test_count_that_is_returned_is_no_answer(
+    kind: str, deferred: bool, json: bool
+) -> None:
+    server = Server("", 0)
+    returned = []
+
+    def callback(msg: Any, client: Any) -> Any:
+        returned.append(counts(server, kind, msg, client))
+        return returned[-1]
+
+    server.route("/x")(in_thread(callback) if deferred else callback)
+    if json:
+        server.use(JSONMessages())
+    with TestServer(server) as tested:
+        client = tested.connect("/x")
+        client.send('"?"')
+        expected = [] if kind == "client.publish" else ['"hi"' if json else "hi"]
+        tested.wait_until(lambda: returned and len(client.messages) == len(expected))
+        client.send('"?"')
+        expected *= 2
+        tested.wait_until(
+            lambda: returned[1:] and len(client.messages) == len(expected)
+        )
+        assert list(client.messages) == expected
+        assert client.is_open()
+
+
+def test_count_that_a_function_of_http_returns_is_no_body() -> None:
+    server = Server("", 0)
+    server.http("/send")(lambda request: server.broadcast("hi"))
+    with TestServer(server) as tested:
+        assert tested.request("GET", "/send").status == 204
+
+
+def test_count_is_a_number() -> None:
+    with Driven() as driven:
+        driven.open()
+        count = driven.server.broadcast("hi")
+        assert (count, count + 1, f"{count}", repr(count)) == (1, 2, "1", "1")
 
 
 def test_route_takes_parameters_options_methods_and_callable_objects() -> None:

@@ -108,7 +108,7 @@ def test_on_request_none_accepts_and_sees_the_request() -> None:
         assert handler.client().session == {}
 
 
-@pytest.mark.parametrize("session", [{"user": 7}, "user-7", 0, "", False, object()])
+@pytest.mark.parametrize("session", [{"user": 7}, "user-7", "", object()])
 def test_on_request_any_other_object_becomes_the_session(session: object) -> None:
     handler = Recorder()
     handler.on_request = lambda request: session  # type: ignore[method-assign]

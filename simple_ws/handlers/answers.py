@@ -1,0 +1,140 @@
+"""What callbacks return where they decide about a client: yes, no, or who it is.
+
+One rule for all of them: what cannot be meant as an answer, such as a status or an
+exception that was returned and not raised, is a mistake of the program. It lets nobody
+in, and is logged in one line that names the function (`WrongAnswer`).
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Sequence
+from enum import Enum
+from numbers import Number
+from typing import Any
+
+from ..loop.deferred import discard, is_deferred
+from ..protocol.http11 import Response
+from ..text import excerpt
+from .middleware import Middleware
+
+__all__ = [
+    "WrongAnswer",
+    "as_bool",
+    "identity_of",
+    "session_of",
+    "subprotocol_of",
+    "yes_or_no",
+]
+
+#: What nobody means by an answer: code that was not called, what was not raised, what
+#: nobody runs.
+_NEVER = (
+    BaseException,
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.GeneratorType,
+    types.AsyncGeneratorType,
+    types.NotImplementedType,
+    types.EllipsisType,
+    functools.partial,
+)
+
+
+class WrongAnswer(TypeError):
+    """A callback returned what says nothing: a mistake of the program."""
+
+
+def session_of(what: str, answer: Any) -> Any:
+    """What `on_request` means by what it returned.
+
+    Args:
+        what: the function, as the log calls it.
+        answer: what it returned, no longer deferred.
+
+    Returns:
+        None to accept the client, a `Response` to refuse it, or its session.
+
+    Raises:
+        WrongAnswer: It says nothing.
+    """
+    if answer is None:
+        return None
+    flag = as_bool(answer)
+    if flag is not None:
+        return None if flag else Response(403, "You may not connect.\n")
+    if _says_nothing(answer) or isinstance(answer, Number) or type(answer) is tuple:
+        raise _wrong(
+            what,
+            answer,
+            "return None or True to accept, False or a Response to refuse, or an "
+            "object for client.session",
+        )
+    return answer
+
+
+def yes_or_no(what: str, answer: Any) -> bool:
+    """What a function means that is asked for True or False.
+
+    Raises:
+        WrongAnswer: It returned something else, which may be true by being something.
+    """
+    flag = as_bool(answer)
+    if flag is None:
+        _says_nothing(answer)
+        raise _wrong(what, answer, "return True or False")
+    return flag
+
+
+def identity_of(what: str, answer: Any) -> Any:
+    """The identity that a check of credentials returned; a number may be one.
+
+    Raises:
+        WrongAnswer: It can be nobody's: None, a bool (True would be everybody's), a
+            status, a `Response` and the like.
+    """
+    if answer is None or as_bool(answer) is not None or _says_nothing(answer):
+        raise _wrong(what, answer, "return an identity, or raise AuthenticationError")
+    if isinstance(answer, Enum | Response):
+        raise _wrong(what, answer, "return an identity, or raise AuthenticationError")
+    return answer
+
+
+def subprotocol_of(what: str, answer: Any, offered: Sequence[str]) -> str | None:
+    """The subprotocol that was chosen, or None.
+
+    Raises:
+        WrongAnswer: It is not one of those that the client offers.
+    """
+    if answer is None:
+        return None
+    if not isinstance(answer, str) or answer not in offered:
+        raise _wrong(what, answer, "return None or one of the offered subprotocols")
+    return answer
+
+
+def as_bool(answer: Any) -> bool | None:
+    """True or False, also those of numpy; None if it is neither."""
+    kind = type(answer)
+    if kind is bool or (
+        kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_")
+    ):
+        return bool(answer)
+    return None
+
+
+def _says_nothing(answer: Any) -> bool:
+    if answer is Middleware.STOP or isinstance(answer, _NEVER):
+        return True
+    if is_deferred(answer):  # awaited once already, and this is what came of it
+        discard(answer)
+        return True
+    return False
+
+
+def _wrong(what: str, answer: object, wanted: str) -> WrongAnswer:
+    shown = excerpt(repr(answer))
+    return WrongAnswer(f"{what} returned {shown} ({type(answer).__name__}): {wanted}")
