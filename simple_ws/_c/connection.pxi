@@ -180,6 +180,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self.fd = sock.fileno() if type(sock) is _plain_socket else -1
         self.max_size = protocol.max_size
         self.max_frame_size = protocol.max_frame_size
+        self.whole_packed = not protocol.splits_packed
         agreement = protocol.agreement
         self.packing = agreement is not None
         self.threshold = min(agreement.threshold, _NO_LIMIT) if self.packing else 0
@@ -841,7 +842,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
             self.write_frame(first, data, size)
         else:
             self.push(
-                owner, data, size, wire_size(size, self.max_frame_size), first, False
+                owner, data, size, wire_size(size, self.frame_limit(first)), first, False
             )
         self.mark_dirty()
         # Whoever heeds BACKPRESSURE must hear of it while there is still room.

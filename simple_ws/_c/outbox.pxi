@@ -76,6 +76,7 @@ cdef class Outbox:
     cdef public size_t _write_limit
     cdef readonly int64_t bytes_sent
     cdef size_t max_frame_size
+    cdef flag whole_packed  # what is compressed is not split
     cdef uint8_t* small
     cdef uint32_t small_room
     cdef uint32_t small_used
@@ -125,10 +126,16 @@ cdef class Outbox:
         """Whether so many messages wait that they take more than their bytes."""
         return self.has_too_many()
 
+    cdef inline size_t frame_limit(self, uint8_t first) noexcept:
+        """Bytes of a frame's payload at most."""
+        if first & PACKED and self.whole_packed:
+            return _NO_FRAME_LIMIT
+        return self.max_frame_size
+
     cdef int write_small(
         self, uint8_t first, const uint8_t* data, size_t size
     ) except -1:
-        cdef size_t limit = self.max_frame_size
+        cdef size_t limit = self.frame_limit(first)
         cdef size_t wire = wire_size(size, limit)
         cdef size_t wanted = self.small_used + wire
         cdef size_t room
@@ -155,10 +162,11 @@ cdef class Outbox:
         self, uint8_t first, const uint8_t* data, size_t size
     ) except -1:
         """Queue a small message, framed, as an object of its own."""
-        cdef size_t wire = wire_size(size, self.max_frame_size)
+        cdef size_t limit = self.frame_limit(first)
+        cdef size_t wire = wire_size(size, limit)
         cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> wire)
         cdef uint8_t* to = <uint8_t*> PyBytes_AS_STRING(frame)
-        write_frames(to, first, data, size, self.max_frame_size)
+        write_frames(to, first, data, size, limit)
         return self.push(frame, to, wire, wire, 0, False)
 
     cdef int push(
@@ -231,7 +239,7 @@ cdef class Outbox:
                 count = list_part(
                     item,
                     &pos,
-                    self.max_frame_size,
+                    self.frame_limit(item.first),
                     parts,
                     heads + head * HEAD_ROOM,
                     count,
@@ -303,9 +311,8 @@ cdef class Outbox:
             memcpy(to, self.small + self.small_sent, end - self.small_sent)
             to += end - self.small_sent
         for index in range(count):
-            to = copy_rest(
-                to, self.queue + self.queue_start + index, self.max_frame_size
-            )
+            item = self.queue + self.queue_start + index
+            to = copy_rest(to, item, self.frame_limit(item.first))
         return data
 
     cdef int queue_small(self) except -1:

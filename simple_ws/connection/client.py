@@ -108,6 +108,7 @@ class Client(ConnectionCore):
         protocol = WebSocketProtocol(
             max_size=options.max_size,
             max_frame_size=options.max_frame_size,
+            splits_packed=options.splits_packed,
             agreement=agreement,
         )
         super().__init__(

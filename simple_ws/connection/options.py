@@ -39,6 +39,13 @@ __all__ = ["OptionAttributes", "Options", "check_options"]
 
 _DEFAULT_DEFLATE = Deflate()
 
+
+class _Default(int):
+    """A number that nobody has given; told from the same number by `is`."""
+
+
+DEFAULT_FRAME_SIZE = _Default(8192)
+
 #: Most threads that make sense where one of them computes at a time.
 _MAX_THREADS = 1000
 
@@ -54,7 +61,8 @@ class Options:
             closed with 1011, cause `ping_timeout`.
         compression: the parameters accepted when a client offers permessage-deflate, or
             None.
-        max_frame_size: largest payload of one outgoing frame; None never splits.
+        max_frame_size: largest payload of one outgoing frame; None never splits. The
+            default does not split compressed messages; a value that is given does.
         buffer_size: size of the first read; it grows while reads fill it.
         max_size: largest incoming message, after inflation; None is no limit.
         write_limit: largest unsent output per client.
@@ -108,7 +116,7 @@ class Options:
     ping_interval: float = 5.0
     ping_timeout: float = 20.0
     compression: Deflate | None = _DEFAULT_DEFLATE
-    max_frame_size: int | None = 8192
+    max_frame_size: int | None = DEFAULT_FRAME_SIZE
     buffer_size: int = 4096
     max_size: int | None = 2**20
     write_limit: int = 2**20
@@ -139,6 +147,14 @@ class Options:
     keep_alive: float = 75.0
     allowed_hosts: tuple[str, ...] | None = None
     notsent_lowat: int | None = 16 * 1024
+
+    @property
+    def splits_packed(self) -> bool:
+        """Whether `max_frame_size` was given: then it holds for compressed messages.
+
+        Safari and iOS 15.0 to 15.3 close a connection at the first fragment of one.
+        """
+        return self.max_frame_size is not DEFAULT_FRAME_SIZE
 
     def merged(self, given: Mapping[str, Any]) -> Options:
         """These options, with checked ones (`check_options`) in their place."""

@@ -81,6 +81,7 @@ class Protocol:
         server: we are the server; peers of servers mask (§5.1).
         max_size: bytes of the largest message taken, after inflation; None takes any.
         max_frame_size: bytes of the largest frame payload sent; None never splits.
+        splits_packed: whether that holds for compressed messages.
         agreement: what was negotiated about compression, or None.
 
     Attributes:
@@ -119,6 +120,7 @@ class Protocol:
         "max_size",
         "output",
         "server",
+        "splits_packed",
         "state",
     )
 
@@ -128,11 +130,13 @@ class Protocol:
         server: bool = True,
         max_size: int | None = 2**20,
         max_frame_size: int | None = None,
+        splits_packed: bool = True,
         agreement: Agreement | None = None,
     ) -> None:
         self.server = server
         self.max_size = _NO_LIMIT if max_size is None else min(max_size, _NO_LIMIT)
         self.max_frame_size = max_frame_size or _NO_LIMIT
+        self.splits_packed = splits_packed
         self.agreement = agreement
         self.state = State.OPEN
         self.event: Event | None = None
@@ -464,6 +468,8 @@ class Protocol:
             payload: as it travels.
         """
         limit = self.max_frame_size
+        if first & _RSV1 and not self.splits_packed:
+            limit = _NO_LIMIT
         if len(payload) <= limit:
             return self._frame(_FIN | first, payload)
         return self._fragments(first, memoryview(payload), limit)

@@ -233,6 +233,41 @@ def test_long_messages_are_split_at_max_frame_size(size: int, sizes: list[int]) 
         assert [first >> 7 for first in firsts] == [0] * (len(sizes) - 1) + [1]
 
 
+@pytest.mark.parametrize("how", ["write_message", "broadcast", "blocked"])
+@pytest.mark.parametrize("given", [False, True], ids=["default", "given"])
+@pytest.mark.parametrize("size", [9_000, 20_000, 300_000])
+def test_compressed_messages_are_whole_unless_max_frame_size_is_given(
+    size: int, given: bool, how: str
+) -> None:
+    """Safari and iOS 15.0 to 15.3 close at a fragment of a compressed message."""
+    options: dict[str, Any] = {"max_frame_size": 8192} if given else {}
+    noise = random.Random(size).randbytes(size)
+    wrap = small_buffers if how == "blocked" else None
+    with Driven(write_limit=2**24, **options) as driven:
+        peers = [
+            driven.open("/", *extra, **({"wrap": wrap} if wrap else {}))
+            for extra in ([], [DEFLATE], [DEFLATE])
+        ]
+        if how == "broadcast":
+            driven.server.broadcast(noise)
+        else:
+            for client in driven.handler.clients:
+                client.write_message(noise)
+        for peer, packed in zip(peers, [False, True, True], strict=True):
+            first, payload = peer.read_frame()
+            parts = [payload]
+            whole = packed and not given
+            assert bool(first & FIN) is whole
+            while not first & FIN:
+                first, payload = peer.read_frame()
+                parts.append(payload)
+            assert [len(part) <= 8192 for part in parts] == [not whole] * len(parts)
+            data = b"".join(parts)
+            if packed:
+                data = zlib.decompressobj(-15).decompress(data + b"\0\0\xff\xff")
+            assert data == noise
+
+
 # --- When it is written --------------------------------------------------------------
 
 
