@@ -12,16 +12,46 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from simple_ws import Client, Server, WebSocket
+from simple_ws.testing import Clock, TestServer
+
+__all__ = [
+    "ADDRESS",
+    "BINARY",
+    "CLOSE",
+    "DEADLINE",
+    "KEY",
+    "PING",
+    "PONG",
+    "REQUEST",
+    "TEXT",
+    "Clock",
+    "Driven",
+    "Echo",
+    "Event",
+    "Peer",
+    "Recorder",
+    "Wrapped",
+    "close_frame",
+    "connect",
+    "frame",
+    "open_peer",
+    "queues_of",
+    "request",
+    "running",
+    "small_buffers",
+    "wait_for_end",
+]
 
 #: Seconds after which a test gives up; only a failing test waits so long.
 DEADLINE = 15.0
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+ADDRESS = ("192.0.2.1", 12345)
 KEY = b"\x37\xfa\x21\x3d"
 
 REQUEST = (
@@ -316,42 +346,30 @@ def wait_for_end(server: Server) -> None:
     assert run is None or run.finished.wait(DEADLINE)
 
 
-class Clock:
-    """Seconds that pass when the test says so."""
+class Driven(TestServer):
+    """A server of the test kit for peers that are driven byte by byte.
 
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Driven:
-    """A server that runs in the test's thread, turn by turn, by a clock of its own.
-
-    Its peers are joined to it by socket pairs, so that what is sent has arrived.
+    What the tests of the server ask of its insides stands here, once.
     """
 
     def __init__(self, handler: WebSocket | None = None, **options: Any) -> None:
-        self.clock = Clock()
-        server_class = type("DrivenServer", (Server,), {"_clock": self.clock})
-        self.server: Server = server_class("127.0.0.1", 0, **options)
         self.handler: Any = Recorder() if handler is None else handler
-        self.server.mount("*", self.handler)
-        self.server._begin_in_memory(None)
         self._peers: list[Peer] = []
+        super().__init__(self.handler, **options)
 
-    def __enter__(self) -> Driven:
-        return self
-
-    def __exit__(self, *args: object) -> None:
+    def close(self) -> None:
         for peer in self._peers:
             peer.close()
-        self.server._tear_down()
+        super().close()
 
     @property
     def reactor(self) -> Any:
         return self.server.reactor
+
+    @property
+    def handshaking(self) -> Collection[Any]:
+        """Connections that are not upgraded: handshakes, and plain HTTP."""
+        return self.server._incoming
 
     @property
     def closing(self) -> set[Any]:
@@ -359,23 +377,45 @@ class Driven:
         run = self.server._run
         return set() if run is None else run.closing
 
+    @property
+    def pending(self) -> Any:
+        """What callbacks have begun."""
+        return self.server._current.pending
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not stopped."""
+        return self.server._run is not None
+
+    def stop_begins(self, drain: float | None = None) -> None:
+        """Begin to stop, without turns; `running` is false when all is over."""
+        self.server._begin_stop(drain)
+
+    def tear_down(self) -> None:
+        """Give everything back, whatever state it is in."""
+        self.server._tear_down()
+
+    def restart(self) -> None:
+        """Run again, after it has stopped."""
+        self.server._begin_in_memory(None)
+
     def turn(self, count: int = 1) -> None:
         """Turn the loop, as long as the server has one."""
         for _ in range(count):
-            if self.server._run is not None:
-                self.reactor.run_once(0)
+            self._turn()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and the server notice it."""
+        """Let time pass in one step, and the server notice it when it is over.
+
+        The kit lets everything happen when it is due; a server that is held up does
+        not get to it, and that is what has to be right here.
+        """
         self.clock.now += seconds
         self.turn(2)
 
     def until(self, condition: Callable[[], object]) -> None:
         """Turn until something is so."""
-        deadline = time.monotonic() + DEADLINE
-        while not condition():
-            assert time.monotonic() < deadline, "it never came to be"
-            self.turn()
+        self.wait_until(condition)
 
     def join(self, wrap: Callable[[socket.socket], Any] | None = None) -> Peer:
         """A connection before its handshake.
@@ -383,10 +423,7 @@ class Driven:
         Args:
             wrap: what the server gets instead of its socket.
         """
-        theirs, ours = socket.socketpair()
-        ours.setblocking(False)
-        sock = ours if wrap is None else wrap(ours)
-        self.server._on_accept(sock, ("192.0.2.1", 12345))
+        theirs, _ = self._join(ADDRESS, wrap)
         peer = Peer(theirs, self.turn)
         self._peers.append(peer)
         return peer

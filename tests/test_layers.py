@@ -34,7 +34,7 @@ LAYERS = {
     "cluster": "cluster/",
     "server": "server/",
     "live": "live/",
-    "faces": "__init__ aio testing pytest_plugin publisher http11 schedule",
+    "faces": "__init__ aio testing/ pytest_plugin publisher http11 schedule",
     "cli": "cli/ __main__",
 }
 LEVELS = {

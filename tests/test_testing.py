@@ -12,7 +12,7 @@ import pytest
 
 from simple_ws import Middleware, Response, Server, WebSocket
 from simple_ws.errors import ConnectionClosed, HandshakeRefused
-from simple_ws.testing import TestServer
+from simple_ws.testing import TestClient, TestServer
 
 Make = Callable[..., TestServer]
 
@@ -321,3 +321,52 @@ def test_servers_are_closed_with_their_clients() -> None:
     assert not server.server.clients
     assert client.client.close_cause == "shutdown"
     server.close()
+
+
+def test_server_that_has_stopped_can_be_waited_for(simple_ws: Make) -> None:
+    kit = simple_ws(Echo())
+    kit.server.stop()
+    ended = threading.Event()
+    thread = threading.Timer(0, ended.set)
+
+    def begun() -> bool:
+        if not thread.ident:
+            thread.start()
+            return False
+        return ended.is_set()
+
+    kit.wait_until(begun)
+    assert not kit.server._running
+    thread.join()
+
+
+def test_client_has_its_state_before_it_opens(simple_ws: Make) -> None:
+    client = TestClient(simple_ws(Echo()), "/", {})
+    assert not client.is_open()
+    assert (client.close_code, client.subprotocol, client.compressed) == (
+        None,
+        None,
+        False,
+    )
+    assert "testserver" in repr(client)
+    with pytest.raises(AssertionError, match="the connection has not opened"):
+        client.client.is_open()
+    client._sock.close()
+
+
+def test_kit_leaves_the_methods_of_the_server_alone(simple_ws: Make) -> None:
+    server = Server()
+    before = {name for name in vars(server) if callable(vars(server)[name])}
+    kit = simple_ws(server)
+    kit.request("GET", "/")
+    after = {name for name in vars(server) if callable(vars(server)[name])}
+    assert after == before
+
+
+def test_client_that_is_closed_when_it_opens_is_known(simple_ws: Make) -> None:
+    class Shut(WebSocket):
+        def on_open(self, client: Any) -> None:
+            client.close(4000, "full")
+
+    client = simple_ws(Shut()).connect()
+    client.assert_closed(4000, cause="local")

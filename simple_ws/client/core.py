@@ -77,6 +77,8 @@ _FAULTS = frozenset(
     }
 )
 
+_NOTHING = Accepted(Headers(()), None, None, b"")
+
 
 def may_end_quietly(error: ConnectionClosed) -> bool:
     """Whether an iteration over messages just stops here: 1000, 1001, or no code."""
@@ -127,7 +129,8 @@ class ClientCore:
 
     Args:
         uri: of the server, after redirects.
-        accepted: what was agreed in the opening handshake.
+        accepted: what was agreed in the opening handshake; None where it is still to
+            come, and `_agree` to be called then.
         options: of this client.
         clock: seconds that never run backwards.
 
@@ -141,28 +144,16 @@ class ClientCore:
     def __init__(
         self,
         uri: URI,
-        accepted: Accepted,
+        accepted: Accepted | None,
         options: ClientOptions,
         clock: Callable[[], float],
     ) -> None:
         self.url = str(uri)
         self._shown = uri.shown
-        self.headers: Headers = accepted.headers
-        self.subprotocol = accepted.subprotocol
         self.latency: float | None = None
-        agreement = accepted.agreement
         self._options = options
         self._clock = clock
-        self._protocol = Protocol(
-            server=False,
-            max_size=options.max_size,
-            max_frame_size=options.max_frame_size,
-            agreement=agreement,
-        )
-        # Payloads below this are sent as they are, in one frame.
-        self._plain_below = self._protocol.max_frame_size + 1
-        if agreement is not None:
-            self._plain_below = min(self._plain_below, agreement.threshold)
+        self._agree(accepted or _NOTHING)
         # Messages, and what each counts.
         self._inbox: deque[tuple[str | bytes, int]] = deque()
         self._inbox_size = 0
@@ -174,6 +165,22 @@ class ClientCore:
         self._pings = Pings()
         self._last_received = clock()
         self._pinged_at: float | None = None
+
+    def _agree(self, accepted: Accepted) -> None:
+        """Begin with what was agreed in the opening handshake."""
+        self.headers: Headers = accepted.headers
+        self.subprotocol = accepted.subprotocol
+        options, agreement = self._options, accepted.agreement
+        self._protocol = Protocol(
+            server=False,
+            max_size=options.max_size,
+            max_frame_size=options.max_frame_size,
+            agreement=agreement,
+        )
+        # Payloads below this are sent as they are, in one frame.
+        self._plain_below = self._protocol.max_frame_size + 1
+        if agreement is not None:
+            self._plain_below = min(self._plain_below, agreement.threshold)
 
     # What a user may ask
 

@@ -542,7 +542,7 @@ class Server(App):
             client._handler._admission.leave(client.address)
         self._note_closing(client)
 
-    def _on_accept(self, sock: socket.socket, address: Any) -> None:
+    def _on_accept(self, sock: socket.socket, address: Any) -> UpgradeConnection:
         run = self._current
         if self._encrypted is not None:
             sock = self._encrypted(
@@ -554,6 +554,7 @@ class Server(App):
             upgrade.begin()
         except BaseException as error:
             run.reactor.on_failure(upgrade, error)
+        return upgrade
 
 
 def _check_unix(options: Options, host: str, port: int) -> None:

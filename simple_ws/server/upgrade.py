@@ -118,8 +118,13 @@ class UpgradeHost(ConnectionHost, HttpHost, Protocol):
 
 
 class UpgradeConnection:
-    """One accepted connection until it is upgraded or closed."""
+    """One accepted connection until it is upgraded or closed.
 
+    Attributes:
+        client: what it was upgraded to, or None.
+    """
+
+    client: Client | None = None
     _events = 0  # that are watched for
     _kept = False  # a request was answered here before
     _over = False  # closed, or handed over to a client
@@ -385,6 +390,7 @@ class UpgradeConnection:
             return  # one of the user's functions stopped the server
         response = upgrade_response(terms.key, subprotocol, terms.extension)
         self._leave()
+        self.client = client
         try:
             client._start(response, rest, self._events != 0)
         except Exception as error:  # the socket is the client's by now

@@ -162,9 +162,9 @@ def by_rate(driven: Driven, peer: Peer, client: Client) -> None:
 
 
 def by_stop(driven: Driven, peer: Peer, client: Client) -> None:
-    driven.server._begin_stop(0.5)
+    driven.stop_begins(0.5)
     driven.advance(1.0)
-    driven.server._tear_down()
+    driven.tear_down()
 
 
 ENDS = [

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import harness
 import pytest
 from harness import (
     BINARY,
@@ -482,7 +481,7 @@ def test_a_stop_keeps_to_its_time_also_with_a_peer_that_takes_output() -> None:
     with Driven(write_limit=MIB) as driven:
         peer = driven.open(wrap=small_buffers)
         fill(driven, driven.handler.client())
-        driven.server._begin_stop(3.0)
+        driven.stop_begins(3.0)
         for _ in range(3):
             peer.read(5000)
             driven.advance(1.0)
@@ -499,7 +498,7 @@ def test_nothing_that_was_accepted_is_lost_in_a_stop_to_a_peer_that_reads(
         client = driven.handler.client()
         data = fill(driven, client, 500_000)
         assert client.write_message(b"the last")
-        driven.server._begin_stop(30.0)
+        driven.stop_begins(30.0)
         reader = Deframer()
         for _ in range(25):
             reader.feed(peer.read(20_000))
@@ -544,15 +543,15 @@ def test_stop_that_was_given_no_time_does_not_wait_for_ever() -> None:
     with Driven(write_limit=MIB, ping_timeout=5) as driven:
         peer = driven.open(wrap=small_buffers)
         fill(driven, driven.handler.client())
-        driven.server._begin_stop(None)
+        driven.stop_begins(None)
         for _ in range(5):
-            assert not driven.server._done()
+            assert driven.running
             peer.read(20_000)
             driven.advance(1.0)
         driven.advance(1.0)
         driven.turn()
         assert driven.handler.of("close") == [(1001, "the server stops", "shutdown")]
-        assert driven.server._done()
+        assert not driven.running
 
 
 # --- Slow consumers ------------------------------------------------------------------
@@ -979,7 +978,7 @@ def test_flood_of_one_client_is_handled_in_many_turns(wrap: Any, flood: str) -> 
 def test_turn_of_a_flooding_client_takes_some_milliseconds(
     wrap: Any, flood: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(harness, "Clock", Ticking)
+    monkeypatch.setattr("simple_ws.testing.server.Clock", Ticking)
     counts, turns = flooded(wrap, FLOODS[flood](1000))
     assert max(counts) <= 100
     assert turns >= 1

@@ -133,19 +133,19 @@ def by_idleness(driven: Driven, peer: Peer, client: Client) -> None:
 
 
 def by_stop(driven: Driven, peer: Peer, client: Client) -> None:
-    driven.server._begin_stop(1.0)
+    driven.stop_begins(1.0)
     driven.turn()
     peer.write(close_frame(1001))
 
 
 def by_stop_without_an_answer(driven: Driven, peer: Peer, client: Client) -> None:
-    driven.server._begin_stop(1.0)
+    driven.stop_begins(1.0)
     driven.turn()
     driven.advance(1.0)
 
 
 def by_tear_down(driven: Driven, peer: Peer, client: Client) -> None:
-    driven.server._tear_down()
+    driven.tear_down()
 
 
 #: (how it ends, close code, close reason, cause)
@@ -715,7 +715,7 @@ def test_heartbeat_callback_may_stop_the_server_while_handshakes_wait() -> None:
         driven.advance(3.0)
         driven.advance(3.0)
         assert all(peer.sock for peer in joined)
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 # --- Re-entrancy ---------------------------------------------------------------------
@@ -775,7 +775,7 @@ def test_raising_in_a_callback_skips_the_rest_of_the_read(rest: bytes) -> None:
 def test_stop_in_a_callback_closes_everybody_and_skips_the_rest() -> None:
     handler = Recorder()
     with Driven(handler) as driven:
-        handler_stops = on_first(lambda client: driven.server._begin_stop(1.0))
+        handler_stops = on_first(lambda client: driven.stop_begins(1.0))
         handler.on_message = handler_stops.on_message  # type: ignore[method-assign]
         first, second = driven.open(), driven.open()
         first.write(THREE)

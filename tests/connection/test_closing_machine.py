@@ -424,7 +424,7 @@ class Connection(RuleBasedStateMachine):
     def stop(self) -> None:
         if not self.stopped:
             self.stopped = True
-            self.driven.server._begin_stop(5.0)
+            self.driven.stop_begins(5.0)
             if self.state == "open":
                 reason = "the server stops"
                 self.frames.append(Frame(CLOSE, b"\x03\xe9" + reason.encode()))

@@ -137,7 +137,7 @@ def idle(driven: Driven, peer: Peer, client: Client) -> None:
 
 
 def stop(driven: Driven, peer: Peer, client: Client) -> None:
-    driven.server._begin_stop(1.0)
+    driven.stop_begins(1.0)
     driven.turn()
     peer.write(close_frame(1001))
 
@@ -368,10 +368,10 @@ def test_server_that_begins_anew_has_its_lines_again(log: Any) -> None:
     """The timer that would have summed up went with the old loop."""
     with Driven() as driven:
         storm(driven, 30)
-        driven.server._tear_down()
+        driven.tear_down()
         assert "ended by protocol_error: 10 more in 10 s" in log.text
         log.clear()
-        driven.server._begin_in_memory(None)
+        driven.restart()
         storm(driven, 30)
         assert len(lines(log, "close")) == 20
 

@@ -269,11 +269,11 @@ def test_client_that_left_is_not_answered_from_a_thread() -> None:
         driven.server.http("/page")(in_thread(work))
         driven.join().write(ask("GET", "/page"))
         driven.until(entered.is_set)
-        (incoming,) = driven.server._incoming
+        (incoming,) = driven.handshaking
         incoming.close()
         free.set()
         driven.until(done.is_set)
-        driven.until(lambda: not driven.server._run.pending.busy)
+        driven.until(lambda: not driven.pending.busy)
         driven.open()
 
 
@@ -498,7 +498,7 @@ def test_connection_is_used_again() -> None:
             assert "connection" not in answered.headers
             body = b"x" * number
             assert peer.fetch("POST", f"/{number}", body=body).text == str(number)
-        assert len(driven.server._incoming) == 1
+        assert len(driven.handshaking) == 1
         assert len(driven.reactor.wheel) == 1
 
 
@@ -559,7 +559,7 @@ def test_request_against_the_rules_ends_the_connection(
         assert data.count(b"HTTP/1.1") == 1
         assert b"\r\nConnection: close\r\n" in data
         peer.close()
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
     (record,) = caplog.records
     assert record.levelno == logging.INFO
 
@@ -625,7 +625,7 @@ def test_later_request_may_be_an_upgrade() -> None:
         assert peer.peer.read_message() == "first"
         peer.peer.text("second")
         assert peer.peer.read_message() == "second"
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert peer.peer.leave() == (1000, "")
 
 
@@ -799,7 +799,7 @@ def test_stream_is_taken_no_faster_than_the_peer_reads() -> None:
         assert faucet.taken <= 2
         assert len(peer.read().body) == 30 * 65536
         assert faucet.closed == 1
-        assert len(driven.server._incoming) == 1
+        assert len(driven.handshaking) == 1
 
 
 def test_fast_reader_does_not_keep_the_loop() -> None:
@@ -863,7 +863,7 @@ def test_peer_that_leaves_closes_the_source() -> None:
         peer.write(ask("GET", "/stream"))
         driven.turn(3)
         peer.close()
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
         assert faucet.closed == 1
         assert len(driven.reactor.wheel) == 0
 
@@ -876,7 +876,7 @@ def test_peer_that_only_ceased_to_send_gets_its_answer() -> None:
         peer.peer.end()
         assert len(peer.read().body) == 655360
         assert peer.is_closed()
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
 
 
 @pytest.mark.parametrize("dry", [True, False])
@@ -889,7 +889,7 @@ def test_waiting_answer_costs_no_turns(dry: bool) -> None:
         peer = driven.join(small_buffers)
         peer.write(ask("GET", "/stream") + b"x" * 100_000)
         driven.turn(20)
-        (incoming,) = driven.server._incoming
+        (incoming,) = driven.handshaking
         called: list[int] = []
         ready = Exchange._on_ready
 
@@ -918,7 +918,7 @@ def test_source_that_fails_cuts_the_connection(caplog: Any) -> None:
         peer = driven.join()
         peer.write(ask("GET", "/stream"))
         assert peer.read_rest().endswith(b"\r\n\r\n3\r\nabc\r\n")
-        assert not driven.server._incoming
+        assert not driven.handshaking
     assert faucet.closed == 1
     assert caplog.records == []
 
@@ -954,7 +954,7 @@ def test_idle_connection_is_closed_without_a_word(caplog: Any) -> None:
         assert peer.peer.nothing_waits()
         driven.advance(2)
         assert peer.is_closed()
-        assert not driven.server._incoming
+        assert not driven.handshaking
     assert caplog.records == []
 
 
@@ -1022,9 +1022,9 @@ def test_answer_that_nobody_reads_is_given_up() -> None:
             driven.advance(pages.WRITE_TIMEOUT - 2)
             peer.read(65536)
             driven.turn(3)
-        assert driven.server._incoming
+        assert driven.handshaking
         driven.advance(pages.WRITE_TIMEOUT + 2)
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert faucet.closed == 1
         assert len(driven.reactor.wheel) == 0
 
@@ -1063,13 +1063,13 @@ def test_peer_that_takes_bytes_of_the_system_keeps_its_answer(caplog: Any) -> No
             for _ in range(20):
                 take(peer, 16 * 1024)
                 driven.advance(pages.WRITE_TIMEOUT - 2)
-            assert driven.server._incoming
+            assert driven.handshaking
             assert caplog.records == []
             # A few bytes now and then are too little.
             for _ in range(4):
                 take(peer, 100)
                 driven.advance(pages.WRITE_TIMEOUT - 2)
-            assert not driven.server._incoming
+            assert not driven.handshaking
     assert "too little of it was taken" in caplog.text
 
 
@@ -1086,13 +1086,13 @@ def test_answer_has_a_least_rate(rate: float, stays: bool) -> None:
         for _ in range(30):
             driven.advance(pages.WRITE_TIMEOUT / 3)
             driven.turn(2)
-            if not driven.server._incoming:
+            if not driven.handshaking:
                 break
             received = 0
             while received < piece:
                 received += len(peer.sock.recv(piece - received))
                 driven.turn()
-        assert bool(driven.server._incoming) is stays
+        assert bool(driven.handshaking) is stays
 
 
 def test_page_that_never_answers_is_503() -> None:
@@ -1120,11 +1120,11 @@ def test_source_that_is_silent_for_too_long_is_given_up() -> None:
         peer.write(ask("GET", "/stream"))
         driven.turn(2)
         driven.advance(pages.ANSWER_TIMEOUT - 2)
-        assert driven.server._incoming
+        assert driven.handshaking
         exchanges[0].go_on()  # nothing has come of it
         driven.advance(4)
         assert peer.read_rest().endswith(b"\r\n\r\n")
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert faucet.closed == 1
 
 
@@ -1134,9 +1134,9 @@ def test_peer_that_stays_after_a_last_answer_is_closed() -> None:
         peer = browse(driven)
         assert peer.get("/page", "Connection: close").text == "x"
         driven.advance(0.5)
-        assert driven.server._incoming
+        assert driven.handshaking
         driven.advance(1.5)
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 # --- Stopping -------------------------------------------------------------------------
@@ -1149,9 +1149,9 @@ def test_idle_connections_do_not_delay_a_stop() -> None:
         idle.get("/page")
         half.peer.write(ask("POST", "/page", "Content-Length: 5"))
         driven.turn(2)
-        driven.server._begin_stop(60)
+        driven.stop_begins(60)
         driven.turn()
-        assert driven.server._done()
+        assert not driven.running
         for peer in (idle, fresh):
             assert peer.is_closed()
 
@@ -1162,12 +1162,12 @@ def test_running_answers_finish_within_the_drain() -> None:
         peer = HttpPeer(driven.join(small_buffers))
         peer.peer.write(ask("GET", "/stream") + ask("GET", "/stream"))
         driven.turn(3)
-        driven.server._begin_stop(60)
-        assert not driven.server._done()
+        driven.stop_begins(60)
+        assert driven.running
         assert len(peer.read().body) == 655360
         assert peer.is_closed()  # without the second answer
         peer.peer.close()
-        driven.until(driven.server._done)
+        driven.until(lambda: not driven.running)
 
 
 def test_answer_made_during_a_stop_says_that_the_connection_ends() -> None:
@@ -1177,7 +1177,7 @@ def test_answer_made_during_a_stop_says_that_the_connection_ends() -> None:
         peer = browse(driven)
         peer.peer.write(ask("GET", "/page"))
         driven.turn(2)
-        driven.server._begin_stop(60)
+        driven.stop_begins(60)
         kept[0].answer(Response(200, "x"))
         answered = peer.read()
         assert (answered.text, answered.headers["connection"]) == ("x", "close")
@@ -1302,11 +1302,11 @@ def test_rude_client_delays_nobody_and_leaves_no_socket_behind(
         peer.text("hi")
         driven.turn(2)
         assert peer.read_message() == "hi"
-        held = [incoming._exchange for incoming in driven.server._incoming]
+        held = [incoming._exchange for incoming in driven.handshaking]
         assert all(len(one._ahead) < 64 * 1024 for one in held if one is not None)
         for _ in range(10):
             driven.advance(10)
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert len(driven.reactor.wheel) == 0
         peer.text("still here")
         assert peer.read_message() == "still here"
@@ -1327,7 +1327,7 @@ def test_huge_pipeline_is_answered_and_never_in_memory() -> None:
                     sent = sent[peer.sock.send(sent) :]
             driven.turn()
             got += peer.read_now()
-            for incoming in driven.server._incoming:
+            for incoming in driven.handshaking:
                 reader, exchange = incoming._reader, incoming._exchange
                 waiting = 0 if exchange is None else len(exchange._ahead)
                 waiting += 0 if reader is None else len(reader.rest)
@@ -1377,7 +1377,7 @@ def test_whatever_comes_ends_well(
             peer.end()
             peer.read_rest()
         driven.advance(60)
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert not driven.server.clients
         assert len(driven.reactor.wheel) == 0
     assert not [record for record in caplog.records if record.exc_info]
@@ -1398,7 +1398,7 @@ def test_exchange_that_fails_is_closed(caplog: Any) -> None:
         peer.write(ask("POST", "/page", "Content-Length: 5"))
         driven.turn(2)
         peer.write(b"hello")
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
         driven.open()
     assert "our fault" in caplog.text
 

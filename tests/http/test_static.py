@@ -746,7 +746,7 @@ def test_file_that_becomes_shorter_is_cut(driven: Driven, folder: Path) -> None:
     driven.turn(3)
     os.truncate(folder / "large.bin", 100_000)
     assert len(peer.read_rest()) < 1_000_000
-    assert not driven.server._incoming
+    assert not driven.handshaking
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
@@ -770,7 +770,7 @@ def test_files_are_closed_whatever_becomes_of_them(
         peer.write(head)
         driven.turn(3)
         peer.close()
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
         driven._peers.remove(peer)
     assert len(os.listdir("/proc/self/fd")) == before
 

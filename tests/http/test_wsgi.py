@@ -317,7 +317,7 @@ def test_less_than_was_promised_cuts_the_connection() -> None:
         peer = driven.join()
         peer.write(ask("GET", "/app/"))
         assert peer.read_rest().endswith(b"\r\n\r\nhe")
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
 
 
 def test_head_waits_for_the_first_piece() -> None:
@@ -450,7 +450,7 @@ def test_failure_behind_the_head_cuts_the_connection(caplog: Any) -> None:
         data = peer.read_rest()
         assert b"begin" in data
         assert not data.endswith(b"0\r\n\r\n")
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
     assert "my fault" in caplog.text
 
 
@@ -519,7 +519,7 @@ def test_peer_that_leaves_ends_the_iteration(caplog: Any) -> None:
         peer.read(100_000)
         peer.close()
         driven.until(pieces.closed.is_set)
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
     assert pieces.closes == 1
     assert caplog.records == []
 
@@ -571,7 +571,7 @@ def test_finished_answer_holds_no_thread(what: str) -> None:
         peers = [HttpPeer(driven.join(small_buffers)) for _ in range(5)]
         for peer in peers:
             peer.peer.write(ask("GET", "/app/"))
-        driven.until(lambda: len(driven.server._incoming) == 5)
+        driven.until(lambda: len(driven.handshaking) == 5)
         # All are answered by the one thread, though nobody has read a byte.
         driven.until(lambda: is_idle(driven))
         assert all(peer.read().body == b"".join(body) for peer in peers)
@@ -629,7 +629,7 @@ def test_of_too_many_slow_readers_the_oldest_is_cut(
             slow.append(driven.join(small_buffers))
             slow[-1].write(ask("GET", "/app/slow"))
             count = min(number + 1, 3)
-            driven.until(lambda: len(driven.server._incoming) == count)  # noqa: B023
+            driven.until(lambda: len(driven.handshaking) == count)  # noqa: B023
             driven.until(lambda: parked(driven) == count)  # noqa: B023
         assert get(driven, "/app/").text == "small"
         for peer in slow[:2]:
@@ -664,7 +664,7 @@ def test_answer_that_nobody_reads_frees_its_worker() -> None:
         driven.turn(5)  # the loop has begun to write
         driven.advance(40)
         driven.until(pieces.closed.is_set)
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 def test_peer_that_leaves_before_its_turn_is_not_answered() -> None:
@@ -689,7 +689,7 @@ def test_peer_that_leaves_before_its_turn_is_not_answered() -> None:
         third.peer.write(ask("GET", "/app/third"))
         driven.until(lambda: len(pool_of(driven)._queue) == 2)
         second.reset()
-        driven.until(lambda: len(driven.server._incoming) == 2)
+        driven.until(lambda: len(driven.handshaking) == 2)
         free.set()
         assert first.read().text == "x"
         assert third.read().text == "x"

@@ -841,7 +841,7 @@ def test_connection_without_an_answer_to_come_ends_with_close_notify(
         elif how == "it is silent":
             driven.advance(80)  # more than keep_alive
         else:
-            driven.server._begin_stop(0)
+            driven.stop_begins(0)
         assert peer.read_rest() == b""
         assert end_of(peer).notified
 
@@ -903,9 +903,9 @@ def test_handshake_that_takes_too_long_is_cut(part: int | None, caplog: Any) -> 
         peer = driven.join()
         peer.write(first_flight()[:part])
         driven.advance(1)
-        assert len(driven.server._incoming) == 1
+        assert len(driven.handshaking) == 1
         driven.advance(3)
-        assert not driven.server._incoming
+        assert not driven.handshaking
         peer.read_rest()  # it ends
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -915,7 +915,7 @@ def test_request_that_does_not_come_after_the_handshake_is_cut() -> None:
         peer = secured(driven.join())
         driven.until(lambda: shaken(peer))
         driven.advance(4)
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert peer.read_rest() == b""
 
 
@@ -942,7 +942,7 @@ def test_plain_http_on_a_port_with_tls_is_one_line(caplog: Any) -> None:
         peer = driven.join()
         peer.write(request())
         peer.read_rest()
-        assert not driven.server._incoming
+        assert not driven.handshaking
     line = one_line(caplog)
     assert re.fullmatch(FAILED_HANDSHAKE, line)
 
@@ -954,7 +954,7 @@ def test_tls_on_a_port_without_is_one_line(caplog: Any) -> None:
         peer.write(first_flight())
         assert peer.read_head().startswith(b"HTTP/1.1 400 ")
         peer.close()
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
     assert "refused" in one_line(caplog)
 
 
@@ -970,7 +970,7 @@ def test_horde_of_scanners_is_twenty_lines(data: bytes, kind: str, caplog: Any) 
             peer = driven.join()
             peer.write(data)
             peer.close()
-            driven.until(lambda: not driven.server._incoming)
+            driven.until(lambda: not driven.handshaking)
         assert len(caplog.records) == 20
         caplog.clear()
         driven.advance(10.0)
@@ -1007,7 +1007,7 @@ def test_probe_that_connects_and_leaves_is_a_debug_line(caplog: Any) -> None:
     caplog.set_level(logging.DEBUG, "simple_ws")
     with driven_tls() as driven:
         driven.join().close()
-        driven.until(lambda: not driven.server._incoming)
+        driven.until(lambda: not driven.handshaking)
     assert "left before its TLS handshake was done" in one_line(caplog)
     assert all(record.levelno == logging.DEBUG for record in caplog.records)
 

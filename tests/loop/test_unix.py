@@ -196,7 +196,7 @@ def test_file_is_removed_when_the_stop_begins(path: str) -> None:
         )
         driven.server._run.listeners = [listener]
         assert os.path.exists(path)
-        driven.server._begin_stop(5)
+        driven.stop_begins(5)
         assert not os.path.exists(path)
 
 

@@ -285,11 +285,11 @@ def test_stop_waits_for_calls_as_long_as_it_drains(gate: Gate) -> None:
         server = driven.server
         first, second = server.run_in_thread(gate.wait), server.run_in_thread(int)
         wait_for(lambda: gate.arrived == 1)
-        server._begin_stop(10)
+        driven.stop_begins(10)
         driven.turn(5)
-        assert not server._done()
+        assert driven.running
         gate.open()
-        driven.until(server._done)
+        driven.until(lambda: not driven.running)
         assert first.done()
         assert second.result() == 0
         assert driven.clock.now == 1000
@@ -300,10 +300,10 @@ def test_stop_cancels_calls_that_wait_when_the_drain_is_over(gate: Gate) -> None
         server = driven.server
         first, second = server.run_in_thread(gate.wait), server.run_in_thread(int)
         wait_for(lambda: gate.arrived == 1)
-        server._begin_stop(10)
+        driven.stop_begins(10)
         driven.turn()
         driven.advance(10)
-        assert server._done()
+        assert not driven.running
         assert first.running()
         with pytest.raises(CancelledError):
             second.result(0)
@@ -430,7 +430,7 @@ def test_clients_never_wait_for_a_limit_of_calls(make: Make) -> None:
     handler = Working("a")
     driven = make(handler, worker_threads=1)
     peers = [driven.open(then=frame(TEXT, "a")) for _ in range(20)]
-    driven.server._run.pending._pool._limit = 3
+    driven.pending._pool._limit = 3
     driven.until(lambda: handler.gates["a"].arrived)
     for peer in peers:
         peer.text("b")
@@ -557,7 +557,7 @@ def test_too_many_handshakes_for_the_threads_are_refused(make: Make) -> None:
 
     gate = Gate()
     driven = make(Asking(), worker_threads=1)
-    driven.server._run.pending._pool._limit = 1
+    driven.pending._pool._limit = 1
     peers = [driven.join()]
     peers[0].write(request())
     driven.until(lambda: gate.arrived)
@@ -639,9 +639,9 @@ def test_timer_in_a_thread_does_not_overlap(make: Make) -> None:
     driven.advance(10)
     wait_for(lambda: gate.arrived == 1)
     driven.advance(30)
-    assert not driven.server._run.pending._pool._queue
+    assert not driven.pending._pool._queue
     gate.open()
-    driven.until(lambda: not driven.server._run.pending.busy)
+    driven.until(lambda: not driven.pending.busy)
     driven.advance(10)
     wait_for(lambda: gate.arrived == 2)
 
@@ -651,15 +651,15 @@ def test_stop_waits_for_callbacks_in_threads(make: Make) -> None:
     driven = make(handler)
     peer = driven.open(then=frame(TEXT, "a"))
     driven.until(lambda: handler.gates["a"].arrived)
-    driven.server._begin_stop(10)
+    driven.stop_begins(10)
     assert peer.leave()[0] == 1001
     driven.turn(5)
-    assert not driven.server._done()
+    assert driven.running
     handler.gates["a"].open()
     driven.until(lambda: handler.gates["close"].arrived)
-    assert not driven.server._done()
+    assert driven.running
     handler.gates["close"].open()
-    driven.until(driven.server._done)
+    driven.until(lambda: not driven.running)
     assert handler.names[-1] == "closed"
 
 
@@ -687,13 +687,11 @@ def test_last_callback_runs_though_another_one_hangs(
     driven = make(handler, close_timeout=2)
     driven.open(then=frame(TEXT, "a") + frame(TEXT, "b"))
     driven.until(lambda: handler.gates["a"].arrived)
-    server = driven.server
-    server._begin_stop(10)
+    driven.stop_begins(10)
     driven.advance(10)
-    assert not server._done()
+    assert driven.running
     driven.advance(2)
-    assert server._done()
-    server._tear_down()
+    assert not driven.running
     assert "1 callbacks did not end in time" in caplog.text
     wait_for(lambda: "closed" in handler.names)
     assert handler.of("message") == ["a"]

@@ -435,9 +435,9 @@ def test_longest_turn_of_a_run_is_not_that_of_the_next() -> None:
             peer.text("0.5")
             driven.turn()
         assert driven.server.stats()["longest_turn"] == pytest.approx(0.5)
-        driven.server._tear_down()
+        driven.tear_down()
         assert driven.server.stats()["longest_turn"] == 0
-        driven.server._begin_in_memory(None)
+        driven.restart()
         assert driven.server.stats()["longest_turn"] == 0
 
 

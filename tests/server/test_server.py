@@ -198,12 +198,12 @@ def test_stop_cuts_those_who_do_not_answer_after_drain() -> None:
     with Driven() as driven:
         peer = driven.open(wrap=small_buffers)
         driven.handler.client().write_message(b"x" * 2**19)
-        driven.server._begin_stop(3.0)
+        driven.stop_begins(3.0)
         driven.advance(2.9)
-        assert not driven.server._done()
+        assert driven.running
         driven.advance(0.2)
-        assert driven.server._done()
-        driven.server._tear_down()
+        assert not driven.running
+        driven.tear_down()
         assert driven.handler.of("close") == [(1001, "the server stops", "shutdown")]
         with pytest.raises(AssertionError, match="ended"):
             peer.read_message()
@@ -221,7 +221,7 @@ def farewells(count: int, drain: float) -> dict[float, int]:
     with Driven(ping=False) as driven:
         peers = [driven.open() for _ in range(count)]
         began, left = driven.clock.now, count
-        driven.server._begin_stop(drain)
+        driven.stop_begins(drain)
         while left:
             driven.turn()
             now = sum(client.is_open() for client in driven.server.clients)

@@ -198,7 +198,7 @@ def test_refusal_says_in_one_sentence_what_was_wrong(
         assert f"Content-Length: {len(body)}" in head
         assert "Connection: close" in head
         assert driven.handler.events == []
-        assert not driven.server._incoming
+        assert not driven.handshaking
     (record,) = caplog.records
     assert record.levelno <= logging.INFO
     assert record.exc_info is None
@@ -301,7 +301,7 @@ def test_large_response_reaches_a_peer_that_reads_slowly() -> None:
         driven.turn(3)
         assert peer.read_rest().endswith(b"\r\n\r\n" + page.encode())
         driven.turn()
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 def test_response_that_nobody_reads_is_given_up() -> None:
@@ -310,9 +310,9 @@ def test_response_that_nobody_reads_is_given_up() -> None:
     with Driven(handler, close_timeout=1) as driven:
         driven.join(small_buffers).write(request())
         driven.turn(3)
-        assert driven.server._incoming
+        assert driven.handshaking
         driven.advance(1.5)
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 def test_head_request_is_answered_without_a_body() -> None:
@@ -375,7 +375,7 @@ def test_user_code_may_stop_the_server_during_a_handshake(place: str) -> None:
     with Driven(handler) as driven:
 
         def stop(*args: Any, **kwargs: Any) -> Any:
-            driven.server._begin_stop(1.0)
+            driven.stop_begins(1.0)
             if place == "client_class":
                 return Client(*args, **kwargs)
             return None
@@ -387,7 +387,7 @@ def test_user_code_may_stop_the_server_during_a_handshake(place: str) -> None:
         driven.turn(3)
         driven.advance(5.0)
         assert handler.events == []
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 # --- Time ----------------------------------------------------------------------------
@@ -414,7 +414,7 @@ def test_connection_that_says_nothing_is_closed_without_a_word(caplog: Any) -> N
         assert peer.nothing_waits()
         driven.advance(1.0)
         assert peer.read_rest() == b""
-        assert not driven.server._incoming
+        assert not driven.handshaking
     assert caplog.records == []
 
 
@@ -424,9 +424,9 @@ def test_refused_peer_that_stays_is_closed_after_close_timeout() -> None:
         peer.write(b"nonsense\r\n\r\n")
         assert peer.read_head()
         driven.advance(0.5)
-        assert driven.server._incoming
+        assert driven.handshaking
         driven.advance(1.0)
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 def test_refused_peer_that_floods_is_cut() -> None:
@@ -441,7 +441,7 @@ def test_refused_peer_that_floods_is_cut() -> None:
                 driven.turn()
                 written += 1
         assert written < 1000
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 class Dead(Wrapped):
@@ -457,7 +457,7 @@ def test_peer_that_is_gone_before_its_refusal_is_forgotten(slow: bool) -> None:
         driven.turn()
         driven.advance(11.0)
         driven.advance(11.0)
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert len(driven.reactor.wheel) == 0
         driven.open()
 
@@ -470,7 +470,7 @@ def test_peer_that_leaves_during_the_handshake_is_forgotten(sent: bytes) -> None
         driven.turn()
         peer.close()
         driven.turn(2)
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert driven.handler.events == []
         assert len(driven.reactor.wheel) == 0
 

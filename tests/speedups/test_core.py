@@ -670,7 +670,7 @@ def converse(fault: str, number: int) -> tuple[bool, list[Any], Recorder]:
         driven.turn(3)
         driven.advance(60.0)
         assert not driven.closing
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert scripted[0].fileno() == -1
         return scripted[0].touched, received, driven.handler
 

@@ -161,7 +161,7 @@ def session(
             "ends": [list(map(str, end)) for end in handler.of("close")],
         }
         assert not driven.closing
-        assert not driven.server._incoming
+        assert not driven.handshaking
         assert driven.reactor.buffered == 0
         assert "error" not in handler.names
     assert open_descriptors() == before

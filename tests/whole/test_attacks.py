@@ -204,7 +204,7 @@ def test_slow_handshakes_are_given_up_and_cost_the_others_nothing() -> None:
             polite.text("polite")
             assert polite.read_message() == "polite"
         driven.advance(2.0)
-        assert not driven.server._incoming
+        assert not driven.handshaking
         for peer in slow:
             assert peer.read_rest().startswith(b"HTTP/1.1 408 ")
 

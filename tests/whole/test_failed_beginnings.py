@@ -96,7 +96,7 @@ def answer(driven: Driven, data: bytes) -> bytes:
     rest = peer.read_rest()
     peer.close()
     driven.turn()
-    assert not driven.server._incoming
+    assert not driven.handshaking
     assert not driven.server.clients
     return rest
 
@@ -215,7 +215,7 @@ def test_what_ends_the_program_leaves_no_connection(end: type[BaseException]) ->
             peer.sock.sendall(data)
             with pytest.raises(end):
                 driven.turn()
-            assert not driven.server._incoming
+            assert not driven.handshaking
             assert peer.read_rest() == b""
 
 

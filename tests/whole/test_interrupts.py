@@ -206,7 +206,7 @@ def test_handshake_that_is_interrupted_is_closed_and_others_go_on(
         assert peers[1].read_rest() == b""
         for peer in (peers[0], peers[2]):
             assert peer.read_head().startswith(b"HTTP/1.1 101 ")
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 @each_kind

@@ -137,7 +137,7 @@ def test_opening_handshake_has_open_timeout(start: bytes) -> None:
             assert peer.read_head().startswith(b"HTTP/1.1 408 ")
         assert not peer.nothing_waits()
         driven.advance(3.0)
-        assert not driven.server._incoming
+        assert not driven.handshaking
 
 
 def test_slow_handshake_within_open_timeout_is_served() -> None:
