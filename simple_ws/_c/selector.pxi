@@ -203,17 +203,17 @@ cdef class Poller:
             Whether more may be ready than the last turn took.
         """
         cdef epoll_event events[MAX_EVENTS]
-        cdef int index, ready, patience
+        cdef int index, ready, timeout
         cdef double rest
         while True:
             # Signal handlers may have written behind the last flush.
-            patience = 0 if loop.dirty else -1
-            if deadline >= 0 and patience:
+            timeout = 0 if loop.dirty else -1
+            if deadline >= 0 and timeout:
                 loop.look_at_clock()
                 rest = (deadline - loop.now) * 1000
                 # Rounded up: the deadline has passed when the wait is over.
-                patience = 0 if rest <= 0 else <int> min(rest + 1, <double> 86400000)
-            ready = self.wait(events, patience)
+                timeout = 0 if rest <= 0 else <int> min(rest + 1, <double> 86400000)
+            ready = self.wait(events, timeout)
             loop.look_at_clock()
             for index in range(ready):
                 self.call(loop, &events[index])

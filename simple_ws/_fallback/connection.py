@@ -137,15 +137,13 @@ class ConnectionCore(_Base):
         self._on_fast_path = True
         self._on_message: Callable[[Any, Any], object] = _ignore
         self._dirty = False
-        self._write_blocked = (
-            False  # the socket takes no more; write interest is registered
-        )
+        # The socket takes no more; write interest is registered.
+        self._write_blocked = False
         self._await_drain = False  # `_on_drained` is to be called
         self._last_received = loop.now
         self._last_message = loop.now
-        self._paused_by_backpressure = (
-            False  # not read from, until the peer has read more of our output
-        )
+        # Not read from, until the peer has read more of our output.
+        self._paused_by_backpressure = False
         self._paused_by_callbacks = False  # nor until `_pause_reading` says so
         self._rest = b""  # of the last read, for another turn
         self._feeding = False  # what was read is being handled: nothing more is read
@@ -394,9 +392,8 @@ class ConnectionCore(_Base):
 
     def _interrupt(self, error: BaseException) -> None:
         """A callback raised what ends programs: what else was read waits."""
-        self._on_fast_path = (
-            False  # until `_receive_rest`, or until `protocol` has read some
-        )
+        # Until `_receive_rest`, or until `protocol` has read some.
+        self._on_fast_path = False
         self._loop.on_interrupt(error)
 
     # Sending

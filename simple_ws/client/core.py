@@ -29,11 +29,11 @@ from ..messages import encode_message
 from ..protocol.client_handshake import Accepted
 from ..protocol.http11 import Headers
 from ..protocol.keepalive import (
+    Action,
     Pings,
-    Step,
     beat_payload,
+    next_action,
     next_look,
-    next_step,
     no_answer,
 )
 from ..protocol.uri import URI
@@ -414,12 +414,12 @@ class ClientCore:
     def _keep_alive(self, now: float) -> bool:
         """Ping a silent server; False when it has not answered for too long."""
         interval, timeout = self._options.ping_interval, self._options.ping_timeout
-        step, self._pinged_at = next_step(
+        action, self._pinged_at = next_action(
             now, self._last_received, self._pinged_at, interval, timeout
         )
-        if step is Step.PING:
+        if action is Action.PING:
             self._ping(b"")
-        return step is not Step.GIVE_UP
+        return action is not Action.GIVE_UP
 
     def _next_beat(self) -> float | None:
         """When `_keep_alive` has something to do, by the clock."""

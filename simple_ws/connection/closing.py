@@ -50,9 +50,8 @@ class Closing:
         client._enqueue(client._protocol.send_close(code, reason, cause))
         client._sync()
         if client._paused_by_callbacks:
-            client._pause_reading(
-                False
-            )  # nothing is delivered any more: read the answer
+            # Nothing is delivered any more: read the answer.
+            client._pause_reading(False)
         return True
 
     def cut(self, client: Connection, reason: str, cause: CloseCause) -> None:

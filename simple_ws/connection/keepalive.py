@@ -9,11 +9,11 @@ from __future__ import annotations
 from ..constants import CloseCause, CloseCode
 from ..loop.reactor import unsent_by_system
 from ..protocol.keepalive import (
+    Action,
     Pings,
-    Step,
     beat_payload,
+    next_action,
     next_look,
-    next_step,
     no_answer,
 )
 from .backpressure import untaken
@@ -89,16 +89,16 @@ class KeepAlive:
         options = client._options
         if client._paused_by_callbacks:
             client._last_received = now  # it is we who do not listen
-        step, client._pinged_at = next_step(
+        action, client._pinged_at = next_action(
             now,
             client._last_received,
             client._pinged_at,
             options.ping_interval,
             options.ping_timeout,
         )
-        if step is Step.PING:
+        if action is Action.PING:
             self._beat(client)
-        elif step is Step.GIVE_UP and client._pinged_at is not None:
+        elif action is Action.GIVE_UP and client._pinged_at is not None:
             return self._may_wait(client, client._pinged_at, now)
         return True
 

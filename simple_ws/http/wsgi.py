@@ -306,7 +306,7 @@ class _Call:
                 if self._head_sent:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
-                exc_info = None  # a circle, through the frame of the traceback
+                exc_info = None  # a reference cycle, by the frame of the traceback
         elif self._head is not None:
             raise AssertionError("start_response was called before")
         self._head = _check_head(status, headers)
@@ -388,7 +388,7 @@ def _environ(exchange: Exchange, prefix: str) -> Environ:
 
     Bytes of the request are in it as characters of latin-1.
     """
-    request, site = exchange.request, exchange.server
+    request, server = exchange.request, exchange.server
     root = prefix.encode()
     environ = {
         "REQUEST_METHOD": request.method,
@@ -397,8 +397,8 @@ def _environ(exchange: Exchange, prefix: str) -> Environ:
         "QUERY_STRING": request.query_string,
         "CONTENT_TYPE": request.headers.get("Content-Type", ""),
         "CONTENT_LENGTH": str(len(request.body)) if request.body else "",
-        "SERVER_NAME": site.host or "localhost",
-        "SERVER_PORT": str(site.port),
+        "SERVER_NAME": server.host or "localhost",
+        "SERVER_PORT": str(server.port),
         "SERVER_PROTOCOL": "HTTP/{}.{}".format(*request.version),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "https" if request.secure else "http",

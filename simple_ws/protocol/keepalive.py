@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 from enum import Enum, auto
 
-__all__ = ["Pings", "Step", "beat_payload", "next_look", "next_step", "no_answer"]
+__all__ = ["Action", "Pings", "beat_payload", "next_action", "next_look", "no_answer"]
 
 _beats = itertools.count(1)
 
 
-class Step(Enum):
+class Action(Enum):
     """What there is to do for one connection."""
 
     WAIT = auto()
@@ -23,13 +23,13 @@ class Step(Enum):
     GIVE_UP = auto()
 
 
-def next_step(
+def next_action(
     now: float,
     last_received: float,
     pinged_at: float | None,
     interval: float | None,
     timeout: float | None,
-) -> tuple[Step, float | None]:
+) -> tuple[Action, float | None]:
     """Judge a peer by when it was last heard.
 
     Args:
@@ -46,10 +46,10 @@ def next_step(
         pinged_at = None  # any byte is a sign of life
     if pinged_at is None:
         if interval is not None and now - last_received >= interval:
-            return Step.PING, now
+            return Action.PING, now
     elif timeout is not None and now - pinged_at >= timeout:
-        return Step.GIVE_UP, pinged_at
-    return Step.WAIT, pinged_at
+        return Action.GIVE_UP, pinged_at
+    return Action.WAIT, pinged_at
 
 
 def next_look(
@@ -58,7 +58,7 @@ def next_look(
     interval: float | None,
     timeout: float | None,
 ) -> float | None:
-    """When `next_step` has something to do unless bytes come before; None for never."""
+    """When `next_action` has something to do, unless bytes come first; None: never."""
     if pinged_at is None or last_received >= pinged_at:
         return None if interval is None else last_received + interval
     return None if timeout is None else pinged_at + timeout

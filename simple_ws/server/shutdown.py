@@ -1,7 +1,7 @@
 """`Shutdown`: closes the connections of a server that stops, and keeps its deadlines.
 
-drain begins ──> clients are closed in batches ──> deadline ──> last deadline
-(close frame 1001)                connections  the loop ends
+drain begins ──> clients are closed in batches ──> deadline ───────> last deadline
+(close frame 1001)                connections       the loop ends
 are cut
 """
 

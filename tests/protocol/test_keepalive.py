@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from simple_ws.protocol.keepalive import (
+    Action,
     Pings,
-    Step,
     beat_payload,
+    next_action,
     next_look,
-    next_step,
     no_answer,
 )
 
-WAIT, PING, GIVE_UP = Step
+WAIT, PING, GIVE_UP = Action
 
 
 #: now, last received, pinged at; what to do, and pinged at from now on. A ping after 20
 #: seconds, 5 for its answer.
-STEPS: list[tuple[float, float, float | None, Step, float | None]] = [
+STEPS: list[tuple[float, float, float | None, Action, float | None]] = [
     (100, 100, None, WAIT, None),
     (119.9, 100, None, WAIT, None),
     (120, 100, None, PING, 120),
@@ -33,15 +33,15 @@ STEPS: list[tuple[float, float, float | None, Step, float | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("now", "received", "pinged_at", "step", "then"), STEPS)
+@pytest.mark.parametrize(("now", "received", "pinged_at", "action", "then"), STEPS)
 def test_peer_is_judged_by_when_it_was_last_heard(
     now: float,
     received: float,
     pinged_at: float | None,
-    step: Step,
+    action: Action,
     then: float | None,
 ) -> None:
-    assert next_step(now, received, pinged_at, 20, 5) == (step, then)
+    assert next_action(now, received, pinged_at, 20, 5) == (action, then)
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,17 @@ def test_next_look_is_when_there_is_something_to_do(
     received: float, pinged_at: float | None, when: float
 ) -> None:
     assert next_look(received, pinged_at, 20, 5) == when
-    assert next_step(when - 0.1, received, pinged_at, 20, 5)[0] is WAIT
-    assert next_step(when, received, pinged_at, 20, 5)[0] is not WAIT
+    assert next_action(when - 0.1, received, pinged_at, 20, 5)[0] is WAIT
+    assert next_action(when, received, pinged_at, 20, 5)[0] is not WAIT
 
 
 def test_without_an_interval_nobody_is_pinged() -> None:
-    assert next_step(1e9, 0, None, None, 5) == (WAIT, None)
+    assert next_action(1e9, 0, None, None, 5) == (WAIT, None)
     assert next_look(0, None, None, 5) is None
 
 
 def test_without_a_timeout_nobody_is_given_up() -> None:
-    assert next_step(1e9, 0, 1, 20, None) == (WAIT, 1)
+    assert next_action(1e9, 0, 1, 20, None) == (WAIT, 1)
     assert next_look(0, 1, 20, None) is None
 
 
