@@ -23,6 +23,7 @@ from .. import BACKEND, Server, WebSocket, __version__
 from ..errors import ConnectError, WebSocketError
 from ..handlers.handler import BaseHandler
 from ..loop.deferred import is_async
+from ..text import for_terminal
 from .bench import add_bench
 from .connect import add_connect
 from .reload import keep_running
@@ -75,7 +76,7 @@ class _FaultOfUser(Exception):
 
 
 def _complain(error: Exception, code: int) -> int:
-    print(f"simple-ws: {error}", file=sys.stderr)
+    print(f"simple-ws: {for_terminal(str(error))}", file=sys.stderr)
     return code
 
 

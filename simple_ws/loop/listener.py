@@ -362,8 +362,11 @@ class Listener:
         """Hand on a connection; one that cannot be handed on is closed."""
         try:
             self._on_accept(sock, address)
-        except Exception:
-            logger.exception("the connection of %s cannot be served", address)
+        except Exception as error:
+            kind = "connections could not be served"
+            if self._reactor.repeats.may_say(kind, logging.ERROR):
+                text = "the connection of %s cannot be served"
+                logger.error(text, address, exc_info=error)
             sock.close()
 
     def _pause(self, error: OSError) -> None:

@@ -18,7 +18,9 @@ from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT, TOKEN
 from ..errors import ONE_HOST, BadRequest, HandshakeError, MissingField
+from ..text import excerpt
 from .grammar import find_head_end, head_pattern, is_field_line, split_fields
+from .uri import redacted
 
 __all__ = [
     "Fields",
@@ -314,7 +316,8 @@ class Request:
         return self.headers.get("Authorization")
 
     def __repr__(self) -> str:
-        return f"<Request {self.method} {self.target}>"
+        # It goes to logs: what the query holds may be a token.
+        return f"<Request {self.method} {excerpt(redacted(self.target))}>"
 
 
 class _Cookies(dict[str, str]):
