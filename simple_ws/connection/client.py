@@ -438,6 +438,10 @@ class Client(ConnectionCore):
         """See `Closing.cut`."""
         self._closing.cut(self, reason, cause)
 
+    def _forget(self) -> None:
+        """See `Closing.forget`."""
+        self._closing.forget(self)
+
     def _end(self) -> None:
         """See `Closing.end`."""
         self._closing.end(self)

@@ -13,9 +13,11 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from ..constants import CloseCause, CloseCode, State
 from ..errors import NO_ANSWER, NO_CLOSE_FRAME
+from ..loop.forks import close_copy, close_socket
 from ..loop.reactor import WRITE
 from .backpressure import untaken
 from .interfaces import Connection
@@ -99,6 +101,20 @@ class Closing:
             else:
                 self._half_close(client)
 
+    def forget(self, client: Connection) -> None:
+        """Close a forked process's copy of the socket; the parent has the connection.
+
+        Nobody is told: nothing has ended.
+        """
+        client._ended = True
+        client._protocol.conclude(
+            CloseCode.ABNORMAL, "in a forked process", CloseCause.SHUTDOWN
+        )
+        client._sync()
+        client._unregistered = True  # the parent's loop waits for it
+        client._host._remove_client(client)
+        self._release(client, close_copy)
+
     def _finish_output(self, client: Connection) -> None:
         """The peer ceased to send, perhaps not to read: give it what is there.
 
@@ -147,7 +163,9 @@ class Closing:
         with suppress(OSError):
             client._sock.shutdown(socket.SHUT_WR)
 
-    def _release(self, client: Connection) -> None:
+    def _release(
+        self, client: Connection, close: Callable[[Any], object] = close_socket
+    ) -> None:
         """Give the socket back."""
         if not client._attached:
             return
@@ -157,7 +175,7 @@ class Closing:
         client._discard_output()
         if not client._unregistered:
             client._loop.unregister(client._sock)
-        client._sock.close()
+        close(client._sock)
         client._detach()
         client._host._release_client(client)
 

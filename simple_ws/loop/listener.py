@@ -156,15 +156,19 @@ class SocketFile:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
+        self._pid = os.getpid()
         self._identity = _identity(self.path)
 
     def remove(self) -> None:
         """Remove the file, if it is still ours; before the socket is closed.
 
+        A forked process leaves it: others listen there.
+
         While the socket is open nobody else's file can have its number.
         """
         with suppress(OSError):
-            if _identity(self.path) == self._identity:
+            ours = self._pid == os.getpid()
+            if ours and _identity(self.path) == self._identity:
                 os.unlink(self.path)
 
 
@@ -325,7 +329,16 @@ class Listener:
         # Linux accepted sockets inherit it, which saves a call for each.
         self._inherits = sys.platform == "linux"
         _send_at_once(sock)
-        reactor.register(sock, READ, self._on_ready)
+        self.watch()
+
+    def watch(self) -> None:
+        """Have the loop tell of connections; again, where it was opened again."""
+        self._reactor.register(self._sock, READ, self._on_ready)
+
+    def forget(self) -> None:
+        """Close a forked process's copy of the socket."""
+        self._closed = True
+        self._sock.close()
 
     def close(self) -> None:
         """Stop listening."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import selectors
 import socket
 import struct
@@ -114,6 +115,7 @@ class Reactor(LoopState):
         self._calls: deque[Callable[[], object]] = deque()
         self._waker: socket.socket | None = None
         self._woken = False
+        self._pid = 0
         self._reserved = 0
         self._reserving = threading.Lock()
         self.turning = False
@@ -135,6 +137,7 @@ class Reactor(LoopState):
             # of the time of a handshake.
             self._register, self._modify = selector.add, selector.change
             self._unregister = selector.remove
+        self._pid = os.getpid()
         self._waker, self._wakee = socket.socketpair()
         self._waker.setblocking(False)
         self._wakee.setblocking(False)
@@ -409,6 +412,29 @@ class Reactor(LoopState):
             AttributeError: This platform's selector has none.
         """
         return self._selector.fileno()  # type: ignore[attr-defined, no-any-return]
+
+    def belongs_here(self) -> bool:
+        """Whether this process has opened it, not the one that forked this one."""
+        return self._pid == os.getpid()
+
+    def forget(self) -> None:
+        """Do nothing more, in a forked process; a turn that is under way ends so.
+
+        The error for whoever has forked in a callback and came back is raised then.
+        """
+        self.close()
+        self._calls.clear()
+        self.dirty.clear()
+        self.timers = Timers()
+        self.wheel = Wheel(1.0, self.want_attention)
+        self.work_listener = lambda: None
+        self.eager, self.attention = False, True
+        if self.turning:
+            self.interrupted = True
+            self._interrupt = InvalidState(
+                "this process was forked in a callback of a server, which runs in its "
+                "parent: end it with os._exit"
+            )
 
     def close(self) -> None:
         """Give the descriptors back; the reactor is of no use afterwards."""

@@ -35,6 +35,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from .forks import close_socket
+
 __all__ = ["TLSSocket", "server_context"]
 
 logger = logging.getLogger("simple_ws")
@@ -426,4 +428,8 @@ class TLSSocket:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        close_socket(self._sock)
+
+    def close_copy(self) -> None:
+        """Close a forked process's copy; see `forks`."""
         self._sock.close()

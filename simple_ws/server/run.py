@@ -101,10 +101,33 @@ class Run:
 
     def begin(self, asyncio_loop: asyncio.AbstractEventLoop | None) -> None:
         """Run in this thread from now on."""
+        self.own_descriptors()
         self.asyncio_loop = asyncio_loop
         if asyncio_loop is not None:
             self.pending.await_in(asyncio_loop)
         self.reactor.owner = threading.get_ident()
+
+    def own_descriptors(self) -> None:
+        """Open the loop again in a process that was forked after `Server.listen`.
+
+        Two processes would share one epoll descriptor, and each be told of what only
+        the other one knows.
+        """
+        if not self.reactor.belongs_here():
+            self.reactor.close()
+            self.reactor.open()
+            for listener in self.listeners:
+                listener.watch()
+
+    def forget(self, clients: Iterable[Client]) -> None:
+        """Close a forked process's copies of all descriptors."""
+        self.reactor.forget()
+        for listener in self.listeners:
+            listener.forget()
+        for upgrade in self.upgrades:
+            upgrade.forget()
+        for client in clients:
+            client._forget()
 
     def accept_no_more(self) -> None:
         """Close the listeners, and connections that are not in an answer."""

@@ -20,6 +20,7 @@ from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.options import Options, check_options
 from ..errors import InvalidState
+from ..loop import forks
 from ..loop.asyncio_bridge import Attachment, check_loop
 from ..loop.deferred import is_async
 from ..loop.listener import (
@@ -96,6 +97,7 @@ class Server(App):
         self.proxies = _proxies(own)
         super().__init__(own, self._clock)
         self._asked_port = port
+        forks.note(self)
         self._handled: StopSignals | None = None
 
     # Running
@@ -321,6 +323,7 @@ class Server(App):
             raise InvalidState("the server has stopped")
         if self._run is None:
             self.listen()
+        self._current.own_descriptors()
         try:
             return self._current.reactor.fileno()
         except AttributeError:
@@ -496,6 +499,24 @@ class Server(App):
         """Have SIGINT and SIGTERM stop the server, as a context manager."""
         self._handled = StopSignals(self._on_signal, yielding)
         return self._handled
+
+    def _on_fork(self) -> None:
+        """This is a forked process: the server runs in the parent, and not here.
+
+        One that only listens may run in this process, see `Run.own_descriptors`.
+        """
+        if self._handled is not None:
+            self._handled.give_back()
+        run = self._run
+        if run is None or not self._running:
+            return
+        if self._life is not Life.CLOSING:
+            self._move(Life.CLOSING)
+        run.forget(self._everybody())
+        self._schedule.end()
+        self._stats.end()
+        self._run = None
+        self._move(Life.STOPPED)
 
     def _on_signal(self, number: int, frame: object) -> None:
         # Runs between two instructions of whatever the loop is doing: only leave word.

@@ -33,6 +33,7 @@ from ..http.exchange import (
 )
 from ..http.routes import Route
 from ..loop.deferred import is_deferred
+from ..loop.forks import close_copy, close_socket
 from ..loop.reactor import READ
 from ..protocol.http11 import (
     Request,
@@ -182,9 +183,14 @@ class UpgradeConnection:
                 with suppress(OSError):
                     self.sock.shutdown(socket.SHUT_WR)
             self.watch(0, self._on_ready)
-            self.sock.close()
+            close_socket(self.sock)
 
     _abandon = close
+
+    def forget(self) -> None:
+        """Close a forked process's copy of the socket."""
+        self._over = True
+        close_copy(self.sock)
 
     def watch(self, events: int, callback: Callable[[int], object]) -> None:
         """Have `callback(events)` called when the socket is ready; 0: not at all."""
