@@ -30,8 +30,8 @@ define install
 	$(2) "$$@" install --quiet --disable-pip-version-check $(1)
 endef
 
-.PHONY: help run test lint types docs conformance browser bench wheels sanitize soak \
-	clean
+.PHONY: help run test lint types docs conformance browser bench wheels sanitize fuzz \
+	soak clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -74,11 +74,17 @@ wheels: ## build, repair and test a wheel for each CPython on this machine
 sanitize: $(VENV)/.stamp-dev ## run the tests of codecs and core under ASAN and UBSAN
 	scripts/sanitize.sh $(abspath $(BIN))/python $(ARGS)
 
+fuzz: $(VENV)/.stamp ## fuzz what reads the network, guided by coverage
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null \
+	  || $(MAKE) --silent $(VENV)/.stamp-fuzz >/dev/null 2>&1; \
+	then $(BIN)/python tests/fuzz/run.py $(ARGS); \
+	else echo "== fuzz left out: atheris cannot be installed here"; fi
+
 soak: $(VENV)/.stamp ## hundreds of clients for minutes, some killed in the middle
 	$(BIN)/python tests/soak/run.py $(ARGS)
 
 clean: ## remove what was built and installed
-	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels docs/_build
+	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz docs/_build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f simple_ws/_speedups.c simple_ws/_speedups.html simple_ws/_speedups*.so
 	find simple_ws tests benchmarks scripts -name __pycache__ -prune -exec rm -r {} +
