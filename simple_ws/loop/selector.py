@@ -6,7 +6,9 @@ adds `dispatch`, which calls what is ready without making objects for it.
 
 from __future__ import annotations
 
+import select
 import selectors
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +21,21 @@ _Watched = Any
 
 
 def best_selector() -> selectors.BaseSelector:
-    """The fastest selector there is here."""
-    if Poller is None:
+    """The fastest selector there is here.
+
+    Where gevent or eventlet have patched the standard library, it is theirs: a wait in
+    C would stop all their greenlets, and with them those that the loop waits for.
+    """
+    if Poller is None or _is_patched():
         return selectors.DefaultSelector()
     return EpollSelector()
+
+
+def _is_patched() -> bool:
+    """Whether waiting is somebody else's: gevent replaces what eventlet removes."""
+    if selectors.DefaultSelector.__module__ != selectors.__name__:
+        return True
+    return sys.platform == "linux" and not hasattr(select, "epoll")
 
 
 def _descriptor(fileobj: _Watched) -> int:
