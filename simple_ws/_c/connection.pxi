@@ -842,7 +842,12 @@ Carries messages between a socket and a callback; subclasses have the rest.
             self.write_frame(first, data, size)
         else:
             self.push(
-                owner, data, size, wire_size(size, self.frame_limit(first)), first, False
+                owner,
+                data,
+                size,
+                wire_size(size, self.frame_limit(first)),
+                first,
+                False,
             )
         self.mark_dirty()
         # Whoever heeds BACKPRESSURE must hear of it while there is still room.
