@@ -113,6 +113,19 @@ class CloseCause(enum.StrEnum):
     SHUTDOWN = "shutdown"
 
 
+#: Ends that are the peer's fault, and worth a line in the log where DEBUG is off.
+FAULTS = frozenset(
+    {
+        CloseCause.PROTOCOL_ERROR,
+        CloseCause.BAD_DATA,
+        CloseCause.TOO_BIG,
+        CloseCause.SLOW_CONSUMER,
+        CloseCause.PING_TIMEOUT,
+        CloseCause.RATE,
+        CloseCause.AUTH_TIMEOUT,
+    }
+)
+
 #: RFC 6455 §5.5: "All control frames MUST have a payload length of 125 bytes or less".
 MAX_CONTROL_PAYLOAD = 125
 #: What is left of that for a close reason after the two bytes of the code.

@@ -17,7 +17,7 @@ from errno import ECONNREFUSED
 from os import urandom
 from socket import gaierror
 
-from ..constants import CloseCause, CloseCode, Opcode, State
+from ..constants import FAULTS, CloseCause, CloseCode, Opcode, State
 from ..errors import (
     ConnectError,
     ConnectionClosed,
@@ -66,16 +66,6 @@ _SLICE = 4096
 _MANY = 64 * 1024
 #: Ends that are no fault: an iteration over messages just stops.
 _QUIET = frozenset({CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS})
-
-_FAULTS = frozenset(
-    {
-        CloseCause.PROTOCOL_ERROR,
-        CloseCause.BAD_DATA,
-        CloseCause.TOO_BIG,
-        CloseCause.SLOW_CONSUMER,
-        CloseCause.PING_TIMEOUT,
-    }
-)
 
 _NOTHING = Accepted(Headers(()), None, None, b"")
 
@@ -329,7 +319,7 @@ class ClientCore:
         return pos
 
     def _follow(self) -> None:
-        """Do what the protocol has come to: send its answers, keep its message."""
+        """Act on what the protocol found: send its answers, keep its message."""
         protocol = self._protocol
         for frame in protocol.take_output():
             if frame[0] == _PONG:
@@ -451,5 +441,5 @@ class ClientCore:
 
     def _log_end(self) -> None:
         """Say how it ended; once, and worth a line where it is a fault."""
-        level = logging.INFO if self.close_cause in _FAULTS else logging.DEBUG
+        level = logging.INFO if self.close_cause in FAULTS else logging.DEBUG
         logger.log(level, "%s: %s", self._shown, self._closed())

@@ -14,8 +14,8 @@ from .topics import Group
 
 __all__ = ["Admission", "retry_after"]
 
-#: Seconds until those who were refused should come again; each is told another moment
-#: between the two, so that they do not come all at once.
+#: Limits of `Retry-After` in seconds; each refused client is told a random value, so
+#: that they do not all come back at once.
 _SOONEST, _LATEST = 1, 10
 
 
@@ -65,7 +65,7 @@ class Admission:
             )
 
     def check_host(self, address: Any) -> None:
-        """Refuse a handshake of a host that has enough connections.
+        """Refuse a handshake from an address that has reached its limit.
 
         Raises:
             HandshakeError: 429, with `Retry-After`.
@@ -77,7 +77,7 @@ class Admission:
             )
 
     def check_room(self, clients: Group[Any], limit: int | None) -> None:
-        """Refuse a handshake where `limit` clients are in.
+        """Refuse a handshake when `limit` clients are connected.
 
         Raises:
             HandshakeError: 503, with `Retry-After`.
@@ -98,14 +98,14 @@ class Admission:
                 del self._hosts[host]
 
     def note_refusal(self, status: int) -> None:
-        """A handshake was refused, by whomever."""
+        """A handshake was refused, here or elsewhere."""
         self.refused[status] = self.refused.get(status, 0) + 1
 
 
 def _host(address: Any) -> str:
-    """Of an IPv6 address the network, /64: a single customer has all of it.
+    """What an address counts as: an IPv6 address as its /64, which one customer has.
 
-    Who comes by a Unix socket has none, and is not counted.
+    A peer on a Unix socket has none, and is not counted.
     """
     host: str = address[0] if isinstance(address, tuple) else ""
     return _network_of(host) if ":" in host else host

@@ -1,7 +1,7 @@
-"""What a peer that does not read costs: the slow-consumer policy.
+"""Backpressure: what becomes of output for a peer that reads too slowly.
 
-Asked when a message would put the output that waits over a limit; the limits and the
-counts are kept by the byte path (`ConnectionCore`).
+Asked when a message would take the unsent output over `write_limit` or `max_buffered`;
+the limits and the counts are kept by the byte path (`ConnectionCore`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["SlowConsumers", "untaken"]
 
 
 class SlowConsumers:
-    """Makes room in outboxes, or does not; shared by all connections."""
+    """Applies the option `slow_consumer`; shared by all connections."""
 
     def make_room(self, client: Connection, size: int) -> bool:
         """Say whether a message of `size` bytes may still enter the outbox."""
@@ -47,7 +47,7 @@ class SlowConsumers:
         waiting, reactor = client.buffered_amount, client._loop
         excess = max(1, waiting + size - client._write_limit)
         if reactor.buffered > reactor.buffered_limit:
-            excess = max(excess, size)  # in exchange: all together do not grow
+            excess = max(excess, size)  # so that the total does not grow
         excess = min(excess, waiting)
         if excess > waiting - client._unfinished():
             return False

@@ -514,7 +514,7 @@ class Client(ConnectionCore):
     # What comes of that
 
     def _follow(self) -> None:
-        """Do what the protocol has come to: send its answers, tell of its event."""
+        """Act on what the protocol found: send its answers, pass on its event."""
         protocol = self._protocol
         self._sync()
         for frame in protocol.take_output():

@@ -21,10 +21,10 @@ from .interfaces import Connection
 
 __all__ = ["KeepAlive"]
 
-#: Pings whose answer is waited for; more than a handful only a user sends.
+#: Pings remembered until their pong comes; only user code sends more than a handful.
 _MAX_PINGS = 64
-#: Pings of these that a peer that does not read is sent: control frames are never
-#: dropped, and nothing may grow without bound.
+#: How many of these may wait in the outbox of a peer that does not read: control frames
+#: are never dropped, so their number needs a limit.
 _MAX_QUEUED = 16
 
 
@@ -131,7 +131,7 @@ class KeepAlive:
             assert due is not None
             deadlines.append(due)
             if pinged_at is not None:
-                # By then it has answered as a rule, which nobody tells the wheel.
+                # Usually it has answered by then, but nothing tells the wheel.
                 deadlines.append(max(received, pinged_at) + interval)
         if options.idle_timeout is not None:
             deadlines.append(client._last_message + options.idle_timeout)
@@ -142,13 +142,13 @@ def _waited(client: Connection, since: float, now: float, seconds: float) -> boo
     """Whether we have listened for so long."""
     if now - since < seconds:
         return False
-    # What a peer did not do while we read from nobody is not held against it.
+    # Time in which we read from nobody does not count against a peer.
     return now - since - client._loop.paused_since(since) >= seconds
 
 
 def _is_taking(client: Connection) -> bool:
-    """Whether the peer has gone on taking what stands before the ping: such a one is
-    slow, and not dead."""
+    """Whether the peer has read more of what was sent before the ping: then it is slow,
+    not dead."""
     if client._ahead is None:
         return False
     place, left_before = client._ahead

@@ -1,7 +1,7 @@
-"""What an operator reads: one line for each end, and the name of whoever blocks.
+"""The log: a line for each connection that ends, and for each callback that blocks.
 
 Every line has its facts as fields too (`extra=`), under names that begin with `ws_`.
-Repeats are counted and summed up: a crowd that leaves at once is not a flood of lines.
+Repeats are counted and summed up, so that many ends at once do not flood the log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ..constants import CloseCause
+from ..constants import FAULTS, CloseCause
 from ..loop.reactor import Reactor
 from ..protocol.http11 import Request
 from ..text import one_line
@@ -24,18 +24,6 @@ logger = logging.getLogger("simple_ws")
 #: Slow callbacks that are remembered, so that none is named twice.
 _NAMED = 16
 
-#: Ends that are the peer's fault and worth a line where DEBUG is off.
-_FAULTS = frozenset(
-    {
-        CloseCause.PROTOCOL_ERROR,
-        CloseCause.BAD_DATA,
-        CloseCause.TOO_BIG,
-        CloseCause.SLOW_CONSUMER,
-        CloseCause.PING_TIMEOUT,
-        CloseCause.RATE,
-        CloseCause.AUTH_TIMEOUT,
-    }
-)
 _BY_PEER = frozenset({CloseCause.PEER, CloseCause.EOF, CloseCause.RESET})
 
 
@@ -123,7 +111,7 @@ class Log:
         cause = str(client.close_cause)
         ends = self.counts.ends
         ends[cause] = ends.get(cause, 0) + 1
-        level = logging.INFO if client.close_cause in _FAULTS else logging.DEBUG
+        level = logging.INFO if client.close_cause in FAULTS else logging.DEBUG
         if logger.isEnabledFor(level) and self.may_say(f"ended by {cause}"):
             self._say_end(client, cause, level)
 
@@ -270,7 +258,7 @@ class Log:
         )
 
     def _blamed_for(self, client: Ended) -> str:
-        """Who held the loop while a peer that has timed out was waited for."""
+        """The callback that held the loop while we waited for a peer that timed out."""
         if client.close_cause is not CloseCause.PING_TIMEOUT or self._blame is None:
             return ""
         when, who = self._blame

@@ -1,4 +1,4 @@
-"""Who receives: groups of clients, topics, identities.
+"""Receivers: groups of clients, topics, identities.
 
 A `Group` can be walked while clients come and go. `Topics` knows who subscribed to
 what, `Identities` which connections belong to which user. Sending is left to the
@@ -14,7 +14,7 @@ __all__ = ["Group", "Identities", "Topics"]
 
 T = TypeVar("T")
 
-#: Of a version that no group has; it keeps nobody alive who has left.
+#: No group has this version; the empty list keeps no client alive that has left.
 _NO_SNAPSHOT: tuple[int, list[Any]] = (-1, [])
 
 

@@ -76,7 +76,7 @@ class Route:
         exchange.answer(Response(204, headers=[("Allow", self._allowed())]))
 
 
-#: RFC 9110 §9.3.7: OPTIONS for `*`, which is none of the paths, asks whether we live.
+#: RFC 9110 §9.3.7: OPTIONS for `*`, which is no path, asks whether the server responds.
 _WHOLE_SERVER = Route(lambda exchange: exchange.answer(Response(204)))
 
 

@@ -191,7 +191,7 @@ def _send(request: Request, root: str, path: str) -> Response | Stream:
 
 
 def _open(root: str, path: str) -> tuple[int, os.stat_result]:
-    """Open a regular file; whatever else there is, is not there.
+    """Open a regular file; anything else counts as missing.
 
     Args:
         root: the folder that is served.

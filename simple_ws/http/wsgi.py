@@ -1,10 +1,10 @@
 """WSGI applications as HTTP answers (PEP 3333), in worker threads.
 
-A request is read as a whole before an application sees it, so that nobody holds a
-thread by sending slowly. What the application gives goes to the loop through a `_Pipe`
-of bounded size. An answer that is complete leaves its thread at once, however slowly
-it is read; one whose rest is still to be made waits in its thread, and another thread
-takes its place meanwhile (docs/adr/0015-wsgi-slow-readers.md).
+A request is read as a whole before an application sees it, so a client that sends
+slowly does not hold a thread. What the application gives goes to the loop through a
+`_Pipe` of bounded size. An answer that is complete leaves its thread at once, however
+slowly it is read; one whose rest is still to be made waits in its thread, and another
+thread takes its place meanwhile (docs/adr/0015-wsgi-slow-readers.md).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _MAX_THREADS = 1000
 _MAX_WAITING = 256 * 1024
 #: Bytes that are left of them when it is asked again.
 _FEW_WAITING = _MAX_WAITING // 2
-#: Calls that wait for their peers, each in a thread. Beyond, the one that has waited
-#: the longest is given up: slow readers are in each other's way, and nobody else's.
+#: Calls that wait for slow readers, each in a thread. Above this number the one that
+#: has waited longest is cut off: slow readers compete with each other only.
 _MAX_PARKED = 100
 #: Bytes that are handed to the socket at once.
 _PIECE = 64 * 1024
 
 _STATUS = re.compile(r"([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
-#: RFC 9110 §7.6.1: of one connection, so none of the application's business.
+#: RFC 9110 §7.6.1: fields of one connection, which an application must not set.
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -136,7 +136,7 @@ class Wsgi:
 
 
 class _Gone(Exception):
-    """Nobody takes the answer any more."""
+    """The client does not read the response any more."""
 
 
 class _Pipe:
@@ -144,7 +144,7 @@ class _Pipe:
 
     Args:
         on_bytes: called in the worker when there are some after `read` found none.
-        park: what a worker is in while it waits.
+        park: makes the context that a worker is in while it waits.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class _Call:
         app: the application.
         environ: its request.
         exchange: what it answers; everything about it happens in the loop.
-        park: what it is in while it waits for the peer.
+        park: makes the context that it is in while it waits for the peer.
     """
 
     def __init__(
@@ -384,9 +384,9 @@ def _check_length(value: str) -> int:
 
 
 def _environ(exchange: Exchange, prefix: str) -> Environ:
-    """What an application is told of a request (PEP 3333, environ Variables).
+    """Build the environ of a request (PEP 3333, environ Variables).
 
-    Bytes of the request are in it as characters of latin-1.
+    Bytes of the request are decoded as latin-1.
     """
     request, server = exchange.request, exchange.server
     root = prefix.encode()
@@ -415,8 +415,8 @@ def _environ(exchange: Exchange, prefix: str) -> Environ:
     return environ
 
 
-#: Not handed on: told by other names, undone by us, or taken for another variable:
-#: HTTP_PROXY is what programs read their proxy from.
+#: Fields without an HTTP_ variable: they have one of another name, they were decoded by
+#: us, or would be taken for something else (programs read HTTP_PROXY).
 _NOT_HEADERS = frozenset(
     {"content-type", "content-length", "transfer-encoding", "proxy"}
 )

@@ -52,10 +52,10 @@ WRITE = selectors.EVENT_WRITE
 
 
 def unsent_by_system(sock: Any) -> int:
-    """Bytes that the system took of us and the peer's system not of it.
+    """Bytes in the system's send queue that the peer has not acknowledged.
 
-    0 where that cannot be asked (it can on Linux). Of a Unix socket rather the memory
-    that they take: to be compared, not to be added up.
+    0 where the system does not tell (Linux does). For a Unix socket it is the memory
+    that they take: compare such numbers, do not add them up.
     """
     if sys.platform != "linux":
         return 0
@@ -309,8 +309,8 @@ class Reactor(LoopState):
         self._hear_all(selector, selector.dispatch(self, timeout))
 
     def _hear_all(self, selector: EpollSelector, more: bool) -> None:
-        """Before anybody is judged by when it was last heard: hear everybody, also
-        after a pause of our own. A descriptor is ready once at most in each round."""
+        """Read from every ready socket before a timeout is judged, also after a pause
+        of our own. A descriptor is ready once at most in each round."""
         rounds = len(selector) // MAX_READY
         while more and rounds and self.wheel.is_due(self.now):
             more = selector.dispatch(self, 0)
@@ -357,16 +357,16 @@ class Reactor(LoopState):
             self._slow_listener(target, seconds)
 
     def on_pause(self, began: float, ended: float) -> None:
-        """Nobody was heard for so long; a turn may tell in parts."""
+        """Nothing was read in this time; a turn may report it in parts."""
         if self._pauses:
             began = max(began, self._pauses[-1][1])
         self._pauses.append((began, ended))
 
     def paused_since(self, when: float) -> float:
-        """Seconds since a moment in which nobody was heard, and peers not to blame.
+        """Seconds since `when` in which nothing was read: no peer is to blame for them.
 
-        Summed up, not the moment of the last one: who pauses again and again would
-        never find out that a peer is dead.
+        A sum, not the moment of the last pause: a server that pauses again and again
+        would never find out that a peer is dead.
         """
         total = 0.0
         for began, ended in reversed(self._pauses):

@@ -189,7 +189,7 @@ class Pool:
 class Call(Future[R]):
     """A call of a function in a worker, and the future of its result.
 
-    An exception is logged if nothing has asked for it.
+    An exception is logged if it was never retrieved.
     """
 
     def __init__(self, function: Callable[[], R]) -> None:
@@ -227,5 +227,7 @@ class Call(Future[R]):
         error = super().exception()
         if error is not None:
             logger.error(
-                "%s failed in a thread, and nobody asked", self._name, exc_info=error
+                "%s failed in a thread; the error was never retrieved",
+                self._name,
+                exc_info=error,
             )

@@ -1,8 +1,8 @@
 """The live page of a server: `dashboard.html`, and the stats it draws.
 
-Page and WebSocket stand at one path. While somebody looks, one JSON text a second goes
-to all who do: what `Server.stats` returns. They are no clients: broadcasts, limits,
-middleware and stats do not know them.
+The page and its WebSocket have the same path. Every second, each viewer is sent what
+`Server.stats` returns, as JSON. Viewers are not clients: broadcasts, limits, middleware
+and stats leave them out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _INTERVAL = 1.0
 #: Viewers at the same time: each costs a message a second.
 _MAX_VIEWERS = 32
 
-#: Header fields by which proxies tell for whom they ask.
+#: Header fields in which proxies name their client.
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 
 #: An address in brackets or a name, and perhaps a port.
@@ -80,8 +80,8 @@ class Dashboard(BaseHandler):
         self._job: Job | None = None
         self._page = _Page()
         self.client_class = _Viewer
-        # A page has nothing to say, and must not be found idle for that. What it has
-        # no time to read it misses.
+        # A page sends nothing, so it is exempt from the idle timeout; updates that it
+        # is too slow for are dropped.
         self._given.update(
             check_options(
                 {
@@ -194,12 +194,12 @@ def _hashes(tag: str, html: str) -> str:
 
 
 class LocalKey:
-    """Who may look where nobody has been named: a browser here that was told the key.
+    """The default rule: a browser on this machine may look, if it was given the key.
 
-    That a request was made on this machine cannot be told from the request. A proxy
-    beside the server has a loopback address as well, and by default (nginx) neither
-    keeps the name that was asked for nor says that it is one; nor do tunnels. So the
-    proof is a secret, which only those know whom the program has told it.
+    The request alone does not show that it was made on this machine. A proxy on this
+    machine has a loopback address too, and by default (nginx) neither keeps the name
+    that was requested nor says that it is a proxy; nor do tunnels. So the proof is a
+    secret, known only to those whom the program tells.
 
     Attributes:
         key: the secret, another one for each start of the program.
@@ -223,11 +223,11 @@ class LocalKey:
 def from_this_machine(request: Request) -> bool:
     """Whether a request seems to have been made on this machine, for this machine.
 
-    The address of the peer alone does not say: a proxy beside the server has a loopback
-    address too, and so has the browser of the operator while it shows a page of
-    somebody else's whose name was made to lead here. Most of the first add header
-    fields, or keep the name that was asked for (not all: see `LocalKey`); the second
-    has that name in `Host`.
+    The address of the peer is not enough. A proxy on this machine has a loopback
+    address too; most proxies add header fields, or keep the name that was requested
+    (not all: see `LocalKey`). So has the operator's browser while it shows somebody
+    else's page whose name was made to lead here (DNS rebinding); that name is in `Host`
+    then.
     """
     if any(request.headers.get(name) is not None for name in _FORWARDED):
         return False

@@ -2,7 +2,7 @@
 
 Connections count their messages by themselves (`Tally`), the log counts ends,
 admission refusals. `Stats` keeps what nobody else does, and puts all of it together.
-Showing it is left to `prometheus` and `dashboard`; `AccessRule` says to whom they may.
+Showing it is left to `prometheus` and `dashboard`; `AccessRule` decides who may see it.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Stats:
         tallies = [_counts_of(handler._tally) for handler, _ in paths]
         viewers = list(self.viewers)
         refused = dict(server._admission.refused)
-        # In this order nobody is seen to have ended who was not seen to have opened.
+        # In this order no connection is counted as closed but not as opened.
         closed = dict.fromkeys(map(str, CloseCause), 0) | server._log_counts.ends
         connections = {
             "open": len(server.clients),

@@ -55,7 +55,7 @@ _Hop = tuple[_Address, int]
 
 
 class TrustedProxies:
-    """Those whose headers are believed.
+    """The proxies whose headers are believed.
 
     Args:
         networks: such as "10.0.0.0/8"; "unix" for the peers of a Unix socket.
@@ -69,7 +69,7 @@ class TrustedProxies:
         ]
 
     def trust(self, address: Any) -> bool:
-        """Whether the peer of a socket is one: (host, port), or a string (Unix)."""
+        """Whether a socket's peer is such a proxy: (host, port), or a string (Unix)."""
         if not isinstance(address, tuple):
             return self._unix
         try:
@@ -87,7 +87,7 @@ def client_address(address: Any, headers: Headers, trusted: TrustedProxies) -> A
     Args:
         address: of the socket's peer; it is returned when it is not trusted itself.
         headers: of the request, with `Forwarded` or `X-Forwarded-For`.
-        trusted: whose word counts.
+        trusted: the proxies to believe.
 
     Returns:
         (host, port) of the client, the port 0 where it was not told. What is malformed,
@@ -115,7 +115,7 @@ def client_scheme(
     Args:
         address: of the socket's peer.
         headers: of the request, with `Forwarded: proto=` or `X-Forwarded-Proto`.
-        trusted: whose word counts.
+        trusted: the proxies to believe.
 
     Returns:
         None where nobody who is trusted says it, or the two headers differ.
@@ -138,7 +138,7 @@ def client_hosts(address: Any, headers: Headers, trusted: TrustedProxies) -> lis
         address: of the socket's peer.
         headers: of the request, with `Forwarded: host=`, `X-Forwarded-Host` and
             `X-Forwarded-Port`, which completes those without a port and `Host`.
-        trusted: whose word counts.
+        trusted: the proxies to believe.
     """
     if not trusted.trust(address):
         return []

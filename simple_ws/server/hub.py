@@ -122,7 +122,7 @@ class Hub:
             if client.write_message(msg):
                 return client
         if not ranked and not self._filtered:
-            encode_message(msg, None)  # a wrong one raises, also where nobody is
+            encode_message(msg, None)  # raises for a wrong one, without subscribers too
         return None
 
     def send_to(self, client_id: Any, msg: object) -> int:
@@ -175,7 +175,7 @@ class Hub:
             self._complain_at = now + _BETWEEN_COMPLAINTS
             lost, self._lost = self._lost, 0
             logger.warning(
-                "%d messages of other threads are dropped: the loop is behind", lost
+                "%d messages from other threads were dropped: the loop is behind", lost
             )
 
     # Topics and identities
@@ -289,7 +289,7 @@ class Hub:
             raise TypeError(f"client must be a Client, not {client!r}")
         host: object = client._host
         if host is not self:
-            raise ValueError(f"client {client!r} is of another server")
+            raise ValueError(f"client {client!r} belongs to another server")
 
     def _on_loop(self, function: Callable[..., object], *args: object) -> None:
         reactor = self._other_loop()
@@ -329,8 +329,10 @@ def _send_to_each(
 
 
 def _frozen(msg: object, filtered: bool) -> tuple[object, int]:
-    """A message as it is now, since its owner may change it before its turn comes, and
-    its size; raises now what it would raise then."""
+    """Copy a message, since its owner may change it before it is sent; with its size.
+
+    Raises now what sending it would raise.
+    """
     try:
         _, payload = encode_message(msg, None)
     except (TypeError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from typing import Any
 
@@ -504,3 +505,22 @@ def test_what_waits_for_a_turn_is_read_before_the_end(how: str) -> None:
     assert core.take_all() == (["at last"] if how == "lost" else [])
     code = 1001 if how == "lost" else 1000
     assert core.close_code == code
+
+
+@pytest.mark.parametrize(
+    ("data", "level"),
+    [
+        (server_frame(TEXT, first=0) + server_frame(0, first=0) * 1000, logging.INFO),
+        (server_frame(TEXT, b"\xff"), logging.INFO),
+        (server_close(1000), logging.DEBUG),
+    ],
+    ids=["empty fragments", "bad data", "close"],
+)
+def test_only_a_fault_of_the_server_is_worth_a_line(
+    data: bytes, level: int, caplog: Any
+) -> None:
+    core = Core()
+    core._feed(data)
+    with caplog.at_level(logging.DEBUG, "simple_ws"):
+        core._log_end()
+    assert [record.levelno for record in caplog.records] == [level]

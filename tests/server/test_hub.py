@@ -265,7 +265,7 @@ def test_client_of_another_server_is_refused() -> None:
             lambda: other.unsubscribe("t", client),
             lambda: other.bind(client, "me"),
         ):
-            with pytest.raises(ValueError, match="is of another server"):
+            with pytest.raises(ValueError, match="belongs to another server"):
                 call()
         assert other.count("t") == 0
 
@@ -462,7 +462,7 @@ def test_messages_that_find_no_room_in_the_queue_are_one_line(caplog: Any) -> No
         go.set()
         assert peer.read_message() == "x" * 100
     (line,) = [r for r in caplog.records if "the loop is behind" in r.getMessage()]
-    assert line.getMessage().startswith("1 messages of other threads are dropped")
+    assert line.getMessage().startswith("1 messages from other threads were dropped")
 
 
 # --- Identities ----------------------------------------------------------------------
