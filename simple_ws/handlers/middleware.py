@@ -57,7 +57,8 @@ class Middleware:
             message. They must not return None unless they were given None: it would be
             a forgotten `return`.
         authenticates: True: clients must be bound to an identity (`client.bind`) within
-            the option `auth_timeout`. Other values mean nothing.
+            the option `auth_timeout`, and until then get nothing that is sent to many
+            (`broadcast`, `publish`, `deliver`). Other values mean nothing.
     """
 
     STOP: Final = _Stop.STOP

@@ -29,10 +29,10 @@ class FirstMessageAuth(Middleware):
     The check can be async, or `in_thread`. Handlers do not get the first message. A
     client that sends nothing for `auth_timeout` seconds is closed with 1008.
 
-    An unauthenticated client is like any other, except that its messages do not pass:
-    `on_open` was called, and it gets broadcasts. To keep messages from such clients,
-    publish them to a topic that `check` or `on_message` subscribes the client to; or
-    check credentials in `on_request`, before the connection is open.
+    Until then nothing that is sent to many reaches the client: `broadcast`, `publish`,
+    `deliver` and `send_to` leave it out. What is written to it alone (`write_message`,
+    or a loop over `clients`) does, and `on_open` was called: greet it, but tell it
+    nothing. To refuse clients before the connection is open, use `on_request`.
     """
 
     authenticates = True

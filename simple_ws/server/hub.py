@@ -46,6 +46,9 @@ class Hub:
         self.clients: Group[Client] = Group()
         self._topics: Topics[Client] = Topics()
         self._identities: Identities[Client] = Identities()
+        # Clients that must authenticate and have not: only what is written to one of
+        # them reaches it.
+        self._strangers: set[Client] = set()
         # Middlewares see what is sent: any object may become a message on its way.
         self._filtered = False
         self._lost = 0
@@ -119,7 +122,7 @@ class Hub:
             return None
         ranked = self._topics.by_priority(topic)
         for client in ranked:
-            if client.write_message(msg):
+            if client not in self._strangers and client.write_message(msg):
                 return client
         if not ranked and not self._filtered:
             encode_message(msg, None)  # raises for a wrong one, without subscribers too
@@ -148,9 +151,16 @@ class Hub:
         send = _send_to_each if self._filtered else fan_out
         reactor = self._other_loop()
         if reactor is not None:
-            self._queue(reactor, msg, lambda frozen: send(find(), frozen, left_out))
+            self._queue(
+                reactor,
+                msg,
+                lambda frozen: send(find(), frozen, self._with_strangers(left_out)),
+            )
             return Delivered(0)
-        return Delivered(send(find(), msg, left_out))
+        return Delivered(send(find(), msg, self._with_strangers(left_out)))
+
+    def _with_strangers(self, left_out: Collection[Client]) -> Collection[Client]:
+        return self._strangers.union(left_out) if self._strangers else left_out
 
     def _queue(
         self, reactor: Reactor, msg: object, send: Callable[[object], object]
@@ -268,11 +278,16 @@ class Hub:
             client._note_identity(client_id)
             if client_id is not None:
                 self._identities.bind(client_id, client)
+                self._strangers.discard(client)
+            elif client._handler.authenticates is True:
+                self._strangers.add(client)
 
     # What connections ask of it
 
     def _add_client(self, client: Client) -> None:
         """A connection opened."""
+        if client._handler.authenticates is True:
+            self._strangers.add(client)
         self.clients.add(client)
         client._handler.clients.add(client)
 
@@ -281,6 +296,7 @@ class Hub:
         for topic in tuple(client._topics or ()):
             self._unsubscribe(topic, client)
         self._identities.unbind(client._client_id, client)
+        self._strangers.discard(client)
         self.clients.discard(client)
         client._handler.clients.discard(client)
 

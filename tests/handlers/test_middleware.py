@@ -1495,3 +1495,91 @@ def test_deferred_result_that_nothing_awaits_is_an_error() -> None:
         "open",
         "nobody awaits Sly.on_message",
     ]
+
+
+# --- Clients that have not authenticated yet -----------------------------------------
+
+
+def check_room_token(msg: Any) -> str:
+    if not msg.startswith("token "):
+        raise AuthenticationError("no token")
+    return str(msg.removeprefix("token "))
+
+
+class Room(Recorder):
+    """Joins everybody at once, as a careless program does."""
+
+    def on_open(self, client: Any) -> None:
+        super().on_open(client)
+        client.subscribe("room")
+
+
+def send_everywhere(server: Server, msg: str) -> list[object]:
+    return [
+        server.broadcast(msg),
+        server.publish("room", msg),
+        server.send_to("ann", msg),
+        server.deliver("room", msg),
+    ]
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_nothing_for_many_reaches_clients_that_have_not_authenticated(
+    filtered: bool,
+) -> None:
+    with Driven(Room()) as driven:
+        driven.server.use(FirstMessageAuth(check_room_token))
+        if filtered:
+            driven.server.use(JSONMessages())
+        stranger = driven.open()
+        assert send_everywhere(driven.server, "secret") == [0, 0, 0, None]
+        driven.turn()
+        assert stranger.nothing_waits()
+        # What is written to this one client is meant for it.
+        driven.handler.client().write_message("who are you?")
+        assert "who are you?" in str(stranger.read_message())
+
+        stranger.text("token ann")
+        driven.turn()
+        *counts, taker = send_everywhere(driven.server, "secret")
+        assert counts == [1, 1, 1]
+        assert taker is driven.handler.client()
+        for _ in range(4):
+            assert "secret" in str(stranger.read_message())
+
+        driven.handler.client().bind(None)  # logged out
+        assert send_everywhere(driven.server, "secret") == [0, 0, 0, None]
+        driven.turn()
+        assert stranger.nothing_waits()
+
+
+def test_threads_do_not_reach_clients_that_have_not_authenticated() -> None:
+    with running(Room()) as server:
+        server.use(FirstMessageAuth(check_room_token))
+        with open_peer(server) as stranger, open_peer(server) as friend:
+            friend.text("token ann")
+            for _ in range(3):
+                server.publish("room", "secret")
+            server.broadcast("last")
+            while friend.read_message() != "last":
+                pass
+            assert stranger.nothing_waits()
+
+
+def test_handler_that_authenticates_by_itself_keeps_strangers_out() -> None:
+    class Own(Room):
+        authenticates = True
+
+        def on_message(self, msg: Any, client: Any) -> Any:
+            client.bind(msg)
+
+    with Driven(Own()) as driven:
+        peers = [driven.open(), driven.open()]
+        peers[1].text("bob")
+        driven.turn()
+        assert driven.server.broadcast("x") == 1
+        assert peers[1].read_message() == "x"
+        assert peers[0].nothing_waits()
+        peers[0].close()
+        driven.turn()
+        assert not driven.server._strangers
