@@ -462,11 +462,11 @@ class App(Hub):
             status, reason = denied
             retry = [retry_after()] if status in (429, 503) else []
             raise HandshakeError(status, reason, retry)
-        mount, request.params = found
+        handler, request.params = found
         admission = self._admission
         admission.check_room(self.clients, self.options.max_connections)
-        admission.check_room(mount.clients, mount.options.max_connections)
-        own = mount._admission
+        admission.check_room(handler.clients, handler.options.max_connections)
+        own = handler._admission
         if own is None:
             admission.check(request.address)
         else:
@@ -476,18 +476,18 @@ class App(Hub):
             admission.check_rate()
         if denied is not None:
             return denied
-        if self._middlewares or self._asyncio_loop is not None or mount._has_deferred:
-            return self._chain(mount)
-        return mount
+        if self._middlewares or self._asyncio_loop is not None or handler._has_deferred:
+            return self._chain(handler)
+        return handler
 
-    def _check_again(self, mount: UpgradeHandler, request: Request) -> None:
+    def _check_again(self, handler: UpgradeHandler, request: Request) -> None:
         """Refuse a client whose handshake took time: others may have come."""
         admission = self._admission
         admission.check_room(self.clients, self.options.max_connections)
-        admission.check_room(mount.clients, mount.options.max_connections)
+        admission.check_room(handler.clients, handler.options.max_connections)
         admission.check_host(request.address)
-        if mount._admission is not None:
-            mount._admission.check_host(request.address)
+        if handler._admission is not None:
+            handler._admission.check_host(request.address)
 
     def _find_route(self, request: Request) -> Route | None:
         """What plain HTTP has at a path, or None.
@@ -520,14 +520,14 @@ class App(Hub):
         chains, pending = self._current.chains, self._current.pending
         chain = chains.get(key)
         if chain is None:
-            mount: BaseHandler | Wrapper = handler
+            wrapped: BaseHandler | Wrapper = handler
             deferred = handler._has_deferred or self._has_deferred_middleware()
             awaited = deferred or self._asyncio_loop is not None
             if middlewares:
-                mount = Chain(handler, middlewares, awaited=awaited)
+                wrapped = Chain(handler, middlewares, awaited=awaited)
             if awaited:
-                mount = Awaited(mount, pending)
-            chain = chains[key] = mount
+                wrapped = Awaited(wrapped, pending)
+            chain = chains[key] = wrapped
         return chain
 
     def _has_deferred_middleware(self) -> bool:

@@ -541,10 +541,10 @@ class Server(App):
         run = self._run
         return () if run is None else run.upgrades
 
-    def _forget_upgrade(self, incoming: UpgradeConnection) -> None:
+    def _forget_upgrade(self, connection: UpgradeConnection) -> None:
         """A handshake is over."""
         run = self._current
-        run.upgrades.discard(incoming)
+        run.upgrades.discard(connection)
         run.reactor.attention = True
 
     def _add_client(self, client: Client) -> None:

@@ -108,13 +108,13 @@ class UpgradeHost(ConnectionHost, HttpHost, Protocol):
     def _find_handler(self, request: Request) -> UpgradeHandler:
         """The handler of a path; sets `request.params`; HandshakeError if not."""
 
-    def _check_again(self, mount: UpgradeHandler, request: Request) -> None:
+    def _check_again(self, handler: UpgradeHandler, request: Request) -> None:
         """HandshakeError if there is no room any more, after some time."""
 
     def _find_route(self, request: Request) -> Route | None:
         """What plain HTTP has at a path; sets `request.params`."""
 
-    def _forget_upgrade(self, incoming: UpgradeConnection) -> None:
+    def _forget_upgrade(self, connection: UpgradeConnection) -> None:
         """The connection was upgraded, or is closed."""
 
 
@@ -308,16 +308,16 @@ class UpgradeConnection:
         if self.server.proxies is not None or type(self.sock) is not socket.socket:
             self._introduce(request)
         self._check_host(request)
-        mount = self.server._find_handler(request)
+        handler = self.server._find_handler(request)
         if offer is None:
             offer = _read_offer(request)
-        terms = self._judge(request, offer, mount.options)
-        session = self._ask_handler(mount, request, mount.on_request, request)
+        terms = self._judge(request, offer, handler.options)
+        session = self._ask_handler(handler, request, handler.on_request, request)
         if session is not None and is_deferred(session):
-            done = partial(self._on_answer, mount, request, terms, rest)
+            done = partial(self._on_answer, handler, request, terms, rest)
             self._question = self._ask(self.server._run_limited, session, done)
         else:
-            self._open(mount, request, terms, rest, session)
+            self._open(handler, request, terms, rest, session)
 
     def _judge(self, request: Request, offer: _Offer, options: Options) -> _Terms:
         """Check what a handler's options allow; HandshakeError if they do not."""
@@ -346,7 +346,7 @@ class UpgradeConnection:
 
     def _on_answer(
         self,
-        mount: UpgradeHandler,
+        handler: UpgradeHandler,
         request: Request,
         terms: _Terms,
         rest: bytes,
@@ -359,8 +359,8 @@ class UpgradeConnection:
         self._question = None
         try:
             session = self._ask(_outcome, session, error)
-            self.server._check_again(mount, request)
-            self._open(mount, request, terms, rest + self._early, session)
+            self.server._check_again(handler, request)
+            self._open(handler, request, terms, rest + self._early, session)
         except HandshakeError as refused:
             self._refuse(refused, request)
         except Exception as failure:
@@ -373,7 +373,7 @@ class UpgradeConnection:
 
     def _open(
         self,
-        mount: UpgradeHandler,
+        handler: UpgradeHandler,
         request: Request,
         terms: _Terms,
         rest: bytes,
@@ -381,15 +381,17 @@ class UpgradeConnection:
     ) -> None:
         """Let a client in, if `on_request` has."""
         if session is not None:
-            what = f"on_request of {mount._log_name}"
+            what = f"on_request of {handler._log_name}"
             session = self._ask(session_of, what, session)
         if isinstance(session, Response):
             # One below 200 refuses nothing, and 101 would promise frames.
             answer = self._ask(response_of, session)
             self._end(answer, f"on_request answered {answer.status}", request)
             return
-        subprotocol = self._select_subprotocol(mount, request, terms.offered)
-        client = self._make(mount, request, mount.options, terms.agreement, subprotocol)
+        subprotocol = self._select_subprotocol(handler, request, terms.offered)
+        client = self._make(
+            handler, request, handler.options, terms.agreement, subprotocol
+        )
         if session is not None:
             client.session = session
         if self._over:
@@ -403,23 +405,23 @@ class UpgradeConnection:
             self.server.reactor.on_failure(client, error)
 
     def _select_subprotocol(
-        self, mount: UpgradeHandler, request: Request, offered: list[str]
+        self, handler: UpgradeHandler, request: Request, offered: list[str]
     ) -> str | None:
         if not offered:
             return None
-        select = mount.select_subprotocol
-        what = f"select_subprotocol of {mount._log_name}"
-        answer = self._ask_handler(mount, request, select, offered)
+        select = handler.select_subprotocol
+        what = f"select_subprotocol of {handler._log_name}"
+        answer = self._ask_handler(handler, request, select, offered)
         chosen: str | None = self._ask(subprotocol_of, what, answer, offered)
         return chosen
 
-    def _make(self, mount: UpgradeHandler, request: Request, *terms: Any) -> Client:
+    def _make(self, handler: UpgradeHandler, request: Request, *terms: Any) -> Client:
         """Make the connection, of the user's class if there is one."""
-        parts = self.sock, self.server, mount, request, *terms
-        if mount.client_class is Client:  # the default class needs no check
+        parts = self.sock, self.server, handler, request, *terms
+        if handler.client_class is Client:  # the default class needs no check
             return Client(*parts)
-        create = partial(_create, mount.client_class)
-        client: Client = self._ask_handler(mount, request, create, *parts)
+        create = partial(_create, handler.client_class)
+        client: Client = self._ask_handler(handler, request, create, *parts)
         return client
 
     def _introduce(self, request: Request) -> None:
@@ -453,14 +455,14 @@ class UpgradeConnection:
 
     def _ask_handler(
         self,
-        mount: UpgradeHandler,
+        handler: UpgradeHandler,
         request: Request,
         question: Callable[..., Any],
         *args: object,
     ) -> Any:
         """Likewise, and name what holds the loop for too long."""
         name = getattr(question, "__name__", "client_class")
-        with self.server._log.timed(f"{mount._log_name}.{name}", request):
+        with self.server._log.timed(f"{handler._log_name}.{name}", request):
             return self._ask(question, *args)
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
