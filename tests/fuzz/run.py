@@ -102,10 +102,11 @@ def fuzz_all(names: list[str], minutes: float) -> int:
 
 def shown(log: str, failed: bool) -> list[str]:
     """What of libFuzzer's words people want to read."""
+    lines = [line for line in log.splitlines() if not line.startswith("INFO: Instr")]
     if failed:
-        return log.splitlines()[-60:]
+        return lines[-60:]
     wanted = ("stat::number_of_executed_units", "stat::average_exec_per_sec")
-    return [line for line in log.splitlines() if line.startswith(wanted)]
+    return [line for line in lines if line.startswith(wanted)]
 
 
 def main() -> int:
