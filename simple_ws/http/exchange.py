@@ -291,9 +291,13 @@ class Exchange:
 
     def stop(self) -> None:
         """The server stops: finish the answer, and nothing else."""
-        self._stays = False
+        self.take_no_other()
         if self._phase not in (Phase.SERVING, Phase.ANSWERING):
             self._connection.close()
+
+    def take_no_other(self) -> None:
+        """End the connection after this request."""
+        self._stays = False
 
     def drop(self) -> None:
         """The socket is closed; the responder is told."""

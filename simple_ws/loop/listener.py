@@ -32,6 +32,8 @@ __all__ = [
 
 logger = logging.getLogger("simple_ws")
 
+#: Connections handed on at the end; systems keep 4096 waiting by default.
+_MAX_WAITING = 65536
 #: Connections taken in one turn, so that those who are in are served meanwhile.
 _BATCH = 64
 #: Seconds after which the others have their turn all the same.
@@ -308,6 +310,7 @@ class Listener:
         sock: bound and listening; the listener owns it from now on.
         on_accept: called with each connection, non-blocking, and its peer's address.
         file: of a Unix socket, to be removed at the end.
+        shared: another process may have the socket, too, such as systemd.
     """
 
     def __init__(
@@ -316,11 +319,14 @@ class Listener:
         sock: socket.socket,
         on_accept: Callable[[socket.socket, Any], object],
         file: SocketFile | None = None,
+        shared: bool = False,
     ) -> None:
         self._reactor = reactor
         self._sock = sock
         self._on_accept = on_accept
         self._file = file
+        self._shared = shared
+        self._pid = os.getpid()
         self._paused = False
         self._silent_until = -math.inf
         self._closed = False
@@ -340,15 +346,35 @@ class Listener:
         self._closed = True
         self._sock.close()
 
-    def close(self) -> None:
-        """Stop listening."""
+    def close(self, backlog: bool = False) -> None:
+        """Stop listening.
+
+        Args:
+            backlog: hand on the connections that wait to be accepted. They would be
+                reset, although another process may listen on the port (SO_REUSEPORT).
+        """
         if not self._closed:
             self._closed = True
             if not self._paused:
                 self._reactor.unregister(self._sock)
             if self._file is not None:
                 self._file.remove()
+            waiting = self._take_backlog() if backlog and self._is_ours() else []
             self._sock.close()
+            for sock, address in waiting:
+                self._accept(sock, address)
+
+    def _is_ours(self) -> bool:
+        """Whether no other process has the socket, and accepts what waits there."""
+        return not self._shared and self._pid == os.getpid()
+
+    def _take_backlog(self) -> list[tuple[socket.socket, Any]]:
+        """All that waits now, in one go: what comes until the close is lost."""
+        taken: list[tuple[socket.socket, Any]] = []
+        with suppress(OSError):  # nothing waits, or there are no more descriptors
+            while len(taken) < _MAX_WAITING:
+                taken.append(accept_from(self._sock))
+        return taken
 
     def _on_ready(self, events: int) -> None:
         clock = self._reactor.clock

@@ -130,10 +130,13 @@ class Run:
             client._forget()
 
     def accept_no_more(self) -> None:
-        """Close the listeners, and connections that are not in an answer."""
+        """Close the listeners; answer the requests that have begun, and no more.
+
+        Connections of the backlog count: their clients have connected.
+        """
         self.reactor.want_attention()
         for listener in self.listeners:
-            listener.close()
+            listener.close(backlog=True)
         for upgrade in list(self.upgrades):
             upgrade.stop()
 

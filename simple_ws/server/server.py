@@ -19,6 +19,7 @@ from ..checks import duration
 from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.options import Options, check_options
+from ..constants import CloseCause, CloseCode
 from ..errors import InvalidState
 from ..loop import forks
 from ..loop.asyncio_bridge import Attachment, check_loop
@@ -130,7 +131,8 @@ class Server(App):
         for sock in opened:
             limit_unsent(sock, self.options.notsent_lowat)
         run.listeners = [
-            Listener(run.reactor, sock, self._on_accept, file) for sock in opened
+            Listener(run.reactor, sock, self._on_accept, file, shared=bool(given))
+            for sock in opened
         ]
         self._move(Life.LISTENING)
         if given:
@@ -463,6 +465,10 @@ class Server(App):
         shutdown = Shutdown(run, self.options, self._everybody, self._abort)
         shutdown.begin([*self.clients, *self._stats.viewers], drain)
 
+    @property
+    def _is_stopping(self) -> bool:
+        return self._life is Life.STOPPING
+
     def _abort(self) -> None:
         """End with this turn of the loop."""
         self._begin_stop(None)
@@ -551,6 +557,14 @@ class Server(App):
         """A connection opened."""
         self._stats.opened += 1
         super()._add_client(client)
+        if self._is_stopping:  # its handshake had begun before
+            close = partial(
+                client._close,
+                CloseCode.GOING_AWAY,
+                "the server stops",
+                CloseCause.SHUTDOWN,
+            )
+            self._current.reactor.call_soon(close)
         self._admission.enter(client.address)
         if client._handler._admission is not None:
             client._handler._admission.enter(client.address)

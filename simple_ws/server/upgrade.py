@@ -60,6 +60,8 @@ from .forwarded import (
 
 __all__ = ["UpgradeConnection", "UpgradeHandler", "UpgradeHost"]
 
+#: Seconds for the first bytes of a client, once the server stops.
+_SILENCE = 1.0
 #: Bytes of one read; a browser's request takes 500 to 1,500.
 _READ_SIZE = 4096
 
@@ -104,6 +106,10 @@ class UpgradeHost(ConnectionHost, HttpHost, Protocol):
 
     proxies: TrustedProxies | None
     _admission: Admission
+
+    @property
+    def _is_stopping(self) -> bool:
+        """Whether nothing new is begun."""
 
     def _find_handler(self, request: Request) -> UpgradeHandler:
         """The handler of a path; sets `request.params`; HandshakeError if not."""
@@ -163,11 +169,18 @@ class UpgradeConnection:
         return None
 
     def stop(self) -> None:
-        """The server stops: finish an answer, and nothing else."""
+        """The server stops: finish what has begun, and nothing else.
+
+        A client that has connected and sent nothing may be about to.
+        """
         if self._exchange is not None:
             self._exchange.stop()
-        else:
+        elif self._question is not None:
+            self.close()  # nobody knows how long it takes
+        elif self._kept and (self._reader is None or self._reader.empty):
             self.close()
+        elif self._reader is None:
+            self._wait(min(_SILENCE, self.server.options.open_timeout))
 
     def close(self) -> None:
         """Close the socket; nothing more will happen."""
@@ -293,6 +306,8 @@ class UpgradeConnection:
         self._introduce(request)
         self.server.reactor.wheel.discard(self)
         self._exchange = Exchange(self, request)
+        if self.server._is_stopping:
+            self._exchange.take_no_other()
         self._exchange.begin(route.select, rest)
 
     def _upgrade(self, request: Request, offer: _Offer | None, rest: bytes) -> None:

@@ -716,3 +716,62 @@ def test_server_that_is_stopping_is_not_told_to_listen() -> None:
             poll_until(server, lambda: False)
         server._tear_down()
     assert len(errors) == 3
+
+
+# --- A hand-over: what has begun is finished -----------------------------------------
+
+
+def test_stop_answers_the_backlog_and_handshakes_that_were_half_read() -> None:
+    server = Server("127.0.0.1", 0)
+    handler = server.mount("*", Echo())
+    server.listen()
+    half = connect(server)
+    half.write(request()[:20])
+    server.poll()
+    poll_until(server, lambda: len(server._incoming) == 1)
+    # Nobody turns meanwhile: these wait in the backlog, the last one in silence.
+    waiting = [connect(server) for _ in range(5)]
+    for peer in waiting[:4]:
+        peer.write(request())
+    server.call_later(0, server.stop)
+    server.poll()
+    peers = [half, *waiting]
+    half.write(request()[20:])
+    waiting[4].write(request())
+    for peer in peers:
+        peer._pump = lambda: server.poll(0.01)
+        assert peer.read_head().startswith(b"HTTP/1.1 101 ")
+        assert peer.read_close() == (1001, "the server stops")
+        peer.write(close_frame(1001))
+        assert peer.read_rest() == b""
+        peer.close()
+    poll_until(server, lambda: not server.poll())
+    assert len(handler.of("close")) == 6
+
+
+def test_stop_answers_pages_of_the_backlog_and_keeps_no_connection() -> None:
+    server = Server("127.0.0.1", 0)
+    server.http("/page")(lambda request: "page")
+    server.listen()
+    server.poll()
+    peer = connect(server)
+    peer.write(b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
+    server.call_later(0, server.stop)
+    server.poll()
+    peer._pump = lambda: server.poll(0.01)
+    assert peer.read_head().startswith(b"HTTP/1.1 200 ")
+    assert peer.read_rest() == b"page"
+    peer.close()
+    poll_until(server, lambda: not server.poll())
+
+
+def test_stop_leaves_the_backlog_of_a_shared_socket_to_others() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as shared:
+        server = Server()
+        server.mount("*", Echo())
+        server.listen([shared.dup()])
+        server.poll()
+        with socket.create_connection(shared.getsockname()):
+            server.stop()
+            shared.settimeout(DEADLINE)
+            shared.accept()[0].close()
