@@ -7,9 +7,11 @@ Nobody sleeps here: every wait is for an event, and has a deadline.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -462,3 +464,90 @@ def queues_of(server: Server) -> dict[Client, Any]:
     for mount in () if run is None else run.chains.values():
         queues.update(getattr(mount, "_queues", {}))
     return queues
+
+
+# --- Code that runs in the middle of ours --------------------------------------------
+
+
+def interrupt() -> None:
+    """What a signal handler does by default."""
+    raise KeyboardInterrupt
+
+
+def lines_until(
+    stop: int,
+    function: Callable[[], object],
+    only: str | None = None,
+    action: Callable[[], object] = interrupt,
+) -> tuple[int, BaseException | None]:
+    """Call a function; interrupt it at the n-th line of ours in it, or in one function.
+
+    Not in `_run` of the blocking client, which is up to `calls_until`: there are lines
+    between the release of a lock and what is before where no signal handler runs.
+
+    Returns:
+        The lines there were, and what was raised.
+    """
+    seen = 0
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal seen
+        if not _is_ours(frame) or frame.f_code.co_name == "_run":
+            return None
+        if event == "line" and only in (None, frame.f_code.co_name):
+            seen += 1
+            if seen == stop:
+                sys.settrace(None)
+                action()
+        return trace
+
+    return _watch(sys.settrace, trace, function, lambda: seen)
+
+
+def calls_until(
+    stop: int,
+    function: Callable[[], object],
+    action: Callable[[], object] = interrupt,
+) -> tuple[int, BaseException | None]:
+    """Call a function; interrupt it where Python looks for signals: at the beginning of
+    the n-th function of ours that it calls, or behind the n-th in C.
+
+    Returns:
+        The calls there were, and what was raised.
+    """
+    seen = 0
+
+    def profile(frame: Any, event: str, arg: Any) -> None:
+        nonlocal seen
+        if event in ("call", "c_return") and _is_ours(frame):
+            seen += 1
+            if seen == stop:
+                sys.setprofile(None)
+                action()
+
+    return _watch(sys.setprofile, profile, function, lambda: seen)
+
+
+def _is_ours(frame: Any) -> bool:
+    name = frame.f_code.co_filename
+    return "simple_ws" in name and f"{os.sep}tests{os.sep}" not in name
+
+
+def _watch(
+    watch: Callable[[Any], None],
+    watcher: Any,
+    function: Callable[[], object],
+    count: Callable[[], int],
+) -> tuple[int, BaseException | None]:
+    error: BaseException | None = None
+    watch(watcher)
+    try:
+        function()
+    except BaseException as raised:
+        error = raised
+    finally:
+        watch(None)
+    try:
+        return count(), error
+    finally:
+        del error  # it holds this frame, and so all that it has come through

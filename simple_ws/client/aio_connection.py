@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import duration
 from ..constants import CloseCause, CloseCode
@@ -21,6 +22,7 @@ from ..protocol.uri import URI
 from .core import (
     LINGER,
     ClientCore,
+    encode,
     may_end_quietly,
 )
 from .options import ClientOptions
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["Connection"]
+
+_T = TypeVar("_T")
 
 _clock = time.monotonic
 
@@ -75,7 +79,7 @@ class Connection(ClientCore):
         self._answers: dict[bytes, asyncio.Future[float]] = {}
         self._gone: asyncio.Future[None] = loop.create_future()
         self._sends = 0
-        self._receives = 0  # while the transport does not read
+        self._receives = 0  # without waiting
         self._reading_on = False  # the loop is asked for another turn of reading
         self._writing_paused = False  # the transport takes no more
         # The transport does not read: the inbox is full, or there is enough to read.
@@ -90,7 +94,7 @@ class Connection(ClientCore):
         transport.set_protocol(_Events(self))
         self._arm_beat()
         if accepted.rest:
-            self._data_received(accepted.rest)
+            self._whole(self._data_received, accepted.rest)
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,20 +148,29 @@ class Connection(ClientCore):
             InvalidState: Another task is receiving.
         """
         if timeout is not None:
-            duration("timeout", timeout)
-        if self._reading_paused and self._inbox:
-            await self._breathe()
+            timeout = duration("timeout", timeout)
+        if self._inbox:
+            self._receives += 1
+            if self._receives >= _BREATH or (self._reading_paused and self._unread):
+                # Let others have their turn: messages come faster than they are taken.
+                self._receives = 0
+                await asyncio.sleep(0)
         if not self._inbox:
+            self._receives = 0
             if timeout is None:
                 await self._wait_for_news()
             else:
                 await self._wait_for_news_within(timeout)
         if not self._inbox:
             raise self._closed()
-        message = self._take()
-        if self._reading_paused:
-            self._wake_waiters()
-        return message
+        try:
+            self._make_room()
+            if self._reading_paused:
+                self._wake_waiters()
+            return self._inbox.popleft()[0]
+        except BaseException:
+            self._cut()
+            raise
 
     async def send(self, msg: object, binary: bool | None = None) -> None:
         """Send a message (RFC 6455 §6.1).
@@ -176,6 +189,7 @@ class Connection(ClientCore):
             ConnectionClosed: The connection has ended, or ends now because the server
                 has read nothing for `write_timeout` (cause `slow_consumer`).
         """
+        opcode, payload = encode(msg, binary)
         self._sends += 1
         if not self._sends % _BREATH:
             await asyncio.sleep(0)
@@ -183,7 +197,11 @@ class Connection(ClientCore):
             await self._wait_for_room()
         if not self.is_open():
             raise self._closed()
-        self._transport.write(self._frame(msg, binary))
+        try:
+            self._transport.write(self._frame(opcode, payload))
+        except BaseException:
+            self._cut()
+            raise
 
     async def ping(
         self, payload: bytes | str = b"", timeout: float | None = None
@@ -208,7 +226,7 @@ class Connection(ClientCore):
         """
         payload = check_ping(payload)
         if timeout is not None:
-            duration("timeout", timeout)
+            timeout = duration("timeout", timeout)
         timeout = self._options.ping_timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(timeout):
@@ -232,11 +250,7 @@ class Connection(ClientCore):
             ValueError: The code must not be sent, or the reason is too long.
         """
         code = check_close(code, reason)
-        if self.is_open():
-            self._start_close(code, reason)
-        elif self._loss is not None:
-            self._protocol.conclude(CloseCode.ABNORMAL, *self._loss)
-        self._wake_waiters()
+        self._whole(self._begin_close, code, reason)
         # Shielded: others wait for it as well.
         await asyncio.shield(self._gone)
 
@@ -249,12 +263,6 @@ class Connection(ClientCore):
                 raise InvalidState("another task is receiving from this connection")
             self._receiver = self._loop.create_future()
             await self._receiver
-
-    async def _breathe(self) -> None:
-        """Let others have their turn: messages come faster than they are taken."""
-        self._receives += 1
-        if self._unread or not self._receives % _BREATH:
-            await asyncio.sleep(0)
 
     async def _wait_for_news_within(self, timeout: float) -> None:
         try:
@@ -280,7 +288,7 @@ class Connection(ClientCore):
             raise self._closed()
         if payload in self._answers:
             raise InvalidState(f"ping {payload!r} is already waited for")
-        payload = self._ping(payload)
+        payload = self._whole(self._ping, payload)
         answer: asyncio.Future[float] = self._loop.create_future()
         self._answers[payload] = answer
         try:
@@ -329,9 +337,9 @@ class Connection(ClientCore):
         for timer in (self._beat, self._stall, self._ending):
             if timer is not None:
                 timer.cancel()
-        self._log_end()
         _resolve(self._gone, None)
         self._wake_waiters()
+        self._log_end()
 
     def _pause_writing(self) -> None:
         """The transport holds enough."""
@@ -348,7 +356,33 @@ class Connection(ClientCore):
             self._put(pong)
         self._wake_waiters()
 
+    # Interrupts
+
+    def _whole(self, step: Callable[..., _T], *args: Any) -> _T:
+        """Take a step as a whole; the connection ends where something is raised in it.
+
+        Nothing of ours is: it was a signal handler, or memory has run out.
+        """
+        try:
+            return step(*args)
+        except BaseException:
+            self._cut()
+            raise
+
+    def _cut(self) -> None:
+        super()._cut()
+        self._transport.abort()
+        if not self._loop.is_closed():
+            self._loop.call_soon(self._wake_waiters)
+
     # Following what has come to be
+
+    def _begin_close(self, code: int, reason: str) -> None:
+        if self.is_open():
+            self._start_close(code, reason)
+        elif self._loss is not None:
+            self._protocol.conclude(CloseCode.ABNORMAL, *self._loss)
+        self._wake_waiters()
 
     def _wake_waiters(self) -> None:
         """Wake those whose wait is over, and tell the transport what to do."""
@@ -357,7 +391,7 @@ class Connection(ClientCore):
         unread = self._unread
         if unread and not self._reading_on:
             self._reading_on = True
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._whole, self._go_on)
         deaf = unread or self._full
         if deaf is not self._reading_paused:
             self._set_deaf(deaf)
@@ -412,7 +446,7 @@ class Connection(ClientCore):
             return
         if self._ending is not None:
             self._ending.cancel()
-        self._ending = self._loop.call_later(delay, self._on_close_timeout)
+        self._ending = self._loop.call_later(delay, self._whole, self._on_close_timeout)
 
     def _on_close_timeout(self) -> None:
         reason = NO_ANSWER
@@ -425,7 +459,7 @@ class Connection(ClientCore):
         due = self._next_beat()
         if due is not None:
             delay = max(0.0, due - self._clock())
-            self._beat = self._loop.call_later(delay, self._on_beat)
+            self._beat = self._loop.call_later(delay, self._whole, self._on_beat)
 
     def _on_beat(self) -> None:
         """Ping a silent server, or give it up."""
@@ -444,7 +478,7 @@ class Connection(ClientCore):
     def _watch_output(self) -> None:
         self._unsent = self._count_unsent()
         delay = self._options.write_timeout
-        self._stall = self._loop.call_later(delay, self._on_stall)
+        self._stall = self._loop.call_later(delay, self._whole, self._on_stall)
 
     def _on_stall(self) -> None:
         """Look whether the server has read at least something."""
@@ -468,19 +502,23 @@ class _Events(asyncio.Protocol):
         self._connection = connection
 
     def data_received(self, data: bytes) -> None:
-        self._connection._data_received(data)
+        try:
+            self._connection._data_received(data)
+        except BaseException:
+            self._connection._cut()
+            raise
 
     def eof_received(self) -> bool:
-        return self._connection._eof_received()
+        return self._connection._whole(self._connection._eof_received)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._connection._connection_lost(error)
+        self._connection._whole(self._connection._connection_lost, error)
 
     def pause_writing(self) -> None:
-        self._connection._pause_writing()
+        self._connection._whole(self._connection._pause_writing)
 
     def resume_writing(self) -> None:
-        self._connection._resume_writing()
+        self._connection._whole(self._connection._resume_writing)
 
 
 def _resolve(future: asyncio.Future[Any] | None, value: Any) -> None:

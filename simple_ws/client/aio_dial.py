@@ -222,3 +222,7 @@ class Exchange(asyncio.Protocol):
                 answer.set_result(self._then(outcome))
         except Exception as error:
             answer.set_exception(error)
+        except BaseException:
+            # A signal handler: nobody knows what had been read of the answer.
+            self.abort()
+            raise

@@ -7,8 +7,10 @@
 
 There is no thread behind it: whoever waits (in `recv`, `ping`, `close`, or in `send`
 for a slow server) moves the connection meanwhile: reads, answers pings, writes what
-waits. Of several threads that wait one reads and one writes, for all. What is read and
-framed is `client.core`, how the connection comes to be `protocol.client_handshake` and
+waits. Of several threads that wait one reads and one writes, for all. Code of the
+user's that runs in the middle of that, in signal handlers and `__del__`, may send and
+close, and what it raises leaves nothing half done. What is read and framed is
+`client.core`, how the connection comes to be `protocol.client_handshake` and
 `client.dial`.
 """
 
@@ -20,7 +22,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import duration
 from ..constants import MAX_READ, CloseCause, CloseCode
@@ -40,6 +44,7 @@ from .address import Address, ask, read_address
 from .core import (
     LINGER,
     ClientCore,
+    encode,
     explain,
     may_end_quietly,
     unreachable,
@@ -68,6 +73,8 @@ _LAST_WORDS = 0.05
 #: Seconds after which a thread that waits for room only looks whether it must read as
 #: well: otherwise two peers that send to each other may wait for ever.
 _TAKE_OVER = 0.05
+
+_T = TypeVar("_T")
 
 _clock = time.monotonic
 _wait_for = wait_for
@@ -106,6 +113,12 @@ class Connection(ClientCore):
     One thread can send while another receives; every method can be called from any
     thread.
 
+    A signal handler or `__del__` may run while its thread is in a call of the same
+    connection. There `send` only queues the message, `close` only starts the closing
+    handshake, and `recv` and `ping` raise `InvalidState`. An exception out of a signal
+    handler (Ctrl-C) leaves the connection usable where it came while we waited, as it
+    nearly always does, and ends it otherwise (1006).
+
     Attributes:
         url: the server's address, after redirects, without user and password.
         headers: the header fields of the server's opening handshake.
@@ -122,8 +135,16 @@ class Connection(ClientCore):
         with suppress(OSError):  # it may have been reset already
             self.address = sock.getpeername()
         self._sock = sock
-        # Guards everything; given up only to wait for the socket.
-        self._lock = threading.Condition(threading.Lock())
+        # Guards everything; given up only to wait. A thread may take it again: in a
+        # signal handler, and then finds that it is `_busy` or one of those `_waiting`.
+        self._mutex = threading.RLock()
+        self._lock = threading.Condition(self._mutex)
+        self._busy = False  # something is half done
+        self._waiting: set[int] = set()  # threads, by their ids
+        # What was raised in a thread that waited: it left nothing half done.
+        self._raised_outside: dict[int, BaseException] = {}
+        # What code in the middle of our lines has asked for.
+        self._late: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         # Frames that the system has not taken; the first may be a part of one.
         self._outbox: deque[bytes | memoryview] = deque()
         self._progress_at = self._last_received  # when it last took some
@@ -131,7 +152,6 @@ class Connection(ClientCore):
         # Bytes may be there that waiting would not tell of.
         self._readable = True
         self._covered = 0  # what threads wait for at the socket, for all
-        self._waiters = 0  # how many these are
         self._eof = False
         self._released = False
         self._answers: dict[bytes, _Answer] = {}  # pings that are waited for
@@ -190,23 +210,11 @@ class Connection(ClientCore):
             ConnectionClosed: The connection has ended, and all messages were received.
         """
         if timeout is not None:
-            duration("timeout", timeout)
-        with self._lock:
-            if not self._inbox:
-                deadline = None if timeout is None else self._clock() + timeout
-                came = self._wait_until(self._has_news, deadline)
-                while not came and timeout == 0 and self._unread:
-                    # To the end: `select` will not tell that there is more.
-                    came = self._wait_until(self._has_news, deadline)
-                if not came:
-                    raise TimeoutError(f"no message within {timeout:g} s")
-            if not self._inbox:
-                raise self._farewell()
-            was_full = self._full
-            message = self._take()
-            if was_full:
-                self._lock.notify_all()  # there may be room for what others wait for
-            return message
+            timeout = duration("timeout", timeout)
+        message = self._run(self._recv, _refuse, timeout)
+        if isinstance(message, Exception):
+            raise message
+        return message
 
     def send(self, msg: object, binary: bool | None = None) -> None:
         """Send a message (RFC 6455 §6.1).
@@ -226,18 +234,10 @@ class Connection(ClientCore):
             ConnectionClosed: The connection has ended, or ends now because the server
                 has read nothing for `write_timeout` (cause `slow_consumer`).
         """
-        with self._lock:
-            if self._outbox:
-                self._flush()
-                self._wait_until(self._has_room, None)
-            if not self.is_open():
-                raise self._farewell()
-            self._put(self._frame(msg, binary))
-            self._flush()
-            if self._outbox:
-                self._wait_until(self._has_room, None)
-            if self._outbox or self._is_gone():
-                raise self._farewell()
+        opcode, payload = encode(msg, binary)
+        error = self._run(self._send, self._send_within, opcode, payload)
+        if error is not None:
+            raise error
 
     def ping(self, payload: bytes | str = b"", timeout: float | None = None) -> float:
         """Send a ping and wait for its pong (RFC 6455 §5.5.2).
@@ -260,27 +260,12 @@ class Connection(ClientCore):
         """
         payload = check_ping(payload)
         if timeout is not None:
-            duration("timeout", timeout)
+            timeout = duration("timeout", timeout)
         timeout = self._options.ping_timeout if timeout is None else timeout
-        deadline = None if timeout is None else self._clock() + timeout
-        with self._lock:
-            if not self.is_open():
-                raise self._farewell()
-            if payload in self._answers:
-                raise InvalidState(f"ping {payload!r} is already waited for")
-            payload = self._ping(payload)
-            answer = self._answers[payload] = _Answer()
-            self._flush()
-            try:
-                came = self._wait_until(lambda: answer.came or self._over, deadline)
-            finally:
-                self._answers.pop(payload, None)
-                self._pings.pop(payload, None)
-            if answer.came:
-                return answer.latency
-            if not came:
-                raise TimeoutError(f"no pong within {timeout:g} s")
-            raise self._farewell()
+        latency = self._run(self._ping_and_wait, _refuse, payload, timeout)
+        if isinstance(latency, Exception):
+            raise latency
+        return latency
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection (RFC 6455 §7.1.2), and wait until it is closed.
@@ -298,12 +283,7 @@ class Connection(ClientCore):
             ValueError: The code must not be sent, or the reason is too long.
         """
         code = check_close(code, reason)
-        with self._lock:
-            if self.is_open():
-                self._start_close(code, reason)
-            elif self._loss is not None:
-                self._protocol.conclude(CloseCode.ABNORMAL, *self._loss)
-            self._leave()
+        self._run(self._close, self._close_within, code, str.__str__(reason))
 
     def fileno(self) -> int:
         """The file descriptor, for `select` and similar; -1 once closed.
@@ -312,6 +292,152 @@ class Connection(ClientCore):
         becomes readable, call `recv(0)` until it raises `TimeoutError`.
         """
         return self._sock.fileno()
+
+    # The same, alone: errors are returned; what is raised came from elsewhere
+
+    def _recv(self, timeout: float | None) -> str | bytes | Exception:
+        if not self._inbox:
+            deadline = None if timeout is None else self._clock() + timeout
+            came = self._wait_until(self._has_news, deadline)
+            while not came and timeout == 0 and self._unread:
+                # To the end: `select` will not tell that there is more.
+                came = self._wait_until(self._has_news, deadline)
+            if not came:
+                return TimeoutError(f"no message within {timeout:g} s")
+        if not self._inbox:
+            return self._farewell()
+        if self._full:
+            self._lock.notify_all()  # there will be room for what others wait for
+        self._make_room()
+        return self._inbox.popleft()[0]
+
+    def _send(self, opcode: int, payload: bytes) -> Exception | None:
+        if self._outbox:
+            self._flush()
+            self._wait_until(self._has_room, None)
+        if not self.is_open():
+            return self._farewell()
+        self._put(self._frame(opcode, payload))
+        self._flush()
+        if self._outbox:
+            self._wait_until(self._has_room, None)
+        return self._farewell() if self._outbox or self._is_gone() else None
+
+    def _ping_and_wait(
+        self, payload: bytes, timeout: float | None
+    ) -> float | Exception:
+        deadline = None if timeout is None else self._clock() + timeout
+        if not self.is_open():
+            return self._farewell()
+        if payload in self._answers:
+            return InvalidState(f"ping {payload!r} is already waited for")
+        payload = self._ping(payload)
+        answer = self._answers[payload] = _Answer()
+        self._flush()
+        try:
+            came = self._wait_until(lambda: answer.came or self._over, deadline)
+        finally:
+            self._answers.pop(payload, None)
+            self._pings.pop(payload, None)
+        if answer.came:
+            return answer.latency
+        if not came:
+            return TimeoutError(f"no pong within {timeout:g} s")
+        return self._farewell()
+
+    def _close(self, code: int, reason: str) -> None:
+        if self.is_open():
+            self._start_close(code, reason)
+        elif self._loss is not None:
+            self._protocol.conclude(CloseCode.ABNORMAL, *self._loss)
+        self._leave()
+
+    # Running alone, although signal handlers and `__del__` run anywhere
+
+    def _run(self, job: Callable[..., _T], within: Callable[..., _T], *args: Any) -> _T:
+        """Do something while no other thread does.
+
+        What is raised on the way came in the middle of our lines, from a signal handler
+        most likely; the connection ends then, unless we were waiting.
+
+        Args:
+            job: what to do.
+            within: called in its place, in a signal handler or `__del__` that runs
+                while this thread is here already.
+            args: of both.
+        """
+        with self._mutex:
+            if self._busy or (self._waiting and get_ident() in self._waiting):
+                return within(*args)
+            try:
+                self._busy = True
+                return job(*args)
+            except BaseException as error:
+                if self._raised_outside.pop(get_ident(), None) is not error:
+                    self._cut()
+                raise
+            finally:
+                self._busy = False
+                if self._late:
+                    self._do_late()
+
+    def _send_within(self, opcode: int, payload: bytes) -> Exception | None:
+        if not self.is_open():
+            return self._closed()
+        self._do_late(self._send_queued, opcode, payload)
+        return None
+
+    def _send_queued(self, opcode: int, payload: bytes) -> None:
+        if self.is_open():
+            self._put(self._frame(opcode, payload))
+            self._flush()
+
+    def _close_within(self, code: int, reason: str) -> None:
+        self._do_late(self._close_queued, code, reason)
+
+    def _close_queued(self, code: int, reason: str) -> None:
+        if self.is_open():
+            self._start_close(code, reason)
+            self._flush()
+            self._elsewhere(self._leave)
+
+    def _do_late(self, *job: Any) -> None:
+        """Do what was asked for in the middle of our lines, as soon as none is on.
+
+        Args:
+            job: one more: a function and its arguments.
+        """
+        if job:
+            self._late.append((job[0], job[1:]))
+        while self._late and not self._busy:
+            self._busy = True
+            try:
+                self._do_queued()
+            except BaseException:
+                self._cut()
+                raise
+            finally:
+                self._busy = False
+        if self._outbox and get_ident() in self._waiting:
+            self._elsewhere(self._wait_until, self._has_room, None)
+
+    def _do_queued(self) -> None:
+        while self._late:
+            step, args = self._late.popleft()
+            step(*args)
+
+    def _elsewhere(self, job: Callable[..., object], *args: Any) -> None:
+        """Have another thread wait: this one is in the middle of something."""
+        run = partial(self._run, job, job, *args)
+        with suppress(RuntimeError):  # there are none at the end of the interpreter
+            threading.Thread(target=run, daemon=True).start()
+
+    def _cut(self) -> None:
+        super()._cut()
+        self._waiting.discard(get_ident())
+        self._eof = True
+        self._release()
+        self._close_socket()  # `_release` may be what was interrupted
 
     # What `ClientCore` asks for
 
@@ -354,12 +480,14 @@ class Connection(ClientCore):
     def _wait_until(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Move the connection until something is so; False at the deadline."""
         while not done():
+            if self._late:
+                self._do_queued()
             events = self._wanted() & ~self._covered
             if events:
                 self._move(events, deadline)
             else:  # other threads do it, or the inbox is full until one takes from it
                 left = None if deadline is None else deadline - self._clock()
-                self._lock.wait(left)
+                self._pause(self._lock.wait, left)
             if deadline is not None and self._clock() >= deadline:
                 return done()
         return True
@@ -400,16 +528,50 @@ class Connection(ClientCore):
         return bool(self._outbox) and self._clock() - self._progress_at >= timeout
 
     def _wait_for_socket(self, events: int, timeout: float | None) -> int:
-        self._waiters += 1
-        self._lock.release()
+        ready = self._pause(self._wait_unlocked, events, timeout)
+        return 0 if self._released or not ready else ready
+
+    def _wait_unlocked(self, events: int, timeout: float | None) -> int:
+        self._mutex.release()
+        ready = _wait_for(self._sock, events, timeout)
+        self._mutex.acquire()
+        return ready
+
+    def _pause(self, wait: Callable[..., _T], *args: Any) -> _T | None:
+        """Let others come in; what is raised meanwhile leaves nothing half done.
+
+        Args:
+            wait: gives the mutex up and takes it back.
+            args: its arguments.
+
+        Returns:
+            What it returned; None if there is something to do first.
+        """
+        thread = get_ident()
+        self._waiting.add(thread)
+        self._busy = False
         try:
-            ready = _wait_for(self._sock, events, timeout)
+            # From here on signal handlers do by themselves what they would queue.
+            return None if self._late else wait(*args)
+        except BaseException as error:
+            self._take_back()
+            self._raised_outside[thread] = error
+            raise
         finally:
-            self._lock.acquire()
-            self._waiters -= 1
-            if self._released and not self._waiters:
+            self._busy = True
+            self._waiting.discard(thread)
+            if self._released and not self._waiting:
                 self._sock.close()
-        return 0 if self._released else ready
+
+    def _take_back(self) -> None:
+        """Hold the mutex, which an interrupted wait may have given up."""
+        while True:
+            try:
+                self._lock.notify(0)  # raises where it is not ours
+                return
+            except RuntimeError:
+                with suppress(BaseException):  # one more interrupt
+                    self._mutex.acquire()
 
     def _wanted(self) -> int:
         """What the socket must be ready for."""
@@ -457,6 +619,8 @@ class Connection(ClientCore):
         except BlockingIOError:
             return
         except OSError as error:
+            if error.errno is None:
+                raise  # not the system: a signal handler did, such as TimeoutError
             self._on_end(error.strerror or str(error), CloseCause.RESET)
             return
         if not data:
@@ -481,6 +645,8 @@ class Connection(ClientCore):
             except BlockingIOError:
                 return
             except OSError as error:
+                if error.errno is None:
+                    raise  # as in `_read`
                 self._on_write_error(error)
                 return
             if sent == len(first):
@@ -539,14 +705,24 @@ class Connection(ClientCore):
             return
         self._released = True
         self._outbox.clear()
+        self._close_socket()
+        self._lock.notify_all()
         self._log_end()
-        if self._waiters:
+
+    def _close_socket(self) -> None:
+        if self._waiting:
             # The descriptor must not be given away while somebody waits for it.
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
         else:
             self._sock.close()
-        self._lock.notify_all()
+
+
+def _refuse(*args: Any) -> Exception:
+    return InvalidState(
+        "this thread is inside a call of the same connection, which a signal handler "
+        "or __del__ has interrupted: there only send and close can be called"
+    )
 
 
 class _Answer:

@@ -41,7 +41,14 @@ from ..protocol.websocket import Protocol
 from ..speedups import build_frame
 from .options import ClientOptions
 
-__all__ = ["LINGER", "ClientCore", "explain", "may_end_quietly", "unreachable"]
+__all__ = [
+    "LINGER",
+    "ClientCore",
+    "encode",
+    "explain",
+    "may_end_quietly",
+    "unreachable",
+]
 
 logger = logging.getLogger("simple_ws")
 
@@ -112,6 +119,24 @@ def _number(error: OSError) -> int | None:
         numbers = set(re.findall(r"\[Errno (\d+)\]", str(error)))
         return int(numbers.pop()) if len(numbers) == 1 else None
     return error.errno
+
+
+def encode(msg: object, binary: bool | None) -> tuple[int, bytes]:
+    """A message's opcode and its bytes.
+
+    May run code of the user's, such as `encode` of a subclass of str: to be called
+    before anything is begun.
+
+    Raises:
+        TypeError: A message of another type.
+        ValueError: Bytes sent as text that are not valid UTF-8.
+    """
+    if binary is None:
+        if type(msg) is str:
+            return _TEXT, msg.encode()
+        if type(msg) is bytes:
+            return _BINARY, msg
+    return encode_message(msg, binary)
 
 
 class ClientCore:
@@ -350,11 +375,18 @@ class ClientCore:
         Raises:
             IndexError: There is none.
         """
-        message, size = self._inbox.popleft()
-        self._inbox_size -= size
+        self._make_room()
+        return self._inbox.popleft()[0]
+
+    def _make_room(self) -> None:
+        """Count the oldest message as taken, and read on.
+
+        It is taken as the last thing of all, so that what is raised in between by a
+        signal handler does not lose it.
+        """
+        self._inbox_size -= self._inbox[0][1]
         if self._rest:
             self._read_on()
-        return message
 
     def _closed(self) -> ConnectionClosed:
         """What to raise where the connection is needed open."""
@@ -369,19 +401,8 @@ class ClientCore:
 
     # Sending
 
-    def _frame(self, msg: object, binary: bool | None) -> bytes:
-        """A message as it travels; it must be sent then, as it has been compressed.
-
-        Raises:
-            TypeError: A message of another type.
-            ValueError: Bytes sent as text that are not valid UTF-8.
-        """
-        if binary is None and type(msg) is str:
-            opcode, payload = _TEXT, msg.encode()
-        elif binary is None and type(msg) is bytes:
-            opcode, payload = _BINARY, msg
-        else:
-            opcode, payload = encode_message(msg, binary)
+    def _frame(self, opcode: int, payload: bytes) -> bytes:
+        """A message as it travels; it must be sent then, as it has been compressed."""
         if len(payload) < self._plain_below:
             # RFC 6455 §5.3: "The masking key needs to be unpredictable".
             return build_frame(0x80 | opcode, payload, urandom(4))
@@ -433,6 +454,17 @@ class ClientCore:
         self._protocol.conclude(CloseCode.ABNORMAL, reason, CloseCause.SLOW_CONSUMER)
 
     # Ending
+
+    def _cut(self) -> None:
+        """End here and now: something was raised between two of our own lines.
+
+        A signal handler did, most likely. Nobody knows what had been read or sent, and
+        payload must not be taken for frames. Whole messages can still be received.
+        """
+        self._rest, self._read_from = b"", 0
+        self._protocol.conclude(
+            CloseCode.ABNORMAL, "interrupted by an exception", CloseCause.LOCAL
+        )
 
     def _start_close(self, code: int, reason: str) -> None:
         """Start the closing handshake; messages that come now are skipped."""

@@ -217,7 +217,7 @@ def _header(name: str, pair: Any) -> tuple[str, str]:
         or not all(isinstance(part, str) for part in pair)
     ):
         raise TypeError(f"{name} must hold pairs of two strings, not {_kinds(pair)}")
-    field, value = pair
+    field, value = map(_exact, pair)
     _check_token(name, field, "the name of a field")
     lower = field.lower()
     if lower in _HAVE_OPTIONS:
@@ -237,7 +237,12 @@ def _field_value(name: str, value: Any) -> str:
             f"{name} must be latin-1 text without line breaks, and without spaces at "
             f"its ends; {_first_wrong(value, _FIELD_VALUE)}"
         )
-    return value
+    return _exact(value)
+
+
+def _exact(text: str) -> str:
+    """A str and no subclass, which may say something else when it is sent than now."""
+    return str.__str__(text)
 
 
 # Values are never shown: they are credentials more often than not.
@@ -276,7 +281,8 @@ def _cookies(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, Mapping):
         kind = type(value).__name__
         raise TypeError(f"{name} must be a mapping of names to values, not {kind}")
-    for key, text in value.items():
+    pairs = tuple(value.items())
+    for key, text in pairs:
         if not isinstance(key, str) or not isinstance(text, str):
             raise TypeError(f"{name} must hold strings, not {_kinds((key, text))}")
         _check_token(name, key, "the name of a cookie")  # RFC 6265 §4.1.1
@@ -285,7 +291,7 @@ def _cookies(name: str, value: Any) -> tuple[tuple[str, str], ...]:
                 f"{name}: {key} must be ASCII text without semicolons, and without "
                 f"spaces at its ends; {_first_wrong(text, _COOKIE_VALUE)}"
             )
-    return tuple(value.items())
+    return tuple((_exact(key), _exact(text)) for key, text in pairs)
 
 
 def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
@@ -298,6 +304,7 @@ def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
         if not isinstance(item, str):
             raise TypeError(f"{name} must hold strings, not {type(item).__name__}")
         _check_token(name, item, "a name")
+    names = tuple(map(_exact, names))
     # RFC 6455 §4.1, 10: "the elements that comprise this value MUST [...] all be
     # unique strings".
     if len(set(names)) < len(names):

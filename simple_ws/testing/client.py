@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from ..client.core import ClientCore
+from ..client.core import ClientCore, encode
 from ..client.options import check_client_options
 from ..connection.client import Client
 from ..constants import CloseCause, Opcode
@@ -96,7 +96,7 @@ class TestClient(ClientCore):
             TypeError: The message has another type.
         """
         self._need_open()
-        self.send_raw(self._frame(msg, binary))
+        self.send_raw(self._frame(*encode(msg, binary)))
 
     def send_fragments(self, parts: Iterable[str | bytes]) -> None:
         """Send one message in as many frames as there are parts (RFC 6455 §5.4).

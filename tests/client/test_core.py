@@ -13,7 +13,7 @@ from harness import BINARY, CLOSE, PING, PONG, TEXT, Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.client.core import ClientCore, may_end_quietly
+from simple_ws.client.core import ClientCore, encode, may_end_quietly
 from simple_ws.client.options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.deflate import Agreement
@@ -292,17 +292,17 @@ class TestSending:
     def test_type_decides_how_a_message_travels(
         self, message: object, binary: bool | None, first: int, payload: bytes
     ) -> None:
-        assert unmask(Core()._frame(message, binary)) == (first, payload)
+        assert unmask(Core()._frame(*encode(message, binary))) == (first, payload)
 
     def test_each_frame_has_a_key_of_its_own(self) -> None:
         core = Core()
-        keys = {core._frame("x", None)[2:6] for _ in range(200)}
+        keys = {core._frame(*encode("x", None))[2:6] for _ in range(200)}
         core._start_close(1000, "")
         keys |= {core._protocol.send_ping(b"")[2:6] for _ in range(200)}
         assert len(keys) == 400
 
     def test_long_messages_are_split_where_asked(self) -> None:
-        frame = Core(max_frame_size=4)._frame("0123456789", None)
+        frame = Core(max_frame_size=4)._frame(*encode("0123456789", None))
         parts = [frame[start : start + 10] for start in (0, 10)] + [frame[20:]]
         assert [unmask(part) for part in parts] == [
             (0x01, b"0123"),
@@ -313,17 +313,17 @@ class TestSending:
     def test_messages_are_compressed_from_the_threshold(self) -> None:
         core = Core(Agreement(True, True, 15, 15, 9, 9, 10))
         assert core.compressed
-        assert core._frame("x" * 9, None)[0] == 0x81
-        assert core._frame("x" * 10, None)[0] == 0xC1
+        assert core._frame(*encode("x" * 9, None))[0] == 0x81
+        assert core._frame(*encode("x" * 10, None))[0] == 0xC1
 
     @pytest.mark.parametrize("message", [1, None, object(), ("a",)])
     def test_other_types_are_refused(self, message: object) -> None:
         with pytest.raises(TypeError, match="a message must be"):
-            Core()._frame(message, None)
+            encode(message, None)
 
     def test_bytes_that_are_no_text_are_refused_as_text(self) -> None:
         with pytest.raises(ValueError, match="utf-8"):
-            Core()._frame(b"\xff", False)
+            encode(b"\xff", False)
 
 
 class TestPings:

@@ -18,6 +18,7 @@ from simple_ws.client.options import (
     check_client_options,
 )
 from simple_ws.deflate import Deflate
+from simple_ws.protocol.client_handshake import Opening
 from simple_ws.protocol.uri import URI, parse_uri
 
 pytestmark = pytest.mark.one_backend
@@ -314,3 +315,36 @@ def test_backoff_refuses_what_makes_no_sense(given: dict[str, float]) -> None:
 def test_backoff_must_be_one() -> None:
     with pytest.raises(TypeError, match=r"backoff must be a Backoff\(...\), not 3"):
         aio.connect("ws://h/", backoff=3)  # type: ignore[typeddict-item]
+
+
+def test_texts_are_sent_as_they_were_checked() -> None:
+    """Also those of subclasses of str, which may say something else each time."""
+
+    class Liar(str):
+        def __str__(self) -> str:
+            return "x\r\nInjected: 1"
+
+        def __format__(self, spec: str) -> str:
+            return "x\r\nInjected: 1"
+
+        def lower(self) -> str:
+            return "x"
+
+    uri = parse_uri("ws://h/")
+    text = Liar("abc")
+    checked = check_client_options(
+        uri,
+        {
+            "headers": {text: text},
+            "cookies": {text: text},
+            "origin": text,
+            "user_agent": text,
+            "subprotocols": [text],
+        },
+    )
+    assert checked.headers == checked.cookies == (("abc", "abc"),)
+    request = Opening(uri, checked).begin()
+    assert b"Injected" not in request
+    assert request.count(b"abc") == 7
+    with pytest.raises(ValueError, match="handshake's own"):
+        check_client_options(uri, {"headers": {Liar("Host"): "x"}})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -30,6 +29,7 @@ from harness import (
     Wrapped,
     connect,
     frame,
+    lines_until,
     request,
 )
 from tls_harness import open_encrypted
@@ -462,39 +462,6 @@ def test_connection_is_cut_where_nobody_knows_what_was_read_or_sent(
         assert driven.reactor.buffered == 0
         other.text("still here")
         assert other.read_message() == "still here"
-
-
-def lines_until(
-    stop: int, function: Callable[[], object], only: str | None = None
-) -> tuple[int, BaseException | None]:
-    """Call a function; raise KeyboardInterrupt at the n-th line of ours in it, or in
-    one function.
-
-    Returns:
-        The lines there were, and what was raised.
-    """
-    seen = 0
-
-    def trace(frame: Any, event: str, arg: Any) -> Any:
-        nonlocal seen
-        if "simple_ws" not in frame.f_code.co_filename.split("tests")[0]:
-            return None
-        if event == "line" and only in (None, frame.f_code.co_name):
-            seen += 1
-            if seen == stop:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    error: BaseException | None = None
-    sys.settrace(trace)
-    try:
-        function()
-    except BaseException as raised:
-        error = raised
-    finally:
-        sys.settrace(None)
-    return seen, error
 
 
 @pytest.mark.parametrize("step", range(7))
