@@ -656,3 +656,20 @@ def test_idle_connection_is_kept_as_long_as_keep_alive_says() -> None:
             driven.advance(4.5)
         driven.advance(2)
         assert peer.read_rest() == b""
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["common", "odd"])
+@pytest.mark.parametrize("value", ["", " ", "\t"])
+@pytest.mark.parametrize("name", ["Extensions", "Protocol"])
+def test_field_with_nothing_in_it_is_as_if_absent(
+    name: str, value: str, again: bool
+) -> None:
+    """RFC 9110 §5.6.1: "a recipient MUST parse and ignore a reasonable number of empty
+    list elements"; ktor's client sent such a line for years."""
+    handler = Recorder(subprotocols=["a"])
+    with Driven(handler) as driven:
+        # A second line of `Connection` is nothing for the fast reader.
+        lines = ["Connection: keep-alive"] if again else []
+        head = driven.open("/", f"Sec-WebSocket-{name}:{value}", *lines).head
+        assert f"sec-websocket-{name}".lower().encode() not in head.lower()
+        assert handler.client().subprotocol is None
