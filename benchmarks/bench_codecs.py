@@ -1,7 +1,7 @@
 """Micro-benchmarks of the codecs, both backends: ``pytest benchmarks/bench_codecs.py``.
 
-Each benchmarked function loops 100 times inside, because a call of 40 ns is far below
-what the measuring itself costs: divide by 100.
+Each benchmarked function loops 100 times, because a call of 40 ns takes much less time
+than measuring it: divide by 100.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bar charts of a comparison, as SVG: ``charts.py results.json --out FILE``.
 
 Standard library only; the same JSON gives the same bytes. Colours follow the reader's
-light or dark scheme. ``--separate FOLDER`` writes one file for each work instead.
+light or dark scheme. ``--separate FOLDER`` writes one file for each workload instead.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Is the ruler straight? ``python benchmarks/check_loadgen.py``
+"""Check the load generator: ``python benchmarks/check_loadgen.py``
 
-Puts the load generator before small servers that behave in unusual but allowed ways
-(which must count as no error) and before servers that do wrong (which must be noticed).
-Ends with 0 when it judged all of them rightly.
+Runs it against small servers with unusual but allowed behaviour (which must not count
+as an error) and against faulty servers (whose faults must be noticed). Exits with 0 if
+it judged all of them correctly.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The clients that `clients.py` compares, one a process.
+"""The clients that `clients.py` compares, one per process.
 
-Each connects to an echo server on this machine, keeps so many messages under way for
-some seconds, compares every echo, and prints a line of JSON. Written the way the
-documentation of each shows it; compression is off, and so are heartbeats where they can
-be.
+Each connects to an echo server on this machine, keeps a number of messages in flight
+for some seconds, compares every echo, and prints a line of JSON. Each is written as its
+documentation shows; compression is off, and so are heartbeats where possible.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Compare WebSocket clients: ``python benchmarks/clients.py``, see README.md beside it.
+"""Compare WebSocket clients: ``python benchmarks/clients.py``, see README.md.
 
 Each talks to the C echo server, which is on another core and is never the bottleneck.
-Rounds are interleaved; tables show medians, and ratios formed inside a round.
+Rounds are interleaved; tables show medians, and ratios within each round.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What compression costs and saves: ``python benchmarks/deflate_table.py``.
+"""Cost and benefit of compression: ``python benchmarks/deflate_table.py``.
 
-A stream of JSON messages as a dashboard sends them (same keys, other values), and one
-of chat lines. For each level, memory level, window and takeover: bytes on the wire as a
-share of the plain ones, µs a message for compressing, and KiB a client keeps. The table
+A stream of JSON messages as sent by a dashboard (same keys, other values), and one of
+chat lines. For each level, memory level, window and takeover: bytes on the wire as a
+share of the uncompressed ones, µs to compress a message, and KiB per client. The table
 in docs/performance.md is this output.
 """
 

@@ -1,9 +1,9 @@
-"""What the comparison needs on disk, and what machine it runs on.
+"""The files that the comparison needs, and a description of the machine.
 
 Everything is put into ``.bench/`` in the root of the checkout: the compiled C programs,
-one virtual environment for the Python peers, one for the old simple_ws (its name is
-ours), and ``node_modules``. What is there already is used again. A peer that cannot be
-installed is missing from the comparison, with its reason; nothing else fails.
+one virtual environment for the Python peers, one for the old simple_ws (which has the
+same name), and ``node_modules``. Existing files are reused. A peer that cannot be
+installed is left out of the comparison, with the reason; nothing else fails.
 """
 
 from __future__ import annotations

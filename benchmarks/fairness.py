@@ -1,13 +1,13 @@
-"""What a firehose does to the others: ``python benchmarks/fairness.py``
+"""The effect of a firehose on other clients: ``python benchmarks/fairness.py``
 
-Twenty polite clients each send 32 bytes fifty times a second and wait for the echo.
-First they are alone, then beside one client that sends as much as it can, of one kind
-after the other. Printed are the latencies of the polite, and the factor by which the
-firehose raises their 99th percentile.
+Twenty polite clients each send 32 bytes fifty times a second and wait for the echo,
+first alone, then together with one client that sends as much as it can, of one kind
+after the other. The output has the latencies of the polite clients, and the factor by
+which the firehose raises their 99th percentile.
 
-Server, polite clients and firehose are processes of their own; the server has one core,
-they share another. So the figures contain what the firehose takes from the polite on
-their own core, which is not the server's doing.
+Server, polite clients and firehose are separate processes; the server has one core, the
+clients share another. So the figures include what the firehose takes from the polite
+clients on their own core, which is not the server's fault.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Medians, ratios and warnings out of the runs, and the tables people read.
+"""Medians, ratios and warnings from the runs, and the tables.
 
-Ratios are taken inside each round (two runs a few seconds apart) and then their median:
-what slows the machine for a minute divides out.
+Ratios are computed within each round (two runs a few seconds apart), then their median:
+this cancels out anything that slows the machine for a minute.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Compare WebSocket servers: ``python benchmarks/run.py`` (see README.md beside it).
+"""Compare WebSocket servers: ``python benchmarks/run.py`` (see README.md).
 
-Each round runs every server once for every work, so that a slow minute of the machine
-falls on all of them; the tables show medians over the rounds. Needs Linux, a C compiler
-and zlib; installs the peers into ``.bench/`` in the root of the checkout.
+Each round runs every server once for every workload, so that a slow minute of the
+machine affects all of them; the tables show medians over the rounds. Needs Linux, a C
+compiler and zlib; installs the peers into ``.bench/`` in the root of the checkout.
 """
 
 from __future__ import annotations

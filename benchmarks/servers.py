@@ -1,6 +1,6 @@
-"""The servers that are compared, and how one is started, pinned, measured and stopped.
+"""The compared servers: starting, pinning, measuring and stopping them.
 
-Leaves installing them to `environment` and driving them to `run`.
+Installing them is left to `environment`, driving them to `run`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What publishing costs: many messages to one subscriber, one message to many.
+"""The cost of publishing: many messages to one subscriber, one message to many.
 
 ``python benchmarks/topics.py [--subscribers 10000] [--publishes 1000000]``. A second
-process holds the subscribers' ends and reads what comes; the time is taken in the
-loop's own thread, from the first publish until the last byte has left.
+process holds the subscribers' ends and reads their input; the time is measured in the
+loop's own thread, from the first publish until the last byte was written.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The command line all peers share, and the word that says they are ready.
+"""The command line shared by all peers, and the line that says they are ready.
 
 Each peer echoes (``--mode echo``) or sends every message to all clients (``--mode
-broadcast``), the way its own documentation shows it: text arrives as ``str``, binary as
-``bytes``, and goes out as what it was.
+broadcast``), as its own documentation shows: text arrives as ``str``, binary as
+``bytes``, and is sent back as the same type.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""simple_ws 0.3.1, the release this library succeeds (an environment of its own).
+"""simple_ws 0.3.1, the predecessor of this library (in a separate environment).
 
-It was written for Python 3.6: the ``loop`` argument it passes to asyncio went away in
-3.10 and is dropped here; nothing else is touched.
+It was written for Python 3.6: the ``loop`` argument that it passes to asyncio was
+removed in 3.10 and is dropped here; nothing else is changed.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""picows on uvloop: text echoed by way of ``str``, binary by way of ``bytes``.
+"""picows on uvloop: text echoed as ``str``, binary as ``bytes``.
 
-picows hands out frames. Building the message object is what every other peer (and every
-program that looks at its messages) does, so it is done here too; picows has no
+picows passes frames to its users. Every other peer (and every program that reads its
+messages) builds the message object, so it is done here too; picows has no
 permessage-deflate.
 """
 

@@ -1,4 +1,4 @@
-"""socketify: uWebSockets behind CFFI. Broadcast by topic, as it is meant there."""
+"""socketify: uWebSockets behind CFFI. Broadcasts by topic, as it recommends."""
 
 import common
 from socketify import App, AppListenOptions, CompressOptions

@@ -1,4 +1,4 @@
-"""tornado on the event loop it comes with (asyncio)."""
+"""tornado on its default event loop (asyncio)."""
 
 import asyncio
 import logging
