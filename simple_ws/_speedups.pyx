@@ -1,18 +1,17 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False
 # cython: autotestdict=False
-"""What is done for every byte, frame and connection, in C.
+"""The work done for every byte, frame and connection, in C.
 
 Masking, frame headers and UTF-8 are here; the files of `_c` are included below, one job
 each. This is the fast twin of `_fallback`, which is the specification: same names,
 signatures, docstrings, results and error texts. `speedups` chooses between the two.
-What a frame means is left to `protocol.websocket`.
+The meaning of frames is left to `protocol.websocket`.
 
-Rules for adding to it: nothing enters that has no twin; codecs are small `cdef`
-functions on raw pointers, which need no GIL and raise nothing, so that every later
-piece of C can call them; lengths are unsigned and tested before they are narrowed; a
-buffer is taken and released in try/finally; no reference to the input survives a call.
-The GIL stays held throughout: that is what makes it safe to share an object between
-threads.
+Rules for adding to it: everything here has a twin in Python; codecs are small `cdef`
+functions on raw pointers, which need no GIL and raise nothing, so that any later C code
+can call them; lengths are unsigned and checked before they are narrowed; a buffer is
+acquired and released in try/finally; no reference to the input survives a call.
+The GIL is never released: this makes it safe to share an object between threads.
 """
 
 cimport cython
@@ -88,11 +87,11 @@ cdef extern from "Python.h":
 
 
 cdef inline int take_buffer(object data, View* view) except -1:
-    """Look into a bytes-like object; pair it with PyBuffer_Release.
+    """View a bytes-like object; pair it with PyBuffer_Release.
 
-    Bytes, the ordinary case, are looked into directly: masking 16 bytes takes 34 ns
-    then, and 167 through the buffer protocol. They live as long as the caller's
-    argument; PyBuffer_Release does nothing when there is no `obj`.
+    Bytes, the usual case, are viewed directly: masking 16 bytes then takes 34 ns, and
+    167 through the buffer protocol. They live as long as the caller's argument;
+    PyBuffer_Release does nothing when `obj` is NULL.
     """
     if PyBytes_CheckExact(data):
         view.obj = NULL
@@ -103,8 +102,8 @@ cdef inline int take_buffer(object data, View* view) except -1:
 
 
 cdef bytes exact_bytes(object data):
-    """Bytes-like data as bytes and no subclass of them, whose code might run when they
-    are looked at or let go of.
+    """Bytes-like data as exactly bytes: a subclass might run code when it is accessed
+    or released.
 
     Raises:
         TypeError: It is not bytes-like.
@@ -146,10 +145,10 @@ cdef inline void mask_tail(
 cdef inline void mask_in_place(
     uint8_t* data, size_t size, uint64_t wide
 ) noexcept nogil:
-    """Mask or unmask where the bytes stand.
+    """Mask or unmask in place.
 
-    Not the next function with both pointers alike: a compiler that cannot know whether
-    they overlap leaves the loop scalar. memcpy of a word is one unaligned load.
+    Not `mask_copy` with equal pointers: a compiler that cannot rule out an overlap
+    leaves the loop scalar. memcpy of a word is one unaligned load.
     """
     cdef size_t words = size >> 3
     cdef size_t index
@@ -164,7 +163,7 @@ cdef inline void mask_in_place(
 cdef inline void mask_copy(
     uint8_t* to, const uint8_t* data, size_t size, uint64_t wide
 ) noexcept nogil:
-    """Mask or unmask into another place; the two must not overlap."""
+    """Mask or unmask into another buffer; the two must not overlap."""
     cdef size_t words = size >> 3
     cdef size_t index
     cdef uint64_t word
@@ -176,7 +175,7 @@ cdef inline void mask_copy(
 
 
 cdef inline int take_key(object key, View* view) except -1:
-    """Look into a masking key, which has four bytes."""
+    """View a masking key, which must have four bytes."""
     take_buffer(key, view)
     if view.len != 4:
         PyBuffer_Release(view)
@@ -190,13 +189,13 @@ def apply_mask(data: Buffer, key: bytes, Py_ssize_t offset: int = 0) -> bytes:
     Args:
         data: the payload, or a piece of it.
         key: the masking key, four bytes.
-        offset: how many bytes of the payload came before this piece.
+        offset: how many bytes of the payload precede this piece.
 
     Returns:
         As many bytes as `data` has.
 
     Raises:
-        ValueError: The key is not of four bytes.
+        ValueError: The key does not have four bytes.
     """
     cdef View view, key_view
     cdef bytes masked
@@ -239,9 +238,9 @@ cdef struct FrameHeader:
 cdef inline int read_header(
     const uint8_t* data, size_t size, FrameHeader* header
 ) noexcept nogil:
-    """Read a frame header; one of HEADER_*, of which negative ones are faults.
+    """Parse a frame header; returns one of HEADER_*, negative ones are faults.
 
-    The length is complete and tested before the key has arrived, as in the fallback.
+    The length is complete and checked before the key has arrived, as in the fallback.
     """
     cdef uint64_t length
     cdef size_t pos = 2
@@ -284,7 +283,7 @@ cdef inline int read_header(
 cdef inline size_t write_header(
     uint8_t* to, uint8_t first, uint64_t length, bint masked
 ) noexcept nogil:
-    """Write a frame header less its key; the bytes it took, 10 at most."""
+    """Write a frame header without its key; return its size, at most 10 bytes."""
     cdef uint8_t mark = 0x80 if masked else 0
     cdef size_t index
     to[0] = first
@@ -303,7 +302,7 @@ cdef inline size_t write_header(
 
 
 cdef inline size_t header_size(uint64_t length) noexcept nogil:
-    """The bytes that write_header will take."""
+    """The size that write_header will need."""
     return 2 if length < 126 else 4 if length < 65536 else 10
 
 
@@ -334,16 +333,16 @@ cdef tuple header_tuple(const uint8_t* data, size_t size):
 def parse_header(
     data: Buffer, Py_ssize_t start: int, Py_ssize_t end: int
 ) -> tuple[int, int, int, bytes | None] | None:
-    """Read a frame header (RFC 6455 §5.2).
+    """Parse a frame header (RFC 6455 §5.2).
 
     Args:
-        data: what was received.
+        data: bytes received.
         start: where the frame begins.
-        end: nothing is looked at from here on.
+        end: where to stop looking.
 
     Returns:
-        (bytes the header takes, first byte with FIN, RSV and opcode, payload length
-        in bytes, masking key or None), or None while the header is incomplete.
+        (size of the header, first byte with FIN, RSV and opcode, payload length in
+        bytes, masking key or None), or None while the header is incomplete.
 
     Raises:
         ProtocolError: The length is not minimal, or its most significant bit is set.
@@ -399,7 +398,7 @@ def build_frame(int first: int, payload: Buffer, key: bytes | None = None) -> by
     Args:
         first: its first byte: FIN, RSV bits and opcode.
         payload: not masked yet.
-        key: masking key, four bytes; None sends the payload as it is.
+        key: masking key, four bytes; None sends the payload unmasked.
     """
     cdef View view
     if not 0 <= first <= 255:
@@ -451,7 +450,7 @@ cdef inline const uint8_t* skip_ascii(
 cdef inline const uint8_t* utf8_continue(
     Utf8State* state, const uint8_t* pos, const uint8_t* end
 ) noexcept nogil:
-    """Go on with the character begun; NULL at a byte that cannot be."""
+    """Continue the current character; NULL at a wrong byte."""
     while state.missing and pos < end:
         if pos[0] < state.low or pos[0] > state.high:
             return NULL
@@ -463,7 +462,7 @@ cdef inline const uint8_t* utf8_continue(
 
 
 cdef inline bint utf8_begin(Utf8State* state, uint8_t lead) noexcept nogil:
-    """Take the first byte of a character; false if there is none such.
+    """Process the first byte of a character; false if it cannot be one.
 
     RFC 3629 §4 leaves no overlong forms (C0, C1, E0 80..9F, F0 80..8F), no surrogates
     (ED A0..BF) and nothing above U+10FFFF (F4 90.., F5..).
@@ -494,8 +493,8 @@ cdef inline bint utf8_begin(Utf8State* state, uint8_t lead) noexcept nogil:
 cdef inline const uint8_t* utf8_whole(
     const uint8_t* pos, const uint8_t* end
 ) noexcept nogil:
-    """Skip characters of two and three bytes, the bulk of the world's text, as long
-    as they are whole and plainly right; what is odd is left to utf8_begin."""
+    """Skip characters of two and three bytes, the bulk of the world's text, while they
+    are whole and in the common ranges; others are left to utf8_begin."""
     cdef uint8_t lead
     while end - pos >= 3:
         lead = pos[0]
@@ -515,8 +514,8 @@ cdef inline const uint8_t* utf8_whole(
 cdef inline bint utf8_feed(
     Utf8State* state, const uint8_t* data, size_t size
 ) noexcept nogil:
-    """Take the next piece of a text; false at the first byte that cannot be, and the
-    state is that of before the piece then."""
+    """Validate the next piece of a text; false at the first wrong byte, and then the
+    state is the one before the piece."""
     cdef Utf8State now = state[0]
     cdef const uint8_t* pos = data
     cdef const uint8_t* end = data + size
@@ -540,7 +539,7 @@ cdef class Utf8Validator:
     """Utf8Validator()
 --
 
-Checks UTF-8 that arrives in pieces, at the first byte that cannot be (RFC 3629).
+Validates UTF-8 in pieces, and fails at the first wrong byte (RFC 3629).
 
     RFC 6455 §8.1: "When an endpoint is to interpret a byte stream as UTF-8 but finds
     that the byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST
@@ -553,7 +552,7 @@ Checks UTF-8 that arrives in pieces, at the first byte that cannot be (RFC 3629)
         self._state.missing = 0
 
     def feed(self, data: Buffer) -> bool:
-        """Take the next piece; False when the text can no longer become valid."""
+        """Validate the next piece; False once the text cannot become valid any more."""
         cdef View view
         take_buffer(data, &view)
         try:
@@ -564,7 +563,7 @@ Checks UTF-8 that arrives in pieces, at the first byte that cannot be (RFC 3629)
             PyBuffer_Release(&view)
 
     def finish(self) -> bool:
-        """Say whether the text may end here; then begin anew."""
+        """Return whether the text may end here, and start over."""
         cdef bint complete = self._state.missing == 0
         self._state.missing = 0
         return complete

@@ -5,7 +5,7 @@
         async for message in ws:
             print(message)
 
-    async for ws in connect("ws://localhost:8080/"):  # again, whenever it is lost
+    async for ws in connect("ws://localhost:8080/"):  # reconnects automatically
         try:
             async for message in ws:
                 print(message)
@@ -68,10 +68,10 @@ logger = logging.getLogger("simple_ws")
 _clock = time.monotonic
 _sleep = asyncio.sleep
 
-#: Statuses of a refusal that may be another one soon: asked too early or too often, or
-#: the server is in trouble (RFC 9110 §15.5, §15.6, RFC 6585).
+#: Statuses of a refusal that may change soon: too many requests, or a server in trouble
+#: (RFC 9110 §15.5, §15.6, RFC 6585).
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-#: Seconds of Retry-After that are respected; who says more is asked before.
+#: Longest Retry-After that is respected, in seconds.
 _LONGEST_RETRY_AFTER = 300.0
 
 
@@ -86,7 +86,7 @@ class Backoff:
         first: longest first wait, in seconds.
         longest: longest wait of all, in seconds.
         stable: seconds that a connection must stay open to reset the count: a server
-            that closes every connection at once must not be asked without pause.
+            that closes every connection at once must not be retried without pause.
         random: a function that returns numbers from 0 to 1.
 
     Raises:
@@ -145,7 +145,7 @@ def connect(url: AsyncAddress, **options: Unpack[AsyncConnectOptions]) -> Connec
         HandshakeRefused: The server answered with a status other than 101.
         ConnectError: The connection failed, see `errors` for the kinds; or the function
             for the address raised an `OSError`, which counts as a failed attempt. Its
-            other exceptions come out, of an iteration as well.
+            other exceptions are passed on, by an iteration as well.
     """
     uri = read_address(url)
     given: dict[str, Any] = dict(options)
@@ -157,7 +157,7 @@ def connect(url: AsyncAddress, **options: Unpack[AsyncConnectOptions]) -> Connec
 
 
 class Connecting:
-    """A connection to be opened, once or again and again; `connect` makes it."""
+    """A connection to be opened, once or repeatedly; `connect` creates it."""
 
     def __init__(
         self,
@@ -196,12 +196,12 @@ class Connecting:
         await self._connection.__aexit__(kind, error, traceback)
 
     async def __aiter__(self) -> AsyncIterator[Connection]:
-        """Connections, each when the one before has ended.
+        """Iterate over connections; each follows when the previous one has ended.
 
         Raises:
-            ConnectError: One that trying again does not heal: a refusal such as 401,
-                403 or 404, a server that does not speak WebSocket, a certificate that
-                is not accepted.
+            ConnectError: Trying again would not help: a refusal such as 401, 403 or
+                404, a server that does not speak WebSocket, a certificate that is not
+                accepted.
         """
         attempt = 0
         while True:
@@ -211,7 +211,7 @@ class Connecting:
                 if not _may_heal(error):
                     raise
                 delay = max(self._backoff.delay(attempt), _retry_after(error))
-                logger.info("%s; again in %.1f s", error, delay)
+                logger.info("%s; retrying in %.1f s", error, delay)
             else:
                 opened_at = _clock()
                 try:
@@ -222,7 +222,7 @@ class Connecting:
                     attempt = 0
                 delay = self._backoff.delay(attempt)
                 logger.info(
-                    "%s has ended; again in %.1f s", redacted(connection.url), delay
+                    "%s has ended; retrying in %.1f s", redacted(connection.url), delay
                 )
             attempt += 1
             await _sleep(delay)
@@ -242,7 +242,7 @@ def _may_heal(error: ConnectError) -> bool:
 
 
 def _retry_after(error: ConnectError) -> float:
-    """Seconds the server asked to be left alone (RFC 9110 §10.2.3), or 0."""
+    """Seconds that the server asked to wait (RFC 9110 §10.2.3), or 0."""
     headers = getattr(error, "headers", {})
     text = headers.get("Retry-After", "")
     if not text.isascii() or not text.isdecimal():
@@ -254,7 +254,7 @@ class _Opener:
     """Opens one connection.
 
     Args:
-        uri: where the user wants to go.
+        uri: the address given by the user.
         options: of the client.
     """
 
@@ -280,7 +280,7 @@ class _Opener:
             raise ConnectTimeout(url, f"not open within {limit:g} s") from None
 
     async def _try(self, uri: URI) -> Connection | None:
-        """Connect and ask; None where we are sent elsewhere."""
+        """Connect and do the handshake; None after a redirect."""
         exchange = Exchange()
         connection = None
         try:
@@ -310,9 +310,9 @@ class _Opener:
         )
 
     async def _reach(self, uri: URI, exchange: Exchange) -> None:
-        """A transport to the server, with TLS if it must be."""
+        """A transport to the server, with TLS if the address requires it."""
         if uri.secure and self._options.ssl is None:
-            await asyncio.to_thread(default_context)  # it is there at once from now on
+            await asyncio.to_thread(default_context)  # cached from now on
         tls = self._options.tls_to(uri, self._home)
         loop = asyncio.get_running_loop()
         proxy = await self._find_proxy(uri)
@@ -328,7 +328,7 @@ class _Opener:
             transport = await loop.start_tls(
                 exchange.transport, exchange, context, server_hostname=name
             )
-            if transport is None:  # as typeshed has it
+            if transport is None:  # possible according to typeshed
                 raise ConnectionResetError(errno.ECONNRESET, "connection lost")
             exchange.transport = transport
 

@@ -1,8 +1,7 @@
-"""Checks of the values that users give: options and arguments.
+"""Checks of values given by users: options and arguments.
 
-Each takes the name of what was given and its value. It returns the value in the form
-that is used from there on, and raises TypeError or ValueError with the name, the value
-and what is allowed.
+Each takes a name and a value. It returns the value in its internal form, or raises
+TypeError or ValueError with the name, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ __all__ = [
     "whole",
 ]
 
-#: What checks a value that was given under a name.
+#: Checks a value that was given under a name.
 Check = Callable[[str, Any], Any]
 
 
 def flag(name: str, value: Any) -> bool:
-    """Check a switch."""
+    """Check a boolean."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")
     return value
 
 
 def seconds(name: str, value: Any) -> float:
-    """Check a time that is more than 0."""
+    """Check a time greater than 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 0 < value < math.inf:
@@ -62,8 +61,8 @@ def duration(name: str, value: Any, least: float = 0.0) -> float:
 
     Args:
         name: of the argument.
-        value: as it was given.
-        least: seconds.
+        value: as given.
+        least: smallest allowed value, in seconds.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
@@ -75,7 +74,7 @@ def duration(name: str, value: Any, least: float = 0.0) -> float:
 
 
 def whole(least: int, unit: str) -> Callable[[str, Any], int]:
-    """A check for a whole number of some unit, from `least` on."""
+    """A check for a whole number of some unit, at least `least`."""
 
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -92,7 +91,7 @@ def whole(least: int, unit: str) -> Callable[[str, Any], int]:
 
 
 def optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """A check that lets None pass as well."""
+    """A check that also accepts None."""
 
     def or_none(name: str, value: Any) -> Any:
         if value is None:
@@ -124,7 +123,7 @@ def rate(name: str, value: Any) -> tuple[float, float]:
 
 
 def one_of(*allowed: str) -> Callable[[str, Any], str]:
-    """A check for one of a few words."""
+    """A check for one of a few strings."""
 
     def check(name: str, value: Any) -> str:
         if value not in allowed:
@@ -136,7 +135,7 @@ def one_of(*allowed: str) -> Callable[[str, Any], str]:
 
 
 def several(name: str, value: Any, what: str) -> tuple[Any, ...]:
-    """Check a list of something; a string is none."""
+    """Check a list of values; a string is not a list."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of {what}, not {value!r}")
     return tuple(value)
@@ -155,12 +154,12 @@ def path(name: str, value: Any) -> str:
 
 def ssl_context(name: str, value: Any) -> SSLContext:
     """Check the TLS context of a server."""
-    import ssl  # not before it is needed: some builds of Python have none
+    import ssl  # only when needed: some builds of Python lack it
 
     if not isinstance(value, ssl.SSLContext):
         raise TypeError(f"{name} must be an ssl.SSLContext, not {value!r}")
-    # Some versions of Python refuse such a context at each connection, with errors of
-    # different kinds, and some do not: CVE-2026-19553.
+    # Some versions of Python refuse such a context at each connection, with various
+    # errors, and others do not: CVE-2026-19553.
     if value.protocol is ssl.PROTOCOL_TLS_CLIENT:
         why = "PROTOCOL_TLS_CLIENT"
     elif value.check_hostname:
@@ -175,7 +174,7 @@ def ssl_context(name: str, value: Any) -> SSLContext:
 
 
 def compression(name: str, value: Any) -> Deflate | None:
-    """Check what is agreed to, or offered: True is the default, False nothing."""
+    """Check the compression to accept or offer: True is the default, False none."""
     if value is None or value is False:
         return None
     if value is True:

@@ -1,4 +1,4 @@
-"""The words of the protocol: opcodes, close codes, states, grammar, limits.
+"""The constants of the protocol: opcodes, close codes, states, grammar, limits.
 
 Only names and numbers live here; the rules that use them live in `protocol`.
 """
@@ -12,7 +12,7 @@ __all__ = ["CloseCause", "CloseCode", "Delivered", "Opcode", "SendStatus", "Stat
 #: Appended to the key before hashing (RFC 6455 §1.3).
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-#: The one version of the protocol there is (RFC 6455 §4.1).
+#: The only version of the protocol (RFC 6455 §4.1).
 VERSION = "13"
 
 #: RFC 9110 §5.6.2, as text for patterns.
@@ -23,7 +23,7 @@ FIELD_LINES = rb"(?:" + TOKEN.encode() + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*"
 
 
 class Opcode(enum.IntEnum):
-    """What a frame carries (RFC 6455 §5.2)."""
+    """The type of a frame (RFC 6455 §5.2)."""
 
     CONTINUATION = 0x0
     TEXT = 0x1
@@ -53,14 +53,14 @@ class CloseCode(enum.IntEnum):
     TLS_HANDSHAKE = 1015  # never on the wire
 
 
-#: Codes below 3000 that may travel in a close frame (RFC 6455 §7.4.1, §7.4.2).
+#: Codes below 3000 that may be sent in a close frame (RFC 6455 §7.4.1, §7.4.2).
 WIRE_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 #: Registered by libraries (3000-3999) and private to applications (4000-4999).
 APPLICATION_CLOSE_CODES = range(3000, 5000)
 
 
 def may_travel(code: int) -> bool:
-    """Say whether a close code may stand in a close frame (RFC 6455 §7.4)."""
+    """Whether a close code may be sent in a close frame (RFC 6455 §7.4)."""
     return code in WIRE_CLOSE_CODES or code in APPLICATION_CLOSE_CODES
 
 
@@ -78,17 +78,17 @@ class SendStatus(enum.IntEnum):
 class Delivered(int):
     """How many clients accepted a message: the result of `broadcast` and its kin.
 
-    A callback may return it, as in `return server.broadcast(msg)`: it is no answer.
+    A callback may return it, as in `return server.broadcast(msg)`: it is not sent.
     """
 
     __slots__ = ()
 
 
 class State(enum.IntEnum):
-    """Where a connection stands, after its opening handshake (RFC 6455 §7.1)."""
+    """The state of a connection after its opening handshake (RFC 6455 §7.1)."""
 
     OPEN = 1
-    #: Our close frame is out; only the peer's answer is waited for.
+    #: Our close frame is sent; only the peer's answer is waited for.
     CLOSING = 2
     #: The closing handshake is complete, the connection failed, or it was cut.
     CLOSED = 3
@@ -128,28 +128,28 @@ FAULTS = frozenset(
 
 #: RFC 6455 §5.5: "All control frames MUST have a payload length of 125 bytes or less".
 MAX_CONTROL_PAYLOAD = 125
-#: What is left of that for a close reason after the two bytes of the code.
+#: Bytes left for a close reason after the two bytes of the code.
 MAX_CLOSE_REASON = MAX_CONTROL_PAYLOAD - 2
 
 #: Bytes of a request head; nginx takes 8 KiB a line and 32 KiB in all, h11 16 KiB.
 MAX_HEAD_SIZE = 16 * 1024
 #: Header lines of a request; Apache and aiohttp use 100 and more, browsers send 15.
 MAX_HEADER_COUNT = 100
-#: Extensions and their parameters that a handshake offers; browsers offer one with one.
-#: 16 KiB of them took as long to read as 200 whole handshakes.
+#: Extensions and their parameters offered in a handshake; browsers offer one with one.
+#: Parsing 16 KiB of them took as long as 200 whole handshakes.
 MAX_EXTENSION_PARTS = 100
-#: Of sizes and seconds: beyond, no number fits into the extension, nor a time into the
-#: clock's sums; whoever means "no limit" by `sys.maxsize` has it.
+#: Largest size or time: above it numbers do not fit into the extension, or times into
+#: the clock's sums. `sys.maxsize`, passed as "no limit", fits.
 LARGEST = 2**63 - 1
-#: Bytes of one read at most, grown to while reads come back full.
+#: Largest read in bytes; reads grow up to it while they are full.
 MAX_READ = 256 * 1024
-#: Fragments without a byte in one message; each costs us work and the peer six bytes,
-#: and no sender needs more than one or two.
+#: Empty fragments in one message: each costs us work and the peer six bytes, and no
+#: sender needs more than one or two.
 MAX_EMPTY_FRAGMENTS = 1000
-#: Events that one look at the selector brings at most; the rest comes with the next.
+#: Events returned by one call of the selector; the rest follows with the next call.
 MAX_READY = 256
 #: RFC 7692 §7.2.1: every message's last four bytes, removed before sending.
 DEFLATE_TAIL = b"\x00\x00\xff\xff"
 #: Streams ended by the peer (BFINAL) in one message; ordinary peers end none. Each
-#: takes two bytes and costs us a new stream, so they are no gift to be left unbounded.
+#: takes two bytes and costs us a new stream, so their number is limited.
 MAX_DEFLATE_STREAMS = 100

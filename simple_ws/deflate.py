@@ -1,4 +1,4 @@
-"""permessage-deflate: what is offered, what is agreed (RFC 7692 §5 and §7.1).
+"""permessage-deflate: offers and agreements (RFC 7692 §5 and §7.1).
 
 `Deflate` is what a user configures, `Agreement` what was negotiated with one peer.
 Messages are compressed by the codecs (`speedups`), for `protocol.websocket`.
@@ -19,7 +19,7 @@ __all__ = ["Agreement", "Deflate", "agree", "negotiate", "offer", "parse_extensi
 EXTENSION = "permessage-deflate"
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-#: A name, with or without a value, and what ends it: `;` when another one follows.
+#: A name, with or without a value, and its end: `;` if another one follows.
 _PART = re.compile(
     rf"[ \t]*({TOKEN})[ \t]*(?:=[ \t]*({TOKEN}|{_QUOTED})[ \t]*)?(;|,[ \t,]*|\Z)"
 )
@@ -81,11 +81,11 @@ def _check_range(name: str, value: object, low: int, high: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What was negotiated with one peer, as seen from our side.
+    """The result of the negotiation with one peer, from our side.
 
     Attributes:
-        send_takeover: we may refer back to earlier messages.
-        receive_takeover: the peer may.
+        send_takeover: we may refer to earlier messages.
+        receive_takeover: the peer may do so.
         send_window_bits: our window, 8 to 15.
         receive_window_bits: the peer's largest window.
         level, mem_level, threshold: as in `Deflate`.
@@ -101,17 +101,17 @@ class Agreement:
 
 
 def parse_extensions(lines: Sequence[str]) -> list[tuple[str, Parameters]]:
-    """Read `Sec-WebSocket-Extensions` (RFC 6455 §9.1).
+    """Parse `Sec-WebSocket-Extensions` (RFC 6455 §9.1).
 
     Returns:
-        The extensions of all lines: the name in lower case, and the parameters. None of
-        them where the field is empty, as if it were not there: clients and servers send
-        that who want none (ADR 9).
+        The extensions of all lines: the name in lower case, and the parameters. An
+        empty field has none, like a missing one: some clients and servers send it to
+        say so (ADR 9).
 
     Raises:
         HandshakeError: 400. §9.1: "If a value is received [...] that does not conform
             to the ABNF below, the recipient of such malformed data MUST immediately
-            _Fail the WebSocket Connection_." Or there is far too much of it.
+            _Fail the WebSocket Connection_." Or there are far too many.
     """
     if not any(lines):
         return []
@@ -131,7 +131,7 @@ def parse_extensions(lines: Sequence[str]) -> list[tuple[str, Parameters]]:
 
 
 def _parse_element(text: str, pos: int) -> tuple[Parameters, int]:
-    """The parts of the element that begins at `pos`, and where the next one does."""
+    """The parts of the element that begins at `pos`, and the start of the next one."""
     parts: Parameters = []
     ended_by = ";"
     while ended_by == ";":
@@ -157,16 +157,16 @@ def _malformed() -> HandshakeError:
 
 
 def _read_parameters(parameters: Parameters) -> dict[str, int | bool]:
-    """Names and values of an offer or an answer (RFC 7692 §7.1).
+    """Names and values of an offer or a response (RFC 7692 §7.1).
 
     Raises:
-        ValueError: One is unknown, twice there, or has a wrong value.
+        ValueError: One is unknown, repeated, or has a wrong value.
     """
     found: dict[str, int | bool] = {}
     for name, value in parameters:
         # §7.1: "multiple extension parameters with the same name".
         if name in found:
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} is repeated")
         if name in ("server_no_context_takeover", "client_no_context_takeover"):
             if value is not None:
                 raise ValueError(f"{name}={value}")
@@ -180,7 +180,7 @@ def _read_parameters(parameters: Parameters) -> dict[str, int | bool]:
     return found
 
 
-# A server's half
+# The server's side
 
 
 def negotiate(
@@ -189,7 +189,7 @@ def negotiate(
     """Accept the first offer of permessage-deflate that can be met (RFC 7692 §5.1).
 
     Returns:
-        The element for the response's `Sec-WebSocket-Extensions`, and what it means;
+        The element for the response's `Sec-WebSocket-Extensions`, and the agreement;
         None when every offer is declined.
     """
     for name, parameters in offers:
@@ -202,7 +202,7 @@ def negotiate(
 
 def _read_offer(parameters: Parameters) -> dict[str, int | bool] | None:
     """The offer's parameters, or None to decline it (RFC 7692 §7.1)."""
-    # §7.1.2.2: in an offer it may stand without a value.
+    # §7.1.2.2: in an offer it may have no value.
     given = [
         (name, "15" if value is None and name == "client_max_window_bits" else value)
         for name, value in parameters
@@ -217,7 +217,7 @@ def _read_offer(parameters: Parameters) -> dict[str, int | bool] | None:
 def _accept(
     offered: frozenset[tuple[str, int | bool]], config: Deflate
 ) -> tuple[str, Agreement]:
-    """The answer to an offer; clients that offered the same share one agreement."""
+    """The response to an offer; clients with the same offer share one agreement."""
     asked = dict(offered)
     send_fresh = config.server_no_context_takeover or bool(
         asked.get("server_no_context_takeover")
@@ -256,11 +256,11 @@ def _accept(
     return "; ".join(answer), agreement
 
 
-# A client's half
+# The client's side
 
 
 def offer(config: Deflate) -> str:
-    """What a client offers: the value of its Sec-WebSocket-Extensions."""
+    """A client's offer: the value of its Sec-WebSocket-Extensions."""
     parts = [EXTENSION]
     if config.server_no_context_takeover:
         parts.append("server_no_context_takeover")
@@ -268,23 +268,23 @@ def offer(config: Deflate) -> str:
         parts.append("client_no_context_takeover")
     if config.server_max_window_bits < 15:
         parts.append(f"server_max_window_bits={config.server_max_window_bits}")
-    # §7.1.2.2: without a value it says that the server may choose.
+    # §7.1.2.2: without a value the server may choose.
     bits = config.client_max_window_bits
     parts.append("client_max_window_bits" + (f"={bits}" if bits < 15 else ""))
     return "; ".join(parts)
 
 
 def agree(parameters: Parameters, config: Deflate) -> Agreement:
-    """What the server's answer to that means.
+    """The agreement from the server's response to that offer.
 
     Raises:
-        ValueError: It is no answer to it. RFC 7692 §7.1: a client "MUST _Fail the
+        ValueError: It does not match the offer. RFC 7692 §7.1: a client "MUST _Fail the
             WebSocket Connection_" then.
     """
     answer = _read_parameters(parameters)
     asked_bits = config.server_max_window_bits
     server_bits = int(answer.get("server_max_window_bits", 15))
-    # §7.1.1.1 and §7.1.2.1: who accepts an offer with these says so.
+    # §7.1.1.1 and §7.1.2.1: a server that accepts an offer with these must say so.
     if config.server_no_context_takeover and "server_no_context_takeover" not in answer:
         raise ValueError("server_no_context_takeover is missing")
     if server_bits > asked_bits:

@@ -3,7 +3,7 @@
     WebSocketError
     ├── ProtocolError              the peer broke RFC 6455 or RFC 7692     1002
     │   ├── InvalidData            text that is not UTF-8, broken deflate  1007
-    │   ├── MessageTooBig          beyond `max_size`                       1009
+    │   ├── MessageTooBig          larger than `max_size`                  1009
     │   └── RateExceeded           too many messages or empty fragments    1008
     ├── HandshakeError             the opening handshake failed        HTTP status
     │   └── BadRequest             a plain or opening request is faulty        400
@@ -12,7 +12,7 @@
     ├── InvalidState               a call that is not allowed in this state
     ├── ConnectError               clients: the connection failed
     │   ├── InvalidURI             the address is wrong (a ValueError as well)
-    │   ├── ConnectTimeout         beyond `open_timeout` (a TimeoutError as well)
+    │   ├── ConnectTimeout         not within `open_timeout` (a TimeoutError as well)
     │   ├── TLSError               no TLS, or a certificate that is not accepted
     │   ├── ProxyError             the proxy refused to connect
     │   ├── InvalidHandshake       the answer breaks RFC 6455 §4.1
@@ -53,7 +53,7 @@ __all__ = [
     "WebSocketError",
 ]
 
-# What is said in several places.
+# Texts that are used in several places.
 NO_CLOSE_FRAME = "connection closed without a close frame"
 NO_ANSWER = "no answer to our close frame"
 ONE_HOST = "The request needs exactly one Host header."
@@ -64,19 +64,19 @@ FAILED = "The server failed."
 class WebSocketError(Exception):
     """Root of all exceptions of this package.
 
-    All of them can be pickled and copied, with their attributes: they come back from a
-    process pool as they were raised. As with every exception of Python, `__cause__`
-    stays behind.
+    All of them can be pickled and copied with their attributes, so they come back from
+    a process pool as they were raised. As with every Python exception, `__cause__` is
+    not kept.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # `BaseException` would call the class with `args`, which are not always what
-        # its `__init__` takes; nor are those of a subclass that users write.
+        # `BaseException` would call the class with `args`, which may not match its
+        # `__init__`, nor that of a user's subclass.
         return _restore, (type(self), self.args), self.__dict__ or None
 
 
 def _restore(kind: type[WebSocketError], args: tuple[Any, ...]) -> WebSocketError:
-    """An exception as it was raised, but for its attributes; to be found by pickle."""
+    """Recreate an exception without its attributes; pickle needs it by name."""
     error = kind.__new__(kind)
     error.args = args
     return error
@@ -95,7 +95,7 @@ class ProtocolError(WebSocketError):
 
 
 class InvalidData(ProtocolError):
-    """A payload is not what its type promises (RFC 6455 §8.1, RFC 7692 §6.2)."""
+    """A payload does not match its type (RFC 6455 §8.1, RFC 7692 §6.2)."""
 
     code = CloseCode.INVALID_DATA
     cause = CloseCause.BAD_DATA
@@ -132,10 +132,10 @@ class HandshakeError(WebSocketError):
 
 
 class BadRequest(HandshakeError):
-    """A request is not what the program asks of it: the client is answered 400.
+    """A request does not have what the program needs: the client is answered 400.
 
-    Raised by what reads a request: `Request.json`, `text` and `form`, and indexing
-    `query`, `headers` and `cookies`. Unless it is caught, that is the answer, without a
+    Raised when a request is read: by `Request.json`, `text` and `form`, and by indexing
+    `query`, `headers` and `cookies`. Unless it is caught, the answer is sent without a
     traceback in the log. Programs may raise it as well.
     """
 
@@ -144,7 +144,7 @@ class BadRequest(HandshakeError):
 
 
 class MissingField(BadRequest, KeyError):
-    """A request lacks a value that the program has asked for by its name.
+    """A request lacks a value that the program looked up by its name.
 
     Attributes:
         kind: what is missing, such as "query parameter".
@@ -195,7 +195,7 @@ class ConnectError(WebSocketError):
         return f"{self.url}: {self.problem}"
 
     def __repr__(self) -> str:
-        # Not all of `args`: the header fields of an answer may hold a new cookie.
+        # Not all of `args`: the header fields of a response may contain a new cookie.
         return f"{type(self).__name__}({str(self)!r})"
 
 
@@ -208,7 +208,7 @@ class ConnectTimeout(ConnectError, TimeoutError):
 
     def __init__(self, url: str, problem: str) -> None:
         super().__init__(url, problem)
-        # `OSError` takes two arguments for a number and its text.
+        # `OSError` would take two arguments for an errno and its text.
         self.errno = self.strerror = None
 
 

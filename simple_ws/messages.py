@@ -1,4 +1,4 @@
-"""What users hand over: messages, close reasons, ping payloads."""
+"""Values passed in by users: messages, close reasons, ping payloads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
-    """Find out how a message travels: its opcode and its bytes.
+    """Encode a message: its opcode and its bytes.
 
     Args:
         msg: str, bytes, bytearray, memoryview, or dict or list (sent as JSON text).
@@ -37,7 +37,7 @@ def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
     Raises:
         TypeError: Another type.
         ValueError: Text that is not valid Unicode, bytes sent as text that are not
-            valid UTF-8, or a number that JSON cannot say.
+            valid UTF-8, or a number that JSON cannot represent.
     """
     if binary is not None and not isinstance(binary, bool):
         raise TypeError(f"binary must be None, True or False, not {binary!r}")
@@ -60,13 +60,13 @@ def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
 def encode_json(value: object) -> bytes:
     """JSON text in UTF-8 (RFC 8259 §8.1), without spaces.
 
-    A lone surrogate, as of an emoji that was cut in two, goes out as the escape that it
-    came as: JSON may hold it, UTF-8 may not (§8.2).
+    A lone surrogate, for example from an emoji that was cut in two, is written as an
+    escape, as it came: JSON may contain it, UTF-8 may not (§8.2).
 
     Raises:
-        TypeError: JSON cannot say it.
-        ValueError: It holds NaN or an infinity, which are no JSON (§6) and which
-            browsers would not read, or it holds itself.
+        TypeError: JSON cannot represent it.
+        ValueError: It contains NaN or an infinity, which are not JSON (§6) and which
+            browsers cannot parse, or it contains itself.
     """
     text = _compact(value)
     try:
@@ -76,10 +76,10 @@ def encode_json(value: object) -> bytes:
 
 
 def _encoded(text: str) -> bytes:
-    """The UTF-8 of a text, also of a subclass of str with an `encode` of its own.
+    """The UTF-8 of a text, even if a subclass of str overrides `encode`.
 
     Raises:
-        TypeError: That returns something else than bytes.
+        TypeError: That method returns something other than bytes.
         ValueError: It is not valid Unicode.
     """
     if type(text) is str:
@@ -94,21 +94,21 @@ def _encoded(text: str) -> bytes:
 
 
 def _exact(data: bytes) -> bytes:
-    """Bytes and no subclass of them, which may have code that runs when they are looked
-    at, or let go of: in the middle of what is done with them."""
+    """Exactly bytes: a subclass may run code when it is accessed or released, in the
+    middle of an operation."""
     return data if type(data) is bytes else bytes.__getitem__(data, slice(None))
 
 
 def check_close(code: int, reason: str) -> int:
-    """Check what a user wants to close with (RFC 6455 §7.4); return the code.
+    """Check a close code and reason from a user (RFC 6455 §7.4); return the code.
 
     Raises:
         TypeError: `code` is not an int, or `reason` not a str.
-        ValueError: The code may not travel, or the reason is too long.
+        ValueError: The code must not be sent, or the reason is too long.
     """
     if isinstance(code, bool) or not isinstance(code, int):
         raise TypeError(f"close code must be an int, not {code!r}")
-    code = int.__int__(code)  # a subclass may have its own view of what it is
+    code = int.__int__(code)  # a subclass may override conversions
     if not may_travel(code):
         raise ValueError(
             "close code must be 1000-1003, 1007-1014 or 3000-4999, "
@@ -126,11 +126,11 @@ def check_close(code: int, reason: str) -> int:
 
 
 def check_ping(payload: bytes | str) -> bytes:
-    """Check what a user wants to ping with (RFC 6455 §5.5); return its bytes.
+    """Check a ping payload from a user (RFC 6455 §5.5); return its bytes.
 
     Raises:
         TypeError: The payload is neither bytes nor str.
-        ValueError: It is longer than a control frame holds.
+        ValueError: It is longer than a control frame allows.
     """
     if isinstance(payload, str):
         payload = _encoded(payload)

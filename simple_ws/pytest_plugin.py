@@ -1,4 +1,4 @@
-"""The fixture `simple_ws`, for whoever has pytest: servers that end with the test."""
+"""The pytest fixture `simple_ws`: servers that are closed at the end of the test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def simple_ws() -> Iterator[Callable[..., TestServer]]:
     """Make servers in memory: `simple_ws(handler, **options)`, see `TestServer`."""
-    # Not before a test asks: this module is loaded with every pytest.
+    # Imported only when a test asks: every pytest run loads this module.
     from .testing import TestServer
 
     with ExitStack() as stack:

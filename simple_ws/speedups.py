@@ -1,7 +1,7 @@
-"""The one place that chooses between the extension and its twin in Python.
+"""The only place that chooses between the extension and its twin in Python.
 
-`SIMPLE_WS_EXTENSION` in the environment decides at import: `1` the extension must be
-there, `0` it is never used, unset: it is used if it is there.
+The environment variable `SIMPLE_WS_EXTENSION` is read at import: `1` requires the
+extension, `0` disables it; if unset, the extension is used if it is available.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What others wrote, made fit to be logged, shown in an error, or printed.
+"""Text from peers, made safe for logs, errors and terminals.
 
-A terminal obeys control characters, those of C1 (U+009B begins an escape sequence) as
-well as the old ones, and turns text around at others. Every text of a peer that an
-operator may see goes through here; `repr` escapes the same characters.
+A terminal obeys control characters, including those of C1 (U+009B begins an escape
+sequence), and others reverse the direction of text. Every text of a peer that an
+operator may see is passed through here; `repr` escapes the same characters.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ __all__ = ["excerpt", "for_terminal", "one_line"]
 
 #: Characters of a text that an error quotes.
 _LONGEST_EXCERPT = 300
-#: Control characters but tab and line feed, and those that turn the direction of text
-#: or end a line.
+#: Control characters except tab and line feed, and characters that change the direction
+#: of text or end a line.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
 
 
 def one_line(text: str) -> str:
-    """A text without anything that is not printable: that is spelled out."""
+    """A text with all characters escaped that are not printable."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def excerpt(text: str) -> str:
-    """One line of a text, of bounded length."""
+    """A text on one line, of limited length."""
     if len(text) > _LONGEST_EXCERPT:
         text = text[:_LONGEST_EXCERPT] + "..."
     return one_line(text)
 
 
 def for_terminal(text: str) -> str:
-    """A text of several lines, with its tabs: what else a terminal would obey is
-    spelled out."""
+    """A text of several lines and tabs, with everything else escaped that a terminal
+    would obey."""
     return _CONTROL.sub(_spelled_out, text)
 
 

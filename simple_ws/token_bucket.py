@@ -1,4 +1,4 @@
-"""A rate limit: tokens that come back at a rate, up to a burst."""
+"""A rate limit: tokens are refilled at a rate, up to a burst."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ __all__ = ["TokenBucket"]
 
 
 class TokenBucket:
-    """Lets through so many a second, and a burst at once.
+    """Allows a number of events per second, and a burst at once.
 
-    The core in C has the same in `_c/connection.pxi`.
+    The C core has the same in `_c/connection.pxi`.
 
     Args:
-        rate: tokens that come back each second.
-        burst: tokens that it holds, and has at first.
+        rate: tokens refilled each second.
+        burst: most tokens it holds, and the number at the start.
         now: seconds of a clock that never runs backwards.
     """
 

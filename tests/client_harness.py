@@ -1,9 +1,9 @@
-"""What the tests of the clients share: scripted servers, both clients as one, time.
+"""Helpers for the tests of the clients: scripted servers, a common API, fake time.
 
-`scripted` runs a server that does what the test wrote down, byte by byte, in a thread.
+`scripted` runs a server in a thread that follows the test's script, byte by byte.
 `FACES` are the blocking client and the asyncio one on asyncio's loop and on uvloop, all
 with the methods of the blocking one. `Patient` lets time pass for the blocking client
-when nothing else happens, `FakeTimeLoop` when the test says so for the other.
+when nothing else happens, `FakeTimeLoop` does it for asyncio when the test says so.
 """
 
 from __future__ import annotations

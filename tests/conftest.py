@@ -1,9 +1,9 @@
-"""Fixtures for everybody.
+"""Shared fixtures.
 
-Two ways lead to both backends. `codecs` gives a test each of the two modules with the
-codecs. Which of them the rest of the package uses is decided at its import, so `make
-test` runs everything twice, with SIMPLE_WS_EXTENSION=1 and =0: all but the tests marked
-`one_backend`, which never meet a codec, or have both of them in one run.
+There are two ways to test both backends. `codecs` runs a test with each of the two
+modules of codecs. The backend of the rest of the package is chosen at its import, so
+`make test` runs everything twice, with SIMPLE_WS_EXTENSION=1 and =0, except the tests
+marked `one_backend`, which use no codec, or both of them in one run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where the blocks of a deflate stream end, read bit by bit (RFC 1951 §3.2).
+"""Finds the ends of blocks in a deflate stream, bit by bit (RFC 1951 §3.2).
 
-Independent of zlib: nothing is inflated, and what is wrong is just not whole.
+Independent of zlib: nothing is inflated; an invalid stream counts as incomplete.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the tests of the server share: a recording handler, a raw peer, two servers.
+"""Helpers for the tests of the server: a recording handler, a raw peer, two servers.
 
-`running` serves in a background thread on a free port, as users do it. `Driven` is a
-server in the test's own thread: it moves only when told, by a clock the test moves.
-Nobody sleeps here: every wait is for an event, and has a deadline.
+`running` serves in a background thread on a free port, as users do. `Driven` is a
+server in the test's own thread: it runs only when the test does something, by a clock
+that the test moves. Nothing sleeps here: every wait is for an event, with a deadline.
 """
 
 from __future__ import annotations

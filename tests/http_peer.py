@@ -1,4 +1,4 @@
-"""A peer that speaks HTTP, with h11 to judge what it is answered."""
+"""A peer that speaks HTTP; h11 checks the responses."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Tables and helpers of several test modules: frames as hex, and what they lead to.
+"""Tables and helpers of several test modules: frames in hex, and their results.
 
 A stream is written as frames without masking, `8105|48656c6c6f`: the header, a bar, the
-payload. `stream(text, masked=True)` gives the same frames as a client sends them, so
-that one row serves both sides. The length in a header may promise more than follows:
-the row then ends inside the frame. A row that fails ends with the first byte that is
-wrong (for the first two bytes of a header, with the second one).
+payload. `stream(text, masked=True)` gives the same frames as sent by a client, so that
+one row serves both sides. The length in a header may exceed the payload: then the row
+ends inside the frame. A row that fails ends with the first wrong byte (with the second
+one, if one of the first two bytes of a header is wrong).
 """
 
 from __future__ import annotations

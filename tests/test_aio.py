@@ -1,7 +1,7 @@
-"""The asyncio client: cancellation, back-pressure, time, reconnection.
+"""The asyncio client: cancellation, backpressure, time, reconnecting.
 
-What it does like the blocking client is in `test_clients`. Peers are the other ends of
-socket pairs, so that what is sent has arrived; time passes when the test says so.
+Behaviour shared with the blocking client is tested in `test_clients`. Peers are the
+other ends of socket pairs, so that sent bytes have arrived; the test moves the time.
 """
 
 from __future__ import annotations
@@ -1084,8 +1084,8 @@ class TestReconnection:
                 if seen == 2:
                     break
         assert [record.getMessage() for record in caplog.records] == [
-            "ws://h/: refused; again in 1.0 s",
-            "ws://h/ has ended; again in 2.0 s",
+            "ws://h/: refused; retrying in 1.0 s",
+            "ws://h/ has ended; retrying in 2.0 s",
         ]
 
     @pytest.mark.parametrize("name", ["asyncio", "uvloop"])

@@ -1,4 +1,4 @@
-"""Every exception of the package: what it carries, and that it carries it anywhere."""
+"""Every exception of the package: its attributes, also after copying and pickling."""
 
 from __future__ import annotations
 

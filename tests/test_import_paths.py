@@ -1,4 +1,4 @@
-"""What users import has stayed where it was when the modules moved into folders."""
+"""Public import paths still work after the modules were moved into folders."""
 
 from __future__ import annotations
 

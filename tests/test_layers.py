@@ -1,4 +1,4 @@
-"""Folders are layers and imports point down: the table of docs/design.md, held."""
+"""Folders are layers and imports point down, as in the table of docs/design.md."""
 
 from __future__ import annotations
 

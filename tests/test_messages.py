@@ -1,4 +1,4 @@
-"""`messages`: what users hand over, and how it travels."""
+"""`messages`: values passed in by users, and their encoding."""
 
 from __future__ import annotations
 

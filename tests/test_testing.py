@@ -1,4 +1,4 @@
-"""The test kit, as users take it: handlers under a clock that the test moves."""
+"""The test kit, as used by its users: handlers and a clock that the test moves."""
 
 from __future__ import annotations
 

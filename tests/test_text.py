@@ -1,4 +1,4 @@
-"""What others wrote, made fit for logs and terminals."""
+"""Text from peers, made safe for logs and terminals."""
 
 from __future__ import annotations
 

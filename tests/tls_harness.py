@@ -1,4 +1,4 @@
-"""What tests of TLS share: certificates, and the client's end for `harness.Peer`."""
+"""Helpers for tests of TLS: certificates, and the client's end for `harness.Peer`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-# Taking connections from a listening socket; included by `_speedups.pyx`.
+# Accepting connections from a listening socket; included by `_speedups.pyx`.
 #
 # `socket.accept` and `setblocking` take 7.8 µs, two system calls more than needed and a
-# Python frame; this takes half of it, of some 65 that a handshake takes in all.
+# Python frame; this takes half of that, of some 65 µs for a whole handshake.
 
 cdef extern from *:
     """
@@ -53,15 +53,15 @@ cdef object accept_by_method(object sock):
 
 
 cdef object readable(object address):
-    """(host, port) of a peer, with IPv4 as IPv4 also where one socket takes both."""
+    """(host, port) of a peer; IPv4 peers have IPv4 addresses on dual-stack sockets."""
     if not isinstance(address, tuple):
         return address
-    # Behind a proxy thousands of connections have the same host: one string serves.
+    # Behind a proxy thousands of connections have the same host: share one string.
     return sys.intern(address[0].removeprefix("::ffff:")), address[1]
 
 
 cdef object address_of(sockaddr_storage* address):
-    """The same from the system's own form; None for what is to be asked of Python."""
+    """The same for the system's own form; None if Python must convert it."""
     cdef char text[64]
     cdef sockaddr_in* four = <sockaddr_in*> address
     cdef sockaddr_in6* six = <sockaddr_in6*> address
@@ -81,14 +81,14 @@ cdef object address_of(sockaddr_storage* address):
 
 
 def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]:
-    """Take a connection, non-blocking, with the address of its peer.
+    """Accept a connection, non-blocking, with the address of its peer.
 
     Returns:
-        The socket, and (host, port) or what the family has for an address; IPv4 as
-        IPv4 also where the listening socket takes both.
+        The socket, and (host, port) or the address format of its family; IPv4 peers
+        have an IPv4 address even on a socket for both families.
 
     Raises:
-        OSError: As of `socket.accept`.
+        OSError: As from `socket.accept`.
     """
     cdef sockaddr_storage address
     cdef socklen_t size = sizeof(address)
@@ -98,14 +98,14 @@ def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]:
     fd = accept_at_once(sock.fileno(), <sockaddr*> &address, &size)
     if fd < 0:
         raise OSError(errno, os.strerror(errno))
-    # `sock.family` and `sock.type` would look for members of enums.
+    # `sock.family` and `sock.type` would look up members of enums.
     try:
         accepted = _plain_socket(address.ss_family, SOCK_STREAM, 0, fd)
     except BaseException:
         c_close(fd)
         raise
     try:
-        # Of `socket.setdefaulttimeout`: Python would wait for the peer by itself.
+        # From `socket.setdefaulttimeout`: Python itself would wait for the peer.
         if accepted.gettimeout() is not None:
             accepted.setblocking(False)
         peer = address_of(&address)

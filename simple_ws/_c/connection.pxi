@@ -1,12 +1,12 @@
 # The byte path of a connection in C, the twin of `_fallback/connection.py`; included by
-# `_speedups.pyx`, whose helpers on raw pointers it uses, behind `_c/outbox.pxi`.
+# `_speedups.pyx` after `_c/outbox.pxi`. It uses their helpers on raw pointers.
 #
-# Who owns which bytes of the input (those of the output: `_c/outbox.pxi`):
+# Where input bytes are kept (for output see `_c/outbox.pxi`):
 #
-#   the loop's buffer   what was read just now; taken out of the loop until `feed`
-#                       returns, so that nobody else reads into it meanwhile
-#   `tail`              the beginning of a small frame that has not come whole
-#   `large`             a large message that is received where it will stay
+#   the loop's buffer   bytes read just now; taken out of the loop until `feed`
+#                       returns, so that no other code reads into it meanwhile
+#   `tail`              the beginning of a small frame that is not complete
+#   `large`             a large message that is received into its final place
 
 cdef extern from *:
     """
@@ -29,30 +29,30 @@ cdef enum:
     TEXT_OPCODE = 1
     BINARY_OPCODE = 2
     PONG_FRAME = 0x8A
-    #: Payloads up to here are copied into `small`; beyond, a reference and writev. The
-    #: bound is that of an early prototype; where the two meet was not measured here.
+    #: Payloads up to this size are copied into `small`; larger ones are referenced and
+    #: sent by writev. The limit is from an early prototype and was not measured here.
     COPY_LIMIT = 16384
-    #: Bytes of a large message that are reserved because its header says so; more only
-    #: when they have come: a header costs an attacker nothing.
+    #: Bytes of a large message that are reserved because its header says so; more are
+    #: reserved as they arrive: a header costs an attacker nothing.
     TRUST_LIMIT = 262144
     #: Messages and events of one connection in one turn; the rest waits for the next,
     #: so that others have their turn.
     MANY_MESSAGES = 1024
-    #: Messages after which the clock is looked at, see `_LONG_TURN`; a power of two.
+    #: Messages after which the clock is read, see `_LONG_TURN`; a power of two.
     LOOK_EVERY = 8
-    #: Bytes handed to `protocol` at once, unless they are of one frame: it takes some
-    #: milliseconds for as many fragments of one byte as there are in them.
+    #: Bytes passed to `protocol` at once, unless they are of one frame: that many
+    #: fragments of one byte take it some milliseconds.
     SLICE = 4096
-    #: Pongs of one turn that are sent each; of those beyond only the last.
+    #: Pongs per turn that are all sent; of further ones only the last is sent.
     MANY_PONGS = 128
-    #: Bytes, in whole messages, that a socket which is not a plain one is offered.
+    #: Bytes, in whole messages, passed at once to a socket that is not a plain one.
     JOIN_LIMIT = 65536
-    # What has become of output that was offered.
+    # Results of offering output to the system.
     ALL_TAKEN = 0
     SOME_LEFT = 1
     GONE = 2
 
-#: Seconds of one connection in one turn, see MANY_MESSAGES.
+#: Longest turn of one connection in seconds, see MANY_MESSAGES.
 cdef double _LONG_TURN = 0.002
 cdef object _NO_LIMIT = 2**62
 cdef object _OPEN_STATE = int(State.OPEN)
@@ -61,14 +61,14 @@ cdef object _SENT = SendStatus.SENT
 cdef object _DROPPED = SendStatus.DROPPED
 cdef object _BACKPRESSURE = SendStatus.BACKPRESSURE
 cdef object _plain_socket = socket.socket
-#: `lambda msg, client: client.write_message(msg)` is a callback, too, and has answered.
+#: `lambda msg, client: client.write_message(msg)` is a callback, too, and has replied.
 cdef object _send_status = SendStatus
 
 
 cdef struct Large:
     PyObject* block  # the bytes object, as far as it is reserved
     size_t size
-    size_t have  # bytes that have come
+    size_t have  # bytes received
     uint8_t first
     uint8_t key[4]
     Utf8State text
@@ -82,7 +82,7 @@ cdef struct Bucket:
 
 
 cdef bint take_token(Bucket* bucket, double now) noexcept nogil:
-    """Whether one more message is within the rate."""
+    """Whether another message is within the rate."""
     bucket.tokens = min(
         bucket.burst, bucket.tokens + (now - bucket.filled_at) * bucket.rate
     )
@@ -97,23 +97,23 @@ cdef class ConnectionCore(Outbox):
     """ConnectionCore(sock, loop, protocol, buffer_size, write_limit)
 --
 
-Carries messages between a socket and a callback; subclasses have the rest.
+Moves messages between a socket and a callback; subclasses do the rest.
 
     Args:
         sock: connected and non-blocking.
         loop: of the thread that drives it.
         protocol: the rules of this connection (`protocol.websocket.Protocol`).
         buffer_size: bytes of the first read.
-        write_limit: bytes of unsent output beyond which `_make_room` is asked.
+        write_limit: bytes of unsent output beyond which `_make_room` is called.
     """
 
-    # What a user sets; here, so that subclasses have no dict of their own, which Python
-    # would make for each of them, 300 bytes, before anything is set.
+    # User attributes; declared here, so that subclasses have no second dict, which
+    # Python would create for each instance, 300 bytes, before anything is set.
     cdef dict __dict__
     cdef object __weakref__
-    # Ordered by size, so that no room is lost between: a server holds 50,000 of these.
-    # Of the owner, who needs no objects for them this way: `id`, `opened_at`,
-    # `_attached`, `_unregistered` and `_ended`.
+    # Ordered by size, to avoid padding: a server holds 50,000 of these.
+    # Fields of the owner, stored here without objects: `id`, `opened_at`, `_attached`,
+    # `_unregistered` and `_ended`.
     cdef public int64_t id
     cdef public double opened_at
     cdef public object _sock
@@ -125,12 +125,12 @@ Carries messages between a socket and a callback; subclasses have the rest.
     cdef readonly int64_t messages_sent
     cdef readonly int64_t bytes_received
     cdef Bucket* bucket_of_rate
-    # What was agreed; copied here because it is asked for with every message.
+    # The agreement; copied here because it is needed for every message.
     cdef size_t max_size
     cdef size_t threshold
     cdef Inflater inflater
     cdef Deflater deflater
-    # Input that is not whole, or waits for another turn.
+    # Input that is incomplete, or waits for another turn.
     cdef bytes rest
     cdef uint8_t* tail
     cdef Large* large
@@ -147,13 +147,13 @@ Carries messages between a socket and a callback; subclasses have the rest.
     cdef public flag _write_blocked
     cdef public flag _await_drain
     cdef public flag _paused_by_callbacks  # by `_pause_reading`
-    #: Nothing is read either until the peer has read more of our output.
+    #: No reads either until the peer has read more of our output.
     cdef public flag _paused_by_backpressure
     cdef flag dirty
     cdef flag packing  # compression was agreed
-    cdef flag stale  # the peer's window has moved on without `deflater`
+    cdef flag stale  # the peer's window is ahead of `deflater`
     cdef flag own_write  # a subclass has its own write_message
-    cdef flag feeding  # what was read is being handled: nothing more is read
+    cdef flag feeding  # input is being processed: no further reads
 
     def __cinit__(self, *args, **kwargs):
         drop_dict(self)
@@ -176,7 +176,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self._last_received = self._last_message = (<LoopState> loop).now
         self._write_limit = min(write_limit, _NO_LIMIT)
         self.buffer_size = self.read_size = min(buffer_size, _MAX_READ)
-        # What is not a plain socket (TLS, a test's) is asked by its methods.
+        # A socket that is not a plain one (TLS, a test's) is used by its methods.
         self.fd = sock.fileno() if type(sock) is _plain_socket else -1
         self.max_size = protocol.max_size
         self.max_frame_size = protocol.max_frame_size
@@ -194,7 +194,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self.drop_large()
 
     def _limit_rate(self, rate: float, burst: float) -> None:
-        """Have `_on_rate` called for messages beyond so many a second."""
+        """Set a message rate; `_on_rate` is called for messages that exceed it."""
         if self.bucket_of_rate == NULL:
             self.bucket_of_rate = <Bucket*> malloc(sizeof(Bucket))
             if self.bucket_of_rate == NULL:
@@ -204,12 +204,12 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self.bucket_of_rate.filled_at = self._loop.now
 
     def _sync(self) -> None:
-        """Learn what the protocol has come to; after whatever may have changed it."""
+        """Copy the protocol's state; call it after anything that may change it."""
         protocol = self._protocol
         self._open = protocol.state == _OPEN_STATE
         self._on_fast_path = protocol.between_messages
         if not self._open:
-            self.deflater = None  # nothing is written any more, nor delivered
+            self.deflater = None  # nothing is written or delivered any more
             self.inflater = None
             if protocol.state == _CLOSED_STATE:
                 self.rest = None
@@ -217,7 +217,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
     # Receiving
 
     def __call__(self, int events: int) -> None:
-        """Called by the selector."""
+        """Handle ready events; called by the selector."""
         self.ready(events)
 
     cdef int ready(self, int events) except -1:
@@ -231,18 +231,18 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef size_t expected(self) except? 0xFFFFFFFF:
-        """Bytes of the message under way, as far as headers have told."""
+        """Bytes of the current message, as far as its headers have been read."""
         if self.large != NULL:
             return self.large.size
         return 0 if self._on_fast_path else self._protocol.expected
 
     cdef int may_take(self, size_t size) except -1:
-        """Whether a message of so many bytes may be delivered: is there room for an
-        answer as long?
+        """Whether a message of this size may be delivered: there must be room for a
+        reply of the same size.
 
-        A peer that does not read is not heard, or whoever sends without reading the
-        answers would make us keep them, and a peer that does read them be cut off
-        because it was quick to ask.
+        The server does not read from a peer that does not read. Otherwise a peer that
+        sends without reading the replies would fill the memory, and one that does read
+        them would be disconnected for sending quickly.
         """
         cdef size_t limit = self._write_limit
         cdef int attempt
@@ -253,9 +253,9 @@ Carries messages between a socket and a callback; subclasses have the rest.
                 return True
             if self._write_blocked or not self._open:
                 break
-            self.write_out()  # it may only be that this turn has not been flushed yet
+            self.write_out()  # this turn's output may simply not be flushed yet
         if not self._open or not self._write_blocked:
-            return True  # nothing is answered any more; the peer's close frame may come
+            return True  # no more replies; the peer's close frame may still come
         self._paused_by_backpressure = True
         self._watch(WRITE_READY)
         return False
@@ -284,7 +284,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
             loop.return_buffer(buffer)
 
     cdef int read_small(self, uint8_t* buffer) except -1:
-        """Read behind what is kept of a small frame."""
+        """Read after the kept part of a small frame."""
         cdef size_t before = self.tail_size
         cdef ssize_t got = c_recv(self.fd, buffer + before, self.read_size, 0)
         if got <= 0:
@@ -328,7 +328,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef void note_read(self, size_t size) noexcept:
-        """Read more at once while reads come back full, less when they do not."""
+        """Enlarge the reads while they are full; shrink them when they are not."""
         self._last_received = self._loop.now
         self.bytes_received += <int64_t> size
         self.counts.bytes_received += <int64_t> size
@@ -338,7 +338,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
             self.read_size >>= 1
 
     def _feed(self, data: bytes) -> None:
-        """Handle what was received, one message or event after the other."""
+        """Process received bytes, one message or event after the other."""
         cdef bytes whole = exact_bytes(data)
         cdef size_t size = <size_t> PyBytes_GET_SIZE(whole)
         cdef size_t before = self.tail_size
@@ -355,7 +355,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
                 whole = PyBytes_FromStringAndSize(<char*> self.tail, before) + whole
                 self.drop_tail()
             else:
-                # Unmasking is done in place: not in bytes that are somebody's.
+                # Unmasking is done in place: not in bytes that others may hold.
                 whole = PyBytes_FromStringAndSize(
                     PyBytes_AS_STRING(whole) + part, <Py_ssize_t> (size - part)
                 )
@@ -374,19 +374,19 @@ Carries messages between a socket and a callback; subclasses have the rest.
             pos = self.receive_whole(data, size)
         if pos == size:
             return 0
-        # The slow path. From here on the bytes stand in an object, copied once, because
+        # The slow path. From here on the bytes are in an object, copied once, because
         # `protocol` takes no pointers.
         rest = PyBytes_FromStringAndSize(<char*> data + pos, <Py_ssize_t> (size - pos))
         data = <uint8_t*> PyBytes_AS_STRING(rest)
         size -= pos
         pos = 0
         while self.may_take_slow_path():
-            # One frame at once is always little work; many of them are not.
+            # A single frame is always little work; many frames are not.
             step = max(<size_t> SLICE, <size_t> self._protocol.remaining)
             pos = self._receive_slow_path(rest, pos, min(size, pos + step))
             if pos > size:
                 raise ValueError("read beyond the end")
-            # Every callback may have closed this connection: look again.
+            # Every callback may have closed this connection: check again.
             if self._on_fast_path and pos < size:
                 pos += self.receive_whole(data + pos, size - pos)
             if pos == size:
@@ -395,22 +395,22 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef int may_take_slow_path(self) except -1:
-        """Whether `protocol` may be given more of what was read."""
+        """Whether `protocol` may process more of the input."""
         if self.waiting and not self.may_take(self.expected() + SLICE):
             return False
         return self.may_go_on(1)
 
     cdef int keep(self, const uint8_t* data, size_t size) except -1:
-        """Keep what was read for another turn."""
+        """Keep input for another turn."""
         self.rest = PyBytes_FromStringAndSize(<const char*> data, <Py_ssize_t> size)
         if not self._paused_by_backpressure and not self._paused_by_callbacks:
-            # Many small ones: less at once.
+            # Many small frames: fewer at once.
             self.read_size = max(self.buffer_size, self.read_size >> 2)
             self._on_rest()
         return 0
 
     def _receive_rest(self) -> None:
-        """Handle what was kept; for the loop, which `_on_rest` asked for it."""
+        """Process kept input; called by the loop after `_on_rest` asked for it."""
         cdef LoopState loop = self._loop
         cdef bytes rest = self.rest
         if rest is None or self.feeding:
@@ -419,7 +419,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
             return
         self._sync()
         self.rest = None
-        self._last_received = loop.now  # it is we who are late
+        self._last_received = loop.now  # the delay is ours
         loop.mark = loop.read_clock()
         self.feeding = True
         try:
@@ -436,8 +436,9 @@ Carries messages between a socket and a callback; subclasses have the rest.
         """Deliver the plain messages at the front: whole and in one frame.
 
         Returns:
-            Where it stopped: at `size`, or before what only `protocol` may judge,
-            faults included. What is too much for now is kept, and done with.
+            Where it stopped: at `size`, or before anything that `protocol` handles,
+            faults included. Input that exceeds this turn is kept, and counts as
+            processed.
         """
         cdef FrameHeader header
         cdef size_t pos = 0
@@ -459,7 +460,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
                     self.keep(data + pos, size - pos)
                     return size
                 if not self._on_fast_path:
-                    return pos  # what was written meanwhile has ended it
+                    return pos  # the callback's output has ended it
             if not self.receive_frame(data + pos + header.size, &header):
                 return pos
             pos = end
@@ -472,7 +473,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return pos
 
     cdef inline bint fits_fast_path(self, const uint8_t* data, size_t size) noexcept:
-        """Whether, as far as it has come, this is a masked and final data frame."""
+        """Whether, as far as received, this is a masked and final data frame."""
         cdef uint8_t first = data[0]
         if size > 1 and not data[1] & 0x80:
             return False
@@ -484,7 +485,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         )
 
     cdef bint receive_frame(self, uint8_t* payload, FrameHeader* header) except -1:
-        """Deliver one whole message; false when it is for `protocol` to refuse."""
+        """Deliver one whole message; false when `protocol` must refuse it."""
         cdef size_t size = <size_t> header.length
         cdef uint64_t wide = wide_key(header.key, 0)
         cdef bytes data
@@ -515,10 +516,10 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef object unpack(self, uint8_t* data, size_t size, uint8_t first):
-        """Inflate a whole message; in the order of steps that `protocol` has."""
+        """Inflate a whole message; in the same order of steps as `protocol`."""
         cdef Utf8State state
         cdef bytes plain
-        # Held here: the connection may end, and let go of it, while it works.
+        # Held here: the connection may end meanwhile and release it.
         cdef Inflater inflater = self.inflater
         if inflater is None:
             inflater = self.inflater = <Inflater?> self._protocol.inflater()
@@ -539,7 +540,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
     cdef int check_inflated(
         self, Utf8State* state, bytes plain, uint8_t first
     ) except -1:
-        """What has room is judged first, as in `protocol`."""
+        """Validate only what is within the limit first, as in `protocol`."""
         cdef size_t size = <size_t> PyBytes_GET_SIZE(plain)
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(plain)
         if first & TEXT_OPCODE:
@@ -550,7 +551,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef int deliver(self, object message) except -1:
-        """Call back with a message; what is returned is the answer."""
+        """Call back with a message; the return value is the reply."""
         self._last_message = self._loop.now
         self.messages_received += 1
         self.counts.messages_received += 1
@@ -573,23 +574,23 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     def _interrupt(self, error: BaseException) -> None:
-        """A callback raised what ends programs: what else was read waits."""
+        """A callback raised an exception that ends programs: further input waits."""
         # Until `_receive_rest`, or until `protocol` has read some.
         self._on_fast_path = False
         self._loop.on_interrupt(error)
 
     def _deliver(self, msg: str | bytes) -> None:
-        """Call back with a message; what is returned is the answer."""
+        """Call back with a message; the return value is the reply."""
         self.deliver(msg)
 
-    # Input that has not come whole
+    # Incomplete input
 
     cdef size_t keep_part(
         self, uint8_t* data, size_t pos, size_t size, FrameHeader* header
     ) except? 0xFFFFFFFF:
-        """Keep the beginning of an ordinary frame; `pos` when `protocol` must read it.
+        """Keep the beginning of a plain frame; `pos` when `protocol` must read it.
 
-        That is when it is compressed, and when its text is wrong already: failing may
+        That is when it is compressed, or when its text is invalid already: failing must
         not wait for the rest (RFC 6455 §8.1 as the test suites understand it).
         """
         cdef uint8_t* payload = data + pos + header.size
@@ -656,7 +657,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return <uint8_t*> PyBytes_AS_STRING(<object> self.large.block) + self.large.have
 
     cdef int grow_large(self, size_t wanted) except -1:
-        """Have room for `wanted` bytes of the large message: double it."""
+        """Make room for `wanted` bytes of the large message by doubling it."""
         cdef size_t room = <size_t> PyBytes_GET_SIZE(<object> self.large.block)
         if wanted > room:
             room = min(self.large.size, max(room * 2, wanted))
@@ -668,7 +669,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef int read_large(self, uint8_t* buffer) except -1:
-        """Read where the message stands, and what comes behind it into the buffer."""
+        """Read into the message's place, and the bytes after it into the buffer."""
         cdef iovec parts[2]
         cdef size_t room
         cdef ssize_t got
@@ -680,7 +681,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         parts[0].iov_len = room
         parts[1].iov_base = buffer
         parts[1].iov_len = self.read_size
-        # Behind an unfinished message nothing else can come.
+        # After an incomplete message nothing else can follow.
         count = 2 if self.large.have + room == self.large.size else 1
         got = c_readv(self.fd, parts, count)
         if got <= 0:
@@ -694,7 +695,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef int add_to_large(self, size_t size) except -1:
-        """Take `size` bytes more that stand, still masked, where they will stay."""
+        """Add `size` bytes that are in their final place, still masked."""
         cdef uint8_t* piece = self.large_end()
         mask_in_place(piece, size, wide_key(self.large.key, self.large.have))
         self.large.have += size
@@ -714,7 +715,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self.large = NULL
         try:
             if not self._open:
-                return 0  # our close frame is out: nothing is delivered any more
+                return 0  # our close frame is sent: nothing is delivered any more
             if whole.first & TEXT_OPCODE:
                 if whole.text.missing:
                     self._on_fault(InvalidData("text ends inside a UTF-8 sequence"))
@@ -729,7 +730,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
             self.deliver(message)
             message = None
         finally:
-            # Echoed, it is in the queue still, and comes back by `release_item`.
+            # If echoed, it is still in the queue, and comes back by `release_item`.
             self._loop.give_block(whole.block)
         return 0
 
@@ -746,13 +747,13 @@ Carries messages between a socket and a callback; subclasses have the rest.
 
         Args:
             msg: str is sent as text; bytes, bytearray and memoryview as binary, so
-                that what `on_message` got can be passed on; dict and list as JSON text.
+                that a received message can be passed on; dict and list as JSON text.
             binary: True sends either as binary, False either as text.
 
         Returns:
-            `SendStatus.SENT`, `BACKPRESSURE` (accepted, output waits for the peer to
+            `SendStatus.SENT`, `BACKPRESSURE` (accepted; output waits for the peer to
             read) or `DROPPED` (false: not open, or the slow-consumer policy).
-            Never raises for a peer that has gone.
+            Never raises because the peer has gone.
 
         Raises:
             TypeError: A message of another type.
@@ -795,11 +796,11 @@ Carries messages between a socket and a callback; subclasses have the rest.
     cdef object write(
         self, uint8_t first, object owner, const uint8_t* data, size_t size
     ):
-        """Accept a message, or not; `owner` keeps its bytes alive."""
+        """Accept or drop a message; `owner` keeps its bytes alive."""
         if not self._open:
             return _DROPPED
         # Before compressing: a message that enters the context must be sent.
-        # What is being written is as good as gone.
+        # Output being written does not count: it is nearly gone.
         if (
             self.waiting
             and (
@@ -819,7 +820,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         ):
             self.deflater = <Deflater?> self._protocol.deflater()
         if not self._open:
-            return _DROPPED  # what was asked has ended it
+            return _DROPPED  # the policy has ended the connection
         self.messages_sent += 1
         self.counts.messages_sent += 1
         if self.packing and size >= self.threshold:
@@ -850,7 +851,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
                 False,
             )
         self.mark_dirty()
-        # Whoever heeds BACKPRESSURE must hear of it while there is still room.
+        # BACKPRESSURE must be reported while there is still room.
         if not self._write_blocked and (
             self.waiting > self._write_limit >> 1 or self.has_many()
         ):
@@ -863,10 +864,10 @@ Carries messages between a socket and a callback; subclasses have the rest.
     cdef bytes pack(self, object owner, const uint8_t* data, size_t size):
         """Compress a message: with this peer's context, unless it goes to others too.
 
-        The second receiver of one object in a turn shows that. What is compressed for
-        all refers to nothing, so any peer can read it; but it moves the peer's window,
-        and our context must start afresh before it is used again. For itself no Python
-        runs between here and the queue: what is compressed first must leave first.
+        A second receiver of the same object in one turn shows that. The shared form
+        refers to no earlier message, so any peer can inflate it; but it moves the
+        peer's window, so our context must be reset before its next use. No Python code
+        runs between here and the queue: messages leave in the order of compression.
         """
         cdef LoopState loop = self._loop
         cdef Deflater deflater = self.deflater
@@ -889,7 +890,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     def _pause_reading(self, paused: bool) -> None:
-        """Cease to read, or read again; for callbacks that have enough to do."""
+        """Pause or resume reading; for callbacks that have enough to do."""
         self._paused_by_callbacks = paused
         if self._write_blocked:
             if paused or self._paused_by_backpressure:
@@ -907,7 +908,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self.mark_dirty()
 
     def _enqueue_pong(self, frame: bytes) -> None:
-        """Put a pong into the outbox, in place of one that has not left yet.
+        """Put a pong into the outbox; it replaces one that has not been sent yet.
 
         RFC 6455 §5.5.3: an endpoint that has not sent the pongs of earlier pings yet
         "MAY elect to send a Pong frame for only the most recently processed Ping".
@@ -929,15 +930,15 @@ Carries messages between a socket and a callback; subclasses have the rest.
         self._enqueue(frame)
 
     def _flush(self) -> None:
-        """Write what waits, as much as the system takes."""
+        """Write waiting output, as much as the system takes."""
         self.write_out()
 
     def _detach(self) -> None:
-        """The socket is closed: its descriptor may be somebody else's."""
+        """The socket is closed: its descriptor may belong to another one now."""
         self.fd = -1
 
     cdef int write_out(self) except -1:
-        """Write what waits. Whoever comes in meanwhile only queues: a signal handler or
+        """Write waiting output. Re-entrant calls only queue: from a signal handler or
         `__del__` that runs inside a socket's method."""
         cdef int outcome
         if self.writing:
@@ -955,7 +956,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef int offer_all(self) except -1:
-        """Offer what waits until the system takes no more."""
+        """Write waiting output until the system takes no more."""
         cdef size_t offered = 0
         cdef ssize_t sent
         cdef int error
@@ -976,13 +977,13 @@ Carries messages between a socket and a callback; subclasses have the rest.
             self.consume(<size_t> sent)
             self.offering = 0
             if sent and self._write_blocked:
-                self._last_received = self._loop.now  # who reads is alive
+                self._last_received = self._loop.now  # a peer that reads is alive
             if <size_t> sent < offered:
                 return SOME_LEFT
         return ALL_TAKEN
 
     cdef int block(self) except -1:
-        """Wait for the peer to read, and hear it again when it has read enough."""
+        """Wait for the peer to read; read from it again when it has read enough."""
         if not self._write_blocked:
             self._write_blocked = True
             self._watch(
@@ -993,7 +994,7 @@ Carries messages between a socket and a callback; subclasses have the rest.
         return 0
 
     cdef int resume_reading(self, int events) except -1:
-        """Read from the peer, where nothing else is against it."""
+        """Read from the peer again, unless reading is paused for another reason."""
         self._paused_by_backpressure = False
         self._watch(events if self._paused_by_callbacks else READ_READY | events)
         if self.rest is not None and not self._paused_by_callbacks:
@@ -1053,14 +1054,14 @@ Carries messages between a socket and a callback; subclasses have the rest.
             self.discard()
             return 0
         except BaseException:
-            # How much was sent is not known, and nothing may be sent twice.
+            # It is unknown how much was sent, and nothing may be sent twice.
             self._abandon()
             self.discard()
             raise
 
 
 def _ignore(msg, client):
-    """Stands in until the connection has a callback."""
+    """Placeholder until the connection has a callback."""
 
 
 _write_message = ConnectionCore.write_message
@@ -1069,15 +1070,15 @@ _write_message = ConnectionCore.write_message
 def fan_out(
     members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
 ) -> int:
-    """Send one message to many: encoded once, and compressed once.
+    """Send one message to many clients: encoded once, and compressed once.
 
     Args:
-        members: who receives, but for those in `exclude`.
+        members: the receivers, except for those in `exclude`.
         msg: as for `ConnectionCore.write_message`.
-        exclude: who does not.
+        exclude: clients that do not receive it.
 
     Returns:
-        How many took it.
+        How many clients accepted it.
 
     Raises:
         TypeError: A message of a type that cannot be sent.

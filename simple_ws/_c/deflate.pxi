@@ -5,7 +5,7 @@
 cdef extern from "zlib.h" nogil:
     ctypedef unsigned int uInt
     ctypedef struct z_stream:
-        uint8_t* next_in  # const in truth, but only if ZLIB_CONST is defined
+        uint8_t* next_in  # const in fact, but only if ZLIB_CONST is defined
         uInt avail_in
         uint8_t* next_out
         uInt avail_out
@@ -42,26 +42,26 @@ cdef extern from "zlib.h" nogil:
 
 
 cdef enum:
-    #: Results up to here are made on the stack and copied once into bytes of the right
-    #: size, which is cheaper than to guess, allocate and shrink.
+    #: Results up to this size are built on the stack and copied once into bytes of the
+    #: right size, which is cheaper than guessing, allocating and shrinking.
     SCRATCH = 8192
-    #: zlib counts in 32 bits: longer input and output go through in pieces.
+    #: zlib counts in 32 bits: longer input and output is processed in pieces.
     LONGEST = 1 << 30
     #: The largest window of deflate (RFC 1951 §2).
     WINDOW = 32768
-    #: `data_type` after `inflate`: a block has ended, and no bit of the input is left.
+    #: `data_type` after `inflate`: a block has ended, and no input bit is left.
     BETWEEN_BLOCKS = 128
 
 
 cdef struct Output:
     uint8_t* start
-    size_t room  # bytes there are
+    size_t room  # bytes available
     size_t used  # bytes written
-    PyObject* block  # the bytes object they lie in; NULL: they lie on the stack
+    PyObject* block  # the bytes object with the output; NULL: it is on the stack
 
 
 cdef inline Output on_stack(uint8_t* scratch) noexcept nogil:
-    """Output that begins in SCRATCH bytes of the caller's stack."""
+    """An output that starts with SCRATCH bytes on the caller's stack."""
     cdef Output out
     out.start = scratch
     out.room = SCRATCH
@@ -71,7 +71,7 @@ cdef inline Output on_stack(uint8_t* scratch) noexcept nogil:
 
 
 cdef int grow(Output* out, size_t wanted) except -1:
-    """Make room for `wanted` bytes, more than there is; what is written stays."""
+    """Enlarge to `wanted` bytes, more than available; written bytes are kept."""
     cdef PyObject* block
     if out.block != NULL:
         # Drops the block and leaves NULL when there is no memory.
@@ -86,7 +86,7 @@ cdef int grow(Output* out, size_t wanted) except -1:
 
 
 cdef bytes finished(Output* out, size_t size):
-    """The first `size` bytes of what was written; the output is empty afterwards."""
+    """The first `size` bytes of the output, which is empty afterwards."""
     cdef PyObject* block
     cdef bytes result
     if out.block == NULL:
@@ -145,11 +145,11 @@ Compresses messages (RFC 7692 §7.2.1).
             deflateEnd(&self._stream)
 
     def reset(self) -> None:
-        """Forget what was compressed before."""
+        """Forget the window: start without context."""
         deflateReset(&self._stream)
 
     def compress(self, data: Buffer) -> bytes:
-        """Compress one whole message, without the tail that RFC 7692 takes off."""
+        """Compress one whole message, without the tail that RFC 7692 removes."""
         cdef View view
         take_buffer(data, &view)
         try:
@@ -161,7 +161,7 @@ Compresses messages (RFC 7692 §7.2.1).
         cdef uint8_t scratch[SCRATCH]
         cdef Output out = on_stack(scratch)
         if not size:
-            # RFC 7692 §7.2.3.6. zlib would make nothing of a second flush in a row.
+            # RFC 7692 §7.2.3.6. zlib produces nothing for a second flush in a row.
             return b"\x00"
         try:
             if size >= SCRATCH:
@@ -186,7 +186,7 @@ Compresses messages (RFC 7692 §7.2.1).
             deflate(stream, Z_SYNC_FLUSH if given == size else Z_NO_FLUSH)
             size -= given - stream.avail_in
             out.used += space - stream.avail_out
-            # Done only when room is left over: a full output may hide pending bytes.
+            # Done only when room is left: a full output may hide pending bytes.
             if stream.avail_out and not size:
                 return 0
             if out.used == out.room:
@@ -198,7 +198,7 @@ cdef class Inflater:
     """Inflater(window_bits, takeover)
 --
 
-Decompresses messages, in pieces and within a bound (RFC 7692 §7.2.2).
+Decompresses messages, in pieces and up to a limit (RFC 7692 §7.2.2).
 
     Args:
         window_bits: LZ77 window the peer may have used, 8 to 15.
@@ -233,14 +233,14 @@ Decompresses messages, in pieces and within a bound (RFC 7692 §7.2.2).
 
         Args:
             data: compressed bytes.
-            limit: bytes of output there is room for.
+            limit: most bytes of output that are allowed.
 
         Returns:
             At most `limit` + 1 bytes. More than `limit` means that the message is too
-            big; what else it holds is unknown then, and the object of no more use.
+            big; the rest of it is lost then, and the object must not be used again.
 
         Raises:
-            InvalidData: This is not deflate, or a heap of empty streams.
+            InvalidData: Not deflate data, or too many empty streams.
         """
         cdef View view
         take_buffer(data, &view)
@@ -250,7 +250,7 @@ Decompresses messages, in pieces and within a bound (RFC 7692 §7.2.2).
             PyBuffer_Release(&view)
 
     def finish(self) -> None:
-        """Inflate the tail that the peer took off, which ends the message.
+        """Inflate the tail that the peer removed, which ends the message.
 
         Raises:
             InvalidData: The message was cut off in the middle of a block.
@@ -268,12 +268,12 @@ Decompresses messages, in pieces and within a bound (RFC 7692 §7.2.2).
             or streams != self._ended
             or self._stream.data_type != BETWEEN_BLOCKS
         ):
-            # The tail was no empty block, but went into an unfinished one.
+            # The tail was not an empty block, but completed an unfinished one.
             raise InvalidData("deflate data ends inside a block")
         if not self._takeover:
             inflateReset(&self._stream)
         elif self._ended:
-            # A stream that ended by itself may leave some of the tail half read.
+            # A stream that ended by itself may leave part of the tail unread.
             self._restart()
         self._ended = 0
 
@@ -291,7 +291,7 @@ Decompresses messages, in pieces and within a bound (RFC 7692 §7.2.2).
     cdef int _run(
         self, const uint8_t* data, size_t size, Output* out, size_t most
     ) except -1:
-        """Inflate until the input or `most` bytes of output are through."""
+        """Inflate until the input ends or `most` bytes of output are produced."""
         cdef z_stream* stream = &self._stream
         cdef uInt given, space
         cdef int result
@@ -321,7 +321,7 @@ Decompresses messages, in pieces and within a bound (RFC 7692 §7.2.2).
 
     cdef int _next_stream(self) except -1:
         """The peer ended a deflate stream inside the message (BFINAL, RFC 7692
-        §7.2.3.4); what follows is another one with the same window."""
+        §7.2.3.4); another one with the same window follows."""
         self._restart()
         self._ended += 1
         if self._ended > _MAX_STREAMS:
@@ -342,7 +342,7 @@ Decompresses messages, in pieces and within a bound (RFC 7692 §7.2.2).
 
 
 cdef object fault(int result):
-    """The exception for what zlib returned."""
+    """The exception for a result of zlib."""
     if result == Z_MEM_ERROR:
         return MemoryError("Can't allocate memory while decompressing data")
     return InvalidData("invalid deflate data")

@@ -1,6 +1,6 @@
-# What connections share with the loop that drives them, and what is counted of them;
-# the twin of `_fallback/loop.py`. Included by `_speedups.pyx`, with what the system
-# offers to all that follows.
+# State and statistics that connections share with the loop that drives them; the twin
+# of `_fallback/loop.py`. Included by `_speedups.pyx`; it also declares the system calls
+# used by the files included after it.
 
 cdef extern from *:
     """
@@ -52,7 +52,7 @@ cdef extern from *:
 
 
 cdef extern from "<stdbool.h>":
-    #: A byte in place of the four of `bint`: a server holds 50,000 connections.
+    #: One byte instead of the four of `bint`: a server holds 50,000 connections.
     ctypedef bint flag "bool"
 
 
@@ -74,12 +74,12 @@ cdef extern from *:
 
 
 cdef enum:
-    #: Frames that have not come whole are copied into `tail` below this, and received
-    #: where they stay above it, which saves the copy and costs a `readv`.
+    #: Incomplete frames are copied into `tail` below this size, and received into their
+    #: final place above it, which saves the copy and costs a `readv`.
     TAIL_LIMIT = 4096
-    #: A spare message buffer below this is not worth keeping: malloc keeps it itself.
+    #: A smaller spare message buffer is not worth keeping: malloc keeps it itself.
     SPARE_LIMIT = 65536
-    #: Spare message buffers of a loop, and bytes of all.
+    #: Spare message buffers of a loop, and their total size in bytes.
     SPARES = 16
     SPARE_BYTES = 8388608
 
@@ -92,15 +92,15 @@ cdef class Tally:
     """Tally()
 --
 
-Counts of all connections of one handler, since it was made.
+Counts of all connections of one handler, since it was created.
 
     Attributes:
         messages_received, messages_sent: data messages.
-        bytes_received, bytes_sent: on the wire, behind the handshake, without TLS.
+        bytes_received, bytes_sent: on the wire, after the handshake, without TLS.
         plain_sent, packed_sent: bytes of compressed messages before and after.
-        packed_received, plain_received: the same for those that came.
-        dropped: messages refused or thrown away by the slow-consumer policy.
-        busy: seconds of reading, callbacks included.
+        packed_received, plain_received: the same for received messages.
+        dropped: messages refused or dropped by the slow-consumer policy.
+        busy: seconds spent on input, callbacks included.
     """
 
     cdef public int64_t messages_received
@@ -125,25 +125,25 @@ cdef class LoopState:
     """LoopState(clock)
 --
 
-What connections share with the loop that drives them.
+State that connections share with the loop that drives them.
 
     Args:
         clock: seconds that never run backwards.
 
     Attributes:
-        now: what the clock said when this turn began, in seconds.
+        now: the clock at the beginning of this turn, in seconds.
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
-        attention: something else than readiness wants the loop: a call, a deadline.
-        eager: have `on_dirty` called for output that is written outside of a turn.
+        attention: something other than readiness needs the loop: a call, a deadline.
+        eager: call `on_dirty` for output that is written outside of a turn.
         buffered: bytes of unsent output of all connections.
-        buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
-        slow: seconds that one connection may hold the loop before `on_slow` is called.
-        pause: seconds that make a turn a pause of ours, in which nobody was heard;
-            `on_pause` is called then.
+        buffered_limit: beyond it, `_make_room` is called if output is waiting.
+        slow: seconds that one connection may block the loop before `on_slow` is called.
+        pause: seconds after which a turn counts as a pause, in which no socket was
+            read; `on_pause` is called then.
         longest_turn: seconds of the longest turn since this was set to 0.
-        interrupted: something that ends programs was raised, and is raised again at the
-            end of the turn: nothing more is called in it.
+        interrupted: an exception that ends programs was raised; it is raised again at
+            the end of the turn, and nothing more is called in it.
     """
 
     cdef public double now
@@ -154,19 +154,19 @@ What connections share with the loop that drives them.
     cdef public double slow
     cdef public double pause
     cdef public double longest_turn
-    cdef double mark  # until when time has been accounted for
-    cdef int credit  # messages and events that whoever is heard may still have now
+    cdef double mark  # time is accounted for up to here
+    cdef int credit  # messages and events left for the connection being read
     cdef public unsigned long owner
     cdef readonly list dirty
     cdef public bint attention
     cdef readonly object clock
     cdef bint monotonic
-    # What was last handed to a compressing connection in this turn, and its
-    # compressed forms that hold for every receiver, by agreement.
+    # The last message given to a compressing connection in this turn, and its
+    # shared compressed forms, by agreement.
     cdef object source
     cdef dict packed
     cdef uint8_t* buffer
-    cdef PyObject* spares[SPARES]  # bytes objects that nobody else holds
+    cdef PyObject* spares[SPARES]  # bytes objects that are not used elsewhere
     cdef int spare_count
     cdef size_t spare_bytes
 
@@ -193,25 +193,25 @@ What connections share with the loop that drives them.
             Py_XDECREF(self.spares[index])
 
     def tick(self) -> None:
-        """Look at the clock; at the beginning of a turn."""
+        """Read the clock; called at the beginning of a turn."""
         self.look_at_clock()
 
     def on_failure(self, target: object, error: BaseException) -> None:
-        """What was called for readiness raised; the loop must go on."""
+        """A target called for readiness raised; the loop must continue."""
         raise error
 
     def on_interrupt(self, error: BaseException) -> None:
-        """A callback raised what is no `Exception`: to be raised by the loop."""
+        """A callback raised a BaseException; the loop must raise it again."""
         raise error
 
     def on_dirty(self) -> None:
-        """Output was written outside of a turn: nobody will flush it by itself."""
+        """Output was written outside of a turn, so nothing will flush it yet."""
 
     def on_slow(self, target: object, seconds: float) -> None:
-        """What was called for readiness has held the loop for longer than `slow`."""
+        """A target called for readiness has blocked the loop for longer than `slow`."""
 
     def on_pause(self, began: float, ended: float) -> None:
-        """From then to then nobody was heard."""
+        """No socket was read between these two times."""
 
     def _account(self, target: object) -> None:
         tally = None
@@ -223,7 +223,7 @@ What connections share with the loop that drives them.
         self.end_turn()
 
     cdef int account(self, object target, Tally tally) except -1:
-        """Book the time since the last look at the clock."""
+        """Account for the time since the clock was last read."""
         cdef double now = self.read_clock()
         cdef double spent = now - self.mark
         self.mark = now
@@ -237,7 +237,7 @@ What connections share with the loop that drives them.
         return monotonic_seconds() if self.monotonic else self.clock()
 
     cdef int end_turn(self) except -1:
-        """Note how long nobody was heard, above all if it was for too long."""
+        """Note how long no socket was read, and report it if it was too long."""
         if self.mark - self.now > self.longest_turn:
             self.longest_turn = self.mark - self.now
         if self.mark - self.now > self.pause:
@@ -249,7 +249,7 @@ What connections share with the loop that drives them.
         return 0
 
     def flush(self) -> None:
-        """Write what waits, once a connection; callbacks may fill outboxes again."""
+        """Write waiting output, once per connection; callbacks may refill outboxes."""
         self.write_all()
 
     cdef int write_all(self) except -1:
@@ -270,14 +270,14 @@ What connections share with the loop that drives them.
         return 0
 
     cdef bytes pack_for_all(self, object agreement, const uint8_t* data, size_t size):
-        """A message compressed without reference to any other, once for all who have
-        the same agreement."""
+        """A message compressed without reference to any other, once for all receivers
+        with the same agreement."""
         cdef Deflater deflater
         cdef dict forms
         if self.packed is None:
             self.packed = {}
         # Held here: code that runs meanwhile may send another message. The agreement is
-        # kept with what it is the key of, or another could have its number.
+        # stored with the entry it identifies; otherwise another could get its id.
         forms = self.packed
         form = forms.get(id(agreement))
         if form is None:
@@ -289,8 +289,8 @@ What connections share with the loop that drives them.
         return form[1]
 
     cdef uint8_t* borrow_buffer(self) except NULL:
-        """Where to read to: room for a tail and for the largest read behind it. Nobody
-        else has it until it is given back."""
+        """A buffer to read into: room for a tail and for the largest read after it. It
+        is not shared until it is given back."""
         cdef uint8_t* buffer = self.buffer
         self.buffer = NULL
         if buffer == NULL:
@@ -308,8 +308,8 @@ What connections share with the loop that drives them.
     cdef PyObject* take_block(self, size_t size, size_t first) except NULL:
         """A bytes object of `size` to write into, or a new one of `first` bytes.
 
-        A new block of this size is page after page of zeroes that the kernel makes
-        when first touched, which cost two thirds of the time of a 1 MiB echo.
+        For a new block the kernel zeroes page after page on first access, which cost
+        two thirds of the time of a 1 MiB echo.
         """
         cdef int index
         cdef PyObject* block
@@ -324,12 +324,12 @@ What connections share with the loop that drives them.
         return new_block(NULL, <Py_ssize_t> first)
 
     cdef void give_block(self, PyObject* block) noexcept:
-        """Take a reference; keep the block if nobody else holds it."""
+        """Take a reference; keep the block if it is not used elsewhere."""
         cdef size_t size = <size_t> PyBytes_GET_SIZE(<object> block)
         if REFERENCES(block) > 1 or size < SPARE_LIMIT or size > SPARE_BYTES:
             Py_XDECREF(block)
             return
-        # The oldest make room: sizes that come no more must not stay.
+        # The oldest ones are freed: sizes that are no longer needed must not stay.
         while self.spare_count == SPARES or self.spare_bytes + size > SPARE_BYTES:
             self.drop_oldest_spare()
         self.spares[self.spare_count] = block

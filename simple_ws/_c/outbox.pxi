@@ -1,17 +1,17 @@
-# What waits to be sent to one peer; the twin of `_fallback/outbox.py`. Included by
-# `_speedups.pyx`, behind `_c/loop.pxi`.
+# Output that waits to be sent to one peer; the twin of `_fallback/outbox.py`. Included
+# by `_speedups.pyx` after `_c/loop.pxi`.
 #
-#   `small`   output of this turn, frames copied one behind the other
+#   `small`   output of this turn, frames copied one after the other
 #   `queue`   output that is too large to copy, or that waits for the peer
 #
-# `small` always leaves before `queue`, and takes nothing once `queue` holds output.
+# `small` is always sent before `queue`, and takes nothing once `queue` holds output.
 #
-# Python code of the user's may run wherever Python is called, and wherever an object is
-# made that the collector knows (a list, a memoryview, an exception; not bytes): signal
+# User code may run wherever Python is called, and wherever an object is created that
+# the garbage collector tracks (a list, a memoryview, an exception; not bytes): signal
 # handlers, `__del__`, `gc.callbacks`, the methods of a socket. It may write, drop and
-# end the connection. So nothing here that can run Python stands between looking at the
-# queue and using what was seen; owners are exactly bytes or str, whose end runs no
-# code; and output that a socket's method has in hand (`offering`) stays where it is.
+# end the connection. So nothing that can run Python comes between inspecting the queue
+# and using the result; owners are exactly bytes or str, whose deallocation runs no
+# code; and output passed to a socket's method (`offering`) stays in its place.
 
 cdef enum:
     FINAL = 0x80
@@ -20,7 +20,7 @@ cdef enum:
     MAX_PARTS = 256
     MAX_HEADS = 128
     HEAD_ROOM = 10
-    #: Bytes of `small`; more output in a turn goes to the queue.
+    #: Bytes of `small`; further output of a turn goes to the queue.
     SMALL_LIMIT = 262144
     #: Bytes of `write_limit` that a message which waits takes at least, but for a few:
     #: each is an object, and a million of them for a byte each would take 100 MB.
@@ -35,11 +35,11 @@ cdef struct Item:
     size_t wire  # bytes on the wire in all, headers included
     size_t sent  # of these
     uint8_t first  # opcode and RSV1 of a payload to be framed; 0: frames as they are
-    bint partial  # a frame whose beginning has left before it came here
+    bint partial  # a frame whose beginning was sent before it was queued
 
 
 cdef inline size_t wire_size(size_t size, size_t limit) noexcept nogil:
-    """What a payload takes on the wire when it is split at `limit`."""
+    """The size of a payload on the wire when it is split at `limit`."""
     cdef size_t whole
     if size <= limit:
         return header_size(size) + size
@@ -55,7 +55,7 @@ cdef inline size_t wire_size(size_t size, size_t limit) noexcept nogil:
 cdef uint8_t* write_frames(
     uint8_t* to, uint8_t first, const uint8_t* data, size_t size, size_t limit
 ) noexcept nogil:
-    """Write a message as one frame or several; where it ended (RFC 6455 §5.4)."""
+    """Write a message as one frame or several; return its end (RFC 6455 §5.4)."""
     while size > limit:
         to += write_header(to, first, limit, False)
         memcpy(to, data, limit)
@@ -86,11 +86,11 @@ cdef class Outbox:
     cdef uint32_t queue_start
     cdef uint32_t queue_used
     cdef size_t waiting
-    cdef uint32_t offering  # bytes at the front that a socket's method has in hand
-    cdef flag writing  # output is being written: whoever comes in only queues
+    cdef uint32_t offering  # bytes at the front passed to a socket's method
+    cdef flag writing  # output is being written: re-entrant calls only queue
 
     def __cinit__(self, *args, **kwargs):
-        # What a subclass that forgets __init__ leaves must do nothing, not crash.
+        # If a subclass forgets __init__, this object must do nothing, not crash.
         self._loop = _nowhere
         self.counts = _nobody
         self.max_frame_size = _NO_FRAME_LIMIT
@@ -123,7 +123,7 @@ cdef class Outbox:
         return self.queue_used > (FEW_MESSAGES + self._write_limit // MESSAGE_COST) >> 1
 
     def _has_too_many(self) -> bool:
-        """Whether so many messages wait that they take more than their bytes."""
+        """Whether so many messages wait that their objects exceed their bytes."""
         return self.has_too_many()
 
     cdef inline size_t frame_limit(self, uint8_t first) noexcept:
@@ -161,7 +161,7 @@ cdef class Outbox:
     cdef int write_frame(
         self, uint8_t first, const uint8_t* data, size_t size
     ) except -1:
-        """Queue a small message, framed, as an object of its own."""
+        """Queue a small message, framed, as a separate object."""
         cdef size_t limit = self.frame_limit(first)
         cdef size_t wire = wire_size(size, limit)
         cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> wire)
@@ -215,7 +215,7 @@ cdef class Outbox:
         return 0
 
     cdef int push_frames(self, object frames) except -1:
-        """Queue frames as they are; in a memoryview the rest of what has begun."""
+        """Queue frames as they are; a memoryview is the rest of a started one."""
         cdef bint partial = not isinstance(frames, bytes)
         cdef bytes whole = exact_bytes(frames)
         cdef size_t size = <size_t> PyBytes_GET_SIZE(whole)
@@ -225,7 +225,7 @@ cdef class Outbox:
     cdef int gather(
         self, iovec* parts, uint8_t* heads, int count, size_t* offered
     ) noexcept:
-        """List the bytes of the queue, as many parts as there is room for."""
+        """List the bytes of the queue, as many parts as fit."""
         cdef int head = 0
         cdef uint32_t index
         cdef Item* item
@@ -249,7 +249,7 @@ cdef class Outbox:
         return count
 
     cdef void consume(self, size_t sent) noexcept:
-        """Take what was sent off the outbox."""
+        """Remove sent bytes from the outbox."""
         cdef size_t part = min(sent, <size_t> (self.small_used - self.small_sent))
         cdef Item* item
         self.waiting -= sent
@@ -289,7 +289,7 @@ cdef class Outbox:
         self.queue_start = self.queue_used = 0
 
     cdef bytes joined(self, size_t enough):
-        """What comes next, in whole messages: as many as make `enough` bytes."""
+        """The next whole messages: as many as make `enough` bytes."""
         cdef size_t end = 0
         cdef size_t total = 0
         cdef uint32_t count = 0
@@ -316,7 +316,7 @@ cdef class Outbox:
         return data
 
     cdef int queue_small(self) except -1:
-        """Have all output in the queue, an item a message."""
+        """Move all output to the queue, one item for each message."""
         cdef size_t start = 0
         cdef size_t end
         cdef uint32_t count = 0
@@ -358,7 +358,7 @@ cdef class Outbox:
         return 0
 
     cdef int make_item(self, Item* item, size_t start, size_t end) except -1:
-        """Make an item of a message in `small`, of which a part may have been sent."""
+        """Make an item of a message in `small`, which may be partly sent."""
         cdef size_t begin = max(start, <size_t> self.small_sent)
         cdef PyObject* frames = new_block(
             <char*> self.small + begin, <Py_ssize_t> (end - begin)
@@ -373,7 +373,7 @@ cdef class Outbox:
 
     cdef uint32_t begun(self) noexcept:
         """Messages at the front of the queue that must leave, once `small` is in it:
-        sent in part, or in the hands of a socket's method."""
+        sent in part, or passed to a socket's method."""
         cdef size_t covered = 0
         cdef uint32_t count = 0
         cdef Item* item = self.queue + self.queue_start
@@ -386,7 +386,7 @@ cdef class Outbox:
         return count
 
     def _unfinished(self) -> int:
-        """Bytes that are left of messages that were sent in part, or are being sent."""
+        """Bytes left of messages that were sent in part, or are being sent."""
         cdef size_t left = 0
         cdef uint32_t index
         cdef Item* item
@@ -397,10 +397,10 @@ cdef class Outbox:
         return left
 
     def _drop_oldest(self, size_t excess) -> int:
-        """Drop messages, the oldest first, until so many bytes are gone.
+        """Drop messages, the oldest first, until at least `excess` bytes are gone.
 
-        What was sent in part must be finished, what is being sent stays, and control
-        frames stay.
+        Messages sent in part must be finished; messages being sent and control frames
+        stay.
 
         Returns:
             How many messages were dropped.
@@ -424,7 +424,7 @@ cdef class Outbox:
                 self.queue[self.queue_start + stay] = item[0]
                 stay += 1
             index += 1
-        if stay:  # they stand before the rest
+        if stay:  # they precede the rest
             memmove(
                 self.queue + (index - stay),
                 self.queue + self.queue_start,
@@ -448,7 +448,7 @@ cdef class Outbox:
 
 
 cdef size_t message_end(const uint8_t* data, size_t start) noexcept:
-    """Where the message ends whose frames begin at `start`; frames of our own."""
+    """Where the message ends whose frames begin at `start`; our own frames."""
     cdef FrameHeader header
     header.size = header.first = 0
     while True:
@@ -467,7 +467,7 @@ cdef int list_part(
     int count,
     size_t* offered,
 ) noexcept:
-    """List what is left of one frame of an item, header and payload."""
+    """List the rest of one frame of an item, header and payload."""
     cdef size_t step, index, skip, size, wide
     if item.first == 0:
         parts[count].iov_base = <void*> (item.data + pos[0])
@@ -500,14 +500,14 @@ cdef int list_part(
 
 
 cdef inline bint may_drop(Item* item) noexcept:
-    """Whether this is a message, and has not begun to be sent."""
+    """Whether this is a message that has not been sent in part."""
     if item.sent or item.partial:
         return False
     return item.first != 0 or not item.data[0] & CONTROL
 
 
 cdef uint8_t* copy_rest(uint8_t* to, Item* item, size_t limit) noexcept:
-    """Write what is left of an item, as frames; where it ended."""
+    """Write the rest of an item as frames; return its end."""
     cdef iovec parts[2]
     cdef uint8_t head[HEAD_ROOM]
     cdef size_t pos = item.sent

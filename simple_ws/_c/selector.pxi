@@ -1,8 +1,8 @@
-# Readiness by epoll in C; included by `_speedups.pyx`, behind `_c/connection.pxi`.
+# Readiness by epoll in C; included by `_speedups.pyx` after `_c/connection.pxi`.
 #
 # `selectors.DefaultSelector` takes 0.37 µs a ready event, 1.2 µs when there is one;
-# most of it makes objects that nobody looks at. Here the descriptor leads to a slot of
-# a table, and the slot to the connection, which is called without a Python frame.
+# most of it creates objects that are never used. Here the descriptor is an index into a
+# table, whose slot has the connection, which is called without a Python frame.
 
 cdef extern from *:
     """
@@ -51,14 +51,14 @@ cdef extern from "Python.h":
 
 
 cdef enum:
-    #: Events of one epoll_wait; those beyond come with the next, in turn.
+    #: Events of one epoll_wait; further ones come with the next call, in turn.
     MAX_EVENTS = 256  # constants.MAX_READY
 
 
 cdef struct Slot:
     PyObject* target  # called with the ready events; NULL: nothing is registered
     uint32_t events  # selectors.EVENT_READ and EVENT_WRITE
-    uint32_t generation  # of the registration: a descriptor is used again and again
+    uint32_t generation  # of the registration: descriptors are reused
 
 
 cdef inline int descriptor(object fileobj) except? -1:
@@ -66,12 +66,12 @@ cdef inline int descriptor(object fileobj) except? -1:
 
 
 cdef class Poller:
-    """Says which descriptors are ready, and calls what was registered for them.
+    """Reports which descriptors are ready, and calls their registered targets.
 
-    The part of `selector.EpollSelector` that is done for every event.
+    The part of `selector.EpollSelector` that runs for every event.
 
     Attributes:
-        busy_poll: seconds to look again and again before going to sleep.
+        busy_poll: seconds to poll before sleeping.
     """
 
     cdef public double busy_poll
@@ -100,14 +100,14 @@ cdef class Poller:
         return self.count
 
     def fileno(self) -> int:
-        """The epoll descriptor; readable when something is ready."""
+        """The epoll descriptor; readable when a watched one is ready."""
         return self.epoll
 
     def add(self, fileobj: object, uint32_t events, target: object) -> None:
-        """Have `target(ready events)` called; KeyError when it is in already.
+        """Register `target(ready events)`; KeyError when it is registered already.
 
         Args:
-            fileobj: a descriptor, or what has `fileno()`.
+            fileobj: a descriptor, or an object with `fileno()`.
         """
         cdef Slot* slot
         cdef int fd = descriptor(fileobj)
@@ -125,7 +125,7 @@ cdef class Poller:
         self.count += 1
 
     def change(self, fileobj: object, uint32_t events, target: object) -> None:
-        """Replace what was said by `add`; KeyError when it is not in."""
+        """Change a registration; KeyError when there is none."""
         cdef int fd = descriptor(fileobj)
         cdef Slot* slot = self.find(fd)
         cdef PyObject* old = slot.target
@@ -137,7 +137,7 @@ cdef class Poller:
         Py_XDECREF(old)
 
     def remove(self, fileobj: object) -> None:
-        """Forget a descriptor; KeyError when it is not in."""
+        """Unregister a descriptor; KeyError when it is not registered."""
         cdef int fd = descriptor(fileobj)
         cdef Slot* slot = self.find(fd)
         cdef PyObject* old = slot.target
@@ -145,12 +145,12 @@ cdef class Poller:
         slot.target = NULL
         slot.generation += 1
         self.count -= 1
-        # A descriptor that was closed has left by itself.
+        # A closed descriptor has left epoll by itself.
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, &event)
         Py_XDECREF(old)
 
     def entry(self, int fd) -> tuple[int, object]:
-        """(events, target) of a descriptor; KeyError when it is not in."""
+        """(events, target) of a descriptor; KeyError when it is not registered."""
         cdef Slot* slot = self.find(fd)
         return slot.events, <object> slot.target
 
@@ -177,11 +177,11 @@ cdef class Poller:
         """Wait, set the loop's clock, and call the target of everything ready.
 
         Args:
-            loop: its `tick` is called when the wait is over.
-            milliseconds: to wait at most; -1 waits for ever.
+            loop: its `tick` is called after the wait.
+            milliseconds: longest wait; -1 waits for ever.
 
         Returns:
-            Whether more may be ready than one call takes.
+            Whether more descriptors may be ready than one call handles.
         """
         cdef epoll_event events[MAX_EVENTS]
         cdef int index
@@ -193,20 +193,20 @@ cdef class Poller:
         return ready == MAX_EVENTS
 
     def run(self, LoopState loop, double deadline) -> bool:
-        """Turn, flush and turn again until something waits for Python.
+        """Turn and flush repeatedly until something needs Python.
 
         Args:
             loop: its `attention` ends this, after the turn.
-            deadline: so does its clock, when it says this; negative for never.
+            deadline: ends this when the loop's clock reaches it; negative for never.
 
         Returns:
-            Whether more may be ready than the last turn took.
+            Whether more descriptors may be ready than the last turn handled.
         """
         cdef epoll_event events[MAX_EVENTS]
         cdef int index, ready, timeout
         cdef double rest
         while True:
-            # Signal handlers may have written behind the last flush.
+            # Signal handlers may have written after the last flush.
             timeout = 0 if loop.dirty else -1
             if deadline >= 0 and timeout:
                 loop.look_at_clock()
@@ -224,7 +224,7 @@ cdef class Poller:
                 return ready == MAX_EVENTS
 
     def close(self) -> None:
-        """Give the descriptor back and forget everything."""
+        """Close the descriptor and forget all registrations."""
         cdef int fd
         cdef PyObject* target
         if self.epoll >= 0:
@@ -253,7 +253,7 @@ cdef class Poller:
         raise OSError(errno, os.strerror(errno))
 
     cdef int spin(self, epoll_event* events, int milliseconds) noexcept nogil:
-        """Look without sleeping: a wake-up takes some 10 µs."""
+        """Poll without sleeping: a wake-up takes some 10 µs."""
         cdef double end = monotonic_seconds()
         cdef int ready = 0
         if milliseconds < 0 or self.busy_poll < milliseconds * 1e-3:
@@ -269,9 +269,9 @@ cdef class Poller:
         cdef Slot* slot = self.slots + fd
         cdef int ready = ready_events(event)
         if loop.interrupted:
-            return 0  # it is ready next time, too
-        # An earlier callback of this turn may have closed the descriptor, and another
-        # connection may have it by now.
+            return 0  # it will be ready next time, too
+        # An earlier callback of this turn may have closed the descriptor, and a new
+        # connection may have reused it.
         if slot.target == NULL or slot.generation != <uint32_t> (event.data.u64 >> 32):
             return 0
         target = <object> slot.target
@@ -318,7 +318,7 @@ cdef class Poller:
 
 
 cdef inline int ready_events(epoll_event* event) noexcept:
-    """What `selectors` calls it: errors and hang-ups are both."""
+    """The events of `selectors`: errors and hang-ups count as both."""
     cdef int ready = 0
     if event.events & ~EPOLLIN:
         ready |= WRITE_READY

@@ -1,7 +1,7 @@
-# The request that nearly every client sends, read in C; included by `_speedups.pyx`.
+# The request that nearly every client sends, parsed in C; included by `_speedups.pyx`.
 #
-# It knows one shape of a good opening handshake and nothing of bad ones: whatever is
-# incomplete, unusual or wrong is None, and `http11` and `server_handshake` judge that.
+# It accepts one form of a good opening handshake. For anything incomplete, unusual or
+# wrong it returns None, and `http11` and `server_handshake` handle it.
 
 cdef extern from *:
     """
@@ -16,7 +16,7 @@ cdef enum:
     IS_VALUE = 2  # of a header field: no control characters but the tab
     IS_TARGET = 4
     IS_BASE64 = 8
-    IS_HOST = 16  # a name or an IPv4 address, as nearly all are
+    IS_HOST = 16  # a name or an IPv4 address, like nearly all
 
 cdef uint8_t _kinds[256]
 cdef size_t _MAX_HEAD = MAX_HEAD_SIZE
@@ -57,7 +57,7 @@ cdef struct Upgrade:
     Span version
     Span protocols
     Span extensions
-    Span origin  # noted so that a second one is seen
+    Span origin  # recorded to detect a second one
 
 
 cdef inline bint all_of(const char* data, size_t size, uint8_t kind) noexcept nogil:
@@ -85,7 +85,7 @@ cdef inline Span trimmed(const char* data, size_t size) noexcept nogil:
 
 
 cdef Span* place_of(Upgrade* upgrade, Span* name, bint* refused) noexcept nogil:
-    """Where a field's value is to be noted; NULL for a field of no interest."""
+    """Where to record a field's value; NULL for other fields."""
     if same_word(name, b"host", 4):
         return &upgrade.host
     if same_word(name, b"upgrade", 7):
@@ -103,7 +103,7 @@ cdef Span* place_of(Upgrade* upgrade, Span* name, bint* refused) noexcept nogil:
             return &upgrade.protocols
         if same_word(name, b"sec-websocket-extensions", 24):
             return &upgrade.extensions
-    # A body would be taken for frames.
+    # A body would be parsed as frames.
     if same_word(name, b"content-length", 14):
         refused[0] = True
     if same_word(name, b"transfer-encoding", 17):
@@ -112,7 +112,7 @@ cdef Span* place_of(Upgrade* upgrade, Span* name, bint* refused) noexcept nogil:
 
 
 cdef bint take_line(Upgrade* upgrade, const char* line, size_t size) noexcept nogil:
-    """Take one header line; false when it is for others to judge."""
+    """Parse one header line; false when it must be handled elsewhere."""
     cdef const char* colon = <const char*> memchr(line, b":", size)
     cdef Span name, value
     cdef Span* place
@@ -128,7 +128,7 @@ cdef bint take_line(Upgrade* upgrade, const char* line, size_t size) noexcept no
     place = place_of(upgrade, &name, &refused)
     if place != NULL:
         if place.data != NULL:
-            return False  # several lines of one name
+            return False  # repeated lines of one name
         place[0] = trimmed(colon + 1, size - name.size - 1)
     return not refused
 
@@ -152,7 +152,7 @@ cdef bint has_upgrade_token(Span* connection) noexcept nogil:
 
 
 cdef bint is_plain_host(Span* host) noexcept nogil:
-    """Whether it is a name, perhaps with a port."""
+    """Whether it is a name, optionally with a port."""
     cdef size_t index = 0
     while index < host.size and _kinds[<uint8_t> host.data[index]] & IS_HOST:
         index += 1
@@ -166,7 +166,7 @@ cdef bint is_plain_host(Span* host) noexcept nogil:
 
 
 cdef bint is_good(Upgrade* upgrade) noexcept nogil:
-    """RFC 6455 §4.2.1, for one who says everything once and plainly."""
+    """RFC 6455 §4.2.1, for requests without repetitions or unusual forms."""
     return (
         is_plain_host(&upgrade.host)
         and same_word(&upgrade.upgrade, b"websocket", 9)
@@ -183,7 +183,7 @@ cdef bint is_good(Upgrade* upgrade) noexcept nogil:
 cdef size_t scan_upgrade(
     Upgrade* upgrade, const char* data, size_t size
 ) noexcept nogil:
-    """The size of the head, or 0 when it is for others to judge."""
+    """The size of the head, or 0 when it must be handled elsewhere."""
     cdef const char* end = data + size
     cdef const char* line = data
     cdef const char* stop
@@ -226,15 +226,15 @@ cdef inline object span_text(Span* span):
 def read_upgrade(
     data: bytes,
 ) -> tuple[int, str, bytes, str, str | None, str | None] | None:
-    """Read an opening handshake of the ordinary kind (RFC 6455 §4.2.1).
+    """Parse an opening handshake of the usual form (RFC 6455 §4.2.1).
 
     Args:
-        data: what has come of the request, and perhaps more.
+        data: the request received so far, possibly with bytes after it.
 
     Returns:
-        (bytes of the head, target, header lines, Sec-WebSocket-Key,
-        Sec-WebSocket-Protocol or None, Sec-WebSocket-Extensions or None), all of it
-        checked; None for whatever is incomplete, unusual or wrong.
+        (size of the head, target, header lines, Sec-WebSocket-Key,
+        Sec-WebSocket-Protocol or None, Sec-WebSocket-Extensions or None), all of them
+        validated; None for a request that is incomplete, unusual or wrong.
     """
     cdef View view
     take_buffer(data, &view)

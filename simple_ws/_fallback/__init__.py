@@ -1,4 +1,4 @@
-"""The fallback: what the extension does, in pure Python.
+"""The fallback: the extension's functions and classes in pure Python.
 
 These names are the specification; `_speedups.pyx` is their fast twin, with the same
 signatures, results and error texts. `speedups` chooses between the two.

@@ -1,9 +1,9 @@
 """The codecs in pure Python: masking, frame headers, UTF-8, deflate.
 
-What a frame means is left to `protocol`.
+The meaning of frames is left to `protocol`.
 
-Rules for adding to it: nothing enters that has no twin, and no function keeps a
-reference to the bytes it was given.
+Rules for adding to it: everything here has a twin in C, and no function keeps a
+reference to its input.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Buffer = bytes | bytearray | memoryview
 #: One translation table for each value of a key byte: table[k][b] == b ^ k.
 _XOR_TABLES = [bytes(byte ^ key for byte in range(256)) for key in range(256)]
 
-#: Up to here one XOR of two big integers is faster than four table look-ups with
+#: Up to this size one XOR of two big integers is faster than four table look-ups with
 #: strided slices (0.8 against 5.5 µs at 125 bytes, 195 against 130 at 64 KiB).
 _LARGE = 2048
 
@@ -48,13 +48,13 @@ def apply_mask(data: Buffer, key: bytes, offset: int = 0) -> bytes:
     Args:
         data: the payload, or a piece of it.
         key: the masking key, four bytes.
-        offset: how many bytes of the payload came before this piece.
+        offset: how many bytes of the payload precede this piece.
 
     Returns:
         As many bytes as `data` has.
 
     Raises:
-        ValueError: The key is not of four bytes.
+        ValueError: The key does not have four bytes.
     """
     if len(key) != 4:
         raise ValueError(f"masking key must be 4 bytes, got {len(key)}")
@@ -75,16 +75,16 @@ def apply_mask(data: Buffer, key: bytes, offset: int = 0) -> bytes:
 def parse_header(
     data: Buffer, start: int, end: int
 ) -> tuple[int, int, int, bytes | None] | None:
-    """Read a frame header (RFC 6455 §5.2).
+    """Parse a frame header (RFC 6455 §5.2).
 
     Args:
-        data: what was received.
+        data: bytes received.
         start: where the frame begins.
-        end: nothing is looked at from here on.
+        end: where to stop looking.
 
     Returns:
-        (bytes the header takes, first byte with FIN, RSV and opcode, payload length
-        in bytes, masking key or None), or None while the header is incomplete.
+        (size of the header, first byte with FIN, RSV and opcode, payload length in
+        bytes, masking key or None), or None while the header is incomplete.
 
     Raises:
         ProtocolError: The length is not minimal, or its most significant bit is set.
@@ -123,7 +123,7 @@ def build_frame(first: int, payload: Buffer, key: bytes | None = None) -> bytes:
     Args:
         first: its first byte: FIN, RSV bits and opcode.
         payload: not masked yet.
-        key: masking key, four bytes; None sends the payload as it is.
+        key: masking key, four bytes; None sends the payload unmasked.
     """
     length = len(payload)
     masked = 0 if key is None else 0x80
@@ -144,8 +144,8 @@ _UPGRADE = re.compile(
 )
 _KEY = re.compile(rb"[0-9A-Za-z+/]{22}==")
 _PLAIN_HOST = re.compile(rb"[0-9A-Za-z._-]+(?::[0-9]*)?")
-#: The header fields that decide about an upgrade, and which come once; the last two
-#: would be of a body.
+#: The header fields that decide about an upgrade and must not be repeated; the last two
+#: announce a body.
 _DECISIVE = frozenset(
     {
         b"host",
@@ -165,15 +165,15 @@ _DECISIVE = frozenset(
 def read_upgrade(
     data: bytes,
 ) -> tuple[int, str, bytes, str, str | None, str | None] | None:
-    """Read an opening handshake of the ordinary kind (RFC 6455 §4.2.1).
+    """Parse an opening handshake of the usual form (RFC 6455 §4.2.1).
 
     Args:
-        data: what has come of the request, and perhaps more.
+        data: the request received so far, possibly with bytes after it.
 
     Returns:
-        (bytes of the head, target, header lines, Sec-WebSocket-Key,
-        Sec-WebSocket-Protocol or None, Sec-WebSocket-Extensions or None), all of it
-        checked; None for whatever is incomplete, unusual or wrong.
+        (size of the head, target, header lines, Sec-WebSocket-Key,
+        Sec-WebSocket-Protocol or None, Sec-WebSocket-Extensions or None), all of them
+        validated; None for a request that is incomplete, unusual or wrong.
     """
     match = _UPGRADE.match(data)
     if match is None or match.end() > MAX_HEAD_SIZE:
@@ -203,7 +203,7 @@ def read_upgrade(
 
 
 def _is_good_upgrade(found: dict[bytes, bytes]) -> bool:
-    """RFC 6455 §4.2.1, for one who says everything once and plainly."""
+    """RFC 6455 §4.2.1, for requests without repetitions or unusual forms."""
     tokens = found.get(b"connection", b"").lower().split(b",")
     return (
         _PLAIN_HOST.fullmatch(found.get(b"host", b"")) is not None
@@ -217,7 +217,7 @@ def _is_good_upgrade(found: dict[bytes, bytes]) -> bool:
 
 
 class Utf8Validator:
-    """Checks UTF-8 that arrives in pieces, at the first byte that cannot be (RFC 3629).
+    """Validates UTF-8 in pieces, and fails at the first wrong byte (RFC 3629).
 
     RFC 6455 §8.1: "When an endpoint is to interpret a byte stream as UTF-8 but finds
     that the byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST
@@ -230,7 +230,7 @@ class Utf8Validator:
         self._tail = b""
 
     def feed(self, data: Buffer) -> bool:
-        """Take the next piece; False when the text can no longer become valid."""
+        """Validate the next piece; False once the text cannot become valid any more."""
         text = self._tail + data if self._tail else data
         try:
             used = codecs.utf_8_decode(text, "strict", False)[1]
@@ -238,17 +238,17 @@ class Utf8Validator:
             return False
         tail = self._tail = bytes(text[used:])
         # CPython waits for the third byte of a surrogate, which RFC 3629 §3 prohibits;
-        # ED with A0 or more behind it can become nothing else.
+        # ED followed by A0 or more can never become valid.
         return not (len(tail) == 2 and tail[0] == 0xED and tail[1] >= 0xA0)
 
     def finish(self) -> bool:
-        """Say whether the text may end here; then begin anew."""
+        """Return whether the text may end here, and start over."""
         complete = not self._tail
         self._tail = b""
         return complete
 
 
-#: A final block of bytes that are stored as they are (RFC 1951 §3.2.4).
+#: A final block of stored bytes (RFC 1951 §3.2.4).
 _STORED = b"between blocks?!"
 _STORED_BLOCK = b"\x01\x10\x00\xef\xff" + _STORED
 
@@ -276,11 +276,11 @@ class Deflater:
         self._stream = zlib.compressobj(*self._parameters)
 
     def reset(self) -> None:
-        """Forget what was compressed before."""
+        """Forget the window: start without context."""
         self._stream = zlib.compressobj(*self._parameters)
 
     def compress(self, data: Buffer) -> bytes:
-        """Compress one whole message, without the tail that RFC 7692 takes off."""
+        """Compress one whole message, without the tail that RFC 7692 removes."""
         stream = self._stream
         packed = stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH)
         if not self._takeover:
@@ -289,7 +289,7 @@ class Deflater:
 
 
 class Inflater:
-    """Decompresses messages, in pieces and within a bound (RFC 7692 §7.2.2).
+    """Decompresses messages, in pieces and up to a limit (RFC 7692 §7.2.2).
 
     Args:
         window_bits: LZ77 window the peer may have used, 8 to 15.
@@ -310,8 +310,8 @@ class Inflater:
         self._wbits = -window_bits
         self._takeover = takeover
         self._stream = zlib.decompressobj(self._wbits)
-        # The last 32 KiB of output, as references: what a new stream must know when
-        # the peer ended a deflate stream in the message (BFINAL, RFC 7692 §7.2.3.4).
+        # References to the last 32 KiB of output: the window for a new stream, if the
+        # peer ended a deflate stream inside the message (BFINAL, RFC 7692 §7.2.3.4).
         self._history: deque[bytes] = deque()
         self._history_size = 0
         self._ended = 0
@@ -322,14 +322,14 @@ class Inflater:
 
         Args:
             data: compressed bytes.
-            limit: bytes of output there is room for.
+            limit: most bytes of output that are allowed.
 
         Returns:
             At most `limit` + 1 bytes. More than `limit` means that the message is too
-            big; what else it holds is unknown then, and the object of no more use.
+            big; the rest of it is lost then, and the object must not be used again.
 
         Raises:
-            InvalidData: This is not deflate, or a heap of empty streams.
+            InvalidData: Not deflate data, or too many empty streams.
         """
         plain = self._inflate(data, limit + 1)
         if data:
@@ -347,7 +347,7 @@ class Inflater:
         return plain
 
     def finish(self) -> None:
-        """Inflate the tail that the peer took off, which ends the message.
+        """Inflate the tail that the peer removed, which ends the message.
 
         Raises:
             InvalidData: The message was cut off in the middle of a block.
@@ -358,21 +358,21 @@ class Inflater:
         if not complete and (
             plain or streams != self._ended or not self._is_between_blocks()
         ):
-            # The tail was no empty block, but went into an unfinished one.
+            # The tail was not an empty block, but completed an unfinished one.
             raise InvalidData("deflate data ends inside a block")
         self._complete = False
         if not self._takeover:
             self._forget()
         elif self._ended:
-            # A stream that ended by itself may leave some of the tail half read.
+            # A stream that ended by itself may leave part of the tail unread.
             self._restart()
         self._ended = 0
 
     def _is_between_blocks(self) -> bool:
-        """Whether a block has ended, with the last bit of the input.
+        """Whether a block has ended exactly with the last bit of the input.
 
-        zlib knows it and Python does not tell: but only there it takes a whole block
-        for what it is. The copy takes 3 µs with a window of 12 bits, 7 µs with 15.
+        zlib knows this, but Python does not expose it: only there another whole block
+        is valid. The copy takes 3 µs with a window of 12 bits, 7 µs with 15.
         """
         stream = self._stream.copy()
         try:

@@ -1,12 +1,12 @@
 """The byte path of a connection in pure Python: socket, frames, callback, outbox; the
 twin of `_c/connection.pxi`.
 
-`ConnectionCore` carries the usual case by itself, the fast path: a whole data message
-in one frame is unmasked and handed to the callback, and what is written in return waits
-in the outbox until the loop flushes it, once a turn. All else (control frames,
-fragments, compression, faults, closing) takes the slow path: it goes to `protocol`
-through `_receive_slow_path`, one of what `hooks` asks of a subclass. What a connection
-is besides (identity, topics, keep-alive, its end) is added by `connection.client`.
+`ConnectionCore` handles the common case by itself, the fast path: a whole data message
+in one frame is unmasked and passed to the callback; messages written in return wait in
+the outbox until the loop flushes it, once per turn. Everything else (control frames,
+fragments, compression, faults, closing) takes the slow path: `_receive_slow_path`, one
+of the methods that `hooks` requires of a subclass, passes it to `protocol`. The rest of
+a connection (identity, topics, keepalive, closing) is in `connection.client`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
 _TEXT = int(Opcode.TEXT)
 _OPEN, _CLOSED = int(State.OPEN), int(State.CLOSED)
 _NEVER = 2**62
-# A member of an enum is found by its class at every use; these are the same objects.
+# Looking up a member of an enum costs time at every use; these are the same objects.
 _DROPPED, _SENT, _BACKPRESSURE = SendStatus
 #: Headers of short frames, by opcode and length.
 _SHORT_HEADS = {
@@ -42,19 +42,19 @@ _FINAL_TEXT = 0x80 | _TEXT
 _FINAL_BINARY = 0x80 | _BINARY
 _PACKED = 0x40  # RSV1: the message is compressed (RFC 7692 §6)
 
-#: Messages and events of one connection in one turn; the rest waits for the next, so
-#: that others have their turn.
+#: Messages and events of one connection per turn; the rest waits for the next turn, so
+#: that other connections are served.
 _MANY_MESSAGES = 1024
-#: Seconds of such a turn; looked at once in so many messages, and at each event.
+#: Longest such turn in seconds; checked after this many messages, and at each event.
 _LONG_TURN = 0.002
 _LOOK_EVERY = 8
-#: Bytes handed to `protocol` at once, unless they are of one frame: it takes some
-#: milliseconds for as many fragments of one byte as there are in them.
+#: Bytes passed to `protocol` at once, unless they are of one frame: that many fragments
+#: of one byte take it some milliseconds.
 _SLICE = 4096
-#: Pongs of one turn that are sent each; of those beyond only the last.
+#: Pongs per turn that are all sent; of further ones only the last is sent.
 _MANY_PONGS = 128
 
-#: There is no selector of ours in Python: the platform's serves.
+#: There is no Python twin of the C selector: the platform's is used.
 Poller: Any = None
 
 
@@ -62,24 +62,24 @@ if TYPE_CHECKING:
     from .hooks import ConnectionHooks
 
     class _Base(Outbox, ConnectionHooks):
-        """What a subclass of the core has to answer is known to the type checker."""
+        """The hooks that a subclass must implement, known to type checkers."""
 else:
     _Base = Outbox
 
 
 class ConnectionCore(_Base):
-    """Carries messages between a socket and a callback; subclasses have the rest.
+    """Moves messages between a socket and a callback; subclasses do the rest.
 
     Args:
         sock: connected and non-blocking.
         loop: of the thread that drives it.
         protocol: the rules of this connection (`protocol.websocket.Protocol`).
         buffer_size: bytes of the first read.
-        write_limit: bytes of unsent output beyond which `_make_room` is asked.
+        write_limit: bytes of unsent output beyond which `_make_room` is called.
     """
 
-    # Instances of more than 30 attributes share no keys: each access to their dicts
-    # is slower then. What users set is in a dict all the same.
+    # Instances with more than 30 attributes do not share keys, which makes each access
+    # to their dicts slower. Attributes set by users are in a dict all the same.
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -124,16 +124,16 @@ class ConnectionCore(_Base):
     ) -> None:
         if not isinstance(loop, LoopState):
             raise TypeError(f"loop must be a LoopState, not {loop!r}")
-        # Of the owner, for whom the extension keeps them without objects.
+        # Fields of the owner; the extension stores them without creating objects.
         self.id = 0
         self.opened_at = 0.0
         self._attached = self._unregistered = self._ended = False
         super().__init__(sock, loop, write_limit)
         self._protocol = protocol
         self._buffer_size = self._read_size = min(buffer_size, MAX_READ)
-        #: Messages may be written: the protocol is OPEN. Set by `_sync`.
+        #: Messages can be written: the protocol is OPEN. Set by `_sync`.
         self._open = True
-        #: A frame begins here and no message is under way: we may read it. Likewise.
+        #: A frame begins here and no message is incomplete: the fast path may parse.
         self._on_fast_path = True
         self._on_message: Callable[[Any, Any], object] = _ignore
         self._dirty = False
@@ -154,16 +154,16 @@ class ConnectionCore(_Base):
         self.bytes_received = 0
         agreement = protocol.agreement
         self._threshold = _NEVER if agreement is None else agreement.threshold
-        # Payloads below this are sent as they are, in one frame.
+        # Smaller payloads are sent uncompressed, in one frame.
         self._plain_below = min(self._threshold, protocol.max_frame_size + 1)
-        self._stale = False  # the peer's window has moved on without our context
+        self._stale = False  # the peer's window is ahead of our context
 
     def _limit_rate(self, rate: float, burst: float) -> None:
-        """Have `_on_rate` called for messages beyond so many a second."""
+        """Set a message rate; `_on_rate` is called for messages that exceed it."""
         self._bucket = TokenBucket(rate, burst, self._loop.now)
 
     def _sync(self) -> None:
-        """Learn what the protocol has come to; after whatever may have changed it."""
+        """Copy the protocol's state; call it after anything that may change it."""
         protocol = self._protocol
         self._open = protocol.state == _OPEN
         self._on_fast_path = protocol.between_messages
@@ -173,7 +173,7 @@ class ConnectionCore(_Base):
     # Receiving
 
     def __call__(self, events: int) -> None:
-        """Called by the selector."""
+        """Handle ready events; called by the selector."""
         if events & _READ and not (
             self._paused_by_backpressure
             or self._paused_by_callbacks
@@ -191,10 +191,10 @@ class ConnectionCore(_Base):
             self._flush()
 
     def _detach(self) -> None:
-        """The socket is closed: nothing is known of it by another name."""
+        """The socket is closed: drop everything that refers to it."""
 
     def _pause_reading(self, paused: bool) -> None:
-        """Cease to read, or read again; for callbacks that have enough to do."""
+        """Pause or resume reading; for callbacks that have enough to do."""
         self._paused_by_callbacks = paused
         if self._write_blocked:
             if paused or self._paused_by_backpressure:
@@ -207,12 +207,12 @@ class ConnectionCore(_Base):
             self._on_rest()
 
     def _may_take(self, size: int) -> bool:
-        """Whether a message of so many bytes may be delivered: is there room for an
-        answer as long?
+        """Whether a message of this size may be delivered: there must be room for a
+        reply of the same size.
 
-        A peer that does not read is not heard, or whoever sends without reading the
-        answers would make us keep them, and a peer that does read them be cut off
-        because it was quick to ask.
+        The server does not read from a peer that does not read. Otherwise a peer that
+        sends without reading the replies would fill the memory, and one that does read
+        them would be disconnected for sending quickly.
         """
         for _ in range(2):
             waiting, limit = self._waiting, self._write_limit
@@ -220,15 +220,15 @@ class ConnectionCore(_Base):
                 return True
             if self._write_blocked or not self._open:
                 break
-            self._flush()  # it may only be that this turn has not been flushed yet
+            self._flush()  # this turn's output may simply not be flushed yet
         if not self._open or not self._write_blocked:
-            return True  # nothing is answered any more; the peer's close frame may come
+            return True  # no more replies; the peer's close frame may still come
         self._paused_by_backpressure = True
         self._watch(_WRITE)
         return False
 
     def _may_go_on(self, done: int) -> bool:
-        """Whether this turn has time for more than so many messages and events."""
+        """Whether this turn has time for more after `done` messages and events."""
         if done > _MANY_MESSAGES or self._paused_by_callbacks or self._loop.interrupted:
             return False
         return self._loop.clock() - self._loop._mark <= _LONG_TURN
@@ -249,7 +249,7 @@ class ConnectionCore(_Base):
         self._feed(data)
 
     def _adapt_reads(self, size: int) -> None:
-        """Read more at once while reads come back full, less when they do not."""
+        """Enlarge the reads while they are full; shrink them when they are not."""
         self.bytes_received += size
         self._counts.bytes_received += size
         if size == self._read_size:
@@ -258,13 +258,13 @@ class ConnectionCore(_Base):
             self._read_size >>= 1
 
     def _feed(self, data: bytes) -> None:
-        """Handle what was received, one message or event after the other.
+        """Process received bytes, one message or event after the other.
 
-        What is too much for this turn, or for a peer that does not read, is kept.
+        Input that exceeds this turn, or that a peer sends without reading, is kept.
         """
         pos, end, events = 0, len(data), 0
         while pos < end:
-            # Every callback may have closed this connection: look again.
+            # Every callback may have closed this connection: check again.
             if self._on_fast_path:
                 pos = self._receive_whole(data, pos, end)
                 if pos == end:
@@ -275,21 +275,21 @@ class ConnectionCore(_Base):
             if not may_take or not self._may_go_on(events):
                 self._keep(data, pos)
                 return
-            # One frame at once is always little work; many of them are not.
+            # A single frame is always little work; many frames are not.
             size = max(_SLICE, protocol.remaining)
             pos = self._receive_slow_path(data, pos, min(end, pos + size))
 
     def _keep(self, data: bytes, pos: int) -> int:
-        """Keep what was read for another turn; return where that ends."""
+        """Keep input for another turn; return where it ends."""
         self._rest = data[pos:]
         if not self._paused_by_backpressure and not self._paused_by_callbacks:
-            # Many small ones: less at once.
+            # Many small frames: fewer at once.
             self._read_size = max(self._buffer_size, self._read_size >> 2)
             self._on_rest()
         return len(data)
 
     def _receive_rest(self) -> None:
-        """Handle what was kept; for the loop, which `_on_rest` asked for it."""
+        """Process kept input; called by the loop after `_on_rest` asked for it."""
         rest, loop = self._rest, self._loop
         if (
             not rest
@@ -300,7 +300,7 @@ class ConnectionCore(_Base):
             return
         self._sync()
         self._rest = b""
-        self._last_received = loop.now  # it is we who are late
+        self._last_received = loop.now  # the delay is ours
         loop._mark = loop.clock()
         try:
             self._feeding = True
@@ -312,13 +312,13 @@ class ConnectionCore(_Base):
         loop._account(self)
 
     def _receive_whole(self, data: bytes, pos: int, end: int) -> int:
-        """Deliver the ordinary messages at the front: whole, one frame, plain.
+        """Deliver the plain messages at the front: whole, in one frame, uncompressed.
 
-        Stops before anything else, faults included: `protocol` judges those. What is
-        too much for now is kept, and done with.
+        Stops before anything else, faults included: `protocol` handles those. Input
+        that exceeds this turn is kept, and counts as processed.
         """
-        # Written out where functions would read better: a call costs 60 ns in Python,
-        # and this loop runs once a message.
+        # Inlined where functions would read better: a call costs 60 ns in Python, and
+        # this loop runs once per message.
         max_size, number = self._protocol.max_size, int.from_bytes
         half, began = self._write_limit >> 1, self.messages_received
         look_at = began + _LOOK_EVERY
@@ -341,7 +341,7 @@ class ConnectionCore(_Base):
                 if not self._may_take(length):
                     return self._keep(data, pos)
                 if not self._on_fast_path:
-                    return pos  # what was written meanwhile has ended it
+                    return pos  # the callback's output has ended it
             if self.messages_received >= look_at:
                 look_at += _LOOK_EVERY
                 if not self._may_go_on(self.messages_received - began):
@@ -368,7 +368,7 @@ class ConnectionCore(_Base):
         return pos
 
     def _deliver(self, msg: str | bytes) -> None:
-        """Call back with a message; what is returned is the answer."""
+        """Call back with a message; the return value is the reply."""
         self._last_message = self._loop.now
         self.messages_received += 1
         self._counts.messages_received += 1
@@ -403,13 +403,13 @@ class ConnectionCore(_Base):
 
         Args:
             msg: str is sent as text; bytes, bytearray and memoryview as binary, so
-                that what `on_message` got can be passed on; dict and list as JSON text.
+                that a received message can be passed on; dict and list as JSON text.
             binary: True sends either as binary, False either as text.
 
         Returns:
-            `SendStatus.SENT`, `BACKPRESSURE` (accepted, output waits for the peer to
+            `SendStatus.SENT`, `BACKPRESSURE` (accepted; output waits for the peer to
             read) or `DROPPED` (false: not open, or the slow-consumer policy).
-            Never raises for a peer that has gone.
+            Never raises because the peer has gone.
 
         Raises:
             TypeError: A message of another type.
@@ -433,17 +433,17 @@ class ConnectionCore(_Base):
         return self._send_from(payload, opcode, payload)
 
     def _send_from(self, source: object, opcode: int, payload: bytes) -> SendStatus:
-        """Accept a message, or not; `source` is the object that the user gave."""
+        """Accept or drop a message; `source` is the object given by the user."""
         if not self._open:
             return _DROPPED
-        # What is being written is as good as gone.
+        # Output being written does not count: it is nearly gone.
         size, waiting = len(payload), self._waiting - self._offering
         # Before compressing: a message that enters the context must be sent.
         if waiting and self._is_over(waiting + size) and not self._make_room(size):
             self._counts.dropped += 1
             return _DROPPED
         if not self._open:
-            # What was asked has ended it, which mypy does not know.
+            # The policy has ended the connection, which mypy cannot know.
             return _DROPPED  # type: ignore[unreachable]
         self.messages_sent += 1
         self._counts.messages_sent += 1
@@ -455,7 +455,7 @@ class ConnectionCore(_Base):
             self._enqueue(frame)
         else:
             self._enqueue_long(source, opcode, payload)
-        # Whoever heeds BACKPRESSURE must hear of it while there is still room.
+        # BACKPRESSURE must be reported while there is still room.
         if not self._write_blocked and (
             self._waiting > self._half_full or len(self._outbox) > self._many
         ):
@@ -474,11 +474,11 @@ class ConnectionCore(_Base):
         )
 
     def _enqueue_long(self, source: object, opcode: int, payload: bytes) -> None:
-        """Put a message into the outbox that is compressed, or split into frames."""
+        """Put a message into the outbox that must be compressed or split."""
         protocol, size = self._protocol, len(payload)
         if size < self._threshold or self._packing:
-            # Of code that interrupts another message on its way: what is compressed
-            # first must leave first, and a plain one may leave at any time.
+            # Called by code that interrupts another message on its way: messages must
+            # leave in the order of compression; a plain one may leave at any time.
             self._enqueue(protocol.frame_message(opcode, payload))
             return
         self._packing = True
@@ -494,12 +494,12 @@ class ConnectionCore(_Base):
     def _pack(self, source: object, payload: bytes) -> tuple[bytes, bool]:
         """Compress a message: with this peer's context, unless it goes to others too.
 
-        The second receiver of one object in a turn shows that. What is compressed for
-        all refers to nothing, so any peer can read it; but it moves the peer's window,
-        and our context must start afresh before it is used again.
+        A second receiver of the same object in one turn shows that. The shared form
+        refers to no earlier message, so any peer can inflate it; but it moves the
+        peer's window, so our context must be reset before its next use.
 
         Returns:
-            It, and whether it is compressed for all.
+            The payload, and whether it is the shared form.
         """
         loop, protocol = self._loop, self._protocol
         if loop._source is source:
@@ -517,7 +517,7 @@ class ConnectionCore(_Base):
         if marks:
             self._dirty = True
             self._loop.dirty.append(self)
-        # In this order: a signal handler may raise behind any call.
+        # In this order: a signal handler may raise after any call.
         self._waiting += size
         self._loop.buffered += size
         self._outbox.append(frame)
@@ -525,7 +525,7 @@ class ConnectionCore(_Base):
             self._loop.on_dirty()
 
     def _enqueue_pong(self, frame: bytes) -> None:
-        """Put a pong into the outbox, in place of one that has not left yet.
+        """Put a pong into the outbox; it replaces one that has not been sent yet.
 
         RFC 6455 §5.5.3: an endpoint that has not sent the pongs of earlier pings yet
         "MAY elect to send a Pong frame for only the most recently processed Ping".
@@ -542,9 +542,9 @@ class ConnectionCore(_Base):
         self._enqueue(frame)
 
     def _flush(self) -> None:
-        """Write what waits, as much as the system takes.
+        """Write waiting output, as much as the system takes.
 
-        Whoever comes in meanwhile only queues: a signal handler or `__del__` that runs
+        Re-entrant calls only queue: from a signal handler or `__del__` that runs
         between two lines of this, or inside a socket's method.
         """
         if self._writing:
@@ -553,7 +553,7 @@ class ConnectionCore(_Base):
             self._writing = True
             left = self._offer_all()
         except BaseException:
-            # How much was sent is not known, and nothing may be sent twice.
+            # It is unknown how much was sent, and nothing may be sent twice.
             self._abandon()
             raise
         finally:
@@ -572,16 +572,16 @@ class ConnectionCore(_Base):
             self._on_drained()
 
     def _offer_all(self) -> bool | None:
-        """Offer what waits until the system takes no more.
+        """Write waiting output until the system takes no more.
 
         Returns:
-            Whether something is left; None when the connection was lost, or ended.
+            Whether output is left; None when the connection was lost or has ended.
         """
         self._pongs = 0
         outbox = self._outbox
         try:
             while outbox:
-                # As a rule there is one: a call for it would take 60 ns.
+                # Usually there is one buffer; a call for it would take 60 ns.
                 offer = outbox[0] if len(outbox) == 1 else self._next_offer()
                 try:
                     if isinstance(offer, list):
@@ -603,7 +603,7 @@ class ConnectionCore(_Base):
                 self._consume(sent)
                 self._offering = 0
                 if sent and self._write_blocked:
-                    self._last_received = self._loop.now  # who reads is alive
+                    self._last_received = self._loop.now  # a peer that reads is alive
                 if sent < size:
                     return True
         except IndexError:
@@ -611,7 +611,7 @@ class ConnectionCore(_Base):
         return False
 
     def _block(self) -> None:
-        """Wait for the peer to read, and hear it again when it has read enough."""
+        """Wait for the peer to read; read from it again when it has read enough."""
         if not self._write_blocked:
             self._write_blocked = True
             self._watch(_WRITE if self._paused_by_callbacks else _READ | _WRITE)
@@ -619,7 +619,7 @@ class ConnectionCore(_Base):
             self._resume_reading(_WRITE)
 
     def _resume_reading(self, events: int) -> None:
-        """Read from the peer, where nothing else is against it."""
+        """Read from the peer again, unless reading is paused for another reason."""
         self._paused_by_backpressure = False
         self._watch(events if self._paused_by_callbacks else _READ | events)
         if self._rest and not self._paused_by_callbacks:
@@ -627,21 +627,21 @@ class ConnectionCore(_Base):
 
 
 def _ignore(msg: object, client: object) -> None:
-    """Stands in until the connection has a callback."""
+    """Placeholder until the connection has a callback."""
 
 
 def fan_out(
     members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
 ) -> int:
-    """Send one message to many: encoded once, and compressed once.
+    """Send one message to many clients: encoded once, and compressed once.
 
     Args:
-        members: who receives, but for those in `exclude`.
+        members: the receivers, except for those in `exclude`.
         msg: as for `ConnectionCore.write_message`.
-        exclude: who does not.
+        exclude: clients that do not receive it.
 
     Returns:
-        How many took it.
+        How many clients accepted it.
 
     Raises:
         TypeError: A message of a type that cannot be sent.
@@ -662,18 +662,18 @@ def fan_out(
 
 
 def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]:
-    """Take a connection, non-blocking, with the address of its peer.
+    """Accept a connection, non-blocking, with the address of its peer.
 
     Returns:
-        The socket, and (host, port) or what the family has for an address; IPv4 as
-        IPv4 also where the listening socket takes both.
+        The socket, and (host, port) or the address format of its family; IPv4 peers
+        have an IPv4 address even on a socket for both families.
 
     Raises:
-        OSError: As of `socket.accept`.
+        OSError: As from `socket.accept`.
     """
     accepted, address = sock.accept()
     accepted.setblocking(False)
     if isinstance(address, tuple):
-        # Behind a proxy thousands of connections have the same host: one string serves.
+        # Behind a proxy thousands of connections have the same host: share one string.
         address = sys.intern(address[0].removeprefix("::ffff:")), address[1]
     return accepted, address

@@ -1,4 +1,4 @@
-"""What the byte path of a connection asks of its owner, in both backends."""
+"""The methods that the byte path of a connection requires, in both backends."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["ConnectionHooks"]
 
 
 class ConnectionHooks(Protocol):
-    """What `ConnectionCore` calls and does not have.
+    """The methods that `ConnectionCore` calls and does not have.
 
-    One class answers all of it (`connection.client.Client`); it is a subclass of the
-    core, which calls its own methods faster than those of another object.
+    One class implements all of them (`connection.client.Client`), as a subclass of the
+    core: calling own methods is faster than calling another object's.
     """
 
     __slots__ = ()
 
     def _receive_slow_path(self, data: bytes, start: int, end: int) -> int:
-        """Have `protocol` read from data[start:end]; return where it stopped."""
+        """Let `protocol` read from data[start:end]; return where it stopped."""
 
     def _on_fault(self, error: ProtocolError) -> None:
         """The peer broke a rule: fail the connection."""
 
     def _on_lost(self, error: OSError | None) -> None:
-        """The connection is gone: by an error, or by the peer's end (None)."""
+        """The connection is gone: by an error, or closed by the peer (None)."""
 
     def _on_callback_error(self, error: Exception) -> None:
         """The message callback raised."""
@@ -35,22 +35,22 @@ class ConnectionHooks(Protocol):
         """The message callback returned something that is neither str nor bytes."""
 
     def _abandon(self) -> None:
-        """Cut the connection: it is not known what was read or written."""
+        """Cut the connection: it is unknown what was read or written."""
 
     def _on_rate(self) -> None:
         """The peer has sent more messages than `_limit_rate` allows."""
 
     def _make_room(self, size: int) -> bool:
-        """The outbox is over its limit; say whether a message may still enter it."""
+        """The outbox is over its limit; return whether a message may still enter."""
 
     def _watch(self, events: int) -> None:
-        """Be called for these events from now on."""
+        """Watch for these events from now on."""
 
     def _on_drained(self) -> None:
-        """All output has left."""
+        """All output has been written."""
 
     def _on_rest(self) -> None:
-        """Input is left for another turn: have `_receive_rest` called then."""
+        """Input is left for another turn: call `_receive_rest` then."""
 
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
-        """`write_message` was called from a thread that is not the loop's."""
+        """`write_message` was called from a thread other than the loop's."""

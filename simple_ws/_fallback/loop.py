@@ -1,5 +1,5 @@
-"""What connections share with the loop that drives them, and what is counted of them;
-in pure Python, the twin of `_c/loop.pxi`.
+"""State and statistics that connections share with the loop that drives them, in pure
+Python; the twin of `_c/loop.pxi`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ __all__ = ["LoopState", "Tally"]
 
 
 class Tally:
-    """Counts of all connections of one handler, since it was made.
+    """Counts of all connections of one handler, since it was created.
 
     Attributes:
         messages_received, messages_sent: data messages.
-        bytes_received, bytes_sent: on the wire, behind the handshake, without TLS.
+        bytes_received, bytes_sent: on the wire, after the handshake, without TLS.
         plain_sent, packed_sent: bytes of compressed messages before and after.
-        packed_received, plain_received: the same for those that came.
-        dropped: messages refused or thrown away by the slow-consumer policy.
-        busy: seconds of reading, callbacks included.
+        packed_received, plain_received: the same for received messages.
+        dropped: messages refused or dropped by the slow-consumer policy.
+        busy: seconds spent on input, callbacks included.
     """
 
     def __init__(self) -> None:
@@ -37,25 +37,25 @@ class Tally:
 
 
 class LoopState:
-    """What connections share with the loop that drives them.
+    """State that connections share with the loop that drives them.
 
     Args:
         clock: seconds that never run backwards.
 
     Attributes:
-        now: what the clock said when this turn began, in seconds.
+        now: the clock at the beginning of this turn, in seconds.
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
-        attention: something else than readiness wants the loop: a call, a deadline.
-        eager: have `on_dirty` called for output that is written outside of a turn.
+        attention: something other than readiness needs the loop: a call, a deadline.
+        eager: call `on_dirty` for output that is written outside of a turn.
         buffered: bytes of unsent output of all connections.
-        buffered_limit: beyond, `_make_room` is asked by those who have output waiting.
-        slow: seconds that one connection may hold the loop before `on_slow` is called.
-        pause: seconds that make a turn a pause of ours, in which nobody was heard;
-            `on_pause` is called then.
+        buffered_limit: beyond it, `_make_room` is called if output is waiting.
+        slow: seconds that one connection may block the loop before `on_slow` is called.
+        pause: seconds after which a turn counts as a pause, in which no socket was
+            read; `on_pause` is called then.
         longest_turn: seconds of the longest turn since this was set to 0.
-        interrupted: something that ends programs was raised, and is raised again at the
-            end of the turn: nothing more is called in it.
+        interrupted: an exception that ends programs was raised; it is raised again at
+            the end of the turn, and nothing more is called in it.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -68,28 +68,28 @@ class LoopState:
         self.buffered_limit = 2**63 - 1
         self.slow = self.pause = math.inf
         self.longest_turn = 0.0
-        self._mark = self.now  # until when time has been accounted for
+        self._mark = self.now  # time is accounted for up to here
 
-        # What was last handed to a compressing connection in this turn, and its
-        # compressed forms that hold for every receiver, by agreement.
+        # The last message given to a compressing connection in this turn, and its
+        # shared compressed forms, by agreement.
         self._source: object = None
         self._packed: dict[int, tuple[Agreement, bytes]] = {}
 
     def tick(self) -> None:
-        """Look at the clock; at the beginning of a turn."""
+        """Read the clock; called at the beginning of a turn."""
         self.now = self._mark = self.clock()
 
     def on_dirty(self) -> None:
-        """Output was written outside of a turn: nobody will flush it by itself."""
+        """Output was written outside of a turn, so nothing will flush it yet."""
 
     def on_slow(self, target: object, seconds: float) -> None:
-        """What was called for readiness has held the loop for longer than `slow`."""
+        """A target called for readiness has blocked the loop for longer than `slow`."""
 
     def on_pause(self, began: float, ended: float) -> None:
-        """From then to then nobody was heard."""
+        """No socket was read between these two times."""
 
     def _account(self, target: object) -> None:
-        """Book the time since the last look at the clock."""
+        """Account for the time since the clock was last read."""
         now = self.clock()
         spent, self._mark = now - self._mark, now
         tally = getattr(target, "_counts", None)
@@ -99,21 +99,21 @@ class LoopState:
             self.on_slow(target, spent)
 
     def _end_turn(self) -> None:
-        """Note how long nobody was heard, above all if it was for too long."""
+        """Note how long no socket was read, and report it if it was too long."""
         self.longest_turn = max(self.longest_turn, self._mark - self.now)
         if self._mark - self.now > self.pause:
             self.on_pause(self.now, self._mark)
 
     def on_failure(self, target: object, error: BaseException) -> None:
-        """What was called for readiness raised; the loop must go on."""
+        """A target called for readiness raised; the loop must continue."""
         raise error
 
     def on_interrupt(self, error: BaseException) -> None:
-        """A callback raised what is no `Exception`: to be raised by the loop."""
+        """A callback raised a BaseException; the loop must raise it again."""
         raise error
 
     def flush(self) -> None:
-        """Write what waits, once a connection; callbacks may fill outboxes again."""
+        """Write waiting output, once per connection; callbacks may refill outboxes."""
         self._note_source(None)
         while self.dirty and not self.interrupted:
             dirty, self.dirty = self.dirty, []
@@ -129,7 +129,7 @@ class LoopState:
                         # Since then, which mypy does not know.
                         break  # type: ignore[unreachable]
             finally:
-                # None but where something came in between: they have their turn.
+                # Empty unless something interfered: the rest is flushed next turn.
                 self.dirty[:0] = rest
 
     def _note_source(self, source: object) -> None:
@@ -137,10 +137,10 @@ class LoopState:
         self._packed = {}
 
     def _pack_for_all(self, agreement: Agreement, payload: bytes) -> bytes:
-        """A message compressed without reference to any other, once for all who have
-        the same agreement."""
+        """A message compressed without reference to any other, once for all receivers
+        with the same agreement."""
         # Held here: code that runs meanwhile may send another message. The agreement is
-        # kept with what it is the key of, or another could have its number.
+        # stored with the entry it identifies; otherwise another could get its id.
         forms = self._packed
         form = forms.get(id(agreement))
         if form is None:

@@ -1,4 +1,4 @@
-"""What waits to be sent to one peer, in pure Python; the twin of `_c/outbox.pxi`."""
+"""Output that waits to be sent to one peer; the twin of `_c/outbox.pxi`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Outbox"]
 
 _CONTROL = 0x08
 
-#: Bytes of `write_limit` that a message which waits takes at least, but for a few: each
-#: is an object, and a million of them for a byte each would take 100 MB.
+#: Bytes of `write_limit` that each waiting message counts at least, except for a few:
+#: each is an object, and a million one-byte messages would take 100 MB.
 _MESSAGE_COST = 64
 _FEW_MESSAGES = 64
-#: Up to here waiting frames are joined and sent at once; beyond, copying costs more
-#: than a scatter/gather call.
+#: Up to this size waiting frames are joined and sent at once; beyond it, copying costs
+#: more than a scatter/gather call.
 _JOIN_LIMIT = 64 * 1024
-#: Buffers of one scatter/gather call; systems take 1,024 (IOV_MAX), few need them.
+#: Buffers of one scatter/gather call; systems take 1,024 (IOV_MAX), few are needed.
 _MAX_BUFFERS = 64
 
 _nobody = Tally()
@@ -30,9 +30,9 @@ class Outbox:
     """Messages and control frames that the system has not taken yet.
 
     Args:
-        sock: where they will go.
-        loop: which counts what waits for all.
-        write_limit: bytes that may wait; of a multitude of messages, fewer.
+        sock: the socket they are written to.
+        loop: counts the waiting output of all connections.
+        write_limit: bytes that may wait; fewer if there are very many messages.
     """
 
     __slots__ = (
@@ -53,16 +53,16 @@ class Outbox:
         self._sock = sock
         self._loop = loop
         self._write_limit = write_limit
-        #: Bytes, and messages, beyond which the system is asked to take some.
+        #: Bytes and messages beyond which the system is asked to take some.
         self._half_full = write_limit >> 1
         self._many = (_FEW_MESSAGES + write_limit // _MESSAGE_COST) >> 1
         self._counts = _nobody
-        # One entry a message or control frame; only the first may be partly sent, and
-        # is a memoryview then.
+        # One entry for each message or control frame; only the first may be partly
+        # sent, and is a memoryview then.
         self._outbox: deque[bytes | memoryview] = deque()
         self._waiting = 0
-        self._writing = False  # output is being written: whoever comes in only queues
-        self._offering = 0  # bytes at the front that the socket's method has in hand
+        self._writing = False  # output is being written: re-entrant calls only queue
+        self._offering = 0  # bytes at the front passed to the socket's method
         self.bytes_sent = 0
 
     @property
@@ -81,22 +81,22 @@ class Outbox:
         self._counts = tally
 
     def _has_too_many(self) -> bool:
-        """Whether so many messages wait that they take more than their bytes."""
+        """Whether so many messages wait that their objects exceed their bytes."""
         return len(self._outbox) > _FEW_MESSAGES + self._write_limit // _MESSAGE_COST
 
     def _next_offer(self) -> bytes | memoryview | list[bytes | memoryview]:
-        """What to hand to the system at once: one buffer, or several to gather."""
+        """The next output for the system: one buffer, or several to gather."""
         outbox = self._outbox
         if self._waiting <= _JOIN_LIMIT:
             return b"".join(outbox)
         if not hasattr(self._sock, "sendmsg"):
             return outbox[0]
         while True:
-            with suppress(RuntimeError):  # a signal handler has put one in meanwhile
+            with suppress(RuntimeError):  # a signal handler has added one meanwhile
                 return list(islice(outbox, _MAX_BUFFERS))
 
     def _consume(self, sent: int) -> None:
-        """Take what was sent off the outbox."""
+        """Remove sent bytes from the outbox."""
         outbox = self._outbox
         self._waiting -= sent
         self._loop.buffered -= sent
@@ -114,10 +114,10 @@ class Outbox:
             sent -= size
 
     def _begun(self) -> int:
-        """Messages at the front that must leave: sent in part, or in the hands of the
+        """Messages at the front that must leave: sent in part, or passed to the
         socket's method."""
         covered = count = 0
-        # A copy, which no signal handler changes meanwhile; likewise below.
+        # A copy that no signal handler changes meanwhile; likewise below.
         for frame in self._outbox.copy():
             if covered >= self._offering and not isinstance(frame, memoryview):
                 break
@@ -126,20 +126,20 @@ class Outbox:
         return count
 
     def _unfinished(self) -> int:
-        """Bytes that are left of messages that were sent in part, or are being sent."""
+        """Bytes left of messages that were sent in part, or are being sent."""
         return sum(map(len, islice(self._outbox.copy(), self._begun())))
 
     def _drop_oldest(self, excess: int) -> int:
-        """Drop messages, the oldest first, until so many bytes are gone.
+        """Drop messages, the oldest first, until at least `excess` bytes are gone.
 
-        What was sent in part must be finished, what is being sent stays, and control
-        frames stay.
+        Messages sent in part must be finished; messages being sent and control frames
+        stay.
 
         Returns:
             How many messages were dropped.
         """
         if self._writing and not self._offering:
-            return 0  # called in between by code that interrupts: only queue
+            return 0  # called by code that interrupts a write: only queue
         outer, self._writing = self._writing, True
         try:
             return self._drop_until(excess)
@@ -159,7 +159,7 @@ class Outbox:
                 self._waiting -= size
                 self._loop.buffered -= size
                 dropped += 1
-        if self._waiting:  # nobody has ended it meanwhile
+        if self._waiting:  # no other code has emptied it meanwhile
             outbox.extendleft(reversed(stays))
         return dropped
 

@@ -18,7 +18,7 @@ __all__ = ["add_bench", "histogram", "percentile"]
 
 _BAR = 40
 _ROWS = 12
-#: Seconds behind the end for echoes that are under way.
+#: Seconds after the end to wait for outstanding echoes.
 _TIMEOUT = 5.0
 
 
@@ -53,7 +53,7 @@ def add_bench(commands: Any) -> None:
 
 
 class _Figures:
-    """What the connections found."""
+    """The results of all connections."""
 
     def __init__(self) -> None:
         self.opened: list[float] = []
@@ -82,7 +82,7 @@ async def _measure(options: argparse.Namespace, figures: _Figures) -> None:
 async def _open_all(
     connections: list[Any], options: argparse.Namespace, figures: _Figures
 ) -> None:
-    """One after the other: how long a handshake takes is a figure too."""
+    """Connect one after the other, to measure the time of a handshake as well."""
     for _ in range(options.connections):
         began = time.perf_counter()
         connections.append(
@@ -108,11 +108,11 @@ async def _echo_all(
             echo.cancel()
         await asyncio.gather(progress, *echoes, return_exceptions=True)
     for echo in heard:
-        echo.result()  # a fault of ours is shown
+        echo.result()  # raises internal errors
     if silent:
         figures.lost += len(silent)
         some = f"{len(silent):,} connections"
-        print(f"simple-ws: {some} wait for an echo in vain", file=sys.stderr)
+        print(f"simple-ws: no echo for {some}", file=sys.stderr)
 
 
 async def _echo(
@@ -135,7 +135,7 @@ async def _echo(
 
 
 async def _show_progress(seconds: float, figures: _Figures) -> None:
-    """On a terminal only."""
+    """Show progress, on a terminal only."""
     if not sys.stderr.isatty():
         return
     began = time.perf_counter()
@@ -156,7 +156,7 @@ def percentile(ordered: list[float], part: float) -> float:
 
 
 def histogram(ordered: list[float]) -> list[str]:
-    """Lines with bars: how many took how long, in steps that double."""
+    """Lines with bars: the number of messages by latency, in doubling steps."""
     step = 1e-6
     rows: list[tuple[str, int]] = []
     while step < ordered[0]:

@@ -21,7 +21,7 @@ from .values import Failure, UsageError, seconds, some_seconds, url
 __all__ = ["add_connect"]
 
 _PROMPT = "> "
-#: Seconds between two looks whether there is more input.
+#: Seconds between two checks for more input.
 _MOMENT = 0.2
 
 
@@ -65,7 +65,7 @@ def add_connect(commands: Any) -> None:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"'NAME: VALUE' is wanted, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', not {text!r}")
     return name.strip(), value.strip()
 
 
@@ -88,11 +88,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _is_terminal(stream: Any) -> bool:
-    return stream is not None and stream.isatty()  # None: closed by whoever began us
+    return stream is not None and stream.isatty()  # None: closed by the parent
 
 
 def _pipe(connection: Connection, options: argparse.Namespace) -> int:
-    """Nothing but messages goes to standard output, each on a line."""
+    """Write only messages to standard output, one per line."""
     sender = _Sender(connection, options.binary)
     sender.start()
     try:
@@ -100,16 +100,16 @@ def _pipe(connection: Connection, options: argparse.Namespace) -> int:
     except BrokenPipeError:
         connection.close(CloseCode.GOING_AWAY)
         raise
-    sender.join(_MOMENT)  # it may be about to find that a line cannot be sent
+    sender.join(_MOMENT)  # it may be about to fail to send a line
     if sender.problem is not None:
         raise sender.problem
     return 0
 
 
 def _print_all(connection: Connection, sender: _Sender, wait: float) -> None:
-    """Until the server closes, or `wait` seconds behind the last line or message."""
+    """Until the server closes, or `wait` seconds after the last line or message."""
     while True:
-        # Looked at before waiting: the time begins when all has been sent.
+        # Checked before waiting: the time starts when everything has been sent.
         over = not sender.is_alive()
         try:
             _print(connection.recv(wait if over else _MOMENT))
@@ -123,10 +123,10 @@ def _print_all(connection: Connection, sender: _Sender, wait: float) -> None:
 
 
 class _Sender(threading.Thread):
-    """Sends the lines of standard input, beside whoever waits for messages.
+    """Sends the lines of standard input, while another thread waits for messages.
 
     Attributes:
-        problem: why not all was sent, or None.
+        problem: why not everything was sent, or None.
     """
 
     def __init__(self, connection: Connection, binary: bool) -> None:
@@ -147,7 +147,7 @@ class _Sender(threading.Thread):
 def _lines() -> Iterator[bytes]:
     """Lines of standard input, without their ends.
 
-    Not by way of `sys.stdin`: Python cannot end while a thread waits there.
+    Not from `sys.stdin`: Python cannot exit while a thread waits there.
     """
     if sys.stdin is None:
         return
@@ -184,7 +184,7 @@ def _shown(message: str | bytes) -> str:
 
 
 def _talk(connection: Connection, options: argparse.Namespace) -> int:
-    """At a terminal: lines can be edited while messages come in."""
+    """At a terminal: lines can be edited while messages arrive."""
     editor = _editor()
     print(f"connected to {redacted(connection.url)}; Ctrl-D closes", file=sys.stderr)
     receiver = threading.Thread(
@@ -200,7 +200,7 @@ def _talk(connection: Connection, options: argparse.Namespace) -> int:
             print()
             break
         except KeyboardInterrupt:
-            print()  # what is printed next stands on a line of its own
+            print()  # further output starts on a new line
             raise
         except ConnectionClosed:
             break
@@ -229,7 +229,7 @@ def _show_all(connection: Connection, editor: Any) -> None:
         for message in connection:
             _show("< " + _shown(message), editor)
     if connection.close_cause is not CloseCause.LOCAL:
-        _show("the connection has ended; Enter leaves", editor)
+        _show("the connection has ended; press Enter to leave", editor)
 
 
 def _show(text: str, editor: Any) -> None:

@@ -1,4 +1,4 @@
-"""The command line: serve a handler, echo, talk to a server, measure one.
+"""The command line: serve a handler, echo, connect to a server, measure one.
 
 Here are the arguments, the short commands and the exit codes; `connect`, `bench` and
 `reload` do the rest. Results go to standard output, messages to standard error.
@@ -31,7 +31,7 @@ from .values import Failure, UsageError, port
 
 __all__ = ["main"]
 
-#: Exit codes, see `_EPILOG`; that of wrong arguments is the one of argparse.
+#: Exit codes, see `_EPILOG`; argparse defines the one for wrong arguments.
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 
 _EPILOG = """\
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = int(options.run(options) or 0)
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, where a reader that has gone is no fault
+            sys.stdout.flush()  # here, where a reader that has exited is no error
         return code
     except KeyboardInterrupt:
         return 130
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _FaultOfUser(Exception):
-    """What is to be served raised before it was; the cause is shown as it is."""
+    """Importing the user's module raised; the cause is shown with its traceback."""
 
 
 def _complain(error: Exception, code: int) -> int:
@@ -81,8 +81,8 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _leave_quietly() -> int:
-    """Whoever read our output has gone, as `head` does."""
-    sys.stdout = None  # or Python complains at its end
+    """The reader of our output has exited, as `head` does."""
+    sys.stdout = None  # otherwise Python complains at exit
     return 0
 
 
@@ -157,11 +157,11 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _find(what: str) -> Any:
-    """What MODULE:NAME means, in the current folder first."""
+    """The object named by MODULE:NAME, from the current folder first."""
     module_name, _, name = what.partition(":")
     parts = [*module_name.split("."), *name.split(".")]
     if not all(part.isidentifier() for part in parts):
-        raise UsageError(f"MODULE:NAME is wanted, such as chat:Room, not {what!r}")
+        raise UsageError(f"expected MODULE:NAME such as chat:Room, not {what!r}")
     sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
@@ -179,7 +179,7 @@ def _find(what: str) -> Any:
 
 
 def _is_within(missing: str | None, module_name: str) -> bool:
-    """Whether it is the module itself that is missing, or a package it is in."""
+    """Whether the module itself is missing, or a package that contains it."""
     return f"{module_name}.".startswith(f"{missing}.")
 
 
@@ -199,7 +199,7 @@ def _build(found: Any, options: argparse.Namespace) -> Server:
                 f"{options.what} must be a handler, a Server or a function, "
                 f"not {found!r}"
             )
-    except TypeError as error:  # a callback of another signature
+    except TypeError as error:  # a callback with another signature
         raise Failure(error) from None
     return server
 
@@ -208,7 +208,7 @@ def _make_handler(kind: type[BaseHandler], what: str) -> BaseHandler:
     try:
         inspect.signature(kind).bind()
     except TypeError as error:
-        raise Failure(f"{what}() cannot be made: {error}") from None
+        raise Failure(f"{what}() cannot be created: {error}") from None
     try:
         return kind()
     except Exception as error:
@@ -216,7 +216,7 @@ def _make_handler(kind: type[BaseHandler], what: str) -> BaseHandler:
 
 
 def _run_server(server: Server) -> int:
-    # Said once it runs: whoever reads it may stop it at once, by a signal.
+    # Printed once it runs: a reader of this line may send a signal at once.
     server.call_later(0, partial(_announce, server))
     if any(is_async(function) for _, function in server._all_callbacks()):
         import asyncio

@@ -1,4 +1,4 @@
-"""`--reload`: run the same command as a child, anew whenever a source file changes."""
+"""`--reload`: run the same command as a child, again whenever a source file changes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pathlib import Path
 
 __all__ = ["keep_running"]
 
-#: Seconds between two looks at the files.
+#: Seconds between two checks of the files.
 _INTERVAL = 0.3
 _SUFFIXES = frozenset({".py", ".html", ".css", ".js"})
-#: Folders with very many files that are nobody's sources.
+#: Folders with very many files that are not the user's sources.
 _SKIPPED = frozenset({"__pycache__", "node_modules", "build", "dist", "site-packages"})
 
 
 def keep_running(folders: Iterable[Path]) -> int:
-    """Supervise until the command ends by itself or we are told to stop.
+    """Supervise until the command ends by itself or a signal says to stop.
 
     Args:
-        folders: whose source files are watched.
+        folders: their source files are watched.
 
     Returns:
-        The exit code of the last run; 0 if we are told to stop, as without --reload.
+        The exit code of the last run; 0 after a signal, as without --reload.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
     command = [sys.executable, "-m", "simple_ws", *arguments]
-    told: list[int] = []  # by which signals to stop
+    told: list[int] = []  # signals received
     for number in (signal.SIGINT, signal.SIGTERM):
-        # No exception: in the midst of starting a child it would leave that alone. And
-        # SIGINT is ignored where we have been started in the background.
+        # No exception: while a child is being started it would be left behind. And
+        # SIGINT is ignored if this process was started in the background.
         signal.signal(number, lambda number, _: told.append(number))
     folders = list(folders)
     seen = _stamps(folders)
@@ -45,12 +45,12 @@ def keep_running(folders: Iterable[Path]) -> int:
             _end(child)
         if code is not None and code != 1:
             return code
-        if code == 1:  # an error in the code: wait until somebody mends it
+        if code == 1:  # an error in the code: wait until it is fixed
             while _stamps(folders) == seen and not told:
                 time.sleep(_INTERVAL)
         seen = _stamps(folders)
         if not told:
-            print("a source file has changed: starting anew", file=sys.stderr)
+            print("a source file has changed: restarting", file=sys.stderr)
     return 0
 
 
@@ -79,7 +79,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _stamps(folders: Iterable[Path]) -> dict[str, int]:
-    """When each source file was changed."""
+    """The modification time of each source file."""
     return {path: stamp for folder in folders for path, stamp in _walk(str(folder))}
 
 
@@ -92,4 +92,4 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
                 try:
                     yield path, os.stat(path).st_mtime_ns
                 except OSError:
-                    continue  # it has just been removed
+                    continue  # it was removed just now

@@ -1,4 +1,4 @@
-"""What arguments of the command line may be, and what is said of those that may not."""
+"""Valid values of command-line arguments, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _LONGEST = 3600
 
 
 class UsageError(Exception):
-    """The arguments are well formed, and wrong; the message says what and why."""
+    """The arguments are well-formed, but wrong; the message says what and why."""
 
 
 class Failure(Exception):
-    """What was asked for failed; the message says how."""
+    """The command failed; the message says how."""
 
 
 def url(text: str) -> str:
@@ -36,14 +36,14 @@ def port(text: str) -> int:
 
 
 def count(text: str) -> int:
-    """A whole number from 1."""
+    """A whole number of at least 1."""
     if not text.isdecimal() or not 1 <= int(_significant(text)) < 10**9:
         raise argparse.ArgumentTypeError(f"a number, at least 1, not {text!r}")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """A time that is longer than none."""
+    """A time greater than 0."""
     number = _number(text)
     if not 0 < number <= _LONGEST:
         wanted = f"more than 0 seconds, at most {_LONGEST}"
@@ -52,7 +52,7 @@ def seconds(text: str) -> float:
 
 
 def some_seconds(text: str) -> float:
-    """A time, or none."""
+    """A time of 0 or more."""
     return 0.0 if _number(text) == 0 else seconds(text)
 
 
@@ -64,5 +64,5 @@ def _number(text: str) -> float:
 
 
 def _significant(digits: str) -> str:
-    """Enough of a whole number to tell that it is too large, and no more."""
+    """Enough of a whole number to show that it is too large."""
     return digits.lstrip("0")[:10] or "0"

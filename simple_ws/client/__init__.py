@@ -1,4 +1,4 @@
-"""The two clients: blocking here, that of asyncio in `simple_ws.aio`."""
+"""The two clients: the blocking one here, the asyncio one in `simple_ws.aio`."""
 
 from .blocking import Connection, connect
 

@@ -1,7 +1,7 @@
-"""The address of a client's server: a string, or a function that is asked for one.
+"""The address of a client's server: a string, or a function that returns one.
 
-A function is asked anew before each attempt to connect, so that the address can name
-what has changed meanwhile: a fresh token, the last message received, another server.
+A function is called before each attempt to connect, so that the address can contain
+current values: a fresh token, the last message received, another server.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ AsyncAddress = str | Callable[[], str | Awaitable[str]]
 
 
 def read_address(url: Any) -> URI | None:
-    """The address, checked; None for a function, which is not asked yet.
+    """The address, validated; None for a function, which is not called yet.
 
     Raises:
         TypeError: It is neither a str nor a function.
-        InvalidURI: It is no address of a WebSocket server.
+        InvalidURI: It is not the address of a WebSocket server.
     """
     return None if callable(url) else parse_uri(url)
 
@@ -34,8 +34,8 @@ def ask(function: Callable[[], Any]) -> URI:
 
     Raises:
         TypeError: It returned something other than a str.
-        InvalidURI: It returned no address of a WebSocket server.
-        ConnectError: It raised an `OSError`, such as a server of tokens that is down.
+        InvalidURI: It did not return the address of a WebSocket server.
+        ConnectError: It raised an `OSError`, for example if a token server is down.
     """
     try:
         url = function()
@@ -54,10 +54,10 @@ async def ask_async(function: Callable[[], Any], timeout: float) -> URI:
     """The same for asyncio, where the function may be a coroutine function.
 
     Args:
-        function: to be asked.
-        timeout: seconds; beyond, `ConnectTimeout` is raised.
+        function: the function to call.
+        timeout: seconds; after that `ConnectTimeout` is raised.
     """
-    import asyncio  # the blocking client does without
+    import asyncio  # the blocking client does not need it
 
     try:
         async with asyncio.timeout(timeout) as timer:
@@ -66,7 +66,7 @@ async def ask_async(function: Callable[[], Any], timeout: float) -> URI:
                 url = await url
     except OSError as error:
         if timer.expired():
-            problem = f"gave no address within {timeout:g} s"
+            problem = f"returned no address within {timeout:g} s"
             raise ConnectTimeout(_name(function), problem) from None
         raise _failed(function, error) from error
     return _checked(function, url)
@@ -82,8 +82,8 @@ def _checked(function: Callable[[], Any], url: Any) -> URI:
 def _failed(function: Callable[[], Any], error: OSError) -> ConnectError:
     if isinstance(error, ConnectError):
         return error
-    # Not its text, which may hold the address of a server of tokens.
-    return ConnectError(_name(function), f"gave no address: {type(error).__name__}")
+    # Not its text, which may contain the address of a token server.
+    return ConnectError(_name(function), f"returned no address: {type(error).__name__}")
 
 
 def _name(function: Callable[[], Any]) -> str:

@@ -1,7 +1,6 @@
-"""One connection of the asyncio client: waiting, time-outs and back-pressure.
+"""One connection of the asyncio client: waiting, timeouts and backpressure.
 
-What is read and framed is `client.core`; how the connection comes to be, and again
-where it was lost, is `aio`.
+Parsing and framing are in `client.core`, opening and reconnecting in `aio`.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ _T = TypeVar("_T")
 _clock = time.monotonic
 
 
-#: Bytes that wait for the server beyond which `send` waits; asyncio's own default.
+#: Bytes of unsent output above which `send` waits; asyncio's own default.
 _HIGH_WATER = 64 * 1024
-#: Messages after which `send` lets others have their turn: a transport that takes
-#: everything would never make it wait. So does `recv` where more waits to be read.
+#: Messages after which `send` lets other tasks run: a transport that takes everything
+#: would never make it wait. `recv` does the same when more messages are waiting.
 _BREATH = 64
 
 
@@ -68,7 +67,7 @@ class Connection(ClientCore):
         accepted: Accepted,
         options: ClientOptions,
     ) -> None:
-        # Not the loop's: uvloop counts whole milliseconds.
+        # Not the loop's clock: uvloop's has a resolution of milliseconds.
         super().__init__(uri, accepted, options, _clock)
         loop = self._loop = asyncio.get_running_loop()
         self.address: Any = transport.get_extra_info("peername")
@@ -82,14 +81,14 @@ class Connection(ClientCore):
         self._receives = 0  # without waiting
         self._reading_on = False  # the loop is asked for another turn of reading
         self._writing_paused = False  # the transport takes no more
-        # The transport does not read: the inbox is full, or there is enough to read.
+        # The transport does not read: the inbox is full, or input is left to process.
         self._reading_paused = False
         self._last_pong: bytes | None = None  # waits until the transport takes more
-        self._unsent = 0  # bytes in the transport when it was last looked at
+        self._unsent = 0  # bytes in the transport when it was last checked
         self._beat: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._ending: asyncio.TimerHandle | None = None
-        self._leaving = False  # that timer is the last one
+        self._leaving = False  # the current timer is the last one
         transport.set_write_buffer_limits(_HIGH_WATER)
         transport.set_protocol(_Events(self))
         self._arm_beat()
@@ -105,7 +104,7 @@ class Connection(ClientCore):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close: 1000, 1011 after an error, 1001 where the task is cancelled."""
+        """Close: 1000, 1011 after an error, 1001 if the task is cancelled."""
         if kind is None:
             await self.close()
         elif issubclass(kind, Exception):
@@ -114,11 +113,11 @@ class Connection(ClientCore):
             await self.close(CloseCode.GOING_AWAY)
 
     def __aiter__(self) -> Self:
-        """Messages, until the connection ends.
+        """Iterate over messages until the connection ends.
 
         Raises:
-            ConnectionClosed: It ended with another code than 1000 or 1001, or 1005,
-                which says that there was none.
+            ConnectionClosed: It ended with a code other than 1000 or 1001, or 1005,
+                which means that there was no code.
         """
         return self
 
@@ -130,7 +129,7 @@ class Connection(ClientCore):
                 raise StopAsyncIteration from None
             raise
 
-    # What a user may do
+    # What users may do
 
     async def recv(self, timeout: float | None = None) -> str | bytes:
         """Wait for a message.
@@ -258,7 +257,7 @@ class Connection(ClientCore):
 
     async def _wait_for_news(self) -> None:
         while not self._inbox and not self._ended:
-            # One that is done belongs to a task that has not run since.
+            # If it is done, its task has not run since then.
             if self._receiver is not None and not self._receiver.done():
                 raise InvalidState("another task is receiving from this connection")
             self._receiver = self._loop.create_future()
@@ -287,7 +286,7 @@ class Connection(ClientCore):
         if not self.is_open():
             raise self._closed()
         if payload in self._answers:
-            raise InvalidState(f"ping {payload!r} is already waited for")
+            raise InvalidState(f"a task is waiting for the pong to {payload!r}")
         payload = self._whole(self._ping, payload)
         answer: asyncio.Future[float] = self._loop.create_future()
         self._answers[payload] = answer
@@ -297,10 +296,10 @@ class Connection(ClientCore):
             self._answers.pop(payload, None)
             self._pings.pop(payload, None)
 
-    # What `ClientCore` asks for
+    # What `ClientCore` requires
 
     def _put(self, frame: bytes) -> None:
-        # asyncio complains of writing to what was aborted.
+        # asyncio logs warnings for writes to an aborted transport.
         if self._loss is None and not self._transport.is_closing():
             self._transport.write(frame)
 
@@ -315,21 +314,21 @@ class Connection(ClientCore):
         if answer is not None:
             _resolve(answer, latency)
 
-    # What the transport reports (`_Events`)
+    # Events of the transport (`_Events`)
 
     def _data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes were received."""
         self._feed(data)
         self._wake_waiters()
 
     def _eof_received(self) -> bool:
-        """The server sends no more; asyncio closes the transport for that."""
+        """The server sends no more; asyncio then closes the transport."""
         self._lose(NO_CLOSE_FRAME, CloseCause.EOF)
         self._wake_waiters()
         return False
 
     def _connection_lost(self, error: Exception | None) -> None:
-        """The connection is gone."""
+        """The connection is lost or closed."""
         if isinstance(error, OSError):
             self._lose(error.strerror or str(error), CloseCause.RESET)
         else:
@@ -342,12 +341,12 @@ class Connection(ClientCore):
         self._log_end()
 
     def _pause_writing(self) -> None:
-        """The transport holds enough."""
+        """The transport's buffer is full."""
         self._writing_paused = True
         self._watch_output()
 
     def _resume_writing(self) -> None:
-        """The transport takes more."""
+        """The transport's buffer has room again."""
         self._writing_paused = False
         if self._stall is not None:
             self._stall.cancel()
@@ -385,7 +384,7 @@ class Connection(ClientCore):
         self._wake_waiters()
 
     def _wake_waiters(self) -> None:
-        """Wake those whose wait is over, and tell the transport what to do."""
+        """Wake tasks whose wait is over, and pause or resume reading."""
         if self._inbox or self._ended:
             _resolve(self._receiver, None)
         unread = self._unread
@@ -406,7 +405,7 @@ class Connection(ClientCore):
         self._wait_for_end()
 
     def _go_on(self) -> None:
-        """Read on what was too much for the turns before."""
+        """Continue with input left over from earlier turns."""
         self._reading_on = False
         if self._unread:
             self._read_on()
@@ -417,7 +416,7 @@ class Connection(ClientCore):
             _resolve(sender, None)
 
     def _set_deaf(self, deaf: bool) -> None:
-        """Read no more, or again."""
+        """Pause or resume reading."""
         self._reading_paused = deaf
         if not self._transport.is_closing():
             if deaf:
@@ -426,11 +425,11 @@ class Connection(ClientCore):
                 self._transport.resume_reading()
 
     def _wait_for_end(self) -> None:
-        """Have the transport closed: by the server, or after `close_timeout` by us.
+        """Have the transport closed: by the server, or by us after `close_timeout`.
 
         RFC 6455 §7.1.1: the client "SHOULD wait for the server to close the connection
-        but MAY close the connection at any time subject to the definitions". The time
-        begins when our last frame has left.
+        but MAY close the connection at any time subject to the definitions". The
+        timeout starts when our last frame has been written.
         """
         if self._gone.done() or self._leaving:
             return
@@ -462,11 +461,11 @@ class Connection(ClientCore):
             self._beat = self._loop.call_later(delay, self._whole, self._on_beat)
 
     def _on_beat(self) -> None:
-        """Ping a silent server, or give it up."""
+        """Ping a silent server, or give up."""
         if not self.is_open():
             return
         if self._reading_paused or self._writing_paused:
-            # Silence is ours while we do not read; a ping would wait behind the rest.
+            # While we do not read, silence is our fault; a pong would wait as well.
             self._last_received = self._clock()
         elif not self._keep_alive(self._clock()):
             self._give_up_silent()
@@ -481,7 +480,7 @@ class Connection(ClientCore):
         self._stall = self._loop.call_later(delay, self._whole, self._on_stall)
 
     def _on_stall(self) -> None:
-        """Look whether the server has read at least something."""
+        """Check whether the server has read at least something."""
         if self._count_unsent() < self._unsent:
             self._watch_output()
             return
@@ -490,13 +489,13 @@ class Connection(ClientCore):
         self._wake_waiters()
 
     def _count_unsent(self) -> int:
-        """Bytes that wait in the transport, and in the one below TLS."""
+        """Bytes waiting in the transport, and in the one below TLS."""
         layers = {self._transport, self._socket_transport}
         return sum(layer.get_write_buffer_size() for layer in layers)
 
 
 class _Events(asyncio.Protocol):
-    """What asyncio calls; its names do not stand on the user's `Connection`."""
+    """The asyncio callbacks, kept apart from the user's `Connection`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -522,6 +521,6 @@ class _Events(asyncio.Protocol):
 
 
 def _resolve(future: asyncio.Future[Any] | None, value: Any) -> None:
-    """Set a result, unless whoever waited was cancelled."""
+    """Set a result, unless the waiting task was cancelled."""
     if future is not None and not future.done():
         future.set_result(value)

@@ -1,7 +1,7 @@
-"""Connecting for asyncio: addresses, sockets, transports, a question and its answer.
+"""Connecting for asyncio: addresses, sockets, transports, a request and its response.
 
-Whatever is cancelled leaves no socket. What is asked and what the answer means is
-`protocol.client_handshake` and `protocol.proxy_tunnel`; the order of things is `aio`.
+Cancelling leaves no socket open. Requests and the meaning of responses are in
+`protocol.client_handshake` and `protocol.proxy_tunnel`, the order of steps in `aio`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .dial import NEXT_ATTEMPT, interleaved
 
 __all__ = ["Exchange", "attach", "dial", "dial_unix"]
 
-# Sockets are connected here and not by `loop.create_connection`: with its
-# `happy_eyeballs_delay` a cancelled one may leave a socket open (seen on Python 3.11.7
-# and 3.13.0), and uvloop knows no such delay.
+# Sockets are connected here and not by `loop.create_connection`: if cancelled, it may
+# leave a socket open with its `happy_eyeballs_delay` (seen on Python 3.11.7 and
+# 3.13.0), and uvloop has no such delay.
 
 
 async def dial(
@@ -30,7 +30,7 @@ async def dial(
     """Connect to the first address of a host that answers (RFC 8305)."""
     stream = socket.SOCK_STREAM
     try:
-        numeric = socket.AI_NUMERICHOST  # that takes no time
+        numeric = socket.AI_NUMERICHOST  # needs no look-up
         found = socket.getaddrinfo(host, port, type=stream, flags=numeric)
     except socket.gaierror:
         loop = asyncio.get_running_loop()
@@ -43,7 +43,7 @@ async def dial(
         sock = await attempts[0]()
     else:
         sock = await _first_of(attempts)
-    # Messages are sent whole: waiting for more would only delay them.
+    # Messages are written whole: Nagle's algorithm would only delay them.
     with suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
@@ -75,7 +75,7 @@ async def _connect(
 async def _first_of(
     attempts: Sequence[Callable[[], Coroutine[Any, Any, socket.socket]]],
 ) -> socket.socket:
-    """The first socket that is connected; each attempt begins a little later."""
+    """The first socket to connect; attempts start one after the other (RFC 8305)."""
     waiting = deque(attempts)
     tasks: set[asyncio.Task[socket.socket]] = set()
     error: BaseException | None = None
@@ -102,16 +102,16 @@ async def _first_of(
 
 
 def _close_socket(task: asyncio.Task[socket.socket]) -> None:
-    """Close what an attempt has come to that is not needed."""
+    """Close the socket of an attempt that is not needed."""
     if not task.cancelled() and task.exception() is None:
         task.result().close()
 
 
 async def attach(sock: socket.socket, exchange: Exchange) -> None:
-    """Give a connected socket to a transport."""
+    """Attach a connected socket to a transport."""
     loop = asyncio.get_running_loop()
     create = loop.create_connection(lambda: exchange, sock=sock)
-    # Not cancelled half-way: it is not said whose the socket would be then.
+    # Never cancelled half-way: it would be undefined who owns the socket then.
     attaching = asyncio.ensure_future(create)
     try:
         await asyncio.shield(attaching)
@@ -126,11 +126,11 @@ def _abandon(exchange: Exchange, attaching: asyncio.Future[Any]) -> None:
 
 
 class Exchange(asyncio.Protocol):
-    """Asks a server or a proxy, and has the answer read.
+    """Sends a request to a server or a proxy, and passes on the response.
 
     Attributes:
-        transport: what we write to; with TLS one above that of the socket.
-        socket_transport: that of the socket.
+        transport: the one we write to; with TLS, on top of the socket's.
+        socket_transport: the socket's.
     """
 
     def __init__(self) -> None:
@@ -145,11 +145,11 @@ class Exchange(asyncio.Protocol):
         self._error: Exception | None = None
 
     async def ask(self, asking: Any, then: Callable[[Any], Any]) -> Any:
-        """Send a request and wait for what the answer means.
+        """Send a request and wait for the outcome of the response.
 
         Args:
             asking: an `Opening` or a `Tunnel`.
-            then: called with the outcome, before more can come; its result is returned.
+            then: called with the outcome, before more is read; its result is returned.
         """
         assert self.transport is not None
         self._asking, self._then = asking, then
@@ -180,23 +180,23 @@ class Exchange(asyncio.Protocol):
         self.transport = self.socket_transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """A part of the answer."""
+        """A part of the response was received."""
         if self._asking is None:
-            self._early += data  # from one who speaks before being asked
+            self._early += data  # the peer sends before the request
             return
         self._try(lambda: self._asking.receive(data))
         if self._asking.refused and not self._close_timer:
-            # The verdict is here; only an explanation may come behind it.
+            # The outcome is known; only an explanation may follow.
             loop = asyncio.get_running_loop()
             self._close_timer = loop.call_later(BODY_TIMEOUT, self._on_time)
 
     def eof_received(self) -> bool:
-        """The end of the answer."""
+        """The response has ended."""
         self._try(lambda: self._asking.receive_eof())
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The connection is gone."""
+        """The connection is lost or closed."""
         self._lost, self._error = True, error
         if self._asking is not None:
             self._end(error)
@@ -205,14 +205,14 @@ class Exchange(asyncio.Protocol):
         self._try(lambda: self._asking.refuse())
 
     def _end(self, error: Exception | None) -> None:
-        """There is no more of the answer."""
+        """The response is not continued."""
         if error is None or self._asking.refused:
             self._try(lambda: self._asking.receive_eof())
         elif self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
 
     def _try(self, step: Callable[[], Any]) -> None:
-        """Take a step; what it comes to, or raises, is the answer."""
+        """Run a step; its result or exception is the outcome."""
         answer = self._answer
         if self._asking is None or answer is None or answer.done():
             return

@@ -61,17 +61,17 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "connect"]
 
 _PONG = b"\x8a"
-#: Frames that wait to be sent beyond which only the last of the pongs is kept.
+#: Frames waiting to be sent above which only the last pong is kept.
 _MANY_FRAMES = 128
-#: Bytes of a read at first.
+#: Size of the first read, in bytes.
 _FIRST_READ = 64 * 1024
-#: And at least: the largest record of TLS. What is left of a record is in OpenSSL's
-#: hands, and waiting for the socket would not tell.
+#: Smallest read: the largest record of TLS. OpenSSL keeps the rest of a record, and
+#: waiting for the socket would not report it.
 _LEAST_READ = 16 * 1024
-#: Seconds of reading what a server said before it left, once writing to it has failed.
+#: Seconds to read what the server sent before it left, once a write has failed.
 _LAST_WORDS = 0.05
-#: Seconds after which a thread that waits for room only looks whether it must read as
-#: well: otherwise two peers that send to each other may wait for ever.
+#: A thread that only waits to write checks after this many seconds whether it must read
+#: as well: otherwise two peers that send to each other might wait for ever.
 _TAKE_OVER = 0.05
 
 _T = TypeVar("_T")
@@ -96,7 +96,7 @@ def connect(url: Address, **options: Unpack[ConnectOptions]) -> Connection:
         TypeError, ValueError: An option is wrong; `InvalidURI`: the address is wrong.
         HandshakeRefused: The server answered with a status other than 101.
         ConnectError: The connection failed, see `errors` for the kinds; or the function
-            for the address raised an `OSError`. Its other exceptions come out.
+            for the address raised an `OSError`. Its other exceptions are passed on.
     """
     uri = read_address(url)
     checked = check_client_options(uri, options)
@@ -147,14 +147,14 @@ class Connection(ClientCore):
         self._late: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         # Frames that the system has not taken; the first may be a part of one.
         self._outbox: deque[bytes | memoryview] = deque()
-        self._progress_at = self._last_received  # when it last took some
+        self._progress_at = self._last_received  # when the system last took some
         self._read_size = _FIRST_READ
-        # Bytes may be there that waiting would not tell of.
+        # Bytes may be available that waiting would not report.
         self._readable = True
         self._covered = 0  # what threads wait for at the socket, for all
         self._eof = False
         self._released = False
-        self._answers: dict[bytes, _Answer] = {}  # pings that are waited for
+        self._answers: dict[bytes, _Answer] = {}  # pings whose pongs are awaited
         if accepted.rest:
             self._feed(accepted.rest)
             self._flush()
@@ -168,7 +168,7 @@ class Connection(ClientCore):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close: 1000, 1011 after an error, 1001 where the program is told to end."""
+        """Close: 1000, 1011 after an error, 1001 if the program is ending."""
         if kind is None:
             self.close()
         elif issubclass(kind, Exception):
@@ -192,7 +192,7 @@ class Connection(ClientCore):
                 raise
             yield message
 
-    # What a user may do
+    # What users may do
 
     def recv(self, timeout: float | None = None) -> str | bytes:
         """Wait for a message.
@@ -288,7 +288,7 @@ class Connection(ClientCore):
     def fileno(self) -> int:
         """The file descriptor, for `select` and similar; -1 once closed.
 
-        Messages may be buffered that the system does not know of: when the descriptor
+        Messages may be buffered without the system's knowledge: when the descriptor
         becomes readable, call `recv(0)` until it raises `TimeoutError`.
         """
         return self._sock.fileno()
@@ -330,7 +330,7 @@ class Connection(ClientCore):
         if not self.is_open():
             return self._farewell()
         if payload in self._answers:
-            return InvalidState(f"ping {payload!r} is already waited for")
+            return InvalidState(f"a thread is waiting for the pong to {payload!r}")
         payload = self._ping(payload)
         answer = self._answers[payload] = _Answer()
         self._flush()
@@ -463,7 +463,7 @@ class Connection(ClientCore):
 
     @property
     def _over(self) -> bool:
-        """Whether the closing handshake is done, or will never be."""
+        """Whether the closing handshake is done, or cannot be done any more."""
         return self._ended or self._eof
 
     def _has_news(self) -> bool:
@@ -475,17 +475,17 @@ class Connection(ClientCore):
     def _is_gone(self) -> bool:
         return self._eof or self._released
 
-    # Waiting: the lock is held, and given up only meanwhile
+    # Waiting: the lock is held, and released only while waiting
 
     def _wait_until(self, done: Callable[[], bool], deadline: float | None) -> bool:
-        """Move the connection until something is so; False at the deadline."""
+        """Drive the connection until a condition holds; False at the deadline."""
         while not done():
             if self._late:
                 self._do_queued()
             events = self._wanted() & ~self._covered
             if events:
                 self._move(events, deadline)
-            else:  # other threads do it, or the inbox is full until one takes from it
+            else:  # other threads do it, or the inbox is full until a message is taken
                 left = None if deadline is None else deadline - self._clock()
                 self._pause(self._lock.wait, left)
             if deadline is not None and self._clock() >= deadline:
@@ -493,7 +493,7 @@ class Connection(ClientCore):
         return True
 
     def _move(self, events: int, deadline: float | None) -> None:
-        """Wait for the socket and do what it is ready for; for all threads."""
+        """Wait for the socket and handle its events, for all threads."""
         self._covered |= events
         try:
             if self._rest and self._unread and events & READ:
@@ -515,7 +515,7 @@ class Connection(ClientCore):
             self._on_time()
 
     def _go_on(self, events: int) -> None:
-        """Read on what was too much for one turn; between two, others may come in."""
+        """Process input left over from a turn; other threads may run in between."""
         if not self._released:
             self._wait_for_socket(events, 0.0)
         self._read_on()
@@ -523,7 +523,7 @@ class Connection(ClientCore):
             self._on_time()
 
     def _is_stalled(self) -> bool:
-        """Whether the server, whatever it sends, does not read."""
+        """Whether the server does not read, whatever it sends."""
         timeout = self._options.write_timeout
         return bool(self._outbox) and self._clock() - self._progress_at >= timeout
 
@@ -574,13 +574,13 @@ class Connection(ClientCore):
                     self._mutex.acquire()
 
     def _wanted(self) -> int:
-        """What the socket must be ready for."""
+        """The events that the socket must be watched for."""
         done = self._full or (self._eof and not self._rest)
         reading = 0 if done else READ
         return reading | (WRITE if self._outbox else 0)
 
     def _time_to_wait(self, events: int, deadline: float | None) -> float | None:
-        """Seconds to the next thing that time brings."""
+        """Seconds until the next deadline."""
         times = [] if deadline is None else [deadline]
         if self._outbox:
             times.append(self._progress_at + self._options.write_timeout)
@@ -589,12 +589,12 @@ class Connection(ClientCore):
             times.append(beat)
         left = min(times) - self._clock() if times else None
         if not events & READ:
-            # Who reads may leave, or the inbox have room again: look.
+            # The reading thread may leave, or the inbox have room again: check.
             left = _TAKE_OVER if left is None else min(left, _TAKE_OVER)
         return left
 
     def _on_time(self) -> None:
-        """Nothing has come until a deadline: look which one it was."""
+        """Nothing happened before a deadline: find out which one has passed."""
         now = self._clock()
         if self._released:
             return
@@ -602,7 +602,7 @@ class Connection(ClientCore):
             self._give_up_slow()
             self._release()
         elif self._full or self._outbox:
-            # Silence is ours while we do not read; a ping would wait behind the rest.
+            # While we do not read, silence is our fault; a pong would wait as well.
             self._last_received = now
         elif self.is_open() and not self._keep_alive(now):
             self._give_up_silent()
@@ -633,10 +633,10 @@ class Connection(ClientCore):
             self._read_size = size >> 1
         self._feed(data)
         if self._unread and not self._inbox:
-            self._read_size = _LEAST_READ  # much work, and nothing to show for it
+            self._read_size = _LEAST_READ  # much work, and no result
 
     def _flush(self) -> None:
-        """Write what the system takes."""
+        """Write as much output as the system takes."""
         outbox = self._outbox
         while outbox:
             first = outbox[0]
@@ -658,7 +658,7 @@ class Connection(ClientCore):
                 outbox[0] = memoryview(first)[sent:]
 
     def _on_write_error(self, error: OSError) -> None:
-        """The server has left; what it said before may be here still: why."""
+        """The server has gone; unread input may still contain its reason."""
         self._outbox.clear()
         self._readable = True
         deadline = self._clock() + _LAST_WORDS
@@ -678,12 +678,12 @@ class Connection(ClientCore):
     # Ending
 
     def _farewell(self) -> ConnectionClosed:
-        """Let go of a connection that is not open; return what to raise."""
+        """Release a connection that is not open; return the exception to raise."""
         self._leave()
         return self._closed()
 
     def _leave(self) -> None:
-        """Wait for the server to close the connection, then let go of it.
+        """Wait for the server to close the connection, then release it.
 
         RFC 6455 §7.1.1: the client "SHOULD wait for the server to close the connection
         but MAY close the connection at any time subject to the definitions".
@@ -700,7 +700,7 @@ class Connection(ClientCore):
         self._release()
 
     def _release(self) -> None:
-        """Close the socket; nothing more comes or goes."""
+        """Close the socket; nothing more is read or written."""
         if self._released:
             return
         self._released = True
@@ -726,7 +726,7 @@ def _refuse(*args: Any) -> Exception:
 
 
 class _Answer:
-    """What became of a ping."""
+    """The outcome of a ping."""
 
     __slots__ = ("came", "latency")
 
@@ -739,7 +739,7 @@ class _Opener:
     """Opens one connection.
 
     Args:
-        uri: where the user wants to go.
+        uri: the address given by the user.
         options: of the client.
     """
 
@@ -782,7 +782,7 @@ class _Opener:
         return left
 
     def _reach(self, uri: URI) -> Socket:
-        """A socket to the server, with TLS if it must be."""
+        """A socket to the server, with TLS if the address requires it."""
         tls = self._options.tls_to(uri, self._home)
         sock = self._connect(uri)
         if tls is None:
@@ -812,7 +812,7 @@ class _Opener:
             raise unreachable(proxy, uri, error) from error
 
     def _exchange(self, sock: Socket, asking: Any) -> Any:
-        """Ask, and return what the answer means (`Opening` or `Tunnel`)."""
+        """Send a request and return its outcome (`Opening` or `Tunnel`)."""
         request = memoryview(asking.begin())
         while request:
             try:
@@ -840,7 +840,7 @@ class _Opener:
         if not asking.refused:
             _wait_for(sock, READ, self._left())
             return
-        # The verdict is here; only an explanation may come behind it.
+        # The outcome is known; only an explanation may follow.
         if not self._refused:
             self._refused = True
             self._deadline = min(self._deadline, _clock() + BODY_TIMEOUT)

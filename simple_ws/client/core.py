@@ -1,4 +1,4 @@
-"""What both clients have in common: a connection after its opening handshake.
+"""The common part of both clients: a connection after its opening handshake.
 
 `ClientCore` reads messages out of bytes into an inbox that has a limit, answers pings,
 notes pongs, and knows how the connection ended. It drives `protocol` for that; the
@@ -58,20 +58,20 @@ _PONG = 0x80 | Opcode.PONG
 _FINAL_TEXT = 0x80 | _TEXT
 _FINAL_BINARY = 0x80 | _BINARY
 
-#: Seconds for the server to close the connection when the closing handshake is done:
-#: it is to be the first (RFC 6455 §7.1.1), but nothing else is waited for.
+#: Seconds for the server to close the connection after the closing handshake: it should
+#: close first (RFC 6455 §7.1.1), but nothing else is waited for.
 LINGER = 1.0
-#: What a waiting message takes besides its own bytes, so that empty ones count too.
+#: Bytes that a waiting message counts besides its payload: empty ones must count, too.
 _OVERHEAD = 64
-#: Seconds of work on what has come, before anything else has its turn: other tasks of
-#: an event loop, other threads, the deadline of whoever waits. As of the server.
+#: Seconds of work on input before others may run: other tasks of an event loop, other
+#: threads, the deadline of a waiting caller. The same as for the server.
 _LONG_TURN = 0.002
-#: Bytes of input between two looks at the clock, but for a frame that is longer and not
-#: compressed: 2,048 empty frames, or what 4 MiB of zeros are when compressed.
+#: Bytes of input between two readings of the clock, except for a longer uncompressed
+#: frame: 2,048 empty frames, or what 4 MiB of zeros compress to.
 _SLICE = 4096
-#: The same for ordinary messages, as the inbox counts them: some thousand small ones.
+#: The same for plain messages, as the inbox counts them: some thousand small ones.
 _MANY = 64 * 1024
-#: Ends that are no fault: an iteration over messages just stops.
+#: Close codes that are no error: an iteration over messages just stops.
 _QUIET = frozenset({CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS})
 
 _NOTHING = Accepted(Headers(()), None, None, b"")
@@ -83,7 +83,7 @@ def may_end_quietly(error: ConnectionClosed) -> bool:
 
 
 def explain(uri: URI, error: OSError) -> ConnectError:
-    """What to raise where the system could not connect us, and what to try."""
+    """The exception for a failed connection attempt, with advice."""
     url, number = uri.shown, _number(error)
     if isinstance(error, TimeoutError):
         return ConnectTimeout(url, "the server does not answer")
@@ -91,7 +91,7 @@ def explain(uri: URI, error: OSError) -> ConnectError:
         return ConnectError(
             url, f"the name of the server is not known: {error.strerror}"
         )
-    # By name: `ssl` is not there on every Python, and here only if it was needed.
+    # By name: some Pythons have no `ssl`, and it is imported only when needed.
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "SSLCertVerificationError" in kinds:
         why = getattr(error, "verify_message", "")
@@ -108,13 +108,13 @@ def explain(uri: URI, error: OSError) -> ConnectError:
 
 
 def unreachable(proxy: URI, uri: URI, error: OSError) -> ProxyError:
-    """What to raise where the way to the proxy, or the proxy, is the trouble."""
+    """The exception for a proxy that could not be reached."""
     why = explain(proxy, error).problem
     return ProxyError(uri.shown, f"the proxy {proxy.host_and_port}: {why}")
 
 
 def _number(error: OSError) -> int | None:
-    """The system's number of an error, also of one that asyncio made of several."""
+    """The errno of an error, also of one that asyncio combined from several."""
     if error.errno is None:
         numbers = set(re.findall(r"\[Errno (\d+)\]", str(error)))
         return int(numbers.pop()) if len(numbers) == 1 else None
@@ -172,10 +172,10 @@ class ClientCore:
         # Messages, and what each counts.
         self._inbox: deque[tuple[str | bytes, int]] = deque()
         self._inbox_size = 0
-        # What came and was not read, because the inbox is full.
+        # Input that is not parsed yet, because the inbox is full.
         self._rest = b""
         self._read_from = 0
-        # Why nothing will come behind the rest: the connection is gone.
+        # Why no more input follows: the connection is gone.
         self._loss: tuple[str, CloseCause] | None = None
         self._pings = Pings()
         self._last_received = clock()
@@ -197,7 +197,7 @@ class ClientCore:
         if agreement is not None:
             self._plain_below = min(self._plain_below, agreement.threshold)
 
-    # What a user may ask
+    # What users may read
 
     @property
     def compressed(self) -> bool:
@@ -234,11 +234,11 @@ class ClientCore:
     # What the owner of the socket provides
 
     def _put(self, frame: bytes) -> None:
-        """Have a frame sent, behind those before."""
+        """Queue a frame for sending."""
         raise AssertionError("to be provided")
 
     def _put_pong(self, frame: bytes) -> None:
-        """The same for a pong, which may take the place of one that has not left.
+        """The same for a pong; it may replace one that has not been sent yet.
 
         RFC 6455 §5.5.3: an endpoint that has not sent the pongs of earlier pings yet
         "MAY elect to send a Pong frame for only the most recently processed Ping".
@@ -246,28 +246,28 @@ class ClientCore:
         raise AssertionError("to be provided")
 
     def _on_pong(self, payload: bytes, latency: float) -> None:
-        """A ping of ours was answered, by its own pong or by that of a later one."""
+        """A ping was answered, by its own pong or by a later one."""
 
     # Receiving
 
     @property
     def _full(self) -> bool:
-        """Whether nothing more is to be read until messages are taken."""
+        """Whether reading must stop until messages are taken."""
         waiting = self._inbox_size >= self._options.read_limit
         return waiting and self._protocol.state is State.OPEN
 
     @property
     def _unread(self) -> bool:
-        """Whether something has come that another turn is to read: `_read_on`."""
+        """Whether input is left for another turn (`_read_on`)."""
         return bool(self._rest) and not self._full
 
     @property
     def _ended(self) -> bool:
-        """Whether nothing will enter the inbox any more."""
+        """Whether no message can enter the inbox any more."""
         return self._protocol.state is State.CLOSED
 
     def _feed(self, data: bytes) -> None:
-        """Take bytes of the server."""
+        """Process bytes from the server."""
         self._last_received = self._clock()
         if self._rest:
             data = self._rest[self._read_from :] + data
@@ -275,15 +275,15 @@ class ClientCore:
         self._read_on()
 
     def _lose(self, reason: str, cause: CloseCause) -> None:
-        """The connection is gone; what came before may still be read."""
+        """The connection is gone; earlier input may still be parsed."""
         if self._loss is None:
             self._loss = (reason, cause)
             self._read_on()
 
     def _read_on(self) -> None:
-        """Read what has come, while there is room for messages, for one turn.
+        """Parse input while the inbox has room, for one turn.
 
-        What is too much for it is `_unread` then, and to be read by another call.
+        Input that exceeds the turn is `_unread` afterwards, for another call.
         """
         protocol, data, pos = self._protocol, self._rest, self._read_from
         end, turn_ends = len(data), None
@@ -310,10 +310,10 @@ class ClientCore:
             protocol.conclude(CloseCode.ABNORMAL, *self._loss)
 
     def _read_whole(self, data: bytes, pos: int, end: int) -> int:
-        """Take the ordinary messages at the front: whole, in one frame, plain.
+        """Take the plain messages at the front: whole, in one frame, uncompressed.
 
-        Stops before anything else, faults included: `protocol` judges those. And after
-        many, for a look at the clock.
+        Stops before anything else, faults included: `protocol` handles those. Also
+        after many messages, to read the clock.
         """
         max_size = self._protocol.max_size
         room = min(self._options.read_limit, self._inbox_size + _MANY)
@@ -325,7 +325,7 @@ class ClientCore:
                 start = pos + 4
                 if length < 126:
                     break
-            elif length >= 126:  # masked frames as well
+            elif length >= 126:  # includes masked frames
                 break
             stop = start + length
             if stop > end or length > max_size:
@@ -358,7 +358,7 @@ class ClientCore:
         if opcode == _BINARY:
             self._keep(payload, len(payload))
         elif opcode == _TEXT:
-            # As many bytes as there are characters, but for those beyond ASCII.
+            # Counted in characters: equal to bytes for ASCII.
             size = len(payload) if payload.isascii() else len(payload.encode())
             self._keep(payload, size)
         elif opcode == Opcode.PONG:
@@ -370,7 +370,7 @@ class ClientCore:
         self._inbox_size += size
 
     def _take(self) -> str | bytes:
-        """The oldest message; then there is room for more.
+        """The oldest message; taking it makes room for more.
 
         Raises:
             IndexError: There is none.
@@ -389,7 +389,7 @@ class ClientCore:
             self._read_on()
 
     def _closed(self) -> ConnectionClosed:
-        """What to raise where the connection is needed open."""
+        """The exception for calls that need an open connection."""
         protocol = self._protocol
         if protocol.close_cause is not None:
             assert protocol.close_code is not None
@@ -411,7 +411,7 @@ class ClientCore:
     # Pings
 
     def _ping(self, payload: bytes) -> bytes:
-        """Send a ping; return its payload, made up if it is empty."""
+        """Send a ping; return its payload, a unique one if it was empty."""
         payload = payload or beat_payload()
         self._pings.note(payload, self._clock())
         self._put(self._protocol.send_ping(payload))
@@ -433,7 +433,7 @@ class ClientCore:
         return action is not Action.GIVE_UP
 
     def _next_beat(self) -> float | None:
-        """When `_keep_alive` has something to do, by the clock."""
+        """When `_keep_alive` is due, by the clock."""
         interval, timeout = self._options.ping_interval, self._options.ping_timeout
         return next_look(self._last_received, self._pinged_at, interval, timeout)
 
@@ -449,7 +449,7 @@ class ClientCore:
         self._protocol.conclude(CloseCode.ABNORMAL, reason, CloseCause.PING_TIMEOUT)
 
     def _give_up_slow(self) -> None:
-        """The server does not read: end without another word, it would not read it."""
+        """The server does not read: end without a close frame, unread as the rest."""
         reason = f"the server has read nothing for {self._options.write_timeout:g} s"
         self._protocol.conclude(CloseCode.ABNORMAL, reason, CloseCause.SLOW_CONSUMER)
 

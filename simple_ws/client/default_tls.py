@@ -1,6 +1,6 @@
-"""The TLS context of clients that were given none.
+"""The default TLS context of the clients.
 
-To make one reads the certificates of the system, which takes 40 to 120 ms: it is made
+Creating it reads the system's certificates, which takes 40 to 120 ms: it is created
 once, and for asyncio in a thread.
 """
 
@@ -20,18 +20,18 @@ _MAKING = threading.Lock()
 
 
 def default_context() -> SSLContext:
-    """The context that checks certificates by what the system trusts; always the same.
+    """The context that trusts the system's certificate authorities; always the same.
 
-    Another one is made when `SSL_CERT_FILE` or `SSL_CERT_DIR` have changed. Authorities
-    that the system learns of later are not known to it. Any thread may call this.
+    A new one is created when `SSL_CERT_FILE` or `SSL_CERT_DIR` have changed. It does
+    not know authorities added to the system later. Any thread may call this.
     """
-    with _MAKING:  # of many that begin at the same time one reads the certificates
+    with _MAKING:  # of several concurrent callers only one reads the certificates
         return _make(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 
 @lru_cache(maxsize=4)
 def _make(file: str | None, folder: str | None) -> SSLContext:
-    """A context for these variables, which OpenSSL reads by itself."""
-    import ssl  # some builds of Python have none
+    """A context for these variables, which OpenSSL reads itself."""
+    import ssl  # some builds of Python lack it
 
     return ssl.create_default_context()

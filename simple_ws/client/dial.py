@@ -34,30 +34,30 @@ __all__ = [
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
-#: Seconds after which the next address is tried while the one before has not answered
+#: Seconds after which the next address is tried while the previous one has not answered
 #: (RFC 8305 §8).
 NEXT_ATTEMPT = 0.25
-#: Seconds of one wait at most: `poll` counts milliseconds in an int.
+#: Longest single wait in seconds: `poll` takes milliseconds as an int.
 _LONG = 86400.0
 
-#: Seconds left until the deadline; raises once it has passed.
+#: Returns the seconds left until the deadline; raises once it has passed.
 Left = Callable[[], float]
 
 
 class Socket(Protocol):
-    """What is needed of a socket, plain or with TLS."""
+    """The socket methods that the client needs, plain or with TLS."""
 
     def recv(self, size: int, /) -> bytes:
-        """Receive; `BlockingIOError` where there is nothing."""
+        """Receive; `BlockingIOError` if nothing is available."""
 
     def send(self, data: Any, /) -> int:
-        """Send some of it; `BlockingIOError` where there is no room."""
+        """Send some of the data; `BlockingIOError` if there is no room."""
 
     def fileno(self) -> int:
         """The descriptor, -1 once closed."""
 
     def getpeername(self) -> Any:
-        """The address of the other end."""
+        """The address of the peer."""
 
     def shutdown(self, how: int, /) -> None:
         """End one direction or both."""
@@ -70,13 +70,13 @@ def wait_for(sock: Socket, events: int, timeout: float | None) -> int:
     """Wait until a socket is ready.
 
     Args:
-        sock: to be looked at.
+        sock: the socket to wait for.
         events: `READ` and `WRITE`.
         timeout: seconds; None waits for ever.
 
     Returns:
-        What it is ready for; errors and ends count as both. 0 after the time, or
-        earlier where that is very long.
+        The events it is ready for; errors and hang-ups count as both. 0 after the
+        timeout, or earlier if that is very long.
     """
     timeout = _LONG if timeout is None else max(0.0, min(timeout, _LONG))
     if not hasattr(select, "poll"):
@@ -98,7 +98,7 @@ def wait_for(sock: Socket, events: int, timeout: float | None) -> int:
 
 
 def _select(sock: Socket, events: int, timeout: float) -> int:
-    """The same where there is no `poll`: on Windows."""
+    """The same without `poll`, on Windows."""
     one = [sock.fileno()]
     reads, writes = one if events & READ else [], one if events & WRITE else []
     found = select.select(reads, writes, one, timeout)
@@ -113,9 +113,9 @@ def dial(
     """Connect to the first address of a host that answers.
 
     Args:
-        host: name or address. The system looks names up in a time of its own.
+        host: name or address. The system's name look-up has its own timeout.
         port: of the server.
-        source_address: to connect from.
+        source_address: local address to connect from.
         left: seconds until the deadline.
 
     Raises:
@@ -124,7 +124,7 @@ def dial(
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     left()
     sock = _Race(found, source_address).run(left)
-    # Messages are sent whole: waiting for more would only delay them.
+    # Messages are written whole: Nagle's algorithm would only delay them.
     with suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
@@ -147,11 +147,11 @@ def dial_unix(path: str, left: Left) -> socket.socket:
 
 
 class _Race:
-    """Attempts to connect, each begun a little after the one before (RFC 8305 §5).
+    """Attempts to connect, each started a little after the previous one (RFC 8305 §5).
 
     Args:
         found: what `getaddrinfo` returned.
-        source_address: to connect from.
+        source_address: local address to connect from.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class _Race:
         selector.register(sock, selectors.EVENT_WRITE)
 
     def _finish(self, sock: Any) -> socket.socket | None:
-        """The socket, if it is connected."""
+        """The socket, if it has connected."""
         self._under_way.discard(sock)
         number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number == 0:
@@ -212,7 +212,7 @@ class _Race:
 
 
 def interleaved(found: list[Any]) -> list[Any]:
-    """Addresses, the families in turn (RFC 8305 §4)."""
+    """The addresses, alternating between families (RFC 8305 §4)."""
     families: dict[int, list[Any]] = {}
     for entry in found:
         families.setdefault(entry[0], []).append(entry)
@@ -223,7 +223,7 @@ def interleaved(found: list[Any]) -> list[Any]:
 def start_tls(
     sock: socket.socket, context: SSLContext, server_hostname: str, left: Left
 ) -> TLSSocket:
-    """The TLS handshake on a connected socket, which belongs to the result then.
+    """Do the TLS handshake on a connected socket, which the result then owns.
 
     Raises:
         OSError: It failed (`ssl.SSLError`), or the connection was lost.
@@ -248,9 +248,9 @@ def start_tls(
 
 
 class TLSSocket:
-    """A TLS socket that blocks in the words of a plain one.
+    """A TLS socket with the behaviour of a plain non-blocking one.
 
-    Not to be used by two threads at a time: OpenSSL does not allow it.
+    Only one thread may use it at a time: OpenSSL requires that.
 
     Args:
         sock: after its handshake, non-blocking.
@@ -266,16 +266,16 @@ class TLSSocket:
         self.close = sock.close
 
     def recv(self, size: int, /) -> bytes:
-        """Receive; `BlockingIOError` where there is nothing."""
+        """Receive; `BlockingIOError` if nothing is available."""
         try:
             return self._sock.recv(size)
         except self._blocks as error:
             raise BlockingIOError from error
 
     def send(self, data: Any, /) -> int:
-        """Send some of it; `BlockingIOError` where there is no room.
+        """Send some of the data; `BlockingIOError` if there is no room.
 
-        After that, the same data must be given again: OpenSSL may hold some of it.
+        After that, the same data must be passed again: OpenSSL may hold some of it.
         """
         try:
             return self._sock.send(data)
@@ -283,9 +283,9 @@ class TLSSocket:
             raise BlockingIOError from error
 
     def shutdown(self, how: int, /) -> None:
-        """End the connection below TLS, in both directions whatever is asked.
+        """End the connection below TLS, in both directions whatever `how` says.
 
-        One direction alone is not ended: `ssl` would then take what comes for plain.
+        Ending one direction alone is not possible: `ssl` would return raw bytes then.
         """
         if how == socket.SHUT_RDWR:
             self._sock.shutdown(how)

@@ -1,7 +1,7 @@
-"""Options of both clients: their defaults, what they may be, what they mean.
+"""Options of both clients: their defaults, valid values and meaning.
 
-A wrong value is refused when it is given, with the option's name, the value and what is
-allowed; so are options that contradict each other or the address.
+A wrong value is refused when it is given; the error names the option, the value and
+what is allowed. Options that contradict each other or the address are refused, too.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = [
     "check_tls_options",
 ]
 
-#: What `compression=True` offers: the server may choose the windows. They cost memory
-#: once a connection, of which a server has many and a client few.
+#: Offered by `compression=True`: the server may choose the windows. They cost memory
+#: for each connection, and a server has many of these, a client few.
 _DEFLATE = Deflate(server_max_window_bits=15, client_max_window_bits=15)
 
 
@@ -86,7 +86,7 @@ class ClientOptions(Offer):
         ssl: TLS with this context; None or True for the default one, which verifies the
             certificate. A server-side context is refused. For wss only.
         server_hostname: the name that the certificate must match, instead of the host.
-        proxy: True uses the proxy of the environment or system settings, an address
+        proxy: True uses the proxy from the environment or system settings, an address
             such as "http://user:password@host:port" sets one, None or False use none.
         source_address: local (host, port) to connect from; port 0 lets the system
             choose.
@@ -109,21 +109,21 @@ class ClientOptions(Offer):
     unix: str | None = None
 
     def proxy_to(self, uri: URI) -> URI | None:
-        """The proxy to reach a server by, or None.
+        """The proxy to use for a server, or None.
 
         Raises:
-            InvalidURI: The environment names one of a kind that is not spoken to.
+            InvalidURI: The environment names only proxies of an unsupported kind.
         """
         if self.unix is not None or self.proxy is False:
             return None
         return proxy_for(uri) if self.proxy is True else self.proxy
 
     def tls_to(self, uri: URI, home: URI) -> tuple[SSLContext, str] | None:
-        """Context and name for TLS with a server, or None where it is without.
+        """Context and name for TLS with a server, or None without TLS.
 
         Args:
             uri: the server.
-            home: the one the user named; `server_hostname` is for that one.
+            home: the one given by the user; `server_hostname` is for that one.
         """
         if not uri.secure:
             return None
@@ -132,10 +132,10 @@ class ClientOptions(Offer):
 
 
 def check_client_options(uri: URI | None, given: Mapping[str, Any]) -> ClientOptions:
-    """Check options as a user gave them.
+    """Check the options given by a user.
 
     Args:
-        uri: where to.
+        uri: the server's address.
         given: names and values.
 
     Raises:
@@ -154,15 +154,15 @@ def check_client_options(uri: URI | None, given: Mapping[str, Any]) -> ClientOpt
     if checked.get("unix") is not None:
         for name in ("proxy", "source_address"):
             if given.get(name) not in (None, True, False):
-                raise ValueError(f"{name} is of no use with unix={given['unix']!r}")
+                raise ValueError(f"{name} cannot be used with unix={given['unix']!r}")
     return ClientOptions(**checked)
 
 
 def check_tls_options(uri: URI, given: Mapping[str, Any]) -> None:
-    """Refuse options of TLS for an address without.
+    """Refuse TLS options for an address without TLS.
 
     Raises:
-        ValueError: It has one.
+        ValueError: An option is for TLS only.
     """
     for name in ("ssl", "server_hostname"):
         if given.get(name) is not None and not uri.secure:
@@ -183,12 +183,12 @@ _FIELD_VALUE = re.compile(
     r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*"
     r"[\x21-\x7e\x80-\xff])?)?"
 )
-#: RFC 6265 §4.1.1, with the spaces, commas and quotes that are met in practice.
+#: RFC 6265 §4.1.1, plus the spaces, commas and quotes that occur in practice.
 _COOKIE_VALUE = re.compile(
     r"(?:[\x21-\x3a\x3c-\x7e](?:[\x20-\x3a\x3c-\x7e]*"
     r"[\x21-\x3a\x3c-\x7e])?)?"
 )
-#: Header fields that are the handshake's own, or say how long its body is.
+#: Header fields of the handshake itself, or about the length of a body.
 _FORBIDDEN = frozenset(
     {"host", "upgrade", "connection", "content-length", "transfer-encoding"}
 )
@@ -225,7 +225,7 @@ def _header(name: str, pair: Any) -> tuple[str, str]:
             f"{name}: for {field} there is the option {_HAVE_OPTIONS[lower]}"
         )
     if lower in _FORBIDDEN or lower.startswith("sec-websocket-"):
-        raise ValueError(f"{name}: {field} is the handshake's own")
+        raise ValueError(f"{name}: the handshake itself sets {field}")
     return field, _field_value(f"{name}: {field}", value)
 
 
@@ -245,11 +245,11 @@ def _exact(text: str) -> str:
     return str.__str__(text)
 
 
-# Values are never shown: they are credentials more often than not.
+# Values are never shown in errors: they are often credentials.
 
 
 def _first_wrong(value: str, allowed: re.Pattern[str]) -> str:
-    """Where a text breaks a pattern, in words that do not give it away."""
+    """The position where a text violates a pattern, without quoting the text."""
     index = _index_of_wrong(value, allowed)
     return f"character {index + 1} of {len(value)} is {value[index]!a}"
 
@@ -267,11 +267,11 @@ def _check_token(what: str, value: str, kind: str) -> None:
     if not _TOKEN.fullmatch(value):
         shown = value[: _index_of_wrong(value, _TOKEN)]
         wrong = _first_wrong(value, _TOKEN)
-        raise ValueError(f"{what}: {kind} '{shown}...' is no token; {wrong}")
+        raise ValueError(f"{what}: {kind} '{shown}...' is not a token; {wrong}")
 
 
 def _kinds(pair: Any) -> str:
-    """What was given in place of a pair of strings."""
+    """The types given instead of a pair of strings."""
     if not isinstance(pair, tuple | list):
         return type(pair).__name__
     return f"({', '.join(type(part).__name__ for part in pair)})"
@@ -295,7 +295,7 @@ def _cookies(name: str, value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _subprotocols(name: str, value: Any) -> tuple[str, ...]:
-    # Not as of the server: what stands here may be a token, as Kubernetes has it.
+    # Unlike the server's option: an entry may be a token, as in Kubernetes.
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         kind = type(value).__name__
         raise TypeError(f"{name} must be a list of names, not {kind}")
@@ -345,7 +345,7 @@ def _server_hostname(name: str, value: Any) -> str:
 
 
 def _is_name(host: str) -> bool:
-    """Whether `ssl` takes this name; it would raise odd errors, and late."""
+    """Whether `ssl` accepts this name; otherwise it would raise odd errors later."""
     try:
         return bool(host.encode("idna")) and not host.startswith(".")
     except UnicodeError:

@@ -1,4 +1,4 @@
-"""Limits on new connections: what is refused before the upgrade, and until when."""
+"""Limits on new connections, checked before the upgrade, with a `Retry-After`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Admission:
     """Counts connections by address, and handshakes by time.
 
     Args:
-        options: of the server, or of a handler that has such limits of its own.
+        options: those of the server, or of a handler that sets such limits itself.
         clock: seconds that never run backwards.
 
     Attributes:
-        refused: how many handshakes were refused, by HTTP status.
+        refused: number of handshakes refused, by HTTP status.
     """
 
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
@@ -44,7 +44,7 @@ class Admission:
         self._bucket = None if rate is None else TokenBucket(*rate, clock())
 
     def check(self, address: Any) -> None:
-        """Refuse a handshake that is beyond a limit.
+        """Refuse a handshake that exceeds a limit.
 
         Raises:
             HandshakeError: 429 or 503, with `Retry-After`.
@@ -54,7 +54,7 @@ class Admission:
         self.check_rate()
 
     def check_rate(self) -> None:
-        """Refuse a handshake that comes too soon after others, or count it.
+        """Refuse a handshake that exceeds `handshake_rate`, or count it.
 
         Raises:
             HandshakeError: 503, with `Retry-After`.

@@ -17,9 +17,9 @@ class SlowConsumers:
     """Applies the option `slow_consumer`; shared by all connections."""
 
     def make_room(self, client: Connection, size: int) -> bool:
-        """Say whether a message of `size` bytes may still enter the outbox."""
+        """Return whether a message of `size` bytes may still enter the outbox."""
         if not client._write_blocked:
-            client._flush()  # it may only be that this turn has not been flushed yet
+            client._flush()  # this turn's output may simply not be flushed yet
         if not client.is_open():
             return False
         waiting, reactor = client.buffered_amount, client._loop
@@ -38,12 +38,12 @@ class SlowConsumers:
         reason = f"unsent output exceeds write_limit {client._write_limit:,}"
         if not too_long:
             limit = client._loop.buffered_limit
-            reason = f"unsent output of all exceeds max_buffered {limit:,}"
+            reason = f"unsent output of all clients exceeds max_buffered {limit:,}"
         client._tally.dropped += client._drop_oldest(client.buffered_amount)
         client._close(CloseCode.TRY_AGAIN_LATER, reason, CloseCause.SLOW_CONSUMER)
 
     def _drop_for(self, client: Connection, size: int) -> bool:
-        """Drop the oldest messages for a new one; none if that does not help."""
+        """Drop the oldest messages for a new one; drop none if that is not enough."""
         waiting, reactor = client.buffered_amount, client._loop
         excess = max(1, waiting + size - client._write_limit)
         if reactor.buffered > reactor.buffered_limit:
@@ -56,5 +56,5 @@ class SlowConsumers:
 
 
 def untaken(client: Connection) -> int:
-    """Bytes of output that the peer has not taken, as far as this system knows."""
+    """Bytes of output that the peer has not acknowledged, if the system can say."""
     return client.buffered_amount + unsent_by_system(client._sock)

@@ -1,7 +1,7 @@
-"""Calling the user's code: how long it takes, and where its exceptions end.
+"""Calls of user code: they are timed, and their exceptions are handled here.
 
-The message callback is called by the byte path itself, which hands on what it raises.
-What becomes of the connection then is left to `closing`.
+The byte path calls the message callback itself and passes its exceptions to this
+module. Closing the connection is left to `closing`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .interfaces import Connection
 
 __all__ = ["UserCalls"]
 
-#: What functions of ours return, as in `return server.broadcast(msg)`, and that is no
-#: answer; `deliver` returns a connection.
+#: Return values of our own functions, as in `return server.broadcast(msg)`, which are
+#: no reply; `deliver` returns a connection.
 _NO_ANSWER = (SendStatus, Delivered, ConnectionCore)
 _MESSAGES = (str, bytes, bytearray, memoryview, dict, list)
 
 
 class UserCalls:
-    """Calls callbacks of a connection; shared by all connections."""
+    """Calls the callbacks of a connection; shared by all connections."""
 
     def call(
         self,
@@ -34,13 +34,13 @@ class UserCalls:
         *args: object,
         owner: str | None = None,
     ) -> None:
-        """Call a callback for a connection; it may raise what it likes.
+        """Call a callback for a connection; it may raise anything.
 
         Args:
-            client: whose connection it is.
-            callback: what to call.
-            args: with what.
-            owner: whose it is, for the log; the handler's by default.
+            client: the connection.
+            callback: the function to call.
+            args: its arguments.
+            owner: name of its owner for the log; the handler's by default.
         """
         what = f"{owner or client._handler._log_name}.{name_of(callback)}"
         with client._host._log.timed(what, client._request):
@@ -52,15 +52,15 @@ class UserCalls:
                 client._interrupt(error)
 
     def answer(self, client: Any, value: object) -> None:
-        """Send what a message callback returned, unless that is no answer.
+        """Send the return value of a message callback, unless it is no reply.
 
         Args:
-            client: who gets it.
+            client: the receiver.
             value: not None.
 
         Raises:
-            TypeError: It is no message; and as `Client.write_message`, which may be
-                the user's, or of middlewares that take other objects.
+            TypeError: It is not a message; also the errors of `Client.write_message`,
+                which users and middlewares may replace to accept other objects.
         """
         if isinstance(value, _NO_ANSWER):
             return
@@ -74,7 +74,7 @@ class UserCalls:
         client.write_message(value)
 
     def on_error(self, client: Connection, error: Exception) -> None:
-        """The one place where exceptions of user code arrive."""
+        """Handle an exception of user code; all of them arrive here."""
         if isinstance(error, AuthenticationError):
             client._host._log.note_refusal(client._request.address, str(error))
             client._close(CloseCode.POLICY_VIOLATION, "authentication failed")
@@ -102,16 +102,16 @@ class UserCalls:
         self.fail(client)
 
     def fail(self, client: Connection) -> None:
-        """Close because a callback raised; what the default `on_error` does."""
+        """Close because a callback raised; the default `on_error` does this."""
         reason = "the handler failed"
         client._close(CloseCode.INTERNAL_ERROR, reason, CloseCause.HANDLER_ERROR)
 
     def _fail_peer(self, client: Connection, error: ProtocolError) -> None:
-        """The user's code raised a ProtocolError: the peer broke a rule of theirs."""
-        # Its text is the close reason, and may hold what cannot be sent.
+        """User code raised a ProtocolError: the peer broke an application rule."""
+        # The error's text becomes the close reason; not every text can be sent.
         error.args = (str(error).encode(errors="replace").decode(),)
         client._protocol.fail(error)
         client._protocol.take_event()
         client._follow()
-        # Not from here: others may still have to be told that it opened.
+        # Not from here: some parts may still need to learn that it opened.
         client._loop.call_soon(client._end)

@@ -1,9 +1,9 @@
 """`Client`: one open connection, as users see it.
 
-It answers all that `ConnectionCore` asks of its owner (`speedups.ConnectionHooks`), and
-has four parts, which hold nothing of one connection and are shared by all: `calls` of
-the user's code, `keepalive`, `closing`, and `backpressure`, what a peer that does not
-read costs. Whom a message goes to is left to `topics`, everything before the upgrade to
+It answers all that `ConnectionCore` asks of its owner (`speedups.ConnectionHooks`). Its
+four parts hold no state per connection and are shared by all of them: `calls` of user
+code, `keepalive`, `closing` and `backpressure` (peers that do not read). Choosing the
+receivers of a message is left to `topics`, everything before the upgrade to
 `server.upgrade`.
 """
 
@@ -75,8 +75,8 @@ class Client(ConnectionCore):
     _loop: Reactor
     _protocol: WebSocketProtocol
 
-    # Attributes of the user's own live in a dict that is made when first used: a
-    # server holds 50,000 of these.
+    # User attributes live in a dict that is created on first use: a server holds 50,000
+    # of these objects.
     __slots__ = (
         "_ahead",
         "_client_id",
@@ -125,20 +125,20 @@ class Client(ConnectionCore):
         self.ping_payload = self.pong_payload = b""
         if options.message_rate is not None:
             self._limit_rate(*options.message_rate)
-        # One deadline, of the identity or of the end; and where the wheel keeps us.
+        # One deadline, for the identity or for the end; and the wheel's slot.
         self._timer: Timer | None = None
         self._wheel_slot: dict[Any, None] | None = None
-        #: When the ping was sent that has not been answered yet; where it stands in our
-        #: output, and how much before it the peer has not taken; None for nothing.
+        #: When the unanswered ping was sent, its offset in our output, and how much
+        #: output before it the peer has not taken; None when no ping is pending.
         self._pinged_at: float | None = None
         self._ahead: tuple[int, int] | None = None
         self._client_id: Any = None
-        # Made when first used.
+        # Created on first use.
         self._pings: Pings | None = None
         self._session: Any = None
         self._topics: set[str] | None = None
 
-    # What a user may ask
+    # What users may read
 
     @property
     def session(self) -> Any:
@@ -245,7 +245,7 @@ class Client(ConnectionCore):
         # With quotes: a path may hold line breaks, and this goes to logs.
         return f"<{type(self).__name__} {self.id} {self.path!r} {state}>"
 
-    # What a user may do
+    # What users may do
 
     def close(
         self, code: int = 1000, reason: str = "", *, status: int | None = None
@@ -349,20 +349,20 @@ class Client(ConnectionCore):
         """
         self._host.bind(self, client_id)
 
-    # Beginning
+    # Opening
 
     def _start(self, response: bytes, rest: bytes, registered: bool) -> None:
-        """Answer the handshake, open, and read what came behind the request.
+        """Answer the handshake, open, and process the bytes after the request.
 
         Args:
             response: the server's opening handshake.
-            rest: what came behind the client's.
-            registered: the loop knows the socket already.
+            rest: bytes received after the client's opening handshake.
+            registered: whether the loop knows the socket already.
         """
         try:
             self._open_with(response, rest, registered)
         except BaseException as error:
-            # Who called answers for a handshake, which is over.
+            # The caller handles errors of a handshake, and the handshake is over.
             self._loop.on_failure(self, error)
 
     def _open_with(self, response: bytes, rest: bytes, registered: bool) -> None:
@@ -374,7 +374,7 @@ class Client(ConnectionCore):
         self._request.compact()
         self._enqueue(response)
         self._host._add_client(self)
-        # After that: from now on the handler tells us when it is replaced.
+        # After that: from now on the handler announces a new `on_message`.
         self._take_callback()
         self._keepalive.start(self)
         timeout = self._options.auth_timeout
@@ -384,14 +384,14 @@ class Client(ConnectionCore):
         if rest:
             self._feed(rest)
 
-    # What the handler and the server tell it
+    # Called by the handler and the server
 
     def _take_callback(self) -> None:
-        """The handler's `on_message` is another one from now on."""
+        """The handler's `on_message` has been replaced."""
         self._on_message = self._handler._message_callback
 
     def _note_topic(self, topic: str, subscribed: bool) -> None:
-        """The server has added a subscription, or ended it."""
+        """The server has added or ended a subscription."""
         if subscribed:
             self._topics = self._topics or set()
             self._topics.add(topic)
@@ -399,7 +399,7 @@ class Client(ConnectionCore):
             self._topics.discard(topic)
 
     def _note_identity(self, client_id: Any) -> None:
-        """The server has given it an identity, or taken it away (None)."""
+        """The server has set or removed (None) the identity."""
         self._client_id = client_id
 
     def _check_identity(self) -> None:
@@ -447,10 +447,10 @@ class Client(ConnectionCore):
         self._closing.end(self)
 
     def _abandon(self) -> None:
-        """Cut it because something of ours went wrong; for the loop."""
+        """Cut the connection after an internal error; for the loop."""
         self._cut("internal error", CloseCause.HANDLER_ERROR)
 
-    # What the byte path asks of its owner (`speedups.ConnectionHooks`)
+    # Called by the byte path (`speedups.ConnectionHooks`)
 
     def _receive_slow_path(self, data: bytes, start: int, end: int) -> int:
         pos = self._protocol.receive(data, start, end)
@@ -487,7 +487,7 @@ class Client(ConnectionCore):
             return
         reactor = self._loop
         if not events:
-            # Selectors tell of a hang-up even to those who want nothing.
+            # Selectors report a hang-up even when no event was asked for.
             if not self._unregistered:
                 self._unregistered = True
                 reactor.unregister(self._sock)
@@ -511,7 +511,7 @@ class Client(ConnectionCore):
         self._loop.call_threadsafe(partial(self._send_queued, opcode, payload, blocked))
         return SendStatus.BACKPRESSURE if blocked else SendStatus.SENT
 
-    # What comes of that
+    # Acting on what the protocol reports
 
     def _follow(self) -> None:
         """Act on what the protocol found: send its answers, pass on its event."""
@@ -546,7 +546,7 @@ class Client(ConnectionCore):
         self._loop.release(len(payload))
         self._send(opcode, payload)
         if blocked:
-            self._await_drain = True  # as was promised, though it may be over by now
+            self._await_drain = True  # as announced, even if it has drained by now
 
     def _ping_queued(self, payload: bytes) -> None:
         self._loop.release(len(payload))

@@ -1,10 +1,11 @@
-"""How a connection ends: it is told once, whatever it is that ends it.
+"""How a connection ends; every cause leads to the same steps, taken once.
 
-A fault, a loss, a close frame, a callback that raised, a deadline: the protocol becomes
-CLOSED; the server forgets the client; `on_close` is called; what is in the outbox is
-written; our side of the connection is shut; the socket is closed when the peer has
-closed too, or after `close_timeout`. RFC 6455 §7.1.1: the server closes first, and a
-socket closed with unread input would be reset, and our last frames lost with it.
+The causes are a fault, a loss, a close frame, a callback that raised, a deadline. The
+steps: the protocol becomes CLOSED; the server forgets the client; `on_close` is called;
+the outbox is written; our side of the connection is shut down; the socket is closed
+when the peer has closed too, or after `close_timeout`. RFC 6455 §7.1.1: the server
+closes first. A socket closed with unread input would be reset, and our last frames
+would be lost.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["Closing"]
 
 
 class Closing:
-    """Ends connections, each once; shared by all of them."""
+    """Ends connections, each exactly once; shared by all connections."""
 
     def close(
         self,
@@ -36,14 +37,14 @@ class Closing:
         cause: CloseCause = CloseCause.LOCAL,
         timeout: float | None = None,
     ) -> bool:
-        """Start the closing handshake; false when one has begun already.
+        """Start the closing handshake; return False when it has started already.
 
         Args:
-            client: whose connection it is.
-            code: of our close frame.
-            reason: the same.
-            cause: for logs and figures.
-            timeout: seconds for the peer's answer, see `_wait_for_peer`.
+            client: the connection.
+            code: close code of our close frame.
+            reason: close reason of our close frame.
+            cause: for logs and statistics.
+            timeout: seconds to wait for the peer's answer, see `_wait_for_peer`.
         """
         if not client.is_open():
             return False
@@ -57,36 +58,36 @@ class Closing:
         return True
 
     def cut(self, client: Connection, reason: str, cause: CloseCause) -> None:
-        """Close the socket now, whatever the protocol had in mind."""
+        """Close the socket now, whatever state the protocol is in."""
         client._protocol.conclude(CloseCode.ABNORMAL, reason, cause)
         client._sync()
         self._release(client)
         if not client._ended:
-            # Not from here: this may run inside a callback of the user's.
+            # Not from here: this may run inside a user callback.
             client._loop.call_soon(client._end)
 
     def on_lost(self, client: Connection, error: OSError | None) -> None:
-        """The connection is gone: by an error, or by the peer's end (None)."""
+        """The connection is gone: by an error, or closed by the peer (None)."""
         if not client._attached:
-            return  # an event of this turn, for a socket that a callback closed
+            return  # an event of this turn for a socket that a callback has closed
         if error is not None:
             self.cut(client, error.strerror or str(error), CloseCause.RESET)
         elif client.buffered_amount:
             self._finish_output(client)
         else:
             if client._request.secure:
-                self._half_close(client)  # RFC 8446 §6.1: not without our close_notify
+                self._half_close(client)  # RFC 8446 §6.1: send our close_notify first
             self.cut(client, NO_CLOSE_FRAME, CloseCause.EOF)
 
     def on_drained(self, client: Connection) -> None:
-        """All output has left."""
+        """All output has been written."""
         if client._protocol.state is State.CLOSED:
             self._half_close(client)
         elif client.is_open():
             client._call(client._handler.on_drain, client)
 
     def end(self, client: Connection) -> None:
-        """The protocol has come to its end: tell everybody, once."""
+        """The protocol is CLOSED: notify the server and the user, once."""
         if client._ended:
             return
         client._ended = True
@@ -104,7 +105,7 @@ class Closing:
     def forget(self, client: Connection) -> None:
         """Close a forked process's copy of the socket; the parent has the connection.
 
-        Nobody is told: nothing has ended.
+        No callback is called: nothing has ended.
         """
         client._ended = True
         client._protocol.conclude(
@@ -116,9 +117,9 @@ class Closing:
         self._release(client, close_copy)
 
     def _finish_output(self, client: Connection) -> None:
-        """The peer ceased to send, perhaps not to read: give it what is there.
+        """The peer has stopped sending, but may still read: write the pending output.
 
-        When that is done the loop watches for reading again, and finds the end again.
+        After that the loop watches for reading again, and finds the end again.
         """
         protocol = client._protocol
         protocol.conclude(CloseCode.ABNORMAL, NO_CLOSE_FRAME, CloseCause.EOF)
@@ -134,13 +135,13 @@ class Closing:
         give_up: Callable[[], object],
         timeout: float | None = None,
     ) -> None:
-        """Give up after `timeout` seconds, or after `close_timeout`: then, a peer that
-        still takes what was written before has `ping_timeout` in all."""
+        """Give up after `timeout` seconds, by default `close_timeout`; from then on, a
+        peer that still takes earlier output has `ping_timeout` in all."""
         latest = 0.0
         if timeout is None:
             timeout = client._options.close_timeout
             latest = client._loop.clock() + client._options.ping_timeout
-        # What the system has, it will deliver without us.
+        # The system delivers without us what it has accepted.
         left = untaken(client) if client.buffered_amount else 0
         look = partial(self._look_at_peer, client, give_up, left, latest)
         _arm(client, look, timeout)
@@ -181,7 +182,7 @@ class Closing:
 
 
 def _arm(client: Connection, callback: Callable[[], object], delay: float) -> None:
-    """Set the one timer of the connection."""
+    """Set the connection's only timer."""
     if client._timer is not None:
         client._timer.cancel()
     client._timer = client._loop.call_later(delay, callback)

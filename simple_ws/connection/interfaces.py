@@ -1,9 +1,9 @@
-"""What a connection needs of others, and what its parts need of it.
+"""What a connection needs of its server and handler, and what its parts need of it.
 
 `ConnectionHost` is the server, `Handler` has the user's callbacks, `Connection` is what
 `calls`, `closing`, `keepalive` and `backpressure` work on (`client.Client` has it).
-These parts hold nothing of one connection, so that all share one of each: what is
-known of a connection stays in its own fields.
+These parts have no state per connection, so all connections share one of each; the
+state of a connection is in its own fields.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Handler(Protocol):
 
     @property
     def authenticates(self) -> object:
-        """True: clients must be bound to an identity within `auth_timeout`."""
+        """True: clients must have an identity within `auth_timeout`."""
 
     @property
     def _log_name(self) -> str:
-        """Its name in the log and in statistics."""
+        """The handler's name in the log and in statistics."""
 
     @property
     def _tally(self) -> Tally:
@@ -54,32 +54,32 @@ class Handler(Protocol):
 
     @property
     def _admission(self) -> Admission | None:
-        """Limits for its own new connections, if it has some."""
+        """The handler's own limits for new connections, if it sets any."""
 
     def on_open(self, client: Any) -> object:
-        """After the handshake."""
+        """Called after the handshake."""
 
     def on_message(self, msg: Any, client: Any) -> object:
-        """A message came; what is returned is the answer."""
+        """Called with a message; the return value is sent as the answer."""
 
     def on_close(self, client: Any) -> object:
-        """Once for each `on_open`."""
+        """Called once for each `on_open`."""
 
     def on_ping(self, client: Any) -> object:
-        """A ping was sent, or came."""
+        """Called when a ping was sent or received."""
 
     def on_pong(self, client: Any) -> object:
-        """A pong came."""
+        """Called when a pong was received."""
 
     def on_drain(self, client: Any) -> object:
-        """The outbox is empty again."""
+        """Called when the outbox has been written completely."""
 
     def on_error(self, error: Exception, client: Any) -> object:
-        """A callback raised."""
+        """Called when a callback has raised."""
 
 
 class ConnectionHost(Protocol):
-    """What a connection needs of its server."""
+    """What a connection needs of its server (the server implements this)."""
 
     @property
     def reactor(self) -> Reactor:
@@ -90,13 +90,13 @@ class ConnectionHost(Protocol):
         """The log of this run."""
 
     def _add_client(self, client: Any) -> None:
-        """The connection is open: it counts and receives from now on."""
+        """The connection is open: count it, and include it in broadcasts."""
 
     def _remove_client(self, client: Any) -> None:
-        """The connection has ended: it counts and receives no more."""
+        """The connection has ended: count it no longer, and send it nothing."""
 
     def _release_client(self, client: Any) -> None:
-        """Its socket is closed."""
+        """The connection's socket is closed."""
 
     def subscribe(self, topic: str, client: Any, priority: float) -> None:
         """Add a subscription."""
@@ -105,10 +105,10 @@ class ConnectionHost(Protocol):
         """End a subscription."""
 
     def publish(self, topic: str, msg: object, exclude: Any = ()) -> int:
-        """Send to all subscribers but those excluded."""
+        """Send to all subscribers except the excluded ones."""
 
     def bind(self, client: Any, client_id: Any) -> None:
-        """Give the connection an identity."""
+        """Set the identity of the connection."""
 
 
 class Connection(Ended, Protocol):
@@ -117,7 +117,7 @@ class Connection(Ended, Protocol):
     ping_payload: bytes
     pong_payload: bytes
 
-    # Of the byte path, in C or in Python.
+    # From the byte path, in C or in Python.
     _sock: Any
     _protocol: WebSocketProtocol
     _tally: Tally
@@ -145,7 +145,7 @@ class Connection(Ended, Protocol):
     def _options(self) -> Options: ...
     @property
     def buffered_amount(self) -> int:
-        """Bytes of output that the system has not taken yet."""
+        """Bytes of output that the system has not accepted yet."""
 
     def is_open(self) -> bool:
         """Whether messages can be written."""

@@ -1,7 +1,8 @@
-"""Keep-alive of a server's connections: pings, and silent, idle or dead peers.
+"""Keepalive of server connections: pings, and peers that are silent, idle or dead.
 
-The rules are in `protocol.keepalive`. Here is what a server adds: peers that are slow
-and not dead, moments in which we did not listen, and `timers.Wheel`, which asks.
+The rules are in `protocol.keepalive`. This module adds what a server needs: slow peers
+that are not dead, pauses in which the server did not read, and calls from
+`timers.Wheel`.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ _MAX_QUEUED = 16
 
 
 class KeepAlive:
-    """Asks peers for a sign of life (RFC 6455 §5.5.2); shared by all connections."""
+    """Pings peers and judges their silence (RFC 6455 §5.5.2); shared by all."""
 
     def start(self, client: Connection) -> None:
-        """The connection is open: look at it from time to time."""
+        """The connection is open: check it from time to time."""
         if client._options.ping or client._options.idle_timeout is not None:
             client._loop.wheel.put(client, self._next_look(client))
 
     def look(self, client: Connection, now: float) -> float | None:
-        """Ping a silent peer, give up a dead or idle one.
+        """Ping a silent peer; close a dead or idle one.
 
         Returns:
-            When to look again, or None for never.
+            When to check again, or None for never.
         """
         if not client.is_open():
             return None
         options = client._options
         if client._paused_by_callbacks or client._paused_by_backpressure:
-            client._last_message = now  # it is we who do not listen
+            client._last_message = now  # reading is paused, by us
         if options.idle_timeout and _waited(
             client, client._last_message, now, options.idle_timeout
         ):
@@ -58,7 +59,7 @@ class KeepAlive:
         return self._next_look(client)
 
     def ping(self, client: Connection, payload: bytes) -> bool:
-        """Send a ping, and expect its pong; false when that cannot be."""
+        """Send a ping and expect its pong; return False when that is not possible."""
         pings = client._pings
         if not client.is_open() or (
             client._write_blocked and len(pings or ()) > _MAX_QUEUED
@@ -71,12 +72,12 @@ class KeepAlive:
         return True
 
     def on_ping(self, client: Connection, payload: bytes) -> None:
-        """A ping came; the protocol has answered it."""
+        """A ping was received; the protocol has answered it."""
         client.ping_payload = payload
         client._call(client._handler.on_ping, client)
 
     def on_pong(self, client: Connection, payload: bytes) -> None:
-        """A pong came."""
+        """A pong was received."""
         client.pong_payload = payload
         pings = client._pings or Pings()
         answered = pings.answer(payload, client._loop.clock())
@@ -88,7 +89,7 @@ class KeepAlive:
     def _look_for_life(self, client: Connection, now: float) -> bool:
         options = client._options
         if client._paused_by_callbacks:
-            client._last_received = now  # it is we who do not listen
+            client._last_received = now  # reading is paused, by us
         action, client._pinged_at = next_action(
             now,
             client._last_received,
@@ -103,12 +104,12 @@ class KeepAlive:
         return True
 
     def _may_wait(self, client: Connection, pinged_at: float, now: float) -> bool:
-        """A peer has not answered in time; close, unless that is not its fault."""
+        """A peer has not answered in time: close, unless that is not its fault."""
         timeout = client._options.ping_timeout
         if not _waited(client, pinged_at, now, timeout):
             return True
         if _is_taking(client):
-            client._pinged_at = now  # the ping has not come to it yet
+            client._pinged_at = now  # the ping has not reached it yet
             return True
         reason = no_answer(timeout)
         client._close(CloseCode.INTERNAL_ERROR, reason, CloseCause.PING_TIMEOUT)
@@ -139,7 +140,7 @@ class KeepAlive:
 
 
 def _waited(client: Connection, since: float, now: float, seconds: float) -> bool:
-    """Whether we have listened for so long."""
+    """Whether the server has been reading for this long."""
     if now - since < seconds:
         return False
     # Time in which we read from nobody does not count against a peer.

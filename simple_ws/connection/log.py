@@ -21,14 +21,14 @@ __all__ = ["Ended", "Log", "LogCounts"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Slow callbacks that are remembered, so that none is named twice.
+#: Slow callbacks that are remembered, so that each is named once.
 _NAMED = 16
 
 _BY_PEER = frozenset({CloseCause.PEER, CloseCause.EOF, CloseCause.RESET})
 
 
 class Ended(Protocol):
-    """What there is to tell of a connection (`connection.client.Client` has it)."""
+    """What the log needs of a connection (`connection.client.Client` has it)."""
 
     id: int
     client_id: Any
@@ -47,7 +47,7 @@ class Ended(Protocol):
 
     @property
     def close_cause(self) -> CloseCause | None:
-        """Who or what ended it."""
+        """Why it ended."""
 
     @property
     def close_code(self) -> int | None:
@@ -55,31 +55,31 @@ class Ended(Protocol):
 
     @property
     def close_reason(self) -> str:
-        """The reason that went with it."""
+        """The reason sent with the close code."""
 
     @property
     def messages_received(self) -> int:
-        """Data messages that came."""
+        """Data messages received."""
 
     @property
     def messages_sent(self) -> int:
-        """Data messages that were sent."""
+        """Data messages sent."""
 
     @property
     def bytes_received(self) -> int:
-        """Bytes that came, frames included."""
+        """Bytes received, including frame headers."""
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes that were sent, frames included."""
+        """Bytes sent, including frame headers."""
 
 
 class LogCounts:
-    """What the logs of a server have counted; it outlives its runs.
+    """What a server's log has counted; kept across its runs.
 
     Attributes:
-        ends: how many connections ended, by cause.
-        slow_calls: how many callbacks took longer than `slow_callback`.
+        ends: number of ended connections, by cause.
+        slow_calls: number of callbacks that took longer than `slow_callback`.
     """
 
     def __init__(self) -> None:
@@ -91,19 +91,19 @@ class Log:
     """The log of one run of a server.
 
     Args:
-        reactor: whose clock it uses, and whose timers sum up.
-        counts: of the server; its own by default.
+        reactor: provides the clock, and the timer for the summaries.
+        counts: the server's counts; new ones by default.
     """
 
     def __init__(self, reactor: Reactor, counts: LogCounts | None = None) -> None:
         self.counts = LogCounts() if counts is None else counts
-        self._blame: tuple[float, str] | None = None  # who held the loop last, when
+        self._blame: tuple[float, str] | None = None  # last slow callback, and when
         self._named: deque[tuple[float, float]] = deque(maxlen=_NAMED)
         self._reactor = reactor
         self.may_say = reactor.repeats.may_say
 
     def end(self) -> None:
-        """Sum up now: the timer that would do so ends with the loop."""
+        """Write the summary now: its timer ends with the loop."""
         self._reactor.repeats.sum_up()
 
     def note_end(self, client: Ended) -> None:
@@ -116,12 +116,12 @@ class Log:
             self._say_end(client, cause, level)
 
     def note_refusal(self, address: Any, why: str, status: int | None = None) -> None:
-        """A client was not let in, or sent away because of who it is.
+        """A client was refused, or disconnected because of its identity.
 
         Args:
-            address: of the client, as far as it is known.
-            why: for the operator, who may know more than the client was told.
-            status: of HTTP, None once it was let in.
+            address: of the client, if known.
+            why: for the operator; may say more than the client was told.
+            status: HTTP status; None after the handshake.
         """
         kind = "refused" if status is None else f"refused with {status}"
         if logger.isEnabledFor(logging.INFO) and self.may_say(kind):
@@ -129,7 +129,7 @@ class Log:
                 "client at %s %s: %s",
                 address,
                 kind,
-                # It may quote the client, who must not write our log.
+                # It may quote the client, which must not inject log lines.
                 one_line(why),
                 extra={
                     "ws_event": "refused",
@@ -148,15 +148,15 @@ class Log:
         client: Ended | None = None,
         request: Request | None = None,
     ) -> None:
-        """The program failed; the first of a kind are told with their tracebacks.
+        """The program failed; the first failures of a kind get tracebacks.
 
         Args:
-            kind: a few words, for the line that sums up; one of few.
-            text: of the line.
-            *args: of the text.
-            error: what was raised; None where a line says it all.
-            client: for whom it failed.
-            request: likewise, before there is a client.
+            kind: a few words for the summary; from a small set.
+            text: format of the line.
+            *args: its arguments.
+            error: the exception; None if the line says everything.
+            client: the client affected.
+            request: the same, before there is a client.
         """
         if not self.may_say(kind, logging.ERROR):
             return
@@ -176,7 +176,7 @@ class Log:
         )
 
     def note_cut(self, request: object, why: str, level: int = logging.DEBUG) -> None:
-        """A client has not taken the whole answer to a plain request."""
+        """A client has not read the whole response to a plain request."""
         kind = "answer cut"
         if logger.isEnabledFor(level) and self.may_say(kind):
             logger.log(
@@ -188,24 +188,24 @@ class Log:
             )
 
     def timed(self, what: str, request: Request | None) -> _Timed:
-        """Time what the block calls, and name it if it holds the loop for too long.
+        """Time the calls inside the block, and log them if they block the loop.
 
         Args:
             what: the callback's name.
-            request: what it is called for; None for timers. Its path is read when it
-                is needed: a request that was parsed takes memory.
+            request: the request it is called for; None for timers. Its path is read
+                only when needed: a parsed request takes memory.
         """
         return _Timed(self, what, request)
 
     def note_slow(self, what: str, path: str | None, seconds: float) -> None:
-        """A callback has held the loop for too long, up to now.
+        """Log a callback that has blocked the loop for too long, until now.
 
-        What it has called was named already, and does not count.
+        Slow calls inside it were logged already; their time does not count.
 
         Args:
             what: its name.
-            path: of the request that it was called for; None for timers.
-            seconds: how long.
+            path: path of the request it was called for; None for timers.
+            seconds: its duration.
         """
         now = self._reactor.time()
         began = now - seconds
@@ -219,7 +219,7 @@ class Log:
         self._blame = now, f"{where} ({seconds:.2f} s)"
         if self.may_say(f"slow: {what}"):
             logger.warning(
-                "%s held the loop for %.2f s: nobody else was served",
+                "%s blocked the loop for %.2f s: no other client was served",
                 where,
                 seconds,
                 extra={
@@ -231,7 +231,7 @@ class Log:
             )
 
     def note_slow_client(self, client: Ended, seconds: float) -> None:
-        """What was read of a connection has held the loop for too long."""
+        """Processing the input of a connection has blocked the loop for too long."""
         self.note_slow(f"{client._handler._log_name}.on_message", client.path, seconds)
 
     def _say_end(self, client: Ended, cause: str, level: int) -> None:
@@ -263,11 +263,11 @@ class Log:
             return ""
         when, who = self._blame
         since = client._pinged_at
-        return f"; meanwhile {who} held the loop" if since and when >= since else ""
+        return f"; meanwhile {who} blocked the loop" if since and when >= since else ""
 
 
 class _Timed:
-    """A block that is timed; a generator would take twice as long."""
+    """A timed block; a generator-based context manager would take twice as long."""
 
     __slots__ = ("_began", "_log", "_request", "_what")
 

@@ -1,7 +1,7 @@
-"""Every option of a handler and a server: its default, what it may be, what it means.
+"""Every option of handlers and servers: its default, its valid values, its meaning.
 
-A wrong value is refused when it is given, with the option's name, the value and what is
-allowed. Options given to a handler win over those of its server.
+A wrong value is refused when it is given; the error names the option, the value and
+what is allowed. Options given to a handler override those of its server.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DEFAULT_DEFLATE = Deflate()
 
 
 class _Default(int):
-    """A number that nobody has given; told from the same number by `is`."""
+    """A default; `is` distinguishes it from an equal number given by the user."""
 
 
 DEFAULT_FRAME_SIZE = _Default(8192)
@@ -157,14 +157,14 @@ class Options:
         return self.max_frame_size is not DEFAULT_FRAME_SIZE
 
     def merged(self, given: Mapping[str, Any]) -> Options:
-        """These options, with checked ones (`check_options`) in their place."""
+        """A copy of these options, updated with checked ones (`check_options`)."""
         return replace(self, **given)
 
 
 class OptionAttributes:
     """The options as attributes of a handler, for type checkers; as in `Options`.
 
-    `tests/handlers/test_names.py` holds that the two are equal.
+    `tests/handlers/test_names.py` checks that both have the same names.
     """
 
     ping: bool
@@ -213,7 +213,7 @@ def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     checked = {}
     for name, value in given.items():
-        # The spelling of simple_ws 0.3, which its users have in their programs.
+        # The spelling of simple_ws 0.3, still found in users' programs.
         name = "ping_interval" if name == "ping_intervall" else name
         if name not in _CHECKS:
             raise TypeError(
@@ -228,7 +228,7 @@ def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
 def _busy_poll(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    # Signals are looked at when the spinning is over.
+    # Signals are only handled after busy polling.
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be from 0 to 1 seconds, not {value!r}")
     return float(value)
@@ -252,7 +252,7 @@ def _origins(name: str, value: Any) -> tuple[OriginRule, ...] | None:
 
 
 def _origin(name: str, item: Any) -> OriginRule:
-    """Strings with `*` become patterns; a `*` stands for anything but a slash."""
+    """Strings with `*` become patterns; `*` matches anything but a slash."""
     if item is None:
         return None
     if isinstance(item, re.Pattern):
@@ -285,7 +285,7 @@ def _networks(name: str, value: Any) -> tuple[str, ...]:
 def _network(name: str, item: Any) -> str:
     if item == "unix":
         return "unix"
-    if isinstance(item, int | bytes):  # `ipaddress` would take them for addresses
+    if isinstance(item, int | bytes):  # `ipaddress` would accept them as addresses
         raise TypeError(f"{name} must hold networks, not {item!r}")
     try:
         return str(ip_network(item))

@@ -1,8 +1,7 @@
 """Receivers: groups of clients, topics, identities.
 
-A `Group` can be walked while clients come and go. `Topics` knows who subscribed to
-what, `Identities` which connections belong to which user. Sending is left to the
-callers.
+A `Group` can be iterated while clients come and go. `Topics` records subscriptions,
+`Identities` which connections belong to which user. Sending is left to the callers.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ _NO_SNAPSHOT: tuple[int, list[Any]] = (-1, [])
 
 
 class Group(Generic[T]):
-    """Clients in the order they came, each once.
+    """Clients in the order they were added, each once.
 
-    Iterating is safe while members come and go, from any thread: it walks those who
-    were in when it began. The copy it walks is kept until the group changes, because
-    copying 1,000 receivers for each broadcast cost 1 µs a receiver.
+    Iterating is safe while members come and go, from any thread: it yields the members
+    at the time it began. The copy it iterates over is kept until the group changes,
+    because copying 1,000 receivers for each broadcast cost 1 µs a receiver.
     """
 
     __slots__ = ("_members", "_snapshot", "_version")
@@ -31,18 +30,18 @@ class Group(Generic[T]):
     def __init__(self) -> None:
         self._members: dict[T, None] = {}
         self._version = 0
-        # The copy, and the version that was read before it was made: what another
-        # thread changed meanwhile shows at the next walk.
+        # The copy, and the version read before it was made: a concurrent change by
+        # another thread shows in the next iteration.
         self._snapshot: tuple[int, list[T]] = _NO_SNAPSHOT
 
     def add(self, member: T) -> None:
-        """Put a client in; nothing happens when it is in already."""
+        """Add a client; nothing happens when it is a member already."""
         self._members[member] = None
         self._version += 1
         self._snapshot = _NO_SNAPSHOT
 
     def discard(self, member: T) -> None:
-        """Take a client out; nothing happens when it is not in."""
+        """Remove a client; nothing happens when it is no member."""
         self._members.pop(member, None)
         self._version += 1
         self._snapshot = _NO_SNAPSHOT
@@ -66,16 +65,16 @@ class Group(Generic[T]):
 
 
 class Topics(Generic[T]):
-    """Subscriptions, with a priority each; one ends by `unsubscribe`."""
+    """Subscriptions, each with a priority; they end by `unsubscribe`."""
 
     def __init__(self) -> None:
         self._groups: dict[str, Group[T]] = {}
         self._priorities: dict[tuple[str, T], float] = {}
-        # The members by rank, until somebody comes or goes.
+        # The members by rank, until the members change.
         self._ranked: dict[str, list[T]] = {}
 
     def subscribe(self, topic: str, member: T, priority: float = 0) -> None:
-        """Add a subscriber; again means the latest, with the new priority."""
+        """Add a subscriber; calling again makes it the latest, with a new priority."""
         group = self._groups.setdefault(topic, Group())
         group.discard(member)
         group.add(member)
@@ -83,7 +82,7 @@ class Topics(Generic[T]):
         self._ranked.pop(topic, None)
 
     def unsubscribe(self, topic: str, member: T) -> None:
-        """Remove a subscriber; nothing happens when it is none."""
+        """Remove a subscriber; nothing happens when it is not subscribed."""
         if self._priorities.pop((topic, member), None) is None:
             return
         self._ranked.pop(topic, None)
@@ -101,7 +100,7 @@ class Topics(Generic[T]):
         ranked = self._ranked.get(topic)
         if ranked is None:
             ranked = list(self.members(topic))[::-1]
-            # Another thread may ask while the last ones leave a server that stops.
+            # Another thread may ask while the last ones leave a stopping server.
             rank = self._priorities.get
             ranked.sort(key=lambda member: -rank((topic, member), 0))
             if ranked:
@@ -110,17 +109,17 @@ class Topics(Generic[T]):
 
 
 class Identities(Generic[T]):
-    """Connections by the identity they were bound to; one may have several."""
+    """Connections by their identity; an identity may have several."""
 
     def __init__(self) -> None:
         self._groups: dict[Any, Group[T]] = {}
 
     def bind(self, identity: Any, member: T) -> None:
-        """Give a connection to an identity."""
+        """Assign a connection to an identity."""
         self._groups.setdefault(identity, Group()).add(member)
 
     def unbind(self, identity: Any, member: T) -> None:
-        """Take it away; nothing happens when it was not bound to that identity."""
+        """Remove the assignment; nothing happens if it has another identity."""
         group = self._groups.get(identity)
         if group is not None:
             group.discard(member)

@@ -1,1 +1,1 @@
-"""The user's code: callbacks, middleware, results that come later."""
+"""User code: callbacks, middleware, deferred results."""

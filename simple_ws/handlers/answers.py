@@ -1,8 +1,8 @@
-"""What callbacks return where they decide about a client: yes, no, or who it is.
+"""Return values of callbacks that decide about a client: yes, no, or an identity.
 
-One rule for all of them: what cannot be meant as an answer, such as a status or an
-exception that was returned and not raised, is a mistake of the program. It lets nobody
-in, and is logged in one line that names the function (`WrongAnswer`).
+One rule for all of them: a value that cannot be meant as an answer, such as a status or
+an exception that was returned and not raised, is an error of the program. The client is
+refused, and one log line names the function (`WrongAnswer`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = [
     "yes_or_no",
 ]
 
-#: What nobody means by an answer: code that was not called, what was not raised, what
-#: nobody runs.
+#: Types that cannot be meant as an answer: code that was not called, exceptions that
+#: were not raised, deferred results that nothing runs.
 _NEVER = (
     BaseException,
     type,
@@ -45,21 +45,21 @@ _NEVER = (
 
 
 class WrongAnswer(TypeError):
-    """A callback returned what says nothing: a mistake of the program."""
+    """A callback returned a value that is no answer: an error of the program."""
 
 
 def session_of(what: str, answer: Any) -> Any:
-    """What `on_request` means by what it returned.
+    """The decision that a return value of `on_request` stands for.
 
     Args:
         what: the function, as the log calls it.
-        answer: what it returned, no longer deferred.
+        answer: its return value, no longer deferred.
 
     Returns:
         None to accept the client, a `Response` to refuse it, or its session.
 
     Raises:
-        WrongAnswer: It says nothing.
+        WrongAnswer: It is none of these.
     """
     if answer is None:
         return None
@@ -77,10 +77,10 @@ def session_of(what: str, answer: Any) -> Any:
 
 
 def yes_or_no(what: str, answer: Any) -> bool:
-    """What a function means that is asked for True or False.
+    """The answer of a function that must return True or False.
 
     Raises:
-        WrongAnswer: It returned something else, which may be true by being something.
+        WrongAnswer: It returned something else, even if that is truthy.
     """
     flag = as_bool(answer)
     if flag is None:
@@ -93,8 +93,8 @@ def identity_of(what: str, answer: Any) -> Any:
     """The identity that a check of credentials returned; a number may be one.
 
     Raises:
-        WrongAnswer: It can be nobody's: None, a bool (True would be everybody's), a
-            status, a `Response` and the like.
+        WrongAnswer: It is not an identity: None, a bool (True would be the same for
+            all clients), a status, a `Response` and the like.
     """
     if answer is None or as_bool(answer) is not None or _says_nothing(answer):
         raise _wrong(what, answer, "return an identity, or raise AuthenticationError")
@@ -117,7 +117,7 @@ def subprotocol_of(what: str, answer: Any, offered: Sequence[str]) -> str | None
 
 
 def as_bool(answer: Any) -> bool | None:
-    """True or False, also those of numpy; None if it is neither."""
+    """True or False, including those of numpy; None if it is neither."""
     kind = type(answer)
     if kind is bool or (
         kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_")
@@ -129,7 +129,7 @@ def as_bool(answer: Any) -> bool | None:
 def _says_nothing(answer: Any) -> bool:
     if answer is Middleware.STOP or isinstance(answer, _NEVER):
         return True
-    if is_deferred(answer):  # awaited once already, and this is what came of it
+    if is_deferred(answer):  # the result of an await that is deferred again
         discard(answer)
         return True
     return False

@@ -1,8 +1,8 @@
 """`Chain`: middlewares around a handler.
 
-In order on the way in (`on_request`, `on_open`, messages), in reverse order on the way
-out (`on_send`, `on_close`). Any of them may return a deferred result if an
-`ordering.Awaited` stands before the chain.
+They run in order on the way in (`on_request`, `on_open`, messages), in reverse order on
+the way out (`on_send`, `on_close`). Any of them may return a deferred result if an
+`ordering.Awaited` wraps the chain.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ __all__ = ["Chain"]
 
 logger = logging.getLogger("simple_ws")
 
-#: One call on the way of a message: the middleware, the name of its method, and if this
-#: is `on_first_message`, how many middlewares have seen the client afterwards.
+#: One call in the processing of a message: the middleware, the name of its method, and
+#: for `on_first_message`, how many middlewares have seen the client afterwards.
 _Call: TypeAlias = tuple[Middleware, str, int]
 
 
 class Chain(Wrapper):
-    """A handler with middlewares around it; it stands where the handler would.
+    """A handler with middlewares around it; it takes the place of the handler.
 
     Args:
-        handler: what is reached in the end.
-        middlewares: in the order in which they were put in.
-        awaited: something runs the deferred results that it returns.
+        handler: the innermost handler.
+        middlewares: in the order in which they were added.
+        awaited: whether its deferred results are run.
     """
 
     def __init__(
@@ -71,24 +71,24 @@ class Chain(Wrapper):
         self._calls: tuple[_Call, ...] = tuple(
             (middleware, "on_message", 0) for middleware in inward
         )
-        # What to call for a client that only so many middlewares have seen yet.
+        # The calls for a client that only so many middlewares have seen yet.
         self._first_calls = _first_calls(inward)
         self._reached: dict[Client, int] = {}
         self._outward = tuple(filter(changes_output, reversed(middlewares)))
-        self._sending: tuple[Any, Any] = None, None  # a client class, and ours of it
+        self._sending: tuple[Any, Any] = None, None  # a client class, and its subclass
 
     @property
     def authenticates(self) -> bool:
-        """Whether the handler or a middleware wants an identity."""
+        """Whether the handler or a middleware requires an identity."""
         return super().authenticates or any(
             middleware.authenticates is True for middleware in self._middlewares
         )
 
     @property
     def client_class(self) -> Any:
-        """The handler's, made to pass messages through `on_send` if one looks at them.
+        """The handler's class, or a subclass that calls `on_send` if any uses it.
 
-        The handler's may be replaced while the server runs.
+        The handler's class may be replaced while the server runs.
         """
         wanted = self._handler.client_class
         if not self._outward:
@@ -98,11 +98,11 @@ class Chain(Wrapper):
         return self._sending[1]
 
     def on_request(self, request: Request) -> Any:
-        """Ask all; the first `Response` refuses, the last session given counts."""
+        """Call all; the first `Response` refuses, the last session given counts."""
         return run_steps(self._ask_all(request))
 
     def on_open(self, client: Client) -> Any:
-        """Call all; also if one fails or closes the client, since `on_close` comes."""
+        """Call all, even if one fails or closes the client: `on_close` follows."""
         if self._first_calls:
             self._reached[client] = 0
         targets = [*self._middlewares, self._handler]
@@ -118,7 +118,7 @@ class Chain(Wrapper):
         )
 
     def on_message(self, msg: Any, client: Client) -> Any:
-        """Hand a message through; the handler's answer is the answer."""
+        """Pass a message through; the handler's return value is the reply."""
         reached = self._reached.get(client)
         calls = self._calls if reached is None else self._first_calls[reached]
         return self._hand_through(msg, client, iter(calls))
@@ -149,7 +149,7 @@ class Chain(Wrapper):
                 report_failure(client, error)
 
     def _hand_through(self, msg: Any, client: Client, calls: Iterator[_Call]) -> Any:
-        """Hand a message to those that are left, then to the handler."""
+        """Pass a message to the remaining middlewares, then to the handler."""
         for call in calls:
             middleware, name, reached = call
             given, msg = msg, getattr(middleware, name)(msg, client)
@@ -166,24 +166,24 @@ class Chain(Wrapper):
     def _hand_on(
         self, client: Client, calls: Iterator[_Call], call: _Call, given: Any, msg: Any
     ) -> Any:
-        """A deferred result of a middleware is there."""
+        """Continue with the outcome of a middleware's deferred result."""
         if not self._passes(msg, client, call, given):
             return None
         return self._hand_through(msg, client, calls)
 
     def _passes(self, msg: Any, client: Client, call: _Call, given: Any) -> bool:
-        """Whether the message goes on behind this call."""
+        """Whether the message continues after this call."""
         middleware, name, reached = call
         if msg is None and given is not None:
             check_returned(middleware, name)
-        # Not before: if it fails, and the client stays, `on_first_message` comes again.
+        # Not before: if it fails, and the client stays, `on_first_message` is repeated.
         if reached:
             self._note_reached(client, reached)
         return msg is not Middleware.STOP
 
     def _note_reached(self, client: Client, reached: int) -> None:
         if client not in self._reached:
-            return  # it has left meanwhile
+            return  # it has disconnected meanwhile
         if reached < len(self._first_calls):
             self._reached[client] = reached
         else:
@@ -193,7 +193,7 @@ class Chain(Wrapper):
         """The result; refused if it is deferred and nothing runs it."""
         if not self._awaited and is_deferred(result):
             discard(result)
-            raise InvalidState(f"nobody awaits {owner}.{name}")
+            raise InvalidState(f"{owner}.{name} is deferred, and nothing awaits it")
         return result
 
     def _name_of(self, target: Any) -> str:
@@ -202,7 +202,7 @@ class Chain(Wrapper):
 
 
 def _first_calls(inward: Sequence[Middleware]) -> list[tuple[_Call, ...]]:
-    """What to call for a client of which 0, 1, … middlewares have seen a message."""
+    """The calls for a client of which 0, 1, … middlewares have seen a message."""
     last = max(
         (
             number
@@ -225,10 +225,9 @@ def _first_calls(inward: Sequence[Middleware]) -> list[tuple[_Call, ...]]:
 def _sending_through(
     client_class: type[Client], filters: Sequence[Middleware]
 ) -> Callable[..., Client]:
-    """A class of connections whose messages pass through middlewares.
+    """A connection class whose messages pass through middlewares.
 
-    A class of its own, since the connections of handlers without such middlewares must
-    not pay for it.
+    A separate class, so that handlers without such middlewares do not pay for it.
     """
 
     def write_message(
@@ -247,7 +246,7 @@ def _sending_through(
     def refuse(*args: object) -> Client:
         raise TypeError(
             f"{client_class!r} cannot be subclassed, which middlewares with on_send "
-            "need of a client_class"
+            "require of a client_class"
         )
 
     members = {
@@ -262,7 +261,7 @@ def _sending_through(
             name, (client_class,), exec_body=lambda space: space.update(members)
         )
         made.__qualname__ = client_class.__qualname__
-    except Exception:  # a function, or a metaclass that wants something else
+    except Exception:  # a function, or a metaclass with other requirements
         logger.debug("no subclass of %r", client_class, exc_info=True)
         return refuse  # the next handshake reports it
     return made

@@ -26,10 +26,10 @@ __all__ = [
 
 _OPTION_NAMES = tuple(Options.__dataclass_fields__)
 _OPTIONS = frozenset((*_OPTION_NAMES, "ping_intervall"))
-#: Options for which something is counted (`connection.admission`).
+#: Options that need counters (`connection.admission`).
 _COUNTED = frozenset(("max_connections_per_ip", "handshake_rate"))
 
-#: What each callback is handed.
+#: The arguments of each callback.
 CALLBACKS = {
     "on_request": ("request",),
     "on_open": ("client",),
@@ -44,7 +44,7 @@ CALLBACKS = {
 
 
 class BaseHandler(OptionAttributes):
-    """A `WebSocket` that cannot serve by itself.
+    """The base of `WebSocket`, without the methods to serve by itself.
 
     A plain function may replace a callback, and be removed again with `del`. Setting an
     option as an attribute counts as passing it; connections that are open may keep the
@@ -54,7 +54,7 @@ class BaseHandler(OptionAttributes):
     #: Class of the connections: a subclass of `Client` with your own state and methods.
     client_class: type[Client] = Client
 
-    # These are documented by `WebSocket`.
+    # Documented by `WebSocket`.
     clients: Group[Client]
     server: Any
     options: Options
@@ -62,11 +62,11 @@ class BaseHandler(OptionAttributes):
     _given: dict[str, Any]
     #: `on_message`, bound once for all connections.
     _message_callback: Callable[[Any, Any], Any]
-    #: Some callbacks are async, or `in_thread`.
+    #: Whether some callbacks are async or `in_thread`.
     _has_deferred: bool
-    #: Its name in logs and statistics.
+    #: The handler's name in logs and statistics.
     _log_name: str
-    #: Counts of its connections.
+    #: Counters of its connections.
     _tally: Tally
     _admission: Admission | None
 
@@ -75,7 +75,7 @@ class BaseHandler(OptionAttributes):
     authenticates: Any = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make what the server needs, also for subclasses that forget __init__."""
+        """Create the handler's state, even if a subclass forgets __init__."""
         _NAMES.check_class(cls)
         self = super().__new__(cls)
         self._set(
@@ -175,14 +175,14 @@ class BaseHandler(OptionAttributes):
             self._note_message_callback()
 
     def _note_message_callback(self) -> None:
-        """Connections look it up once, when they open: for each message that would take
-        34 ns."""
+        """Update the connections, which look the callback up once when they open: one
+        look-up for each message would take 34 ns."""
         self._set(_message_callback=self.on_message)
         for client in self.clients:
             client._take_callback()
 
     def _give(self, options: dict[str, Any]) -> None:
-        """Take options that a user gives, in place of earlier ones."""
+        """Accept options from a user; they replace earlier ones."""
         given = check_options(options)
         self._given.update(given)
         self._take_options(Options() if self.server is None else self.server.options)
@@ -190,7 +190,7 @@ class BaseHandler(OptionAttributes):
             return
         if self.server is None:
             self._set_admission()
-        else:  # in the loop's thread: in another, clients come and go meanwhile
+        else:  # only in the loop's thread: clients come and go there
             self.server._on_loop(self._set_admission)
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -199,7 +199,7 @@ class BaseHandler(OptionAttributes):
             yield f"{self._log_name}.{name}", getattr(self, name)
 
     def _take_deferred(self, name: str, function: Callable[..., Any]) -> None:
-        """Take a deferred callback, if something can wait for it."""
+        """Accept a deferred callback, if something can await it."""
         if name == "select_subprotocol":
             check_not_deferred(name, function)
         if self.server is not None:
@@ -212,7 +212,7 @@ class BaseHandler(OptionAttributes):
         self._set(**{name: getattr(options, name) for name in _OPTION_NAMES})
 
     def _adopt(self, server: Any) -> None:
-        """Belong to a server; the handler's own options override its options."""
+        """Mount on a server; the handler's own options override its options."""
         if self.server is not None and self.server is not server:
             raise InvalidState("the handler is mounted on another server")
         class_name = type(self).__name__
@@ -229,7 +229,7 @@ class BaseHandler(OptionAttributes):
             self._set_admission()
 
     def _set_admission(self) -> None:
-        """Keep the handler's own limits beside those of the server."""
+        """Create the handler's own limits, in addition to those of the server."""
         admission = None
         if self.server is not None and not self._given.keys().isdisjoint(_COUNTED):
             admission = Admission(self.options, self.server._clock)
@@ -245,7 +245,7 @@ class BaseHandler(OptionAttributes):
 
 
 def _check_client_class(what: str, client_class: object) -> None:
-    """Refuse what cannot make connections: neither a `Client` class nor a function."""
+    """Refuse an object that is neither a `Client` class nor a function."""
     if isinstance(client_class, type):
         good = issubclass(client_class, Client)
     else:
@@ -254,7 +254,7 @@ def _check_client_class(what: str, client_class: object) -> None:
         raise TypeError(f"{what} must be a subclass of Client, not {client_class!r}")
 
 
-#: Names of every handler. Options and callbacks are for users to set.
+#: Names on every handler. Users may set options and callbacks.
 _NAMES: Final = Names(
     "handler",
     CALLBACKS,
@@ -274,10 +274,10 @@ _NAMES: Final = Names(
 
 
 class FunctionHandler(BaseHandler):
-    """A handler made of one function.
+    """A handler made from one function.
 
     Args:
-        function: called with (msg, client); what it returns is the answer.
+        function: called with (msg, client); its return value is the reply.
         options: of the handler.
 
     Raises:

@@ -1,6 +1,6 @@
 """`Middleware`, the class to subclass: code that runs around all handlers of a server.
 
-Calling several in order is left to `chain`; those that come with the library are in
+Calling several in order is left to `chain`; the library's own ones are in
 `ready_made`.
 """
 
@@ -24,7 +24,7 @@ __all__ = [
     "overrides",
 ]
 
-#: What each hook is called with.
+#: The arguments of each hook.
 HOOKS = {
     "on_use": ("server",),
     "on_request": ("request",),
@@ -45,7 +45,7 @@ class Middleware:
 
     Every method is optional. Methods run in the thread of the loop and must not block,
     unless they are `in_thread`. `on_send` runs in the thread that writes to a client,
-    and what it raises reaches the code that writes; messages that other threads
+    and its exceptions reach the code that writes; messages that other threads
     broadcast, publish, deliver or send to an identity reach it in the loop's thread.
     All methods except `on_use` and `on_send` can be `async def` where callbacks of
     handlers can be.
@@ -64,7 +64,7 @@ class Middleware:
     STOP: Final = _Stop.STOP
     authenticates: Any = False
 
-    #: It may turn a message into None.
+    #: Whether it may turn a message into None.
     _makes_none: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -113,7 +113,7 @@ class Middleware:
         """A connection ended."""
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
-        """Its functions that are called, each with its name for errors."""
+        """The functions it calls, each with its name for errors."""
         for name in HOOKS:
             yield f"{type(self).__name__}.{name}", getattr(self, name)
 
@@ -146,22 +146,22 @@ def check_middleware(middleware: object) -> None:
 
 
 def changes_output(middleware: Middleware) -> bool:
-    """Whether it sees what is sent."""
+    """Whether it uses `on_send`."""
     return overrides(middleware, "on_send")
 
 
 def overrides(middleware: Middleware, name: str) -> bool:
-    """Whether it has a method of its own of this name."""
+    """Whether it overrides this method."""
     return getattr(type(middleware), name) is not getattr(Middleware, name) or (
         name in vars(middleware)
     )
 
 
 def check_returned(middleware: Middleware, name: str) -> None:
-    """Refuse None that it returned in place of a message.
+    """Refuse a None that was returned instead of a message.
 
     Raises:
-        TypeError: It must not return None.
+        TypeError: This middleware must not return None.
     """
     if not middleware._makes_none:
         raise TypeError(

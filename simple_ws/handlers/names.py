@@ -1,8 +1,8 @@
-"""Names that the library shares with the classes of its users.
+"""Names that the library shares with its users' classes.
 
-On a class that users subclass, names without underscore are documented, and everything
-else is the user's. `Names` refuses what would break the library, and callbacks that it
-would never call because they are misspelt.
+On a class that users subclass, the library's names without underscore are documented,
+and all others belong to the user. `Names` refuses attributes that would break the
+library, and misspelt callbacks, which it would never call.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 __all__ = ["Names"]
 
-#: What other libraries call our callbacks, without underscores and in lower case.
+#: Names of our callbacks in other libraries, without underscores and in lower case.
 _ELSEWHERE = {
     "onbinary": "on_message",
     "onbinarymessage": "on_message",
@@ -50,20 +50,20 @@ _ELSEWHERE = {
     "onwsmessage": "on_message",
 }
 
-#: How alike two names are (`difflib`) when one is the other misspelt. Not below: with
-#: one other letter, `on_ring` is as near to `on_ping`.
+#: Similarity (`difflib`) from which one name counts as the other misspelt. Not lower:
+#: with one different letter, `on_ring` is as close to `on_ping`.
 _ALIKE = 0.86
 
 
 class Names:
-    """What the names on one of our base classes mean.
+    """The meaning of the names on one of our base classes.
 
     Args:
-        kind: what its subclasses are called in errors.
-        callbacks: that the library calls.
-        reserved: public names that only the library sets, and what they are.
+        kind: the term for its subclasses in errors.
+        callbacks: called by the library.
+        reserved: public names that only the library sets, each with its meaning.
         private: names with an underscore that the library uses.
-        foreign: callbacks that only other classes have, and which those are.
+        foreign: callbacks of other classes, each with its class.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Names:
         self._foreign = foreign or {}
 
     def check_class(self, checked: type) -> None:
-        """Check the attributes of a user's class, and of its bases.
+        """Check the attributes of a user's class and of its bases.
 
         Raises:
             TypeError: One of them is reserved, or a misspelt callback.
@@ -130,7 +130,7 @@ class Names:
             )
 
     def _meant(self, name: str) -> str | None:
-        """The callback that was probably meant, or None."""
+        """The callback that was probably intended, or None."""
         plain = name.replace("_", "").lower()
         if not plain.startswith("on"):
             return None

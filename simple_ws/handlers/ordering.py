@@ -1,6 +1,6 @@
-"""`Awaited`: the events of each client in order, while callbacks are deferred.
+"""`Awaited`: keeps the events of each client in order while callbacks are deferred.
 
-Running what callbacks return is left to `pending`.
+Running deferred results is left to `pending`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .wrapper import Wrapper
 __all__ = ["Awaited"]
 
 #: Events of one client that may wait for a callback; then the server stops reading from
-#: it. What has been read already may add up to 7 more (`_fallback.connection`).
+#: it. Input read already may add up to 7 more (`_fallback.connection`).
 _MAX_WAITING = 8
-#: The same in bytes of messages: besides those 7, at most one goes beyond it.
+#: The same in bytes of messages; besides those 7, at most one message exceeds it.
 _MAX_WAITING_BYTES = 64 * 1024
-#: Causes after which messages that wait are dropped.
+#: Close causes that drop waiting messages.
 _ENDED_BY_CALLBACK = (CloseCause.LOCAL, CloseCause.HANDLER_ERROR)
 
 
 class Kind(Enum):
-    """What an event in the queue is."""
+    """The kind of a queued event."""
 
     MESSAGE = auto()
     CLOSE = auto()
-    #: What `on_error` has returned.
+    #: The deferred result of `on_error`.
     ERROR = auto()
     OTHER = auto()
 
@@ -45,7 +45,7 @@ class EventQueue:
     Attributes:
         kind, call: of the callback that runs.
         waiting: later events: kind, bytes of the message, callback and arguments.
-        size: bytes of all that waits.
+        size: bytes of all waiting messages.
     """
 
     __slots__ = ("call", "client", "kind", "size", "waiting")
@@ -60,21 +60,21 @@ class EventQueue:
         self.waiting = deque()
 
     def add(self, kind: Kind, function: Callable[..., Any], args: Any) -> None:
-        """Append an event; when enough of them wait, reading stops."""
+        """Append an event; pause reading when enough events wait."""
         size = len(args[0]) if kind is Kind.MESSAGE else 0
         self.waiting.append((kind, size, function, args))
         self.size += size
         full = len(self.waiting) >= _MAX_WAITING or self.size > _MAX_WAITING_BYTES
-        # From a closing client reading goes on: what comes is thrown away.
+        # From a closing client reading continues: its input is discarded.
         if full and self.client.is_open() and not self.client._paused_by_callbacks:
             self.client._pause_reading(True)
 
     def add_next(self, kind: Kind, deferred: Any) -> None:
-        """Put a deferred result that is there already before the others."""
+        """Insert a deferred result before the waiting events."""
         self.waiting.appendleft((kind, 0, _identity, (deferred,)))
 
     def take(self) -> tuple[Kind, Callable[..., Any], tuple[Any, ...]]:
-        """The next event; when few are left, reading goes on."""
+        """The next event; resume reading when few are left."""
         kind, size, function, args = self.waiting.popleft()
         self.size -= size
         few_events = len(self.waiting) <= _MAX_WAITING // 2
@@ -92,12 +92,11 @@ class Awaited(Wrapper):
 
     For each client they run one after the other, in the order of the events. While one
     runs, later events of this client wait; when more than a few do, the server stops
-    reading from it. A message that waits is dropped when a callback ends the
-    connection, as it is where nothing waits: what has been read is handled before the
-    next callback.
+    reading from it. A waiting message is dropped when a callback ends the connection,
+    just as later messages are dropped without deferred callbacks.
 
     Args:
-        inner: what would stand here otherwise.
+        inner: the handler or chain to wrap.
         pending: of the server.
     """
 
@@ -117,7 +116,7 @@ class Awaited(Wrapper):
         self._do(client, Kind.OTHER, super().on_open, client)
 
     def on_message(self, msg: Any, client: Client) -> Any:
-        """A message came; returns the answer if it is there at once."""
+        """A message was received; returns the reply if it is not deferred."""
         return self._do(client, Kind.MESSAGE, self._pass_message, msg, client)
 
     def on_ping(self, client: Client) -> None:
@@ -125,11 +124,11 @@ class Awaited(Wrapper):
         self._do(client, Kind.OTHER, self._on_ping, client.ping_payload, client)
 
     def on_pong(self, client: Client) -> None:
-        """A pong came."""
+        """A pong was received."""
         self._do(client, Kind.OTHER, self._on_pong, client.pong_payload, client)
 
     def on_drain(self, client: Client) -> None:
-        """All output has left."""
+        """All output has been written."""
         self._do(client, Kind.OTHER, super().on_drain, client)
 
     def on_close(self, client: Client) -> None:
@@ -137,7 +136,7 @@ class Awaited(Wrapper):
         self._do(client, Kind.CLOSE, super().on_close, client)
 
     def on_error(self, error: Exception, client: Client) -> None:
-        """A callback raised; nothing else of this client happens before it is done."""
+        """A callback raised; other events of this client wait until this is done."""
         result = super().on_error(error, client)
         if not is_deferred(result):
             return
@@ -148,7 +147,7 @@ class Awaited(Wrapper):
             queue.add_next(Kind.ERROR, result)
 
     def _on_ping(self, payload: bytes, client: Client) -> Any:
-        client.ping_payload = payload  # others may have come meanwhile
+        client.ping_payload = payload  # other pings may have been received meanwhile
         return self._inner.on_ping(client)
 
     def _on_pong(self, payload: bytes, client: Client) -> Any:
@@ -158,7 +157,7 @@ class Awaited(Wrapper):
     def _do(
         self, client: Client, kind: Kind, function: Callable[..., Any], *args: Any
     ) -> Any:
-        """Call a callback, or have it wait for its turn."""
+        """Call a callback, or queue it."""
         queue = self._queues.get(client)
         if queue is not None:
             queue.add(kind, function, args)
@@ -169,7 +168,7 @@ class Awaited(Wrapper):
         queue = self._queues.get(client)
         if queue is None:
             self._run(EventQueue(client), kind, result)
-        else:  # a part of it has failed, and what `on_error` returned comes first
+        else:  # a part of it has failed: first the deferred result of `on_error`
             queue.add_next(kind, result)
         return None
 
@@ -195,12 +194,12 @@ class Awaited(Wrapper):
         self._run_waiting(queue)
 
     def _run_soon(self, queue: EventQueue) -> None:
-        """A callback raised what ends programs: what waits is called if this one goes
-        on."""
+        """A callback raised an exception that ends programs: the waiting ones are
+        called if this program continues."""
         queue.client._loop.call_soon(partial(self._run_waiting, queue))
 
     def _run_waiting(self, queue: EventQueue) -> None:
-        """Call what waits, up to the next callback that is deferred."""
+        """Call the waiting callbacks, up to the next deferred one."""
         queue.kind, queue.call = Kind.OTHER, None
         try:
             while queue.waiting:
@@ -212,7 +211,7 @@ class Awaited(Wrapper):
         self._queues.pop(queue.client, None)
 
     def _run_next(self, queue: EventQueue) -> bool:
-        """Call what is next; return whether it is deferred."""
+        """Call the next one; return whether it is deferred."""
         client = queue.client
         kind, function, args = queue.take()
         if kind is not Kind.CLOSE and self._is_over(client):
@@ -231,11 +230,11 @@ class Awaited(Wrapper):
         return False
 
     def _is_over(self, client: Client) -> bool:
-        """Whether a callback has ended the connection, or the server ends."""
+        """Whether a callback has ended the connection, or the server is ending."""
         return self._pending.closing or client.close_cause in _ENDED_BY_CALLBACK
 
     def _end_queues(self) -> None:
-        """The server has ended: of what waits, only `on_close` is still called."""
+        """The server has ended: of the waiting callbacks, only `on_close` is called."""
         queues, self._queues = self._queues, {}
         for queue in queues.values():
             for kind, _, function, args in queue.waiting:
@@ -272,4 +271,4 @@ def _identity(value: Any) -> Any:
 
 
 def _nothing(*args: Any) -> None:
-    """Nobody needs to know."""
+    """Do nothing."""

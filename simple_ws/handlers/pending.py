@@ -1,7 +1,7 @@
 """Pending calls: deferred results that the server runs (`loop.deferred`).
 
 Coroutines run in the asyncio loop that the server is attached to, `in_thread` calls in
-worker threads; what they come to is handed over in the loop's thread. The order of the
+worker threads; their outcomes are delivered in the loop's thread. The order of the
 events of one client is left to `ordering`, turning inside an asyncio loop to
 `loop.asyncio_bridge`.
 """
@@ -38,16 +38,16 @@ logger = logging.getLogger("simple_ws")
 #: is at most one for each client.
 _MAX_CALLS = 1000
 
-#: Called in the loop's thread with the outcome of something: a value, or an error.
+#: Called in the loop's thread with an outcome: a value, or an error.
 Done = Callable[[Any, BaseException | None], object]
 
 
 class TooMany(InvalidState):
-    """Too many calls wait for a worker thread."""
+    """Too many calls are waiting for a worker thread."""
 
 
 class PendingCall:
-    """A deferred result that is running; `PendingCalls.run` makes it."""
+    """A running deferred result; created by `PendingCalls.run`."""
 
     __slots__ = ("_cancel", "_then", "essential")
 
@@ -59,23 +59,23 @@ class PendingCall:
     def cancel(self) -> None:
         """Cancel it as far as possible.
 
-        A coroutine is cancelled, a call that waits for a thread is not made, one that
-        runs goes on. `done` is called in any case.
+        A coroutine is cancelled, a call waiting for a thread is not made, a running
+        call continues. `done` is called in any case.
         """
         self._cancel()
 
 
 class PendingCalls:
-    """All deferred results of a server's callbacks that are running.
+    """All running deferred results of a server's callbacks.
 
     Args:
-        reactor: of the loop's thread, in which everything but the work is done.
-        threads: worker threads at most.
+        reactor: its thread runs everything except the work itself.
+        threads: maximum number of worker threads.
 
     Attributes:
-        closing: the server ends: of clients only `on_close` is still called.
+        closing: the server is ending: of clients only `on_close` is still called.
         on_idle: called when nothing is running any more.
-        on_close: called by `close`, for callbacks that still wait for their turn.
+        on_close: called by `close`, for callbacks that are still queued.
     """
 
     def __init__(self, reactor: Reactor, threads: int) -> None:
@@ -90,13 +90,13 @@ class PendingCalls:
 
     @property
     def busy(self) -> bool:
-        """Whether something is running that the end of the server waits for."""
+        """Whether anything is running that must finish before the server ends."""
         return bool(self._running) or (not self.closing and self._pool.busy)
 
     def await_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Await coroutines in this asyncio loop from now on."""
+        """Run coroutines in this asyncio loop from now on."""
         self._loop = loop
-        # Each task has a copy: what one callback sets, others do not see.
+        # Each task has a copy, so context variables set by a callback are not shared.
         self._context = copy_context()
 
     def run(
@@ -113,12 +113,12 @@ class PendingCalls:
             deferred: see `loop.deferred.is_deferred`.
             done: called in the loop's thread when it has ended, not before this
                 returns; with an `Exception` or `DeferredCancelled` if it failed.
-            limited: there may be many of this kind.
+            limited: whether the number of such calls must be limited.
             essential: `cancel_all` does not cancel it.
 
         Raises:
             InvalidState: It must be awaited, and there is no asyncio loop.
-            TooMany: It is `limited`, and too many wait.
+            TooMany: It is `limited`, and too many are waiting.
         """
         call = PendingCall(done, essential)
         try:
@@ -133,11 +133,11 @@ class PendingCalls:
         """Call a function in a worker thread; from any thread.
 
         Raises:
-            TooMany: Too many wait.
+            TooMany: Too many are waiting.
         """
         call = Call(function)
         if not self._pool.submit(call):
-            raise TooMany(f"{_MAX_CALLS:,} calls wait for a thread already")
+            raise TooMany(f"{_MAX_CALLS:,} calls are waiting for a thread already")
         return call
 
     def is_worker(self) -> bool:
@@ -145,7 +145,7 @@ class PendingCalls:
         return self._pool.is_worker()
 
     def cancel_all(self) -> None:
-        """Cancel what is running, except what is essential."""
+        """Cancel all running results, except essential ones."""
         self.closing = True
         for call in [call for call in self._running if not call.essential]:
             call.cancel()
@@ -156,11 +156,11 @@ class PendingCalls:
                 self._pool.submit(item, limited=False)
 
     def close(self) -> None:
-        """Wait for nothing any more; callbacks for the end of clients still happen."""
+        """Stop waiting for results; `on_close` callbacks are still called."""
         self.cancel_all()
         running, self._running = self._running, set()
         if running:
-            logger.warning("%d callbacks did not end in time", len(running))
+            logger.warning("%d callbacks did not finish in time", len(running))
         for call in running:
             call.cancel()
         for callback in self.on_close:
@@ -177,7 +177,7 @@ class PendingCalls:
             item = _ThreadCall(deferred.call, then, self._reactor)
             call._cancel = item.cancel
             if not self._pool.submit(item, limited=limited):
-                raise TooMany(f"{_MAX_CALLS:,} calls wait for a thread already")
+                raise TooMany(f"{_MAX_CALLS:,} calls are waiting for a thread already")
         else:
             self._await(call, deferred, then)
 
@@ -185,7 +185,7 @@ class PendingCalls:
         loop = self._loop
         if loop is None or loop.is_closed():
             raise InvalidState(
-                f"nobody awaits {deferred!r}: use `await server.serve_async()` or "
+                f"nothing awaits {deferred!r}: use `await server.serve_async()` or "
                 "`server.attach(loop)`"
             )
         is_coroutine = inspect.iscoroutine(deferred)
@@ -228,7 +228,7 @@ class PendingCalls:
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:
-    if not task.get_loop().is_closed():  # or it cannot be cancelled any more
+    if not task.get_loop().is_closed():  # otherwise it cannot be cancelled any more
         task.cancel()
 
 
@@ -250,7 +250,7 @@ def _on_task_done(then: Done, task: asyncio.Task[Any]) -> None:
 
 
 class _ThreadCall:
-    """A call in a worker thread whose result is wanted in the loop's thread."""
+    """A call in a worker thread whose result is delivered in the loop's thread."""
 
     def __init__(self, call: Callable[[], Any], then: Done, reactor: Reactor) -> None:
         self._call: Callable[[], Any] | None = call
@@ -258,7 +258,7 @@ class _ThreadCall:
         self._reactor = reactor
 
     def cancel(self) -> None:
-        """Do not call it, if it was not called yet."""
+        """Prevent the call, if it has not started."""
         self._call = None
 
     def run(self) -> None:
@@ -271,7 +271,7 @@ class _ThreadCall:
             value = call()
         except (Exception, DeferredCancelled) as caught:
             error = caught
-        except BaseException as caught:  # would end the program, which serves others
+        except BaseException as caught:  # it would end the program, which serves others
             error = DeferredCancelled(repr(caught))
         self._reactor.call_threadsafe(partial(self._then, value, error))
         # The traceback of the error refers to this frame: avoid a cycle.
@@ -279,7 +279,7 @@ class _ThreadCall:
 
 
 def report_failure(client: Client, error: BaseException) -> None:
-    """Treat an error of a deferred callback as that of any other callback."""
+    """Handle an error of a deferred callback like that of any other callback."""
     if isinstance(error, Exception):
         client._on_callback_error(error)
     else:
@@ -290,4 +290,4 @@ def report_failure(client: Client, error: BaseException) -> None:
 
 
 def _nothing(*args: Any) -> None:
-    """Nobody needs to know."""
+    """Do nothing."""

@@ -46,11 +46,11 @@ class FirstMessageAuth(Middleware):
             check_callback("check", check, ("msg", "client"))
 
     def on_first_message(self, msg: Any, client: Any) -> Any:
-        """Take it for credentials."""
+        """Check it as credentials."""
         return run_steps(self._admit(msg, client))
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
-        """The check as well."""
+        """The methods, and the check."""
         yield from super()._callbacks()
         yield "check of FirstMessageAuth", self._given
 
@@ -87,14 +87,14 @@ class JSONMessages(Middleware):
             raise InvalidData("the message is not JSON") from error
 
     def on_send(self, msg: Any, client: Any) -> Any:
-        """Write whatever is not binary as JSON."""
+        """Encode everything that is not binary as JSON."""
         if isinstance(msg, bytes | bytearray | memoryview):
             return msg
         return encode_json(msg).decode()
 
 
 def _finite(text: str) -> float:
-    """A number that can be said again."""
+    """A number that JSON can represent."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text[:40]} is not a finite number")
@@ -142,7 +142,7 @@ class Radio(Middleware):
             self._timer = self._server.every(self._interval, self._send)
 
     def _cease_alone(self) -> bool:
-        """Cease when nobody is connected; say whether that is so."""
+        """Stop the timer when no client is connected; return whether that is so."""
         if self._server.clients:
             return False
         if self._timer is not None:
@@ -151,7 +151,7 @@ class Radio(Middleware):
         return True
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
-        """What makes the messages as well."""
+        """The methods, and the function that produces the messages."""
         yield from super()._callbacks()
         yield "produce of Radio", self._produce
 
@@ -159,7 +159,7 @@ class Radio(Middleware):
         return run_steps(self._produce_and_send())
 
     def _produce_and_send(self) -> Steps:
-        # Those who were connected before it was used leave unnoticed.
+        # Disconnecting clients that connected before `use` go unnoticed.
         if self._cease_alone():
             return
         msg = yield self._produce()

@@ -1,7 +1,7 @@
-"""`Wrapper`: what stands where a handler would, and has everything that a handler has.
+"""`Wrapper`: takes the place of a handler, and has everything that a handler has.
 
-What it changes is written in its subclasses: `chain.Chain` puts middlewares around a
-handler, `ordering.Awaited` keeps the events of a client in order.
+Its subclasses change some of it: `chain.Chain` puts middlewares around a handler,
+`ordering.Awaited` keeps the events of a client in order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Wrapper"]
 
 
 class Wrapper:
-    """Passes everything on to a handler, as it is at that moment.
+    """Passes everything on to the current state of a handler.
 
     Args:
         inner: the handler, or a wrapper around it.
@@ -38,7 +38,7 @@ class Wrapper:
 
     @property
     def options(self) -> Options:
-        """The options of the handler, which others may take the place of."""
+        """The handler's options, which may be replaced."""
         return self._inner.options
 
     @property
@@ -53,7 +53,7 @@ class Wrapper:
 
     @property
     def authenticates(self) -> bool:
-        """Whether clients must be bound to an identity."""
+        """Whether clients must have an identity."""
         return self._inner.authenticates is True
 
     @property
@@ -79,7 +79,7 @@ class Wrapper:
         return self._inner.on_open(client)
 
     def on_message(self, msg: Any, client: Client) -> Any:
-        """A message came."""
+        """A message was received."""
         # Looked up each time: it may be replaced while the server runs.
         return self._inner._message_callback(msg, client)
 
@@ -92,11 +92,11 @@ class Wrapper:
         return self._inner.on_ping(client)
 
     def on_pong(self, client: Client) -> Any:
-        """A pong came."""
+        """A pong was received."""
         return self._inner.on_pong(client)
 
     def on_drain(self, client: Client) -> Any:
-        """All output has left."""
+        """All output has been written."""
         return self._inner.on_drain(client)
 
     def on_error(self, error: Exception, client: Client) -> Any:

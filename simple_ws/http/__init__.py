@@ -1,4 +1,4 @@
-"""Plain HTTP on the same port: what users handle, and how it is answered."""
+"""Plain HTTP on the same port: routes, files, WSGI, and how requests are answered."""
 
 from ..protocol.http11 import Fields, Headers, Request, Response
 

@@ -1,8 +1,8 @@
-"""One plain HTTP request and its answer, on a socket.
+"""One plain HTTP request and its response, on a socket.
 
-`Exchange` takes over a connection from a whole request head to the end of the answer,
-and gives it back. What stands at a path is left to `routes`, reading heads to
-`server.upgrade`, making answers to functions of users, `static` and `wsgi`.
+`Exchange` borrows a connection from the complete head of a request to the end of the
+response. Finding the responder of a path is left to `routes`, reading heads to
+`server.upgrade`, producing responses to user functions, `static` and `wsgi`.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ __all__ = [
     "unauthorized",
 ]
 
-#: What functions of ours return, as in `return server.broadcast(msg)`.
+#: Return values of our own functions, as in `return server.broadcast(msg)`.
 _NO_ANSWER = (SendStatus, Delivered, ConnectionCore)
-#: Bytes of one read of a body: a turn's work, also where each byte is a chunk.
+#: Bytes per read of a body: one turn's work, even if each byte is a chunk.
 _READ_SIZE = 16 * 1024
-#: Bytes of later requests that are taken before the answer to this one is out.
+#: Bytes of later requests that are read before this one is answered.
 _MAX_AHEAD = 16 * 1024
-#: Bytes written in one turn: a fast reader of a large file must not keep the loop.
+#: Bytes written per turn: a fast reader of a large file must not block the loop.
 _MAX_BURST = 256 * 1024
 #: Bytes of a body that a peer must send within each `open_timeout`.
 _PROGRESS = 1024
-#: Seconds in which a peer must take some of the answer, again and again.
+#: Seconds in which a peer must read some of the response, again and again.
 WRITE_TIMEOUT = 30.0
-#: Bytes of it for each of these seconds. A peer that takes less is cut: it could hold
-#: its connection for as long as it likes. Kestrel asks for as many
+#: Bytes it must read in each of these periods. A peer that reads less is disconnected;
+#: otherwise it could keep its connection open for ever. Kestrel requires the same rate
 #: (MinResponseDataRate); GPRS had ten times that.
 MIN_RATE = 240
 #: Seconds without a sign from the responder; 100 to 300 in usual proxies.
 ANSWER_TIMEOUT = 300.0
-#: Reads that are thrown away behind a last answer before the socket is closed.
+#: Reads that are discarded after the last response before the socket is closed.
 _MAX_LINGER_READS = 64
 
-#: Makes the answer to a request: calls `Exchange.answer`, at once or later.
+#: Produces the response to a request: calls `Exchange.answer`, at once or later.
 Responder = Callable[["Exchange"], object]
 
 
@@ -92,7 +92,7 @@ class HttpHost(Protocol):
     def _run_limited(
         self, deferred: Any, done: Callable[[Any, BaseException | None], object]
     ) -> object:
-        """Have `done(value, error)` called when what a function began has ended."""
+        """Run a deferred result; call `done(value, error)` when it has ended."""
 
 
 class HttpConnection(Protocol):
@@ -108,41 +108,41 @@ class HttpConnection(Protocol):
 
     @property
     def address(self) -> Any:
-        """Of the peer."""
+        """The peer's address."""
 
     def watch(self, events: int, callback: Callable[[int], object]) -> None:
-        """Have `callback(events)` called; 0 events for not at all."""
+        """Call `callback(events)` when ready; 0 events for not at all."""
 
     def resume(self, rest: bytes) -> None:
-        """The answer is out: go on with what came behind the request."""
+        """The response is sent: continue with the bytes after the request."""
 
     def close(self) -> None:
         """Close the socket; calls `Exchange.drop`."""
 
 
 class Phase(enum.Enum):
-    """Where an exchange stands; it goes down this list, and may leave some out."""
+    """The state of an exchange; it moves down this list, and may skip states."""
 
     #: The body of the request is read.
     BODY = enum.auto()
-    #: The page was asked, and has not answered.
+    #: The responder was called, and has not answered.
     SERVING = enum.auto()
-    #: The answer is written.
+    #: The response is written.
     ANSWERING = enum.auto()
-    #: Our side is shut; what still comes is thrown away until the peer closes.
+    #: Our side is shut down; input is discarded until the peer closes.
     LINGERING = enum.auto()
     #: The connection is closed, or was given back.
     DONE = enum.auto()
 
 
 class Exchange:
-    """One request and its answer; until that is out, the socket is ours.
+    """One request and its response; it owns the socket until the response is sent.
 
     Args:
-        connection: it came on.
-        request: None when its head was no good; then it can only be refused.
+        connection: the connection of the request.
+        request: None when its head was invalid; then it can only be refused.
 
-    All methods but `call` are for the thread of the loop.
+    All methods except `call` must be called in the loop's thread.
     """
 
     def __init__(self, connection: HttpConnection, request: Request | None) -> None:
@@ -158,10 +158,10 @@ class Exchange:
         self._unpaid = 0  # bytes of the body since its deadline was set
         self._answer: Answer | None = None
         self._unsent = memoryview(b"")
-        self._sent = 0  # bytes, to see whether there is progress
-        self._taken = 0  # of them by the peer, when its time began anew
-        self._starved = False  # the answer has no bytes for us yet
-        self._ahead = b""  # what came behind the request
+        self._sent = 0  # bytes, to detect progress
+        self._taken = 0  # those the peer had read when its current period began
+        self._starved = False  # the response has no bytes yet
+        self._ahead = b""  # bytes after the request
         self._ended = False  # the peer sends nothing more
         self._reads_left = _MAX_LINGER_READS
 
@@ -184,7 +184,7 @@ class Exchange:
         return self._phase in (Phase.BODY, Phase.SERVING)
 
     def answer(self, given: Response | Stream) -> None:
-        """Send the answer; once, later ones are thrown away."""
+        """Send the response; later calls for the same request are ignored."""
         if not self.waiting:
             if isinstance(given, Stream):
                 given.source.close()
@@ -195,7 +195,7 @@ class Exchange:
         self._write()
 
     def _encoded(self, given: Response | Stream) -> Answer:
-        """What is to be sent; 500 in place of an answer that cannot be."""
+        """The encoded response; 500 if it cannot be sent."""
         try:
             return self._answer_of(given)
         except Exception as error:
@@ -214,7 +214,7 @@ class Exchange:
         )
 
     def fail(self, error: BaseException) -> None:
-        """Answer that it cannot be answered: what the user's code raised."""
+        """Respond with an error, because user code raised."""
         if isinstance(error, HandshakeError):
             self.answer(refused_by(error, self.server._log))
         elif isinstance(error, AuthenticationError):
@@ -236,22 +236,22 @@ class Exchange:
         )
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have a function called in the thread of the loop; from any thread."""
+        """Call a function in the loop's thread; from any thread."""
         self._reactor.call_threadsafe(function)
 
     def go_on(self) -> None:
-        """The source of the answer has bytes again."""
+        """The source of the response has bytes again."""
         if self._phase is Phase.ANSWERING and self._starved:
             self._write()
 
     # For the connection
 
     def begin(self, select: Callable[[str], Responder], rest: bytes) -> None:
-        """Take the body, if there is one, and have the request answered.
+        """Read the body, if there is one, and call the responder.
 
         Args:
-            select: returns who answers a method, or raises `HandshakeError`.
-            rest: what came behind its head.
+            select: returns the responder of a method, or raises `HandshakeError`.
+            rest: the bytes after the head.
 
         Raises:
             HandshakeError: To be answered with `refuse`.
@@ -277,14 +277,14 @@ class Exchange:
         self.end(refused_by(error, self.server._log), str(error))
 
     def end(self, response: Response, why: str) -> None:
-        """Send a last answer, for which the peer has `close_timeout`."""
+        """Send a last response, for which the peer has `close_timeout`."""
         self.server._log.note_refusal(self._peer(), why, response.status)
         self._stays = False
         self._timeout = self.server.options.close_timeout
         self.answer(response)
 
     def _peer(self) -> Any:
-        """Whose request it is, told by a trusted proxy perhaps."""
+        """The client's address, from a trusted proxy if there is one."""
         request = self._request
         address = None if request is None else request.address
         return self._connection.address if address is None else address
@@ -300,7 +300,7 @@ class Exchange:
         self._stays = False
 
     def drop(self) -> None:
-        """The socket is closed; the responder is told."""
+        """The socket is closed; stop the responder."""
         self._leave()
         self._unsent = memoryview(b"")
         if self._answer is not None:
@@ -317,25 +317,25 @@ class Exchange:
             if self._phase is Phase.ANSWERING:
                 if not self._starved and self._is_taking():
                     return now + self._timeout
-                self.cut("too little of it was taken")
+                self.cut("the client read too slowly")
             self._connection.close()
         return None
 
     def cut(self, why: str) -> None:
-        """Leave the answer incomplete, and end the connection.
+        """Leave the response incomplete, and end the connection.
 
         Args:
-            why: for the log.
+            why: reason for the log.
         """
         if self._phase is Phase.ANSWERING:
             self.server._log.note_cut(self._request, why, logging.INFO)
             self._connection.close()
 
     def _is_taking(self) -> bool:
-        """Whether the peer has taken enough of the answer since its time began.
+        """Whether the peer has read enough of the response in this period.
 
-        The system takes bytes of us in large steps, up to megabytes, when it has room
-        again; what the peer has taken of the system goes on in between.
+        The system accepts output in large steps, up to megabytes; in between the peer
+        still reads what the system has accepted.
         """
         taken = self._sent - unsent_by_system(self._connection.sock)
         if taken - self._taken < MIN_RATE * self._timeout:
@@ -347,7 +347,7 @@ class Exchange:
         return f"<Exchange {self._phase.name} {self._request!r}>"
 
     def _abandon(self) -> None:
-        """After an error of ours (`reactor.on_failure`)."""
+        """Give up after an internal error (`reactor.on_failure`)."""
         self._connection.close()
 
     def _leave(self) -> None:
@@ -385,10 +385,10 @@ class Exchange:
             self._serve(self)
         except Exception as error:
             self.fail(error)
-        except BaseException:  # such as SystemExit: the loop may go on all the same
+        except BaseException:  # such as SystemExit: the loop may still continue
             self._connection.close()
             raise
-        # It may answer later, and the socket may be closed by now.
+        # The response may come later, and the socket may be closed by now.
         if self._phase is Phase.SERVING:
             self._wait(ANSWER_TIMEOUT)
             self._watch()
@@ -399,7 +399,7 @@ class Exchange:
         self._reactor.wheel.put(self, self._reactor.now + seconds)
 
     def _watch(self) -> None:
-        """Ask for the events that there is something to do for."""
+        """Watch for the events that are needed now."""
         events = 0
         reads_ahead = not self._ended and len(self._ahead) < _MAX_AHEAD
         if self._phase in (Phase.BODY, Phase.LINGERING) or reads_ahead:
@@ -445,14 +445,14 @@ class Exchange:
 
     def _on_end(self) -> None:
         if self._phase in (Phase.SERVING, Phase.ANSWERING):
-            # The peer ceased to send, perhaps not to read: finish the answer.
+            # The peer has stopped sending, but may still read: finish the response.
             self._ended = True
             self._watch()
         else:
             self._connection.close()
 
     def _write(self) -> None:
-        """Write what the socket takes, within the bounds of a turn."""
+        """Write what the socket takes, up to the limit for a turn."""
         before, starved = self._sent, self._starved
         try:
             finished = self._write_burst()
@@ -463,7 +463,7 @@ class Exchange:
             self._connection.close()
             return
         except Exception as error:
-            # Here, as not every caller is a connection that the loop can give up.
+            # Here, because not every caller is a connection the loop can abandon.
             self._reactor.on_failure(self, error)
             return
         if self._phase is Phase.ANSWERING and finished:
@@ -474,11 +474,11 @@ class Exchange:
         self._watch()
 
     def _prolong(self, progress: bool, starved: bool) -> None:
-        """Set the deadline anew, where there was progress.
+        """Set a new deadline after progress.
 
         Args:
-            progress: the system has taken bytes of us.
-            starved: there was nothing to be written before.
+            progress: the system has accepted bytes.
+            starved: there was nothing to write before.
         """
         if self._starved:
             if progress or self._wheel_slot is None:
@@ -487,7 +487,7 @@ class Exchange:
             self._wait(self._timeout)
 
     def _write_burst(self) -> bool:
-        """Write; return whether the answer is out. Raises as sockets do."""
+        """Write; return whether the response is complete. Raises socket errors."""
         budget = _MAX_BURST
         while budget > 0:
             if not self._unsent and not self._take_piece():
@@ -499,7 +499,7 @@ class Exchange:
         return False
 
     def _take_piece(self) -> bool:
-        """Have the next bytes in `_unsent`; False when there are none."""
+        """Put the next bytes into `_unsent`; False when there are none."""
         if self._answer is None:
             return False
         piece = self._answer.read()
@@ -508,12 +508,12 @@ class Exchange:
         return bool(piece)
 
     def _finish(self) -> None:
-        """The answer is out."""
+        """The response is sent."""
         assert self._answer is not None
         if self._stays and self._answer.stays and not self._ended:
             self._leave()
             if self._ahead:
-                # One request a turn, and no deeper on the stack with each of them.
+                # One request per turn, so that the stack does not grow.
                 self._reactor.call_soon(self._give_back)
             else:
                 self._give_back()
@@ -524,7 +524,7 @@ class Exchange:
         self._connection.resume(self._ahead)
 
     def _linger(self) -> None:
-        """A socket closed with unread input is reset, and our answer lost with it."""
+        """Wait: a socket closed with unread input is reset, and the response lost."""
         try:
             self._connection.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -538,8 +538,8 @@ class Exchange:
 def refused_by(error: HandshakeError, log: Log) -> Response:
     """The answer that a refusal asks for; 500 where that one cannot be sent.
 
-    A header field may hold a line break, the text half of a surrogate pair: both come
-    easily from what a client has sent.
+    A header field may contain a line break, the text half of a surrogate pair: both are
+    easily copied from a client's request.
     """
     try:
         return refusal(error)
@@ -554,21 +554,21 @@ def refused_by(error: HandshakeError, log: Log) -> Response:
 
 
 def server_error() -> Response:
-    """The answer when the code of users failed: nothing of how."""
+    """The response when user code failed, without details."""
     return Response(500, f"{FAILED}\n")
 
 
 def unauthorized() -> HandshakeError:
-    """The refusal of an `AuthenticationError`: not a word of what was wrong."""
+    """The refusal for an `AuthenticationError`, without details."""
     return HandshakeError(401, "Who are you?", [("WWW-Authenticate", "Bearer")])
 
 
 def response_of(given: Any) -> Response:
-    """The answer that a function of a user means by what it returned.
+    """The response for the return value of a user function.
 
     Raises:
-        TypeError: It cannot be one.
-        ValueError: A status that is no answer.
+        TypeError: It cannot be a response.
+        ValueError: Its status is not a final one.
     """
     if given is None or isinstance(given, _NO_ANSWER):
         return Response(204)

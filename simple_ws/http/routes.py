@@ -1,7 +1,7 @@
-"""What HTTP has at a path: responders by path and method, and functions of users.
+"""HTTP routes: responders by path and method, and user functions.
 
-`Routes` is the table of paths, `Route` what stands at one. One request and its answer
-are left to `exchange`, patterns of paths to `routing`.
+`Routes` is the table of paths, `Route` an entry of it. Handling a request is left to
+`exchange`, patterns of paths to `routing`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["Route", "Routes", "answered_by", "check_methods", "check_prefix"]
 
 
 class Route:
-    """What HTTP has at one path: for each method who answers it.
+    """The responders of one path, by method.
 
     Args:
-        serve: answers every method; None: `add` tells who answers which.
-        has: says whether there is anything for a request, where that is not certain.
+        serve: answers every method; if None, `add` sets a responder for each method.
+        has: returns whether there is anything for a request; None: always.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Route:
         self.has = has
 
     def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
-        """Answer methods; ValueError when one of them is taken."""
+        """Set the responder of methods; ValueError if one of them has one already."""
         for method in methods:
             if self._any is not None or method in self._by_method:
-                raise ValueError(f"{method} of path {path!r} is answered already")
+                raise ValueError(f"{method} of path {path!r} has a function already")
         self._by_method.update(dict.fromkeys(methods, serve))
 
     def select(self, method: str) -> Responder:
@@ -59,7 +59,7 @@ class Route:
         return serve
 
     def refusal(self) -> HandshakeError:
-        """Of a method that nobody answers, and of WebSocket."""
+        """The refusal of a method without a responder, and of WebSocket."""
         return HandshakeError(
             405, "This method is not allowed here.", [("Allow", self._allowed())]
         )
@@ -81,17 +81,18 @@ _WHOLE_SERVER = Route(lambda exchange: exchange.answer(Response(204)))
 
 
 class Routes:
-    """Paths and what HTTP has there; patterns as of `routing.Router`."""
+    """The table of HTTP paths; patterns as in `routing.Router`."""
 
     def __init__(self) -> None:
         self._router: Router[Route] = Router()
         self._ends: list[Callable[[], object]] = []
 
     def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
-        """Have methods of a path answered.
+        """Set the responder for methods of a path.
 
         Raises:
-            TypeError, ValueError: As of `Router.add`; a method is answered already.
+            TypeError, ValueError: As from `Router.add`; a method has a responder
+                already.
         """
         route = self._router.get(path) if isinstance(path, str) else None
         if route is None:
@@ -102,11 +103,11 @@ class Routes:
     def add_below(
         self, prefix: str, route: Route, end: Callable[[], object] | None = None
     ) -> None:
-        """Have everything below a prefix answered.
+        """Set the route for everything below a prefix.
 
         Args:
-            prefix: as of `check_prefix`.
-            route: who answers.
+            prefix: see `check_prefix`.
+            route: its responders.
             end: called when the server stops.
         """
         self._router.add(f"{prefix}/*", route)
@@ -114,7 +115,7 @@ class Routes:
             self._ends.append(end)
 
     def find(self, request: Request) -> Route | None:
-        """What HTTP has at a path, or None; sets `request.params`."""
+        """The route of a path, or None; sets `request.params`."""
         if request.target == "*":
             return _WHOLE_SERVER
         found = self._router.find(routing_path(request.encoded_path))
@@ -124,16 +125,16 @@ class Routes:
         return route
 
     def end(self) -> None:
-        """The server stops: nothing is asked until it runs again."""
+        """The server stops: no route is used until it runs again."""
         for end in self._ends:
             end()
 
 
 def answered_by(function: Callable[[Request], object]) -> Responder:
-    """Have requests answered by a function of a user.
+    """A responder that calls a user function.
 
-    What it returns is the answer: a `Response`, dict or list (JSON), str, bytes, or
-    None for 204; at once, or later (`loop.deferred.in_thread`, `async def`).
+    Its return value is the response: a `Response`, dict or list (JSON), str, bytes, or
+    None for 204; at once or deferred (`loop.deferred.in_thread`, `async def`).
 
     Raises:
         TypeError: It takes other arguments.
@@ -155,7 +156,7 @@ def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
 def _answer_deferred(
     exchange: Exchange, given: Any, error: BaseException | None
 ) -> None:
-    if exchange.waiting:  # the client may have left
+    if exchange.waiting:  # the client may have disconnected
         try:
             if error is not None:
                 raise error
@@ -165,11 +166,11 @@ def _answer_deferred(
 
 
 def check_prefix(prefix: object) -> str:
-    """Check the path below which there is something; return it without its last slash.
+    """Check a path prefix; return it without its trailing slash.
 
     Raises:
         TypeError: It is not a string.
-        ValueError: It is not the begin of a path, or has parameters.
+        ValueError: It is not a path, or has parameters.
     """
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a str, not {prefix!r}")
@@ -182,11 +183,11 @@ def check_prefix(prefix: object) -> str:
 
 
 def check_methods(methods: object) -> tuple[str, ...]:
-    """Check methods that a user names.
+    """Check HTTP methods given by a user.
 
     Raises:
         TypeError: It is not a list of strings.
-        ValueError: It is empty, or one is no name of a method.
+        ValueError: It is empty, or contains an invalid name.
     """
     if isinstance(methods, str) or not isinstance(methods, Iterable):
         raise TypeError(f"methods must be a list such as ['GET'], not {methods!r}")

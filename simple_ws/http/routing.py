@@ -1,19 +1,19 @@
-"""What a path leads to.
+"""Patterns of paths, and finding the target of a path.
 
 A pattern is a path (`/chat`), a path with parameters (`/chat/{room}`,
-`/user/{id:int}`), a prefix with all that is below it (`/files/*`), or `*` for whatever
-is left; they are tried in this order, patterns with parameters in the order they were
-added, the longest prefix first.
+`/user/{id:int}`), a prefix with everything below it (`/files/*`), or `*` for all other
+paths. They are tried in this order, patterns with parameters in the order in which they
+were added, the longest prefix first.
 
-A parameter takes the part of one segment that its pattern leaves to it, and is the only
-one there, so that matching takes no longer than reading the path. Its type says what it
-takes and what becomes of it:
+A segment can have one parameter, with literal text around it, so that matching takes no
+longer than reading the path. The type of a parameter defines what it matches and its
+Python value:
 
     str     anything but a slash (the default)
-    int     decimal digits, at most 18, perhaps with a minus -> int
-    float   the same, perhaps with a point and more digits -> float
+    int     decimal digits, at most 18, with an optional minus -> int
+    float   the same, with an optional point and more digits -> float
     uuid    a UUID in its usual form -> uuid.UUID
-    path    the rest of the path, slashes too; at the end of a pattern only
+    path    the rest of the path, including slashes; at the end of a pattern only
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ T = TypeVar("T")
 
 _PARAMETER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
 
-#: How other frameworks write a parameter: `<room>`, `<int:id>` (Flask, Django), `:room`
+#: Parameters in other frameworks: `<room>`, `<int:id>` (Flask, Django), `:room`
 #: (Express and many others), `(?P<room>…)` of regular expressions.
 _FOREIGN = re.compile(
     r"(?:\(\?P)?<(?:(?P<type>\w+):)?(?P<angle>\w+)>|/:(?P<colon>[^\W\d]\w*)(?=[/(?*+]|\Z)"
 )
-#: Their names of our types.
+#: Names of our types in those frameworks.
 _FOREIGN_TYPES = {"string": "str", "slug": "str", "re": "str"}
 
-#: Stands for a slash that was percent-encoded, and so does not end a segment. No text
-#: that was decoded from bytes holds half of a surrogate pair.
+#: Represents a percent-encoded slash, which does not end a segment. Text decoded from
+#: bytes never contains half of a surrogate pair.
 _HIDDEN_SLASH = "\udc2f"
 
-#: What each type takes. 18 digits hold every 64-bit number but the largest, and `int`
-#: takes quadratic time for very long ones.
+#: The pattern of each type. 18 digits hold every 64-bit number except the largest, and
+#: `int` takes quadratic time for very long ones.
 _TYPES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "str": (r"[^/]+", str),
     "int": (r"-?[0-9]{1,18}", int),
@@ -63,7 +63,7 @@ class _Pattern(Generic[T]):
 
 
 def routing_path(encoded: str) -> str:
-    """A percent-encoded path, decoded segment by segment, as `Router.find` takes it.
+    """Decode a percent-encoded path segment by segment, for `Router.find`.
 
     RFC 3986 §2.4: "the components and subcomponents significant to the
     scheme-specific dereferencing process (if any) must be parsed and separated before
@@ -78,7 +78,7 @@ def routing_path(encoded: str) -> str:
 
 
 class Router(Generic[T]):
-    """Paths and what stands behind them."""
+    """A table of path patterns and their targets."""
 
     def __init__(self) -> None:
         self._exact: dict[str, T] = {}
@@ -90,7 +90,7 @@ class Router(Generic[T]):
         return len(self.targets())
 
     def get(self, pattern: str) -> T | None:
-        """What was added under exactly this pattern, or None."""
+        """The target added under exactly this pattern, or None."""
         if pattern == "*":
             return self._rest
         if pattern in self._exact:
@@ -100,7 +100,7 @@ class Router(Generic[T]):
         return next((p.target for p in self._patterns if p.text == pattern), None)
 
     def add(self, pattern: str, target: T) -> None:
-        """Put `target` behind a pattern; see the head of the module.
+        """Add a pattern and its target; see the module docstring.
 
         Raises:
             TypeError: The pattern is not a string.
@@ -116,7 +116,7 @@ class Router(Generic[T]):
         elif pattern.endswith("/*"):
             prefixes = {**self._prefixes, pattern[:-1]: target}
             longest_first = sorted(prefixes.items(), key=lambda item: -len(item[0]))
-            # A new one: another thread may be walking the old.
+            # A new one: another thread may be iterating over the old one.
             self._prefixes = dict(longest_first)
         else:
             self._exact[pattern] = target
@@ -129,10 +129,10 @@ class Router(Generic[T]):
         self._patterns.append(new)
 
     def find(self, path: str) -> tuple[T, dict[str, Any]] | None:
-        """What stands behind a path, with the parameters' values; None for nothing.
+        """The target of a path, with the values of its parameters; None if not found.
 
         Args:
-            path: as of `routing_path`.
+            path: as from `routing_path`.
         """
         found = self.find_named(path)
         if found is None and self._rest is not None:
@@ -140,7 +140,7 @@ class Router(Generic[T]):
         return found
 
     def find_named(self, path: str) -> tuple[T, dict[str, Any]] | None:
-        """As `find`, but for what only `*` takes."""
+        """Like `find`, but without `*`."""
         target = self._exact.get(path)
         if target is not None:
             return target, {}
@@ -155,7 +155,7 @@ class Router(Generic[T]):
         return None
 
     def targets(self) -> list[T]:
-        """Everything that was added, each once."""
+        """All targets, each once."""
         return list(dict.fromkeys(self._all()))
 
     def _all(self) -> Iterator[T]:
@@ -167,14 +167,14 @@ class Router(Generic[T]):
 
 
 def _values(pattern: _Pattern[T], match: re.Match[str]) -> dict[str, Any]:
-    """The parameters' values; in them an encoded slash is one like any other."""
+    """The values of the parameters; in them an encoded slash is a plain slash."""
     found = (text.replace(_HIDDEN_SLASH, "/") for text in match.groups())
     pairs = zip(pattern.types.items(), found, strict=True)
     return {name: kind(text) for (name, kind), text in pairs}
 
 
 def check_pattern(pattern: object) -> None:
-    """Refuse what is no pattern.
+    """Refuse an invalid pattern.
 
     Raises:
         TypeError: It is not a string.
@@ -192,7 +192,7 @@ def check_pattern(pattern: object) -> None:
     has_parameters = "{" in pattern or "}" in pattern
     if "*" in pattern.removesuffix("/*") or ("*" in pattern and has_parameters):
         raise ValueError(
-            f"path {pattern!r}: '*' stands alone, or behind the last '/' of a path "
+            f"path {pattern!r}: '*' must be alone, or after the last '/' of a path "
             "without parameters; use {name} or {name:path}"
         )
     if has_parameters:
@@ -200,7 +200,7 @@ def check_pattern(pattern: object) -> None:
 
 
 def _check_not_foreign(pattern: str) -> None:
-    """Refuse the parameters of other frameworks, which would never match."""
+    """Refuse parameters in the syntax of other frameworks: they would never match."""
     found = _FOREIGN.search(pattern)
     if found is not None:
         kind = found["type"] or "str"
@@ -209,8 +209,8 @@ def _check_not_foreign(pattern: str) -> None:
         ours = f"{{{name}}}" if kind == "str" else f"{{{name}:{kind}}}"
         theirs = found[0].removeprefix("/")
         raise ValueError(
-            f"path {pattern!r}: write {ours} in place of {theirs}; parameters stand "
-            "in braces"
+            f"path {pattern!r}: write {ours} instead of {theirs}; parameters are "
+            "written in braces"
         )
 
 
@@ -244,7 +244,7 @@ def _take(
     last: bool,
     types: dict[str, Callable[[str], Any]],
 ) -> str:
-    """Note a parameter; return the expression of what it takes."""
+    """Add a parameter; return the regular expression of its type."""
     if not name.isidentifier() or name in types:
         raise ValueError(
             f"path {pattern!r}: {{{name}}} must be a Python name, each once"
@@ -255,6 +255,6 @@ def _take(
             f"{', '.join(_TYPES)}, not {kind!r}"
         )
     if kind == "path" and not last:
-        raise ValueError(f"path {pattern!r}: {{{name}:path}} must stand at the end")
+        raise ValueError(f"path {pattern!r}: {{{name}:path}} must be at the end")
     taken, types[name] = _TYPES[kind]
     return f"({taken})"

@@ -1,4 +1,4 @@
-"""Files of a folder as HTTP answers (RFC 9110 §13 and §14).
+"""Files of a folder as HTTP responses (RFC 9110 §13 and §14).
 
 This module decides which files may be seen, and which part of one is sent; how that
 reaches the socket is left to `exchange`. Files are read in the loop's thread, a piece
@@ -28,24 +28,24 @@ __all__ = ["Static"]
 
 #: Bytes of a file in memory at a time, for each connection.
 _PIECE = 64 * 1024
-#: What no segment of a path may hold; on Windows also drives, streams, short names.
+#: Not allowed in a path segment; on Windows also drives, streams, short names.
 _FORBIDDEN = frozenset("\\\0" + (":~" if os.name == "nt" else ""))
-#: Never through a link that was put there meanwhile, never waiting for a writer.
+#: Do not follow a link created meanwhile, and do not wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY
 for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
     _OPEN_FLAGS |= getattr(os, _name, 0)
-#: Of the folders above it, each taken from the one above: a link is none. With O_PATH
-#: they need not be readable, as for a path that is opened at once.
+#: For the folders above it, each opened relative to its parent, without following
+#: links. With O_PATH they need not be readable, as when a path is opened at once.
 _FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY)
 for _name in ("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC"):
     _FOLDER_FLAGS |= getattr(os, _name, 0)
-#: Whether that can be done here; on Windows it cannot.
+#: Whether this system can do that; Windows cannot.
 _BY_FOLDERS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
-#: RFC 9110 §14.1.2, of one range; numbers of more digits are no range of any file.
+#: RFC 9110 §14.1.2, a single range; longer numbers fit no file.
 _RANGE = re.compile(r"bytes=[\t ]*([0-9]{0,18})-([0-9]{0,18})[\t ]*", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
-#: What browsers are strict about or systems disagree about.
+#: Types that browsers are strict about or systems disagree about.
 _TYPES = {
     ".avif": "image/avif",
     ".css": "text/css",
@@ -78,11 +78,11 @@ class Static:
     """The files of a folder, below a prefix.
 
     Args:
-        prefix: the path that stands for the folder.
-        folder: it must be there.
+        prefix: URL path of the folder.
+        folder: an existing folder.
 
     Raises:
-        TypeError: The folder is no path.
+        TypeError: The folder is not a path.
         ValueError: See `check_prefix`; there is no such folder.
     """
 
@@ -91,7 +91,7 @@ class Static:
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"folder must be a path, not {folder!r}")
         if not os.path.isdir(folder):
-            raise ValueError(f"folder must be a folder that is there, not {folder!r}")
+            raise ValueError(f"folder must be an existing folder, not {folder!r}")
         self._root = os.path.realpath(os.fsdecode(folder))
         self.route = Route(has=self._has)
         self.route.add(prefix, ["GET"], self._serve)
@@ -113,14 +113,14 @@ class Static:
         return True
 
     def _find(self, request: Request) -> str | None:
-        """The real path of what is asked for; None: of a folder, without its slash.
+        """The real path of the requested file; None for a folder without its slash.
 
         Raises:
             HandshakeError: 404.
         """
         path = request.path.removeprefix(self.prefix)
         segments = path.split("/")[1:]
-        # The last one is empty for a folder; so is the whole path for this one.
+        # The last segment is empty for a folder; so is the whole path for the root.
         names = segments[:-1] if not segments or not segments[-1] else segments
         if not all(map(_may_be_seen, names)):
             raise _not_found()
@@ -134,18 +134,18 @@ class Static:
         return found
 
     def _resolve(self, names: list[str]) -> str:
-        """The real path of what is in the folder; HandshakeError 404 if there is none.
+        """The real path of an entry of the folder; HandshakeError 404 if there is none.
 
-        Links inside the folder are followed, also to what would be hidden by its name;
-        those that lead out of it are not.
+        Links inside the folder are followed, even to files with hidden names; links
+        that lead out of it are not.
         """
         asked = os.path.join(self._root, *names)
-        # One question to the system: following the links of a long path takes many.
+        # One system call instead of many to follow the links of a long path.
         if not os.path.lexists(asked):
             raise _not_found()
         try:
             found = os.path.realpath(asked)
-        except OSError:  # what was a link is none any more
+        except OSError:  # the link no longer exists
             raise _not_found() from None
         if not _is_below(self._root, found):
             raise _not_found()
@@ -169,8 +169,8 @@ def _not_found() -> HandshakeError:
 
 
 def _redirect(request: Request) -> Response:
-    """To the same path with a slash, so that relative links in a page are right."""
-    # Quoted anew: what follows can begin with one slash only, and names no other host.
+    """Redirect to the same path with a slash, so that relative links are right."""
+    # Quoted again: the result starts with a single slash, and names no other host.
     location = quote(request.path) + "/"
     if request.query_string:
         location += f"?{request.query_string}"
@@ -178,7 +178,7 @@ def _redirect(request: Request) -> Response:
 
 
 def _send(request: Request, root: str, path: str) -> Response | Stream:
-    """The answer with a file, after all conditions."""
+    """The response with a file, after checking all conditions."""
     descriptor, found = _open(root, path)
     try:
         answer = _choose(request, path, descriptor, found)
@@ -194,12 +194,12 @@ def _open(root: str, path: str) -> tuple[int, os.stat_result]:
     """Open a regular file; anything else counts as missing.
 
     Args:
-        root: the folder that is served.
-        path: the real path of a file in it, as it was found: without links.
+        root: the served folder.
+        path: the real path of a file in it, as found, without links.
     """
     way = _open_by_folders if _BY_FOLDERS else _open_and_check
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a device may do things
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a device has effects
             raise _not_found()
         descriptor = way(root, path)
     except OSError as error:
@@ -214,10 +214,10 @@ def _open(root: str, path: str) -> tuple[int, os.stat_result]:
 
 
 def _open_by_folders(root: str, path: str) -> int:
-    """Open a file, one folder after the other, through no link.
+    """Open a file, one folder after the other, without following links.
 
-    Between the look at a path and its use somebody may put a link in the place of a
-    folder (CWE-367); O_NOFOLLOW alone is about the last part of a path.
+    Between checking a path and using it, a folder could be replaced by a link
+    (CWE-367); O_NOFOLLOW only protects the last part of a path.
     """
     *folders, name = os.path.relpath(path, root).split(os.sep)
     folder = os.open(root, _FOLDER_FLAGS)
@@ -231,7 +231,7 @@ def _open_by_folders(root: str, path: str) -> int:
 
 
 def _open_and_check(root: str, path: str) -> int:
-    """Open a file, and see afterwards whether that was the one in the folder."""
+    """Open a file, and check afterwards that it is the one in the folder."""
     descriptor = os.open(path, _OPEN_FLAGS)
     try:
         real = os.path.realpath(path)
@@ -247,7 +247,7 @@ def _open_and_check(root: str, path: str) -> int:
 def _choose(
     request: Request, path: str, descriptor: int, found: os.stat_result
 ) -> Response | Stream:
-    # A date in the future would be believed for too long (RFC 9110 §8.8.2.1).
+    # A date in the future would be trusted for too long (RFC 9110 §8.8.2.1).
     modified = int(max(0.0, min(found.st_mtime, time.time())))
     etag = f'"{found.st_size:x}-{found.st_mtime_ns:x}"'
     headers = [
@@ -286,7 +286,7 @@ def _check_conditions(headers: Headers, etag: str, modified: int) -> int:
 
 
 def _names(headers: Headers, name: str, etag: str, *, weak: bool) -> bool:
-    """Whether a list of entity tags names this one (RFC 9110 §8.8.3.2)."""
+    """Whether a list of entity tags contains this one (RFC 9110 §8.8.3.2)."""
     value = ",".join(headers.get_all(name))
     if value.strip() == "*":
         return True
@@ -295,7 +295,7 @@ def _names(headers: Headers, name: str, etag: str, *, weak: bool) -> bool:
 
 
 def _date(value: str | None, *, default: int) -> int:
-    """Seconds since the epoch; `default` for none, and for what is no date."""
+    """Seconds since the epoch; `default` if missing or invalid."""
     try:
         return int(parsedate_to_datetime(value or "").timestamp())
     except (TypeError, ValueError, OverflowError):
@@ -305,10 +305,10 @@ def _date(value: str | None, *, default: int) -> int:
 def _asked_range(
     request: Request, etag: str, modified: int, size: int
 ) -> tuple[int, int] | None:
-    """First byte and the one behind the last; None: the whole file is asked for.
+    """The first byte and the end of the range; None for the whole file.
 
-    Several ranges in one request are not worth their answer: it is the whole file, as
-    for what is no range at all (RFC 9110 §14.2 leaves that to us).
+    Several ranges in one request are answered with the whole file, and so is an invalid
+    range (RFC 9110 §14.2 leaves that to the server).
     """
     match = _RANGE.fullmatch(request.headers.get("Range", ""))
     if match is None or request.method != "GET":
@@ -328,7 +328,7 @@ def _type_of(path: str) -> str:
     suffix = PurePath(path).suffix.lower()
     kind = _TYPES.get(suffix)
     if kind is None:
-        # Only the end of the name: what it takes for a URL has rules of its own.
+        # Only the end of the name: `guess_type` treats URLs specially.
         guessed, encoding = mimetypes.guess_type("file" + suffix)
         kind = guessed or "application/octet-stream"
         if encoding is not None:
@@ -339,7 +339,7 @@ def _type_of(path: str) -> str:
 
 
 class _FilePart:
-    """A part of an open file, a piece at a time (`protocol.http_body.Source`)."""
+    """A part of an open file, piece by piece (`protocol.http_body.Source`)."""
 
     def __init__(self, descriptor: int, start: int, length: int) -> None:
         self._descriptor = descriptor

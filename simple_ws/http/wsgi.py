@@ -1,4 +1,4 @@
-"""WSGI applications as HTTP answers (PEP 3333), in worker threads.
+"""WSGI applications as HTTP responses (PEP 3333), in worker threads.
 
 A request is read as a whole before an application sees it, so a client that sends
 slowly does not hold a thread. What the application gives goes to the loop through a
@@ -30,21 +30,21 @@ from .routes import Route, check_prefix
 
 __all__ = ["Wsgi"]
 
-#: Of the threads, with a number behind it.
+#: Name of the threads, followed by a number.
 _NAME = "simple_ws wsgi"
-#: Requests that wait for a worker; each may hold a body of `max_body` bytes.
+#: Requests that may wait for a worker; each may have a body of `max_body` bytes.
 _MAX_QUEUED = 100
-#: Most threads that make sense where one of them computes at a time.
+#: Upper limit for threads: with the GIL, more of them do not compute faster.
 _MAX_THREADS = 1000
-#: Bytes of an answer that wait for the peer before the application is asked for more;
-#: most pages are smaller.
+#: Bytes of a response that may wait for the peer before the application is paused; most
+#: pages are smaller.
 _MAX_WAITING = 256 * 1024
-#: Bytes that are left of them when it is asked again.
+#: Bytes still waiting when the application continues.
 _FEW_WAITING = _MAX_WAITING // 2
 #: Calls that wait for slow readers, each in a thread. Above this number the one that
 #: has waited longest is cut off: slow readers compete with each other only.
 _MAX_PARKED = 100
-#: Bytes that are handed to the socket at once.
+#: Bytes passed to the socket at once.
 _PIECE = 64 * 1024
 
 _STATUS = re.compile(r"([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
@@ -72,10 +72,10 @@ class Wsgi:
     """A WSGI application, below a prefix.
 
     Args:
-        prefix: the path below which everything is the application's.
+        prefix: all paths below it belong to the application.
         app: the application.
-        threads: how many requests it answers at a time; those that wait for slow
-            readers are not among them.
+        threads: number of requests answered at a time, not counting those that wait
+            for slow readers.
 
     Raises:
         TypeError: The application takes other arguments; `threads` is not a number.
@@ -106,7 +106,7 @@ class Wsgi:
 
     @contextmanager
     def _park(self, pool: Pool, call: _Call) -> Iterator[None]:
-        """A call waits for its peer; others have its place meanwhile. In its thread."""
+        """A call waits for its peer and gives up its place; used in its thread."""
         with self._parking:
             self._parked[call] = None
             many = len(self._parked) > _MAX_PARKED
@@ -124,11 +124,11 @@ class Wsgi:
 
     def is_worker(self) -> bool:
         """Whether the caller is the application, in one of its threads."""
-        pool = self._pool  # the loop may take it away meanwhile
+        pool = self._pool  # the loop may remove it meanwhile
         return pool is not None and pool.is_worker()
 
     def end(self) -> None:
-        """The server stops, and with it the threads, once they are free."""
+        """The server stops; the threads end once they are free."""
         pool, self._pool = self._pool, None
         if pool is not None:
             for call in pool.end():
@@ -140,7 +140,7 @@ class _Gone(Exception):
 
 
 class _Pipe:
-    """Bytes of an answer on their way from a worker to the loop (`http_body.Source`).
+    """Bytes of a response between a worker and the loop (`http_body.Source`).
 
     Args:
         on_bytes: called in the worker when there are some after `read` found none.
@@ -161,18 +161,18 @@ class _Pipe:
     # In the worker
 
     def put(self, data: bytes, *, wait: bool = True) -> None:
-        """Hand on bytes, the whole of a piece: it is in memory already.
+        """Add bytes, always the whole piece: it is in memory already.
 
         Args:
             data: not empty.
-            wait: until the peer has taken enough of what was handed on before.
+            wait: until the peer has read enough of the earlier bytes.
 
         Raises:
-            _Gone: The peer has left, or takes too little.
+            _Gone: The peer has disconnected, or reads too little.
         """
         if wait and self._is_full():
             with self._park(), self._changed:
-                # The loop looks after its time, and closes us when that is over.
+                # The loop watches the deadline, and closes this when it has passed.
                 self._changed.wait_for(lambda: self._size <= _FEW_WAITING)
         with self._changed:
             if self._closed:
@@ -186,7 +186,7 @@ class _Pipe:
             return self._size >= _MAX_WAITING
 
     def end(self, *, failed: bool = False) -> None:
-        """There is no more, as it should be or because the application failed."""
+        """There are no more bytes, because it is complete or the application failed."""
         with self._changed:
             self._failed = failed and not self._ended
             self._ended = True
@@ -216,7 +216,7 @@ class _Pipe:
         while self._pieces and size < _PIECE:
             piece = self._pieces.popleft()
             room = _PIECE - size
-            if len(piece) > room:  # the rest is not copied before its turn
+            if len(piece) > room:  # the rest is copied later
                 piece = memoryview(piece)
                 self._pieces.appendleft(piece[room:])
                 piece = piece[:room]
@@ -228,7 +228,7 @@ class _Pipe:
         return b"".join(pieces)
 
     def close(self) -> None:
-        """Nobody reads on; the worker is told at its next piece."""
+        """No more is read; the worker notices with its next piece."""
         with self._changed:
             self._closed = True
             self._pieces.clear()
@@ -260,12 +260,12 @@ class _Call:
         self._head: tuple[int, str, list[tuple[str, str]], int | None] | None = None
         self._head_sent = False
         self._single = False  # the body is one piece, whose length is the body's
-        self._whole = False  # all of it is in memory, there is no more to be made
+        self._whole = False  # the complete response is in memory
 
     def run(self) -> None:
-        """Call it, hand on what it gives, and close what wants to be closed."""
+        """Call the application, pass on its output, and close its iterable."""
         if not self._exchange.waiting:
-            return  # the client has left
+            return  # the client has disconnected
         try:
             self._iterate()
         except _Gone:
@@ -275,7 +275,7 @@ class _Call:
             self._fail()
 
     def give_up(self) -> None:
-        """Cut the answer: too many peers read slowly."""
+        """Cut the response: too many peers read slowly."""
         why = "too many peers read slowly"
         self._exchange.call(partial(self._exchange.cut, why))
 
@@ -325,8 +325,8 @@ class _Call:
 
     def _finish(self) -> None:
         if not self._head_sent:
-            # RFC 9110 §8.6: what an application leaves out for HEAD has a length that
-            # it alone knows.
+            # RFC 9110 §8.6: only the application knows the length of a body that it
+            # omits for HEAD.
             for_head = self._exchange.request.method == "HEAD"
             self._send_head(None if for_head else 0, b"")
         self.pipe.end()
@@ -336,7 +336,7 @@ class _Call:
             raise AssertionError("start_response was not called")
         status, reason, headers, promised = self._head
         self._head_sent = True
-        # The loop finds the first bytes with the head, and takes them with one call.
+        # The loop gets the head together with the first bytes, in one call.
         if data:
             self.pipe.put(data)
         if promised is not None:
@@ -346,7 +346,7 @@ class _Call:
 
 
 def _length_of(result: object) -> int | None:
-    """How many pieces there are, where that is known."""
+    """The number of pieces, if known."""
     try:
         return len(result)  # type: ignore[arg-type]
     except TypeError:
@@ -356,7 +356,7 @@ def _length_of(result: object) -> int | None:
 def _check_head(
     status: object, headers: object
 ) -> tuple[int, str, list[tuple[str, str]], int | None]:
-    """What an application says of its answer: status, reason, headers and length."""
+    """Check the application's status and headers; adds reason and length."""
     match = _STATUS.fullmatch(status) if isinstance(status, str) else None
     if match is None:
         raise ValueError(f"status must be such as '200 OK', not {status!r}")
@@ -369,7 +369,7 @@ def _check_head(
             raise TypeError(f"headers must hold strings, not {name!r}: {value!r}")
         check_field(name, value)
         if name.lower() in _HOP_BY_HOP:
-            raise ValueError(f"header {name!r} is not for applications to set")
+            raise ValueError(f"header {name!r} must not be set by an application")
         if name.lower() == "content-length":
             length = _check_length(value)
         else:
@@ -427,7 +427,7 @@ def _header_variables(request: Request) -> Environ:
     return {
         "HTTP_" + name.upper().replace("-", "_"): _joined(name, headers.get_all(name))
         for name in headers
-        # X_Name would be taken for X-Name, which a proxy may have checked.
+        # X_Name would be read as X-Name, which a proxy may have checked.
         if name not in _NOT_HEADERS and "_" not in name
     }
 

@@ -1,8 +1,8 @@
-"""Turning a reactor from within an asyncio loop, of asyncio or uvloop.
+"""Turning a reactor from within an asyncio event loop (asyncio's own or uvloop).
 
-Two ways lead there. Where our selector has a descriptor and the loop watches
-descriptors, the loop watches ours. Elsewhere (on Windows) a thread looks for readiness,
-and tells the loop.
+There are two ways. Where our selector has a descriptor and the event loop can watch
+descriptors, the event loop watches ours. Elsewhere (on Windows) a thread waits for
+readiness and wakes the event loop.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Attachment", "check_loop"]
 
-#: Seconds that timers of a loop are set for at most: uvloop's have a limit.
+#: Longest delay, in seconds, of a timer in the event loop: uvloop's have a limit.
 _LONGEST = 86400.0
-#: Seconds to wait for the thread that looks for readiness, when it has been told.
+#: Seconds to wait for the watching thread to end, after it was told to.
 _TIMEOUT = 1.0
 
 
 def check_loop(loop: Any) -> None:
-    """Refuse what is no asyncio loop.
+    """Refuse an object that is not an asyncio event loop.
 
     Raises:
         TypeError: It is something else.
@@ -42,16 +42,16 @@ def check_loop(loop: Any) -> None:
 
 
 class Attachment:
-    """Turns a reactor whenever there is something to do.
+    """Turns a reactor whenever it has work.
 
     Args:
-        loop: of this thread; it may be running or not yet.
+        loop: the event loop of this thread; it need not be running yet.
         reactor: open.
         after_turn: called after each turn; False ends the attachment.
 
     Attributes:
         loop: the loop.
-        ended: a future that is done when it has ended.
+        ended: a future that is done when the attachment has ended.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Attachment:
         self._turn_soon()
 
     def end(self) -> None:
-        """Leave the loop; before the reactor is closed."""
+        """Detach from the loop; call it before the reactor is closed."""
         self._over = True
         self._reactor.eager = False
         self._reactor.work_listener = _nothing
@@ -95,7 +95,7 @@ class Attachment:
             self.ended.set_result(None)
 
     def finish(self) -> None:
-        """Have the loop run until the end, if it does not run by itself."""
+        """Run the loop until the attachment ends, if it is not running already."""
         import asyncio
 
         try:
@@ -109,8 +109,8 @@ class Attachment:
         """Wait for the end.
 
         Args:
-            stop: brings it about; called when this is cancelled.
-            hurry: brings it about at once; called when it is cancelled again.
+            stop: requests the end; called when this is cancelled.
+            hurry: requests an immediate end; called when it is cancelled again.
         """
         import asyncio
 
@@ -132,7 +132,7 @@ class Attachment:
         try:
             self._reactor.run_once(0)
         finally:
-            # Also when it was interrupted (Ctrl-C): the loop may go on, and so do we.
+            # Also after an interrupt (Ctrl-C): the loop may continue, and so do we.
             if self._after_turn():
                 self._wait(self._reactor.time_to_sleep(_LONGEST))
                 if self._watcher is not None:
@@ -149,22 +149,22 @@ class Attachment:
             self._soon = True
             self._handle = self.loop.call_soon(self._turn)
         else:
-            # uvloop counts milliseconds, and half of one is none: it would spin.
+            # uvloop rounds down to milliseconds: below one it would spin.
             seconds = math.ceil(seconds * 1000) / 1000
             self._handle = self.loop.call_later(seconds, self._turn)
 
 
 def _nothing() -> None:
-    """Nobody is to be told."""
+    """Do nothing."""
 
 
 class _Watcher:
-    """Looks for readiness in a thread of its own.
+    """Watches for readiness in its own thread.
 
     Args:
-        loop: which is told.
+        loop: the event loop to wake.
         reactor: open.
-        on_ready: called in the loop.
+        on_ready: called in the event loop.
     """
 
     def __init__(
@@ -184,15 +184,15 @@ class _Watcher:
         self._thread.start()
 
     def look(self) -> None:
-        """Look for what is registered now; after each turn."""
+        """Watch what is registered now; call it after each turn."""
         if not self._looking:
             self._looking = True
             self._asked.release()
         elif not self._found:
-            self._reactor.wake()  # it looks for what was registered before this turn
+            self._reactor.wake()  # it watches what was registered before this turn
 
     def end(self) -> None:
-        """Look no more; before the reactor is closed."""
+        """Stop watching; call it before the reactor is closed."""
         self._over = True
         self._asked.release()
         self._reactor.wake()

@@ -1,9 +1,10 @@
-"""Deferred results: what callbacks return before the work is done.
+"""Deferred results: what callbacks return when their work is not done yet.
 
-A coroutine or another awaitable, a call for a worker thread (`in_thread`), or code of
-ours that goes on after one of these (`Suspended`). This module recognises them and
-resumes what waits for them. Running them is left to `handlers.pending`, the order for
-each client to `handlers.ordering`; the threads are in `workers`.
+A deferred result is a coroutine or another awaitable, a call for a worker thread
+(`in_thread`), or internal code that waits for one of these (`Suspended`). This module
+recognises them and resumes the code that waits. Running them is left to
+`handlers.pending`, the order for each client to `handlers.ordering`; the threads are in
+`workers`.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ P = ParamSpec("P")
 #: A generator that `run_steps` drives.
 Steps: TypeAlias = Generator[Any, Any, Any]
 
-#: Types of what callbacks nearly always return, none of them deferred. A look-up, where
-#: `isawaitable` takes 1 µs.
+#: Types that callbacks nearly always return, none of them deferred. A set look-up is
+#: fast; `isawaitable` takes 1 µs.
 PLAIN: Final = frozenset({type(None), str, bytes, dict, list, bool, int, float})
 _MARK = "_simple_ws_in_thread"
 
 
 class DeferredCancelled(BaseException):
-    """A deferred result was cancelled, or raised what would end the program."""
+    """A deferred result was cancelled, or raised an exception that ends programs."""
 
 
 class InThread:
-    """A call that is to happen in a worker thread; what `in_thread` functions return.
+    """A call to run in a worker thread; `in_thread` functions return it.
 
     Args:
         call: the function, with its arguments.
@@ -70,7 +71,7 @@ def in_thread(function: Callable[P, Any]) -> Callable[P, Any]:
         class Archive(WebSocket):
             @in_thread
             def on_message(self, msg, client):
-                return database.store(msg)    # nobody else waits meanwhile
+                return database.store(msg)    # the loop serves others meanwhile
 
     Use it for callbacks of handlers and middleware (except `on_send` and
     `select_subprotocol`), functions of `Server.route` and `Server.http`, and timers.
@@ -99,7 +100,7 @@ def in_thread(function: Callable[P, Any]) -> Callable[P, Any]:
 
 
 def is_async(function: Any) -> bool:
-    """Whether calling it returns a coroutine, as far as can be told beforehand."""
+    """Whether calling it returns a coroutine, as far as can be seen without a call."""
     while isinstance(function, functools.partial):
         function = function.func
     # For a callable object, its class decides.
@@ -108,7 +109,7 @@ def is_async(function: Any) -> bool:
 
 
 def returns_deferred(function: Any) -> bool:
-    """Whether it returns deferred results, as far as can be told beforehand."""
+    """Whether it returns deferred results, as far as can be seen without a call."""
     while isinstance(function, functools.partial):
         function = function.func
     return is_async(function) or getattr(function, _MARK, False) is True
@@ -122,12 +123,12 @@ def is_deferred(result: object) -> bool:
 
 
 def name_of(function: object) -> str:
-    """What logs call a function."""
+    """The name of a function in logs."""
     return getattr(function, "__name__", None) or repr(function)
 
 
 def check_callback(what: str, function: object, handed: Sequence[str]) -> None:
-    """Refuse what cannot be called with these arguments.
+    """Refuse an object that cannot be called with these arguments.
 
     Raises:
         TypeError: Not a function, or one with another signature.
@@ -152,7 +153,7 @@ def check_not_deferred(what: str, function: object) -> None:
         TypeError: It is async or `in_thread`.
     """
     if returns_deferred(function):
-        raise TypeError(f"{what} must not be async nor in_thread: nobody waits for it")
+        raise TypeError(f"{what} must not be async or in_thread: nothing awaits it")
 
 
 def discard(deferred: object) -> None:
@@ -162,7 +163,7 @@ def discard(deferred: object) -> None:
 
 
 class Suspended(ABC):
-    """Code of ours that stopped at a deferred result, and goes on with its outcome.
+    """Internal code that stopped at a deferred result and continues with its outcome.
 
     Attributes:
         waits_for: the deferred result.
@@ -175,14 +176,14 @@ class Suspended(ABC):
 
     @abstractmethod
     def resume(self, value: Any, error: BaseException | None) -> Any:
-        """Go on with what `waits_for` came to; returns a result, deferred again or not.
+        """Continue with the outcome of `waits_for`; the result may be deferred again.
 
         Raises:
             BaseException: What the code raises; `error` if it does not handle it.
         """
 
     def close(self) -> None:
-        """It will not be resumed."""
+        """Clean up: it will not be resumed."""
         discard(self.waits_for)
 
 
@@ -208,7 +209,7 @@ class Then(Suspended):
 
 
 class Trampoline(Suspended):
-    """A generator that stopped because a value that it yielded is deferred."""
+    """A generator that stopped because it yielded a deferred value."""
 
     __slots__ = ("_generator",)
 
@@ -232,8 +233,7 @@ def run_steps(generator: Steps) -> Any:
     """Drive a generator: each value it yields is resolved and sent back.
 
     Returns:
-        What the generator returns, or a `Trampoline` if a value that it yields is
-        deferred.
+        The generator's return value, or a `Trampoline` if it yielded a deferred value.
     """
     return _run_steps(generator, generator.send, None)
 

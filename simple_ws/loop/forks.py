@@ -1,10 +1,9 @@
-"""Forked processes: what they do with their copies of our descriptors.
+"""Forked processes: closing their copies of the descriptors.
 
 A process that is forked from a callback (multiprocessing, `os.fork`) has a copy of
-every socket, of the epoll descriptor, and of the signal handlers. The run goes on in
-the parent: the child forgets it. It closes its copies and must not touch more than
-them: `shutdown` would end the parent's connections, and `epoll_ctl` change what the
-parent waits for.
+every socket, of the epoll descriptor, and of the signal handlers. The run continues
+in the parent; the child forgets it. It only closes its copies: `shutdown` would end the
+parent's connections, and `epoll_ctl` would change what the parent waits for.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ logger = logging.getLogger("simple_ws")
 
 
 class Forgetful(Protocol):
-    """What has descriptors."""
+    """An object that owns descriptors."""
 
     def _on_fork(self) -> object:
         """This is a forked process: forget what belongs to the parent."""
@@ -32,14 +31,14 @@ _owners: WeakSet[Forgetful] = WeakSet()
 
 
 def note(owner: Forgetful) -> None:
-    """Have `owner._on_fork()` called in each process forked by Python from now on."""
+    """Call `owner._on_fork()` in each process forked by Python from now on."""
     _owners.add(owner)
 
 
 def close_socket(sock: Any) -> None:
     """Close a socket so that the peer sees its end.
 
-    It would not while another process has a copy: `close` alone sends nothing then.
+    `close` alone sends nothing while another process has a copy.
     """
     if type(sock) is socket.socket:
         with suppress(OSError):  # the peer has gone before

@@ -1,6 +1,6 @@
-"""Listening sockets: where they are bound, how connections are taken from them.
+"""Listening sockets: binding them, and accepting connections.
 
-What becomes of an accepted connection is left to the callback.
+Handling an accepted connection is left to the callback.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ logger = logging.getLogger("simple_ws")
 _MAX_WAITING = 65536
 #: Connections taken in one turn, so that those who are in are served meanwhile.
 _BATCH = 64
-#: Seconds after which the others have their turn all the same.
+#: Seconds after which open connections get their turn regardless.
 _LONG_BATCH = 0.005
-#: Seconds before accepting is tried again when descriptors or memory ran out.
+#: Seconds before accepting again when descriptors or memory ran out.
 _PAUSE = 0.25
-#: Seconds in which that is said once; it may go on for hours.
+#: Seconds in which that is logged only once; it may continue for hours.
 _SILENCE = 10.0
-#: Largest number that the system can be told; of a backlog it keeps fewer (somaxconn).
+#: Largest backlog that can be passed; the system caps it at somaxconn.
 _MAX_INT = 2**31 - 1
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
-#: Free ports to try where a host has several addresses.
+#: Free ports to try when a host has several addresses.
 _ATTEMPTS = 10
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -56,11 +56,11 @@ def bind(host: str, port: int, backlog: int, reuse_port: bool) -> list[socket.so
     Args:
         host: a name or an address; "" is every interface, IPv4 and IPv6.
         port: 0 picks a free one, the same for all addresses.
-        backlog: connections the system keeps waiting.
-        reuse_port: other processes may listen there too (SO_REUSEPORT).
+        backlog: connections that the system queues.
+        reuse_port: allow other processes to listen there too (SO_REUSEPORT).
 
     Raises:
-        OSError: An address is not to be had; the message names it.
+        OSError: An address is not available; the message names it.
     """
     addresses = list(_addresses(host, port))
     attempts = _ATTEMPTS if port == 0 else 1
@@ -69,7 +69,7 @@ def bind(host: str, port: int, backlog: int, reuse_port: bool) -> list[socket.so
         try:
             return _open_all(addresses, port, backlog, reuse_port, both=not host)
         except OSError as error:
-            # What is free on one address may be taken on the next: ask for another.
+            # A port free on one address may be taken on the next: try another port.
             if error.errno != errno.EADDRINUSE or not attempts:
                 raise
 
@@ -96,7 +96,7 @@ def _open_all(
 
 def _addresses(host: str, port: int) -> Iterator[tuple[int, Any]]:
     if not host:
-        # One socket for both families; where IPv6 is switched off, IPv4 alone.
+        # One socket for both families; IPv4 alone where IPv6 is disabled.
         if socket.has_dualstack_ipv6() and _ipv6_works():
             yield socket.AF_INET6, ("::", port)
         else:
@@ -110,7 +110,7 @@ def _addresses(host: str, port: int) -> Iterator[tuple[int, Any]]:
         raise OSError(
             error.errno, f"cannot listen on {host!r}: {error.strerror}"
         ) from None
-    except UnicodeError:  # an empty label, or one of more than 63 characters
+    except UnicodeError:  # an empty label, or one with more than 63 characters
         raise OSError(
             errno.EINVAL, f"cannot listen on {host!r}: not a host name"
         ) from None
@@ -147,13 +147,13 @@ def _open(
 
 
 class SocketFile:
-    """The file of a Unix socket that listens, to be removed at the end.
+    """The file of a listening Unix socket, removed at the end.
 
     Args:
         path: where the socket is bound.
 
     Attributes:
-        path: the same, absolute: the program may change its folder.
+        path: the same as an absolute path: the program may change its directory.
     """
 
     def __init__(self, path: str) -> None:
@@ -162,11 +162,11 @@ class SocketFile:
         self._identity = _identity(self.path)
 
     def remove(self) -> None:
-        """Remove the file, if it is still ours; before the socket is closed.
+        """Remove the file, if it is still ours; call it before closing the socket.
 
         A forked process leaves it: others listen there.
 
-        While the socket is open nobody else's file can have its number.
+        While the socket is open, no other file can have its inode number.
         """
         with suppress(OSError):
             ours = self._pid == os.getpid()
@@ -180,20 +180,20 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def bind_unix(path: str, backlog: int) -> tuple[socket.socket, SocketFile]:
-    """Open a listening Unix socket; who may connect is decided by its folder's rights.
+    """Open a listening Unix socket; access is controlled by its directory's mode.
 
-    A file that is left of a server that runs no more is replaced.
+    A file left behind by a dead server is replaced.
 
     Args:
-        path: where; systems take 103 to 107 bytes.
-        backlog: connections the system keeps waiting.
+        path: the file; systems accept at most 103 to 107 bytes.
+        backlog: connections that the system queues.
 
     Returns:
         The socket, and its file.
 
     Raises:
-        OSError: Somebody listens there, a file that is no socket stands there, or the
-            path is not to be had; the message names it.
+        OSError: Another server listens there, the file is not a socket, or the path is
+            not available; the message names it.
     """
     if not hasattr(socket, "AF_UNIX"):
         raise OSError(
@@ -209,7 +209,7 @@ def bind_unix(path: str, backlog: int) -> tuple[socket.socket, SocketFile]:
         if file is not None:
             file.remove()
         sock.close()
-        # Without a number: the path did not fit into an address.
+        # No errno: the path did not fit into an address.
         number = error.errno or errno.ENAMETOOLONG
         reason = error.strerror or f"{error}, it has {len(os.fsencode(path))} bytes"
         raise OSError(number, f"cannot listen on unix:{path}: {reason}") from None
@@ -228,9 +228,9 @@ def _bind_file(sock: socket.socket, path: str) -> None:
 
 
 def _check_stale(path: str) -> None:
-    """Raise OSError unless the file is a socket on which nobody listens."""
+    """Raise OSError unless the file is a socket without a listener."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise OSError(errno.EEXIST, "the file is no socket")
+        raise OSError(errno.EEXIST, "the file is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -243,36 +243,36 @@ def _check_stale(path: str) -> None:
 
 
 def take_over(sockets: Iterable[socket.socket], backlog: int) -> list[socket.socket]:
-    """Listen on sockets that somebody else has bound.
+    """Listen on sockets that were bound elsewhere.
 
     Args:
-        sockets: of streams; those that listen already go on.
-        backlog: connections the system keeps waiting.
+        sockets: stream sockets, which may be listening already.
+        backlog: connections that the system queues.
 
     Raises:
-        TypeError: One is no socket.
-        ValueError: One is not of streams.
-        OSError: One cannot listen.
+        TypeError: An item is not a socket.
+        ValueError: A socket is not a stream socket.
+        OSError: A socket cannot listen.
     """
     taken = list(sockets)
     for sock in taken:
         if not isinstance(sock, socket.socket):
             raise TypeError(f"sockets must hold sockets, not {sock!r}")
         if sock.type != socket.SOCK_STREAM:
-            raise ValueError(f"sockets must hold sockets of streams, not {sock!r}")
+            raise ValueError(f"sockets must hold stream sockets, not {sock!r}")
     for sock in taken:
         sock.listen(min(backlog, _MAX_INT))
     return taken
 
 
 def port_of(sock: socket.socket) -> int:
-    """The port that a socket is bound to; 0 for one that has none."""
+    """The port that a socket is bound to; 0 if it has none."""
     address = sock.getsockname()
     return address[1] if isinstance(address, tuple) else 0
 
 
 def name_of(sock: socket.socket) -> str:
-    """Where a socket listens, for people."""
+    """The address a socket listens on, for logs."""
     address = sock.getsockname()
     if isinstance(address, tuple):
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -281,13 +281,13 @@ def name_of(sock: socket.socket) -> str:
 
 
 def limit_unsent(sock: socket.socket, size: int | None) -> None:
-    """Bound what the system holds unsent of each connection (TCP_NOTSENT_LOWAT).
+    """Limit a connection's unsent output in the kernel (TCP_NOTSENT_LOWAT).
 
-    Connections take it over from the socket that listens. Nothing happens for Unix
+    Accepted connections inherit it from the listening socket. Does nothing for Unix
     sockets, and where the system has no such option.
 
     Args:
-        sock: that listens, or is connected.
+        sock: listening or connected.
         size: bytes; None leaves it to the system, which takes megabytes.
     """
     option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
@@ -304,7 +304,7 @@ def _send_at_once(sock: socket.socket) -> None:
 
 
 class Listener:
-    """Takes connections from one listening socket, in batches.
+    """Accepts connections from one listening socket, in batches.
 
     Args:
         sock: bound and listening; the listener owns it from now on.
@@ -331,14 +331,14 @@ class Listener:
         self._silent_until = -math.inf
         self._closed = False
         sock.setblocking(False)
-        # Answers are written whole, once a turn: nothing is won by waiting (Nagle). On
-        # Linux accepted sockets inherit it, which saves a call for each.
+        # Output is written whole, once per turn, so Nagle's algorithm only delays it.
+        # On Linux accepted sockets inherit the option, which saves a call for each.
         self._inherits = sys.platform == "linux"
         _send_at_once(sock)
         self.watch()
 
     def watch(self) -> None:
-        """Have the loop tell of connections; again, where it was opened again."""
+        """Register with the loop; again after the loop was opened again."""
         self._reactor.register(self._sock, READ, self._on_ready)
 
     def forget(self) -> None:
@@ -380,7 +380,7 @@ class Listener:
         clock = self._reactor.clock
         latest = clock() + _LONG_BATCH
         for _ in range(_BATCH):
-            # A handshake may have been handled in each, with the user's `on_request`.
+            # Each may have run a handshake, with the user's `on_request`.
             if self._closed or self._reactor.interrupted or clock() > latest:
                 return
             try:
@@ -391,14 +391,14 @@ class Listener:
                 if error.errno in _EXHAUSTED:
                     self._pause(error)
                     return
-                # ECONNABORTED and kin: that one peer has gone already.
+                # ECONNABORTED and similar: only this peer is gone.
                 continue
             if not self._inherits:
                 _send_at_once(sock)
             self._accept(sock, address)
 
     def _accept(self, sock: socket.socket, address: Any) -> None:
-        """Hand on a connection; one that cannot be handed on is closed."""
+        """Pass a connection on; close it if that fails."""
         try:
             self._on_accept(sock, address)
         except Exception as error:
@@ -409,10 +409,10 @@ class Listener:
             sock.close()
 
     def _pause(self, error: OSError) -> None:
-        """Without this the loop would spin: the socket stays readable."""
+        """Pause accepting; otherwise the loop would spin: the socket stays readable."""
         now = self._reactor.time()
         if now >= self._silent_until:
-            logger.warning("accepting pauses: %s", error.strerror)
+            logger.warning("accepting is paused: %s", error.strerror)
             self._silent_until = now + _SILENCE
         self._paused = True
         self._reactor.unregister(self._sock)

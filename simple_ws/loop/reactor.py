@@ -1,8 +1,8 @@
-"""The event loop: readiness, timers, calls from other threads, one flush a turn.
+"""The event loop: readiness, timers, calls from other threads, one flush per turn.
 
-It has never heard of WebSocket. A turn (`run_once`) waits for readiness, calls what is
-ready, then the timers that are due, then what other threads queued, and at the end
-writes every outbox that was filled meanwhile, once.
+It knows nothing about WebSocket. A turn (`run_once`) waits for readiness, calls what is
+ready, then the timers that are due, then the calls queued by other threads. At the end
+it writes every outbox that was filled during the turn, once.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = ["Reactor", "unsent_by_system"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Bytes that a queued call takes besides its message, roughly.
+#: Bytes that a queued call takes in addition to its message, roughly.
 _CALL_SIZE = 256
-#: Queued calls of one turn; some milliseconds, and clients are heard in between.
+#: Queued calls per turn: some milliseconds, then clients are read again.
 _MANY_CALLS = 1024
-#: Rounds of queued calls before closing, beside those that are queued already: threads
-#: that never cease must not keep us.
+#: Rounds of queued calls before closing, after those queued already: threads that never
+#: stop queueing must not block the end.
 _LAST_ROUNDS = 100
-#: Pauses that are remembered; each took half a second or more.
+#: Pauses that are remembered; each lasted half a second or more.
 _MANY_PAUSES = 100
 
 READ = selectors.EVENT_READ
@@ -61,7 +61,7 @@ def unsent_by_system(sock: Any) -> int:
         return 0
     try:
         answer = ioctl(sock.fileno(), TIOCOUTQ, b"\0" * 4)
-    except (OSError, ValueError):  # it is closed
+    except (OSError, ValueError):  # closed
         return 0
     return int(struct.unpack("i", answer)[0])
 
@@ -69,23 +69,23 @@ def unsent_by_system(sock: Any) -> int:
 class Reactor(LoopState):
     """A `selectors` loop for one thread.
 
-    It owns no descriptor before `open`, nor after `close`.
+    It owns descriptors only between `open` and `close`.
 
     Args:
-        grain: seconds, of the coarse wheel (`timers.Wheel`).
+        grain: resolution of the coarse wheel (`timers.Wheel`), in seconds.
         clock: seconds that never run backwards.
         selector: any `selectors.BaseSelector`; the best of the platform by default.
-        busy_poll: seconds to look again and again before going to sleep, which saves
-            the wake-up (some 10 µs) at the price of a core.
+        busy_poll: seconds to poll before sleeping, which saves the wake-up (some
+            10 µs) at the cost of a core.
         buffered_limit, slow, pause: see `LoopState`.
-        slow_listener: called with whatever has held the loop for longer than `slow`
-            seconds, and for how long.
+        slow_listener: called with the target that has blocked the loop for longer than
+            `slow` seconds, and with its duration.
 
     Attributes:
-        timers, wheel: exact deadlines, and coarse ones for very many.
-        turning: a turn is under way: whoever asks was called by it.
-        work_listener: called when `eager` is set and there is something to do though no
-            turn is under way; for loops that drive this one.
+        timers, wheel: exact deadlines, and coarse ones for very many owners.
+        turning: whether a turn is running; if so, the caller runs inside it.
+        work_listener: called when `eager` is set and there is work while no turn is
+            running; for event loops that drive this one.
 
     Only `call_threadsafe` and `wake` may be called from other threads.
     """
@@ -119,22 +119,22 @@ class Reactor(LoopState):
         self._reserved = 0
         self._reserving = threading.Lock()
         self.turning = False
-        self._interrupt: BaseException | None = None  # to be raised after this turn
+        self._interrupt: BaseException | None = None  # raised after this turn
         self._pauses: deque[tuple[float, float]] = deque(maxlen=_MANY_PAUSES)
         self._busy_poll = busy_poll
         self.work_listener: Callable[[], object] = lambda: None
         self._slow_listener = slow_listener
 
     def open(self) -> None:
-        """Take the descriptors that turning needs; before the first turn."""
+        """Create the descriptors; call it before the first turn."""
         self._selector = selector = self._given_selector or best_selector()
         self._register: Callable[[Any, int, Any], object] = selector.register
         self._modify: Callable[[Any, int, Any], object] = selector.modify
         self._unregister: Callable[[Any], object] = selector.unregister
         if isinstance(selector, EpollSelector):
             selector.busy_poll = self._busy_poll
-            # Without the keys that selectors answer with: three of them are a twentieth
-            # of the time of a handshake.
+            # Without the `SelectorKey` results: creating three of them takes a
+            # twentieth of the time of a handshake.
             self._register, self._modify = selector.add, selector.change
             self._unregister = selector.remove
         self._pid = os.getpid()
@@ -146,49 +146,49 @@ class Reactor(LoopState):
     def register(
         self, sock: Any, events: int, callback: Callable[[int], object]
     ) -> None:
-        """Have `callback(ready events)` called whenever `sock` is ready."""
+        """Call `callback(ready events)` whenever `sock` is ready."""
         self._register(sock, events, callback)
         if self.eager:
             self.on_dirty()
 
     def modify(self, sock: Any, events: int, callback: Callable[[int], object]) -> None:
-        """Ask for other events of a registered socket."""
+        """Change the events of a registered socket."""
         self._modify(sock, events, callback)
         if self.eager:
             self.on_dirty()
 
     def unregister(self, sock: Any) -> None:
-        """Forget a socket; before it is closed."""
+        """Forget a socket; call it before closing the socket."""
         self._unregister(sock)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
-        """Have `callback()` called in `delay` seconds."""
+        """Call `callback()` in `delay` seconds."""
         return self.call_at(self.clock() + delay, callback)
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """Have `callback()` called once the loop's clock says `when`."""
+        """Call `callback()` once the loop's clock reaches `when`."""
         self.want_attention()
         return self.timers.call_at(when, partial(self._guarded, callback))
 
     def time(self) -> float:
-        """What the clock says at this moment (seconds)."""
+        """The current time of the clock, in seconds."""
         return self.clock()
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` called at the top of the loop, in this turn or the next."""
+        """Call `callback()` at the top of the loop, in this turn or the next."""
         self._calls.append(callback)
         self.want_attention()
 
     def call_threadsafe(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` called in the loop's thread; from any thread, in order."""
+        """Call `callback()` in the loop's thread; from any thread, in order."""
         self._calls.append(callback)
         self.attention = True
         self.wake()
 
     def reserve(self, size: int) -> bool:
-        """Ask for room for what another thread is about to queue; from any thread.
+        """Reserve memory for a call that another thread will queue; from any thread.
 
-        Whoever was given it calls `release` when its turn has come.
+        On success the caller must call `release` when the call runs.
         """
         with self._reserving:
             if self._reserved and self._reserved + size > self.buffered_limit:
@@ -197,30 +197,30 @@ class Reactor(LoopState):
         return True
 
     def release(self, size: int) -> None:
-        """Give back what `reserve` has given."""
+        """Return what `reserve` has granted."""
         with self._reserving:
             self._reserved -= size + _CALL_SIZE
 
     def wake(self) -> None:
-        """End the wait of the loop; from any thread and from signal handlers."""
+        """Wake the loop; from any thread and from signal handlers."""
         waker = self._waker
         if waker is not None and not self._woken:
             self._woken = True
-            with suppress(OSError):  # closed meanwhile: nobody sleeps any more
+            with suppress(OSError):  # closed meanwhile: the loop sleeps no more
                 waker.send(b"\0")
 
     def run_once(self, timeout: float | None = None) -> None:
-        """One turn: wait at most `timeout` seconds (None: as long as it takes)."""
+        """One turn: wait at most `timeout` seconds (None: without limit)."""
         self._turn(lambda: self._dispatch(self.time_to_sleep(timeout)))
 
     def run_turns(self) -> None:
-        """Turn until something else than readiness has wanted attention.
+        """Turn until something other than readiness needs attention.
 
-        One turn as `run_once` does it, where the selector can do no more; otherwise as
-        many as come, without a Python frame but for callbacks.
+        One turn like `run_once`, unless the selector can do more; then as many as
+        needed, without a Python frame except for callbacks.
         """
         selector = self._selector
-        # First this, then the look at the calls: one queued in between is not missed.
+        # Reset first, then look at the calls: none queued in between is missed.
         self.attention = False
         if self._calls or self.dirty or not isinstance(selector, EpollSelector):
             self.run_once()
@@ -228,17 +228,17 @@ class Reactor(LoopState):
             self._turn(lambda: self._run(selector))
 
     def want_attention(self) -> None:
-        """Have `run_turns` return after this turn."""
+        """Make `run_turns` return after this turn."""
         self.attention = True
         if self.eager:
             self.on_dirty()
 
     def on_dirty(self) -> None:
-        """There is something to do, outside of a turn."""
+        """There is work to do outside of a turn."""
         self.work_listener()
 
     def _turn(self, hear: Callable[[], object]) -> None:
-        """Call what is ready, then what is due, then what was queued; write it all."""
+        """Call what is ready, then what is due, then queued calls; write all output."""
         if self.turning:
             raise InvalidState("the loop is running already: called from a callback")
         eager = self.eager
@@ -257,15 +257,15 @@ class Reactor(LoopState):
             raise error
 
     def _do_due(self) -> None:
-        """Call what is due and what was queued, and write what that has left.
+        """Call what is due and what was queued, and write the resulting output.
 
-        Once interrupted no more is called: it has its turn when the program goes on.
+        After an interrupt nothing more is called: it is called if the program goes on.
         """
         if self.interrupted:
             return
         try:
             self.timers.run_due(self.now)
-            # Where it failed the next turn goes on with those that are left.
+            # After a failure the next turn continues with the remaining ones.
             self._guarded(partial(self.wheel.run_due, self.now))
             self._run_calls()
             self.flush()
@@ -279,7 +279,7 @@ class Reactor(LoopState):
             self.on_pause(self.now, ended)
 
     def _guarded(self, callback: Callable[[], object]) -> None:
-        """Call what is due; a fault of ours in it must not end the loop."""
+        """Call a callback that is due; an internal error must not end the loop."""
         try:
             callback()
         except Exception as error:
@@ -291,14 +291,14 @@ class Reactor(LoopState):
         self._hear_all(selector, selector.run(self, due))
 
     def _dispatch(self, timeout: float | None) -> None:
-        """Wait, look at the clock, and call what is ready."""
+        """Wait, set the clock, and call what is ready."""
         selector = self._selector
         if not isinstance(selector, EpollSelector):
             ready = self._spin(selector, timeout) or selector.select(timeout)
             self.tick()
             for key, events in ready:
                 if self.interrupted:
-                    break  # those that are left are ready next time, too
+                    break  # the remaining ones are ready in the next turn, too
                 try:
                     key.data(events)
                 except BaseException as error:
@@ -317,11 +317,11 @@ class Reactor(LoopState):
             rounds -= 1
 
     def on_failure(self, target: object, error: BaseException) -> None:
-        """What was called raised: give that one connection up, and go on.
+        """A callback raised: abandon its connection, and continue.
 
-        It is a fault of ours, or a signal handler's exception between two lines of
-        ours: nobody knows what had been done. Exceptions of user code end before they
-        come here.
+        It is an internal error, or a signal handler's exception between two internal
+        lines: the state of the connection is unknown. Exceptions of user code are
+        handled before they get here.
         """
         while isinstance(target, partial):
             target = target.func
@@ -339,11 +339,11 @@ class Reactor(LoopState):
             logger.error(text, what, exc_info=error)
 
     def on_interrupt(self, error: BaseException) -> None:
-        """Something that ends programs was raised: KeyboardInterrupt, SystemExit,
+        """An exception that ends programs was raised: KeyboardInterrupt, SystemExit,
         CancelledError.
 
-        In a turn nothing more is called, and it is raised when all is in order: no
-        connection is left in the middle of what was read.
+        In a turn nothing more is called, and it is raised once the state is consistent:
+        no connection is left in the middle of its input.
         """
         if not self.turning:
             raise error
@@ -352,7 +352,7 @@ class Reactor(LoopState):
         self.interrupted = self.attention = True
 
     def on_slow(self, target: object, seconds: float) -> None:
-        """What was called for readiness has held the loop for longer than `slow`."""
+        """A target called for readiness has blocked the loop for longer than `slow`."""
         if self._slow_listener is not None:
             self._slow_listener(target, seconds)
 
@@ -378,7 +378,7 @@ class Reactor(LoopState):
     def _spin(
         self, selector: selectors.BaseSelector, timeout: float | None
     ) -> list[Any]:
-        """Look without sleeping, for `busy_poll` seconds at most."""
+        """Poll without sleeping, for at most `busy_poll` seconds."""
         spin = self._busy_poll if timeout is None else min(self._busy_poll, timeout)
         end = time.monotonic() + spin if spin else 0.0
         while time.monotonic() < end:
@@ -387,12 +387,12 @@ class Reactor(LoopState):
         return []
 
     def wait(self) -> None:
-        """Wait until something is ready, and leave it at that; from any thread."""
+        """Wait until something is ready, and handle nothing; from any thread."""
         with suppress(OSError, ValueError, KeyError):  # something was closed meanwhile
             self._selector.select()
 
     def finish_calls(self) -> None:
-        """Run what is queued, also what that queues, and flush; before `close`."""
+        """Run queued calls, and those they queue, and flush; call it before `close`."""
         error: BaseException | None = None
         for _ in range(_LAST_ROUNDS + 3 * (len(self._calls) // _MANY_CALLS)):
             if not self._calls and not self.dirty:
@@ -401,12 +401,12 @@ class Reactor(LoopState):
                 self._run_calls()
                 self.flush()
             except BaseException as raised:
-                error = error or raised  # when everybody was told
+                error = error or raised  # raised after all calls
         if error is not None:
             raise error
 
     def fileno(self) -> int:
-        """A descriptor that is readable when a turn has work, where there is one.
+        """A descriptor that is readable when a turn has work, if the platform has one.
 
         Raises:
             AttributeError: This platform's selector has none.
@@ -437,14 +437,14 @@ class Reactor(LoopState):
             )
 
     def close(self) -> None:
-        """Give the descriptors back; the reactor is of no use afterwards."""
+        """Close the descriptors; the reactor cannot be used afterwards."""
         if self._waker is not None:
             self._selector.close()
             self._waker.close()
             self._wakee.close()
 
     def time_to_sleep(self, timeout: float | None) -> float | None:
-        """How long this turn may sleep."""
+        """How long this turn may sleep, in seconds."""
         if self._calls or self.dirty:
             return 0
         for deadline in (self.timers.next_deadline(), self.wheel.next_deadline):
@@ -456,12 +456,12 @@ class Reactor(LoopState):
     def _on_woken(self, events: int) -> None:
         with suppress(BlockingIOError, InterruptedError):
             self._wakee.recv(4096)
-        # Before the calls are looked at: one queued from here on wakes again.
+        # Before looking at the calls: one queued from here on wakes the loop again.
         self._woken = False
         self.attention = True
 
     def _run_calls(self) -> None:
-        # Only as many as there are now: callbacks that queue more get the next turn.
+        # Only those queued by now: calls that they queue wait for the next turn.
         for _ in range(min(len(self._calls), _MANY_CALLS)):
             if self.interrupted:
                 return

@@ -1,7 +1,7 @@
-"""How often one kind of line is written to the log.
+"""Limits repeated log lines of one kind.
 
-Peers can cause most of what is logged: what repeats is counted and summed up, so that a
-crowd that leaves at once, or sends nonsense, is not a flood of lines.
+Peers can cause most log lines, so repeated ones are counted and summarised: many
+clients that leave at once, or send invalid data, do not flood the log.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ __all__ = ["Repeats"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Lines of one kind in a window of so many seconds; those beyond are counted.
+#: Lines of one kind in a window of `_WINDOW` seconds; further ones are only counted.
 _LINES = 20
 _WINDOW = 10.0
 
 
 class Repeats:
-    """What was logged in this window, by kind; for the loop's thread.
+    """The lines logged in this window, by kind; for the loop's thread.
 
     Args:
-        call_later: makes the timer that sums up.
+        call_later: sets the timer for the summary.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Repeats:
         self._levels: dict[str, int] = {}
 
     def may_say(self, kind: str, level: int = logging.INFO) -> bool:
-        """Whether one more line of a kind may be written; if not, it is counted.
+        """Whether another line of this kind may be written; if not, it is counted.
 
         Args:
-            kind: a few words, for the line that sums up; one of few.
-            level: of that line.
+            kind: a few words for the summary; from a small set.
+            level: level of the line.
         """
         if not self._seen:
             self._call_later(_WINDOW, self.sum_up)
@@ -46,7 +46,7 @@ class Repeats:
         return count <= _LINES
 
     def sum_up(self) -> None:
-        """Say how many lines were not written, and begin anew."""
+        """Log how many lines were suppressed, and start over."""
         seen, self._seen = self._seen, {}
         levels, self._levels = self._levels, {}
         for kind, count in seen.items():

@@ -1,7 +1,7 @@
-"""Timers of users: once, or again and again, drift-free.
+"""User timers: single or repeated calls, without drift.
 
-`timers` has the engine's own. These outlive a restart of the server, may be set from
-any thread, and go on when their callback raises.
+`timers` has the loop's own. User timers outlive a restart of the server, can be set
+from any thread, and continue when their callback raises.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["Job", "Schedule", "check_interval"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Seconds; below, a loop would do nothing else.
+#: Seconds; with shorter intervals a loop would do nothing else.
 _SHORTEST = 0.001
-#: Seconds after which a call that is further away is looked at again: the calendar may
-#: have been set, and selectors cannot wait for centuries.
+#: Distant calls are checked again after this many seconds: the system clock may be set,
+#: and selectors cannot wait for centuries.
 _LONGEST_WAIT = 3600.0
 
 
@@ -35,10 +35,10 @@ class Job:
     """A timer: one call, or repeated calls.
 
     Args:
-        schedule: whose it is.
-        callback: to be called.
-        delay: seconds to the first call.
-        moment: of the first call, in seconds since the epoch; in place of `delay`.
+        schedule: the schedule it belongs to.
+        callback: the function to call.
+        delay: seconds until the first call.
+        moment: time of the first call, in seconds since the epoch; instead of `delay`.
         interval: see the property.
     """
 
@@ -56,13 +56,13 @@ class Job:
         self._callback: Callable[[], object] | None = callback
         self._delay = delay
         self._moment = moment
-        self._reactor: Reactor | None = None  # of the loop that it waits in
+        self._reactor: Reactor | None = None  # the reactor it is armed in
         self._timer: Timer | None = None
         self._first = self._due = 0.0
-        self._count = 0  # intervals from the first call to the one that is due next
+        self._count = 0  # intervals from the first call to the next one
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
-        """What it calls, with the name that errors call it by."""
+        """The callback, with its name for errors."""
         if self._callback is not None:
             name = getattr(self._callback, "__name__", repr(self._callback))
             yield f"the timer {name}", self._callback
@@ -85,7 +85,7 @@ class Job:
         self._schedule.jobs.discard(self)
 
     def _arm(self, reactor: Reactor) -> None:
-        """Count from now on; nothing happens where it does."""
+        """Start counting; nothing happens if it is counting already."""
         if self._reactor is not reactor:
             self._reactor = reactor
             delay = self._delay if self._moment is None else self._until_moment()
@@ -94,7 +94,7 @@ class Job:
             self._wait(reactor)
 
     def _disarm(self) -> None:
-        self._reactor = None  # its timers are gone with it
+        self._reactor = None  # the reactor is gone, and its timers with it
 
     def _wait(self, reactor: Reactor) -> None:
         if self._callback is not None:
@@ -129,7 +129,7 @@ class Job:
         except Exception as error:
             _note_failure(reactor, callback, error)
         except BaseException:
-            self._plan_next(reactor)  # the program may go on, and so does the timer
+            self._plan_next(reactor)  # the program may continue, and the timer too
             raise
         self._plan_next(reactor)
 
@@ -140,16 +140,16 @@ class Job:
         value: object,
         error: BaseException | None,
     ) -> None:
-        """What the callback has begun is done; the next call waits for that."""
+        """The callback's deferred result is done; the next call waits for that."""
         if isinstance(error, Exception):
             _note_failure(reactor, callback, error)
         self._plan_next(reactor)
 
     def _plan_next(self, reactor: Reactor) -> None:
-        # Unless the server has stopped meanwhile.
+        # Unless the server has stopped in the meantime.
         if self._interval is not None and self._reactor is reactor:
-            # From the first call on, not from now: whatever it took, and however late
-            # it was, calls do not drift. Those that were missed are left out.
+            # Counted from the first call, not from now: calls do not drift, no matter
+            # how long or late one was. Missed calls are skipped.
             missed = max(0.0, reactor.time() - self._due)
             self._count += int(missed // self._interval) + 1
             self._due = self._first + self._count * self._interval
@@ -157,15 +157,15 @@ class Job:
 
 
 class Schedule:
-    """All jobs of a server.
+    """All timers of a server.
 
     Args:
         run_deferred: runs a deferred result of a callback.
-        check: raises when a callback cannot be waited for.
-        timed: times a call and names it when it is slow, see `Log.timed`.
+        check: raises when the loop cannot await a callback.
+        timed: times a call and logs it when slow, see `Log.timed`.
 
     Attributes:
-        reactor: of the loop while it runs; then jobs count.
+        reactor: the reactor while the loop runs; timers count only then.
     """
 
     def __init__(
@@ -181,26 +181,26 @@ class Schedule:
         self._check = check
 
     def every(self, interval: float, callback: Callable[[], object]) -> Job:
-        """Have `callback()` called again and again."""
+        """Call `callback()` repeatedly."""
         interval = check_interval(interval)
         return self._add(callback, delay=interval, interval=interval)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Job:
-        """Have `callback()` called once, in `delay` seconds."""
+        """Call `callback()` once, in `delay` seconds."""
         return self._add(callback, delay=_seconds("delay", delay, least=0.0))
 
     def call_at(self, when: float | datetime, callback: Callable[[], object]) -> Job:
-        """Have `callback()` called once, at a moment of the calendar."""
+        """Call `callback()` once, at a calendar time."""
         return self._add(callback, moment=_moment(when))
 
     def begin(self, reactor: Reactor) -> None:
-        """The loop is there: what was set before counts from now on."""
+        """The loop has started: timers set before count from now on."""
         self.reactor = reactor
         for job in tuple(self.jobs):
             job._arm(reactor)
 
     def end(self) -> None:
-        """The loop is gone: what was to come waits for the next one."""
+        """The loop has ended: pending timers wait for the next one."""
         self.reactor = None
         for job in tuple(self.jobs):
             job._disarm()
@@ -209,7 +209,7 @@ class Schedule:
         check_callback("callback", callback, ())
         self._check(callback)
         job = Job(self, callback, **when)
-        # In this order: whoever sees no loop is seen by `begin`.
+        # In this order: a timer that sees no reactor is found by `begin`.
         self.jobs.add(job)
         reactor = self.reactor
         if reactor is None:
@@ -226,10 +226,10 @@ class Schedule:
 
 
 def check_interval(interval: object) -> float:
-    """Check what a user wants as the time between two calls.
+    """Check a user's time between two calls.
 
     Raises:
-        TypeError: It is no number.
+        TypeError: It is not a number.
         ValueError: It is out of range.
     """
     return _seconds("interval", interval, least=_SHORTEST)

@@ -1,7 +1,8 @@
-"""The selector of the loop: epoll in C where there is one, otherwise the platform's.
+"""The selector of the loop: epoll in C on Linux, otherwise the platform's best.
 
-`EpollSelector` is a `selectors.BaseSelector`, and any other one serves in its place; it
-adds `dispatch`, which calls what is ready without making objects for it.
+`EpollSelector` is a `selectors.BaseSelector` with one more method, `dispatch`, which
+calls the callbacks of ready descriptors without creating objects. Any other
+`BaseSelector` works in its place.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..speedups import LoopState, Poller
 
 __all__ = ["EpollSelector", "best_selector"]
 
-#: What a selector may be asked to watch: a descriptor, or what has `fileno()`.
+#: What a selector can watch: a descriptor, or an object with `fileno()`.
 _Watched = Any
 
 
@@ -32,7 +33,7 @@ def best_selector() -> selectors.BaseSelector:
 
 
 def _is_patched() -> bool:
-    """Whether waiting is somebody else's: gevent replaces what eventlet removes."""
+    """Whether selectors were patched: gevent replaces what eventlet removes."""
     if selectors.DefaultSelector.__module__ != selectors.__name__:
         return True
     return sys.platform == "linux" and not hasattr(select, "epoll")
@@ -45,17 +46,17 @@ def _descriptor(fileobj: _Watched) -> int:
 class EpollSelector(selectors.BaseSelector):
     """A selector for very many descriptors; `data` must be callable.
 
-    Its keys name descriptors in `fileobj` too: the objects are not kept.
+    The `fileobj` of its keys is the descriptor: objects are not kept.
     """
 
     def __init__(self) -> None:
         poller = self._poller = Poller()
-        #: As `register`, `modify` and `unregister`, which make a key of everything.
+        #: Like `register`, `modify` and `unregister`, but without making keys.
         self.add, self.change, self.remove = poller.add, poller.change, poller.remove
 
     @property
     def busy_poll(self) -> float:
-        """Seconds to look again and again before going to sleep; 0 by default."""
+        """Seconds to poll before sleeping; 0 by default."""
         return float(self._poller.busy_poll)
 
     @busy_poll.setter
@@ -95,7 +96,7 @@ class EpollSelector(selectors.BaseSelector):
         """Wait, set the loop's clock, and call `data(events)` of what is ready.
 
         Returns:
-            Whether more may be ready than one call takes.
+            Whether more descriptors may be ready than one call handles.
         """
         more: bool = self._poller.dispatch(loop, _milliseconds(timeout))
         return more
@@ -104,7 +105,7 @@ class EpollSelector(selectors.BaseSelector):
         """Turn and flush until `deadline`, or until the loop wants `attention`.
 
         Returns:
-            Whether more may be ready than the last turn took.
+            Whether more descriptors may be ready than the last turn handled.
         """
         more: bool = self._poller.run(loop, -1.0 if deadline is None else deadline)
         return more
@@ -113,7 +114,7 @@ class EpollSelector(selectors.BaseSelector):
         return len(self._poller)
 
     def fileno(self) -> int:
-        """A descriptor that is readable when something is ready."""
+        """A descriptor that is readable when a watched one is ready."""
         return int(self._poller.fileno())
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class EpollSelector(selectors.BaseSelector):
         self._poller.close()
 
     def get_map(self) -> Mapping[_Watched, selectors.SelectorKey]:
-        """Every key by its descriptor; made anew at each call."""
+        """All keys by descriptor; a new dict for each call."""
         return {
             fd: selectors.SelectorKey(fd, fd, events, data)
             for fd, events, data in self._poller.entries()
@@ -135,7 +136,7 @@ class EpollSelector(selectors.BaseSelector):
 
 
 def _milliseconds(timeout: float | None) -> int:
-    """What epoll waits; rounded up, so that a deadline has passed afterwards."""
+    """A timeout for epoll, rounded up, so that a deadline has passed afterwards."""
     if timeout is None:
         return -1
     return 0 if timeout <= 0 else min(int(timeout * 1000) + 1, 2**31 - 1)

@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM while a loop runs, without harm to the handlers of others.
+"""SIGINT and SIGTERM while a loop runs, without disturbing other handlers.
 
-What a signal does is left to the handler.
+The effect of a signal is left to the handler.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["StopSignals"]
 logger = logging.getLogger("simple_ws")
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
-#: What stands there where nobody has set anything.
+#: The handlers of a program that has set none.
 _UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)
 
 
@@ -26,8 +26,8 @@ class StopSignals:
 
     A signal is left alone where Python cannot set its handler (in any thread but the
     main one of the main interpreter, which an embedded one may not even have) or could
-    not give it back (it was set in C); one line of the log says so. At the end each
-    handler is given back, unless somebody has set another one meanwhile.
+    not restore it (it was set in C); a log line says so. At the end each handler is
+    restored, unless the program has set another one meanwhile.
 
     Args:
         handler: called with the number and the frame, as by `signal.signal`.
@@ -57,15 +57,15 @@ class StopSignals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give the handlers back."""
+        """Restore the handlers."""
         self.give_back()
 
     def give_back(self) -> None:
-        """Set the earlier handlers again; in a forked process, too."""
+        """Restore the earlier handlers; in a forked process, too."""
         while self._old:
             number, old = self._old.popitem()
             if signal.getsignal(number) == self._handler:
-                with suppress(ValueError):  # of another thread: nothing can be done
+                with suppress(ValueError):  # in another thread: nothing can be done
                     signal.signal(number, old)
 
     def _set(self, number: int) -> None:

@@ -1,9 +1,9 @@
-"""Time: exact timers in a heap, and a coarse wheel for what every connection has.
+"""Time: exact timers in a heap, and a coarse wheel for deadlines of connections.
 
-`Timers` is for the few that must be exact. `Wheel` is for the many that hardly ever
-come due, one for each connection: putting one in and taking one out is a set operation,
-where a heap pushed at every message cost 4.7 µs a message at 10,000 clients.
-Neither reads a clock: the caller says what time it is.
+`Timers` is for the few calls that must be exact. `Wheel` is for the many that rarely
+come due, one per connection: adding and removing one is a set operation, where pushing
+on a heap at every message cost 4.7 µs a message at 10,000 clients.
+Neither reads a clock: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["Sweepable", "Timer", "Timers", "Wheel"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Timers below which it is not worth looking for cancelled ones.
+#: With fewer timers than this, cancelled ones are not searched for.
 _FEW = 64
 
 
 class Timer:
-    """A call at a moment; `cancel` makes it never happen."""
+    """A call at a given time; `cancel` prevents it."""
 
     __slots__ = ("_callback", "_order", "when")
 
@@ -34,12 +34,12 @@ class Timer:
         self._callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
-        """Take the call back; no harm when it has happened."""
+        """Cancel the call; no harm when it has happened."""
         self._callback = None
 
     @property
     def active(self) -> bool:
-        """Whether the call is still to come."""
+        """Whether the call is still pending."""
         return self._callback is not None
 
     def __lt__(self, other: Timer) -> bool:
@@ -52,17 +52,17 @@ class Timer:
 
 
 class Timers:
-    """A heap of timers; those due at one moment run in the order they were made."""
+    """A heap of timers; those due at the same time run in the order of creation."""
 
     def __init__(self) -> None:
         self._heap: list[Timer] = []
-        #: Taken from the heap, to be called; empty but where something interrupts that.
+        #: Taken from the heap and about to be called; empty except after an interrupt.
         self._due: deque[Timer] = deque()
         self._order = itertools.count()
-        self._many = _FEW  # so many, and cancelled ones are thrown away
+        self._many = _FEW  # at this number, cancelled ones are removed
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """Have `callback()` called once the clock says `when` (seconds)."""
+        """Call `callback()` once the clock reaches `when` (seconds)."""
         if len(self._heap) >= self._many:
             self._drop_cancelled()
         timer = Timer(when, next(self._order), callback)
@@ -70,8 +70,8 @@ class Timers:
         return timer
 
     def _drop_cancelled(self) -> None:
-        """Otherwise a time-out of an hour that each visit sets and takes back would
-        stay for that hour."""
+        """Remove cancelled timers: a timeout of an hour, set and cancelled by each
+        visit, would otherwise stay for that hour."""
         self._heap = [timer for timer in self._heap if timer.active]
         heapq.heapify(self._heap)
         self._many = max(_FEW, 2 * len(self._heap))
@@ -86,13 +86,13 @@ class Timers:
         return heap[0].when if heap else None
 
     def run_due(self, now: float) -> None:
-        """Call what is due at `now`; timers made meanwhile wait for the next turn.
+        """Call what is due at `now`; timers created meanwhile wait for the next turn.
 
-        One that raises is logged, and takes nothing from the others.
+        An exception is logged, and does not affect the others.
         """
         due, heap = self._due, self._heap
-        # A signal handler may raise behind any call: what is in neither list would be
-        # lost, and what is in both is called once all the same.
+        # A signal handler may raise after any call: a timer in neither list would be
+        # lost, while one in both is still called only once.
         while heap and heap[0].when <= now:
             due.append(heap[0])
             heapq.heappop(heap)
@@ -105,19 +105,20 @@ class Timers:
 
 
 class Sweepable(Protocol):
-    """What a wheel carries; `_wheel_slot` is the wheel's note, None outside of it."""
+    """An owner of a deadline in a `Wheel`; `_wheel_slot` is None outside of it."""
 
     _wheel_slot: dict[Any, None] | None
 
     def _sweep(self, now: float) -> float | None:
-        """Look at the own deadlines; return the next one, or None to leave."""
+        """Check the own deadlines; return the next one, or None to leave."""
 
 
 class Wheel:
     """Deadlines at a coarse grain, for very many owners with one each.
 
     Args:
-        grain: seconds; an owner is looked at up to so much too late, never too early.
+        grain: seconds; an owner is checked up to this much after its deadline, never
+            before.
         on_change: called when `next_deadline` may have changed.
     """
 
@@ -126,17 +127,17 @@ class Wheel:
     ) -> None:
         self.grain = grain
         self._on_change = on_change
-        #: Dictionaries in place of sets, which take twice the memory.
+        #: Dictionaries instead of sets, which take twice the memory.
         self._buckets: dict[int, dict[Sweepable, None]] = {}
         self._done: int | None = None
-        #: When somebody is to be looked at next (seconds), or None.
+        #: When an owner must be checked next (seconds), or None.
         self.next_deadline: float | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
     def put(self, owner: Sweepable, when: float) -> None:
-        """Have `owner._sweep` called soon after `when`, which replaces the last one."""
+        """Call `owner._sweep` soon after `when`; replaces its earlier deadline."""
         self.discard(owner)
         tick = int(when / self.grain) + 1
         if self._done is not None:
@@ -149,24 +150,24 @@ class Wheel:
         owner._wheel_slot = bucket
 
     def discard(self, owner: Sweepable) -> None:
-        """Take an owner out; no harm when it is not in."""
+        """Remove an owner; no harm when it is not in."""
         if owner._wheel_slot is not None:
             owner._wheel_slot.pop(owner, None)
             owner._wheel_slot = None
 
     def is_due(self, now: float) -> bool:
-        """Whether somebody is to be looked at by now."""
+        """Whether an owner must be checked by now."""
         return self.next_deadline is not None and now >= self.next_deadline
 
     def run_due(self, now: float) -> None:
-        """Sweep every owner whose time has come."""
+        """Sweep every owner whose deadline has passed."""
         deadline = self.next_deadline
         if deadline is None or now < deadline:
             return
-        # Division may round to just below the tick that the deadline is of.
+        # Division may round to just below the tick of the deadline.
         self._done = max(int(now / self.grain), round(deadline / self.grain))
         for tick in sorted(tick for tick in self._buckets if tick <= self._done):
-            # It stays where `discard` finds it: a sweep may take out any other owner.
+            # Owners stay findable for `discard`: a sweep may remove any other owner.
             bucket = self._buckets[tick]
             while bucket:
                 self._sweep(bucket, now)
@@ -174,7 +175,7 @@ class Wheel:
         self._note_next()
 
     def _sweep(self, bucket: dict[Sweepable, None], now: float) -> None:
-        """Have one owner look at its deadlines."""
+        """Let one owner check its deadlines."""
         owner = next(reversed(bucket))
         del bucket[owner]
         owner._wheel_slot = None
@@ -183,7 +184,7 @@ class Wheel:
         except Exception:
             raise
         except BaseException:
-            self.put(owner, now)  # it was interrupted: soon again
+            self.put(owner, now)  # it was interrupted: check it again soon
             raise
         if when is not None:
             self.put(owner, when)

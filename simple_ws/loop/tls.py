@@ -1,27 +1,28 @@
 """TLS on accepted sockets: a context from files, and a socket that encrypts.
 
-`TLSSocket` has those methods of a non-blocking socket that connections use. It drives
-an `ssl.SSLObject` between two `ssl.MemoryBIO`s, so that bytes of the network and bytes
-of the user never wait for each other, which `ssl.SSLSocket` cannot promise (its `recv`
-may want to write). Who is served, and the deadline of the handshake, are left to those
-who own the connection.
+`TLSSocket` has the methods of a non-blocking socket that connections use. It drives an
+`ssl.SSLObject` between two `ssl.MemoryBIO`s, so that network bytes and user bytes never
+wait for each other, which `ssl.SSLSocket` cannot guarantee (its `recv` may need to
+write). Choosing whom to serve, and the deadline of the handshake, are left to the owner
+of the connection.
 
-What was sent. The owner keeps plaintext until it is told that it was sent, drops whole
-messages of which nothing was sent, and asks again when the socket is writable while it
-keeps anything. Here ciphertext may wait that the system has not taken yet. Of the
-plaintext, let `encrypted` bytes have gone into it and `reported` bytes be told as sent:
+What counts as sent: the owner keeps plaintext until it is reported as sent, drops whole
+messages of which nothing was sent, and calls again when the socket is writable while it
+has output left. Meanwhile this class may hold ciphertext that the system has not taken
+yet. Let `encrypted` be the bytes of plaintext encrypted so far, and `reported` the
+bytes reported as sent:
 
-1. `encrypted - reported` is 0 or 1. It is 1 (`_held`) only when all that was offered
-   is encrypted and ciphertext waits: the last byte offered is held back, so that the
-   owner keeps something, and asks again. Offered next, it is skipped.
-2. That byte is the last of a message. No message (frame, HTTP answer) is of one byte,
-   so the owner takes it for one that was sent in part, and finishes it.
-3. When not all that was offered is encrypted, nothing is held back: the owner keeps the
-   rest anyway. A byte held back there could be the first of a message, which the owner
-   would take for one not begun, and might drop.
+1. `encrypted - reported` is 0 or 1. It is 1 (`_held`) only when everything offered is
+   encrypted and ciphertext waits: the last byte offered is held back, so that the owner
+   has output left and calls again. When it is offered again, it is skipped.
+2. That byte is the last of a message. No message (frame, HTTP response) has only one
+   byte, so the owner sees a message that was sent in part, and finishes it.
+3. When not everything offered is encrypted, nothing is held back: the owner has output
+   left anyway. A byte held back there could be the first of a message, which the owner
+   would regard as not started, and might drop.
 
-Ciphertext that nobody asked for (handshake, answers to the peer's TLS, alerts) is not
-in anybody's account: when the system does not take it, a timer tries again.
+Ciphertext that does not come from `send` (handshake, replies to the peer's TLS, alerts)
+belongs to no call: when the system does not take it, a timer tries again.
 """
 
 from __future__ import annotations
@@ -41,15 +42,16 @@ __all__ = ["TLSSocket", "server_context"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Bytes of one read from the network; what comes of it is handed on whole.
+#: Bytes of one read from the network; all plaintext of a read is returned at once.
 _READ_SIZE = 65536
-#: Bytes encrypted at once: so much ciphertext, and a little, waits at most. Four
-#: records of the largest size (RFC 8446 §5.1).
+#: Bytes encrypted at once; hardly more ciphertext than this ever waits. Four records of
+#: the largest size (RFC 8446 §5.1).
 _PIECE = 65536
-#: Bytes of one read from the `SSLObject`, which gives a record at most.
+#: Bytes of one read from the `SSLObject`, which returns at most one record.
 _RECORD = 16384
-#: Bytes of ciphertext nobody asked for. Handshakes have 3,000 to 20,000; beyond, a peer
-#: makes us answer (KeyUpdate, RFC 8446 §4.6.3) and does not read.
+#: Limit for ciphertext not caused by `send`. Handshakes have 3,000 to 20,000 bytes; a
+#: peer that exceeds this provokes replies (KeyUpdate, RFC 8446 §4.6.3) and does not
+#: read them.
 _MAX_OWED = 262144
 #: Seconds until such ciphertext is offered again to a system that did not take it.
 _RETRY = 0.02
@@ -59,25 +61,25 @@ class Cancellable(Protocol):
     """A timer (`timers.Timer` is one)."""
 
     def cancel(self) -> object:
-        """Have it not fire."""
+        """Cancel it."""
 
 
 def server_context(
     context: ssl.SSLContext | None, certfile: str | None, keyfile: str | None
 ) -> ssl.SSLContext:
-    """The context of a server: the one given, or one made from files.
+    """The TLS context of a server: the given one, or one created from files.
 
     Args:
-        context: for servers, which `checks.ssl_context` has checked; used as it is.
-        certfile: PEM file with the certificate and those above it.
+        context: for servers, checked by `checks.ssl_context`; used as it is.
+        certfile: PEM file with the certificate and its chain.
         keyfile: PEM file with the private key, if it is not in `certfile`.
 
     Returns:
-        The context; one made here speaks TLS 1.2 and later.
+        The context; one created here accepts TLS 1.2 and later.
 
     Raises:
-        ValueError: Options that exclude or need each other, files that are no
-            certificate and key, or do not fit.
+        ValueError: Options that exclude or need each other; files that do not hold a
+            certificate and key, or do not match.
         OSError: A file cannot be read; `filename` is its path.
     """
     if context is not None:
@@ -88,9 +90,9 @@ def server_context(
         raise ValueError(f"keyfile {keyfile!r} needs a certfile")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A peer could have us do the costly half of a handshake again and again.
+    # Renegotiation lets a peer repeat the costly part of the handshake at will.
     context.options |= ssl.OP_NO_RENEGOTIATION
-    # RFC 6455 §4.1 speaks of HTTP/1.1; some clients insist on an answer (RFC 7301).
+    # RFC 6455 §4.1 requires HTTP/1.1; some clients insist on ALPN (RFC 7301).
     context.set_alpn_protocols(["http/1.1"])
     _load(context, certfile, keyfile)
     return context
@@ -105,7 +107,7 @@ def _load(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> None:
         named += f" and keyfile {keyfile!r}"
 
     def refuse_password() -> str:
-        # Without this OpenSSL would ask at the terminal, and a service wait for ever.
+        # Without this OpenSSL would prompt at the terminal, and a service would hang.
         raise ValueError(f"{named}: the key is encrypted; load it into an ssl context")
 
     try:
@@ -125,23 +127,23 @@ def _check_readable(option: str, path: str) -> None:
 
 
 def _reason(error: ssl.SSLError) -> str:
-    """What went wrong in OpenSSL's words, without its punctuation."""
+    """OpenSSL's error text, without its punctuation."""
     return (error.reason or str(error)).replace("_", " ").lower()
 
 
 class TLSSocket:
-    """The server's end of a TLS connection, in the manner of a non-blocking socket.
+    """The server's end of a TLS connection, with the API of a non-blocking socket.
 
     Args:
-        context: of the server.
-        sock: accepted and non-blocking; it is ours from now on.
+        context: TLS context of the server.
+        sock: accepted and non-blocking; this object owns it from now on.
         address: of the peer, for the log.
-        call_later: has a function called in so many seconds, in this thread
+        call_later: calls a function in so many seconds, in this thread
             (`Reactor.call_later`).
-        may_say: whether one more line of a kind may be written (`Log.may_say`).
+        may_say: whether another line of a kind may be logged (`Log.may_say`).
     """
 
-    #: What is sent here is encrypted (`Request.secure`).
+    #: Output is encrypted (`Request.secure`).
     secure = True
 
     __slots__ = (
@@ -181,35 +183,35 @@ class TLSSocket:
         self._ciphertext = memoryview(b"")  # from `_outgoing`, offered to the system
         self._held = 0  # bytes encrypted and not reported: 0 or 1
         self._shaken = False  # the handshake is done
-        self._ended = False  # nothing more will come
+        self._ended = False  # nothing more will be received
         self._fault: str | None = None
-        self._shut = False  # to be shut once all is written
+        self._shut = False  # shut down once everything is written
         self._notified = False  # our close_notify was written
-        # One of the methods is under way. A signal handler or `__del__` may run between
-        # any two lines of it, and must neither encrypt nor send anything there.
+        # Set while a method runs. A signal handler or `__del__` may run between any two
+        # lines of it, and must not encrypt or send anything then.
         self._busy = False
         self._timer: Cancellable | None = None
 
     def fileno(self) -> int:
-        """The descriptor, -1 when it is closed."""
+        """The descriptor, or -1 when closed."""
         return self._sock.fileno()
 
     # Receiving
 
     def recv(self, size: int) -> bytes:
-        """All plaintext of one read from the network; it drives the handshake too.
+        """All plaintext of one read from the network; also drives the handshake.
 
-        Nothing stays behind here, because no selector would tell of it.
+        No plaintext is left here, because no selector would report it.
 
         Args:
-            size: is not kept to: more or less may be returned.
+            size: ignored; more or less may be returned.
 
         Returns:
             Some bytes; none when the peer will send no more.
 
         Raises:
-            BlockingIOError: There is nothing for the user yet.
-            OSError: The connection is lost, or the peer's TLS is wrong.
+            BlockingIOError: There is no plaintext yet.
+            OSError: The connection is lost, or the peer violated TLS.
         """
         plain = b""
         if self._busy:
@@ -232,15 +234,15 @@ class TLSSocket:
             raise ConnectionAbortedError(errno.ECONNABORTED, f"TLS: {self._fault}")
         if self._ended:
             return b""
-        raise BlockingIOError(errno.EAGAIN, "no whole TLS record is there")
+        raise BlockingIOError(errno.EAGAIN, "no complete TLS record yet")
 
     def _take_in(self, data: bytes) -> bytes:
         if data:
             self._incoming.write(data)
             return self._decrypt() if self._shaken or self._shake() else b""
-        # An end without close_notify. Frames and lengths of HTTP tell by themselves
-        # whether something is missing, and many peers just leave. OpenSSL is not told:
-        # to it this is a fault, and what waits for the peer could not be sent.
+        # The peer ended without close_notify. WebSocket frames and HTTP lengths show by
+        # themselves whether something is missing, and many peers just disconnect.
+        # OpenSSL must not see it: it would fail, and pending output would be lost.
         if not self._shaken:
             text = "%s left before its TLS handshake was done"
             self._say(logging.DEBUG, "left before TLS", text, self._address)
@@ -248,7 +250,7 @@ class TLSSocket:
         return b""
 
     def _shake(self) -> bool:
-        """Go on with the handshake; whether it is done."""
+        """Continue the handshake; return whether it is done."""
         try:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
@@ -263,7 +265,7 @@ class TLSSocket:
         return self._shaken
 
     def _say(self, level: int, kind: str, text: str, *args: object) -> None:
-        """One line, unless there were enough of its kind: scanners come in hordes."""
+        """Log one line, unless there were enough of its kind: scanners are many."""
         if logger.isEnabledFor(level) and self._may_say(kind):
             logger.log(level, text, *args)
 
@@ -276,7 +278,7 @@ class TLSSocket:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            self._end(None)  # likewise, and ours was sent before
+            self._end(None)  # likewise; ours was sent before
         except ssl.SSLError as error:
             self._end(_reason(error))
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -284,33 +286,33 @@ class TLSSocket:
     def _end(self, fault: str | None) -> None:
         self._fault = fault
         self._ended = True
-        # So that the socket stays readable, as one is whose peer has ended, also when
-        # there is plaintext to be handed on first.
+        # Keep the socket readable, as if the peer had ended, even when plaintext must
+        # be returned first.
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RD)
 
     def _answer(self) -> None:
-        """Send what OpenSSL has to say to the peer's OpenSSL."""
+        """Send what OpenSSL replies to the peer."""
         if self._outgoing.pending > _MAX_OWED and self._fault is None:
             self._end("the peer does not read what it makes us answer")
         if self._outgoing.pending:
-            with suppress(OSError):  # reading tells better what has become of it
+            with suppress(OSError):  # the next read reports the reason better
                 if not self._flush():
                     self._try_later()
 
     # Sending
 
     def send(self, data: bytes | memoryview) -> int:
-        """Encrypt and send; see the head of this module.
+        """Encrypt and send; the module docstring defines what counts as sent.
 
         Args:
-            data: begins with what was not reported as sent before.
+            data: begins with the bytes not reported as sent before.
 
         Returns:
             How many bytes count as sent.
 
         Raises:
-            BlockingIOError: None.
+            BlockingIOError: No byte counts as sent.
             OSError: The connection is lost or not ready, or TLS has failed.
         """
         if not self._shaken or self._fault is not None:
@@ -325,7 +327,7 @@ class TLSSocket:
         except OSError:
             raise
         except BaseException:
-            self._end("interrupted")  # nobody knows what was sent
+            self._end("interrupted")  # it is unknown what was sent
             raise
         finally:
             self._busy = False
@@ -343,7 +345,7 @@ class TLSSocket:
         return total
 
     def _report(self, done: int, total: int) -> int:
-        """What counts as sent, of `done` bytes encrypted, while ciphertext waits."""
+        """How many of `done` encrypted bytes count as sent while ciphertext waits."""
         if done < total:
             return done
         self._held = 1
@@ -360,7 +362,7 @@ class TLSSocket:
             raise ConnectionAbortedError(errno.ECONNABORTED, f"TLS: {fault}") from None
 
     def _flush(self) -> bool:
-        """Hand ciphertext to the system; whether it took all."""
+        """Write ciphertext to the system; return whether it took all."""
         while True:
             if not self._ciphertext:
                 if not self._outgoing.pending:
@@ -375,7 +377,7 @@ class TLSSocket:
             self._ciphertext = self._ciphertext[sent:]
 
     def _try_later(self) -> None:
-        """Flush by and by; the owner may know of nothing to send."""
+        """Flush later: the owner may have nothing to send."""
         if self._timer is None:
             self._timer = self._call_later(_RETRY, self._on_timer)
 
@@ -387,10 +389,10 @@ class TLSSocket:
     # Ending
 
     def shutdown(self, how: int) -> None:
-        """Say that nothing more will be sent: close_notify, then the socket's own end.
+        """Announce the end of our output: close_notify, then the socket's own end.
 
         Args:
-            how: `socket.SHUT_WR`; the other direction ends when the peer says so.
+            how: `socket.SHUT_WR`; the other direction ends when the peer ends it.
 
         Raises:
             OSError: The connection is lost.
@@ -399,7 +401,7 @@ class TLSSocket:
         self._write_rest(how)
 
     def _write_rest(self, how: int) -> None:
-        """Write what waits here, and then the end if there is to be one."""
+        """Write the pending ciphertext, then the end if `shutdown` was called."""
         if self._busy:  # called between two lines of another method
             self._try_later()
             return
@@ -418,8 +420,8 @@ class TLSSocket:
         """Write our close_notify, once."""
         if self._shaken and self._fault is None and not self._notified:
             self._notified = True
-            # It writes our close_notify and then looks for the peer's, which `recv`
-            # does as well.
+            # `unwrap` writes our close_notify and then looks for the peer's; `recv`
+            # does that too.
             with suppress(ssl.SSLError):
                 self._object.unwrap()
 

@@ -1,4 +1,4 @@
-"""Worker threads for code that blocks: a pool of bounded size, and calls with a future.
+"""Worker threads for blocking code: a bounded pool, and calls with a future.
 
 `handlers.pending` decides what runs in them for connections, and in which order;
 `http.wsgi` runs WSGI applications.
@@ -34,13 +34,13 @@ class Pool:
     They are daemons: the program can end even if one of them hangs.
 
     Args:
-        name: of the threads, with a number behind it.
-        size: how many at most.
-        limit: how many items may wait for one.
-        on_idle: called in a worker when nothing is left to do.
+        name: name of the threads, followed by a number.
+        size: maximum number of threads that run items.
+        limit: maximum number of items waiting for a thread.
+        on_idle: called in a worker when no items are left.
 
-    Items that wait for somebody else (`aside`) do not count towards `size`: others run
-    in further threads meanwhile.
+    Items that wait inside `aside` do not count towards `size`: other items run in
+    further threads meanwhile.
 
     Every method may be called from any thread.
     """
@@ -59,8 +59,8 @@ class Pool:
         self._threads: set[int] = set()
         self._idle = 0  # threads without an item
         self._alive = self._made = 0  # threads now, and so far
-        self._aside = 0  # items that wait for somebody else
-        self._returning = 0  # of them those that wait for a place
+        self._aside = 0  # items inside `aside`
+        self._returning = 0  # those of them that wait for a place
         self._queue: deque[WorkItem] = deque()
         self._running: set[WorkItem] = set()
         self._ended = False
@@ -72,11 +72,11 @@ class Pool:
         """Queue an item.
 
         Args:
-            item: is run by the next free worker.
+            item: run by the next free worker.
             limited: False where something else limits their number.
 
         Returns:
-            False when too many wait already, or the pool has ended.
+            False when too many are waiting already, or the pool has ended.
         """
         with self._changed:
             if self._ended or (limited and len(self._queue) >= self._limit):
@@ -87,10 +87,10 @@ class Pool:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave the place of an item to others while it waits; in a worker.
+        """Give an item's place to others while it waits; for use in a worker.
 
-        It is back at the end of the block, when there is a place again; items that have
-        not begun come after it.
+        The block ends when a place is free again; items that have not started get
+        theirs later.
         """
         with self._changed:
             self._aside += 1
@@ -110,11 +110,11 @@ class Pool:
 
     @property
     def _active(self) -> int:
-        """Items that run, and do not wait."""
+        """Items that run and are not inside `aside`."""
         return len(self._running) - self._aside
 
     def _call_thread(self) -> None:
-        """Wake a thread for what is in the queue, or make one."""
+        """Wake a thread for the queue, or start one."""
         if self._idle < len(self._queue) and self._alive - self._aside < self._size:
             self._alive += 1
             self._made += 1
@@ -140,7 +140,7 @@ class Pool:
             return items
 
     def end(self) -> list[WorkItem]:
-        """Take no more items; the threads end when those that were taken are done.
+        """Accept no more items; the threads end when all accepted ones are done.
 
         Returns:
             The items that are running at this moment.
@@ -159,7 +159,7 @@ class Pool:
                 if self._returning:
                     self._place.notify()
                 idle = not self._running and not self._queue
-            # Otherwise it would live until this thread has something else to do.
+            # Otherwise the item would live until this thread runs the next one.
             del item
             if idle:
                 self._on_idle()
@@ -187,7 +187,7 @@ class Pool:
 
 
 class Call(Future[R]):
-    """A call of a function in a worker, and the future of its result.
+    """A function call in a worker, and the future of its result.
 
     An exception is logged if it was never retrieved.
     """
@@ -205,7 +205,7 @@ class Call(Future[R]):
             return
         try:
             self.set_result(function())
-        except BaseException as error:  # also what would end a program
+        except BaseException as error:  # including those that end programs
             self.set_exception(error)
             # The error's traceback refers to this frame, and this frame to the error's
             # owner: a cycle, which would delay `__del__` until garbage collection.

@@ -1,4 +1,4 @@
-"""The live page of a server: `dashboard.html`, and the stats it draws.
+"""The live page of a server: `dashboard.html`, and the stats that it shows.
 
 The page and its WebSocket have the same path. Every second, each viewer is sent what
 `Server.stats` returns, as JSON. Viewers are not clients: broadcasts, limits, middleware
@@ -34,13 +34,13 @@ __all__ = ["Dashboard", "LocalKey", "from_this_machine"]
 
 #: Seconds between two updates.
 _INTERVAL = 1.0
-#: Viewers at the same time: each costs a message a second.
+#: Viewers at the same time: each costs one message per second.
 _MAX_VIEWERS = 32
 
 #: Header fields in which proxies name their client.
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 
-#: An address in brackets or a name, and perhaps a port.
+#: An address in brackets or a name, optionally with a port.
 _HOST = re.compile(r"(?:\[([^]]+)\]|([^:]+))(?::[0-9]*)?")
 
 
@@ -54,24 +54,24 @@ class DashboardHost(Protocol):
         """The event loop."""
 
     def stats(self) -> dict[str, Any]:
-        """What it shows."""
+        """The stats to show."""
 
     def _note_closing(self, client: Client) -> None:
-        """A connection has ended, but for its socket."""
+        """A connection has ended; its socket may still be open."""
 
     def _release_client(self, client: Client) -> None:
         """The socket of a connection is closed."""
 
     def every(self, interval: float, callback: Callable[[], object]) -> Job:
-        """Have something called again and again."""
+        """Call a function repeatedly."""
 
 
 class Dashboard(BaseHandler):
     """The connections of the viewers.
 
     Args:
-        server: whose stats they see.
-        rule: who may look.
+        server: the server whose stats are shown.
+        rule: decides who may view them.
     """
 
     def __init__(self, server: DashboardHost, rule: AccessRule) -> None:
@@ -97,15 +97,15 @@ class Dashboard(BaseHandler):
         )
 
     def page(self, request: Request) -> Response:
-        """Answer a request for the page; HandshakeError where it may not be seen."""
+        """Answer a request for the page; HandshakeError if that is not allowed."""
         self._rule.check(request)
         return self._page.response()
 
     def on_request(self, request: Request) -> Any:
-        """Let in who may look, and not too many."""
+        """Accept allowed viewers, up to the limit."""
         self._rule.check(request)
         if len(self.clients) >= _MAX_VIEWERS:
-            raise HandshakeError(503, "Too many look already.", [retry_after()])
+            raise HandshakeError(503, "Too many viewers already.", [retry_after()])
 
     def on_open(self, client: Any) -> Any:
         """Send the stats at once; the first viewer starts the timer."""
@@ -114,7 +114,7 @@ class Dashboard(BaseHandler):
             self._job = self._server.every(_INTERVAL, self._tell)
 
     def on_close(self, client: Any) -> Any:
-        """The last one stops it."""
+        """The last viewer stops the timer."""
         if not self.clients and self._job is not None:
             self._job.cancel()
             self._job = None
@@ -132,12 +132,12 @@ class _Viewer(Client):
     __slots__ = ()
 
     def __init__(self, sock: Any, server: Any, *rest: Any) -> None:
-        host: Any = _ViewerHost(server)  # a page subscribes to nothing
+        host: Any = _ViewerHost(server)  # a page has no subscriptions
         super().__init__(sock, host, *rest)
 
 
 class _ViewerHost:
-    """The server, to the connections of dashboards: they are not counted."""
+    """The server as seen by dashboard connections, which are not counted."""
 
     def __init__(self, server: DashboardHost) -> None:
         self._server = server
@@ -158,10 +158,10 @@ class _ViewerHost:
 
 
 class _Page:
-    """The page, with a policy that lets nothing run but what is in it."""
+    """The page, with a policy that only runs its own scripts and styles."""
 
     def __init__(self) -> None:
-        # By way of text, which makes every line end as browsers hash it.
+        # Read as text, which gives every line the ending that browsers hash.
         html = files(__package__).joinpath("dashboard.html").read_text("utf-8")
         policy = (
             "default-src 'none'",
@@ -187,7 +187,7 @@ class _Page:
 
 
 def _hashes(tag: str, html: str) -> str:
-    """Of all elements of a kind, as a policy names them (CSP Level 3 §2.3.1)."""
+    """Hashes of all elements of a kind, for a policy (CSP Level 3 §2.3.1)."""
     inside = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
     digests = (hashlib.sha256(text.encode()).digest() for text in inside)
     return " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
@@ -202,14 +202,14 @@ class LocalKey:
     secret, known only to those whom the program tells.
 
     Attributes:
-        key: the secret, another one for each start of the program.
+        key: the secret, a new one each time the program starts.
     """
 
     def __init__(self) -> None:
         self.key = secrets.token_urlsafe(16)
 
     def allow(self, request: Request) -> bool:
-        """Whether a request has the key, and was made here; HandshakeError if not."""
+        """Whether a request has the key and is local; HandshakeError if not."""
         given = request.query.get("key", "").encode("utf-8", "replace")
         if hmac.compare_digest(given, self.key.encode()) and from_this_machine(request):
             return True
@@ -237,7 +237,7 @@ def from_this_machine(request: Request) -> bool:
 
 
 def _is_local_name(field: str) -> bool:
-    """Whether the name in a `Host` field is of this machine for everybody."""
+    """Whether the name in a `Host` field always means this machine."""
     match = _HOST.fullmatch(field)
     if match is None:
         return False
@@ -250,6 +250,6 @@ def _is_loopback(host: str) -> bool:
         address = ip_address(host)
     except ValueError:
         return False
-    # Where one socket serves both families, IPv4 comes as ::ffff:127.0.0.1.
+    # A socket for both families reports IPv4 as ::ffff:127.0.0.1.
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)

@@ -1,8 +1,8 @@
-"""Stats as Prometheus reads them: its text format, version 0.0.4.
+"""Stats in the text format of Prometheus, version 0.0.4.
 
-`TABLE` says what each metric is called and where `Server.stats` has it. Names have base
-units at their end, counters `_total` behind it. A label is only ever one of few values:
-each pair of labels is a time series that a database keeps.
+`TABLE` defines the name of each metric and its place in `Server.stats`. Names end with
+the base unit, counters with `_total` after it. A label only has a few different values:
+each combination of labels is a time series that a database stores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Sample = tuple[Mapping[str, str], float]
 
 
 class Metric(NamedTuple):
-    """One metric: how it is declared, and how its samples are found in the stats."""
+    """One metric: its declaration, and how to find its samples in the stats."""
 
     name: str
     kind: str
@@ -48,7 +48,7 @@ def _each(label: str, key: str) -> Callable[[Mapping[str, Any]], Iterable[Sample
 
 
 def _of_handlers(key: str) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
-    """A value of each handler.
+    """A value for each handler.
 
     Handlers of one class share their name; no two have the same first path.
     """
@@ -59,7 +59,7 @@ def _of_handlers(key: str) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
 
 
 def _start_time(stats: Mapping[str, Any]) -> Iterable[Sample]:
-    """The moment: the time since then is left to the reader."""
+    """The start time: the reader computes the time since then."""
     started = stats["started"]
     return [] if started is None else [({}, started)]
 
@@ -68,7 +68,7 @@ TABLE = (
     Metric(
         "simple_ws_info",
         "gauge",
-        "What serves; the value is always 1.",
+        "Version and backend of the server; the value is always 1.",
         lambda stats: [({"backend": stats["backend"]}, 1)],
     ),
     Metric(
@@ -110,7 +110,7 @@ TABLE = (
     Metric(
         "simple_ws_messages_received_total",
         "counter",
-        "Data messages that came.",
+        "Data messages received.",
         _of_handlers("messages_received"),
     ),
     Metric(
@@ -122,49 +122,49 @@ TABLE = (
     Metric(
         "simple_ws_messages_dropped_total",
         "counter",
-        "Data messages that slow consumers were not sent.",
+        "Data messages not sent to slow consumers.",
         _of_handlers("dropped"),
     ),
     Metric(
         "simple_ws_received_bytes_total",
         "counter",
-        "Bytes that came behind the request, with frames, without TLS.",
+        "Bytes received after the request, including frame headers, without TLS.",
         _of_handlers("bytes_received"),
     ),
     Metric(
         "simple_ws_sent_bytes_total",
         "counter",
-        "Bytes that were sent, with frames and answers to handshakes, without TLS.",
+        "Bytes sent, including frame headers and handshake responses, without TLS.",
         _of_handlers("bytes_sent"),
     ),
     Metric(
         "simple_ws_deflate_input_bytes_total",
         "counter",
-        "Bytes of messages that were sent compressed, before compression.",
+        "Bytes of compressed messages sent, before compression.",
         _of_handlers("plain_sent"),
     ),
     Metric(
         "simple_ws_deflate_output_bytes_total",
         "counter",
-        "Bytes of messages that were sent compressed, after compression.",
+        "Bytes of compressed messages sent, after compression.",
         _of_handlers("packed_sent"),
     ),
     Metric(
         "simple_ws_inflate_input_bytes_total",
         "counter",
-        "Bytes of messages that came compressed, before inflation.",
+        "Bytes of compressed messages received, before inflation.",
         _of_handlers("packed_received"),
     ),
     Metric(
         "simple_ws_inflate_output_bytes_total",
         "counter",
-        "Bytes of messages that came compressed, after inflation.",
+        "Bytes of compressed messages received, after inflation.",
         _of_handlers("plain_received"),
     ),
     Metric(
         "simple_ws_busy_seconds_total",
         "counter",
-        "Time spent on reading connections, callbacks included.",
+        "Time spent reading connections, callbacks included.",
         _of_handlers("busy"),
     ),
     Metric(
@@ -182,7 +182,7 @@ TABLE = (
     Metric(
         "simple_ws_buffered_bytes",
         "gauge",
-        "Output that the system has not taken yet.",
+        "Bytes of output that the system has not accepted yet.",
         _one("buffered"),
     ),
     Metric("simple_ws_topics", "gauge", "Topics with subscribers.", _one("topics")),
@@ -200,7 +200,7 @@ class Metrics:
 
     Args:
         take: returns the stats, as `Server.stats` does.
-        rule: who may read them; None is everybody.
+        rule: decides who may read them; None allows all.
     """
 
     def __init__(
@@ -212,20 +212,20 @@ class Metrics:
         self._rule = rule
 
     def answer(self, request: Request) -> Response:
-        """Answer with the stats; HandshakeError where they may not be read."""
+        """Answer with the stats; HandshakeError if that is not allowed."""
         if self._rule is not None:
             self._rule.check(request)
         return Response(200, render(self._take()), [("Content-Type", CONTENT_TYPE)])
 
 
 def render(stats: Mapping[str, Any]) -> bytes:
-    """Write stats in the text format.
+    """Encode stats in the text format.
 
     Args:
-        stats: as `Server.stats` returns them.
+        stats: as returned by `Server.stats`.
     """
     text = "".join(f"{line}\n" for metric in TABLE for line in _lines(metric, stats))
-    # A name of the user's may hold what UTF-8 cannot say: a lone surrogate.
+    # A user's name may contain a lone surrogate, which UTF-8 cannot represent.
     return text.encode("utf-8", "replace")
 
 

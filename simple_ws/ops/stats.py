@@ -1,4 +1,4 @@
-"""The stats of a server: what its parts have counted, gathered in one dict.
+"""The stats of a server: the counts of its parts, collected in one dict.
 
 Connections count their messages by themselves (`Tally`), the log counts ends,
 admission refusals. `Stats` keeps what nobody else does, and puts all of it together.
@@ -26,10 +26,10 @@ from ..speedups import BACKEND, Tally
 
 __all__ = ["AccessRule", "Stats", "StatsSource"]
 
-#: Seconds for which the longest turn is kept; it is seen for one to two of them.
+#: Seconds of a window for the longest turn, which is reported for one to two of them.
 _LAG_WINDOW = 10.0
 
-#: Attributes of a `Tally`; those of a handler, and those of all together.
+#: Attributes of a `Tally`; those reported for each handler, and those for all together.
 _COUNTS = (
     "messages_received",
     "messages_sent",
@@ -45,7 +45,7 @@ _COUNTS = (
 
 
 class StatsSource(Protocol):
-    """What there is to count of a server (`server.Server` has it)."""
+    """What the stats need of a server (`server.Server` has it)."""
 
     _log_counts: LogCounts
     _admission: Admission
@@ -55,13 +55,13 @@ class StatsSource(Protocol):
 
 
 class Stats:
-    """What a server counts beside its connections.
+    """The counts that a server keeps besides those of its connections.
 
     It belongs to the server, not to a run: stopping and starting resets no count.
 
     Attributes:
         opened: connections opened so far.
-        viewers: open connections of dashboards, which count nowhere else.
+        viewers: open connections of dashboards, which are counted nowhere else.
     """
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ class Stats:
         self.viewers: Group[Client] = Group()
         self._paths: dict[BaseHandler, list[str]] = {}
         self._reactor: Reactor | None = None  # while it runs
-        self._began = 0.0  # by the clock of the loop
-        self._started: float | None = None  # by the calendar
-        self._lag_before = 0.0  # the longest turn of the window before this one
+        self._began = 0.0  # by the loop's clock
+        self._started: float | None = None  # by the system's clock
+        self._lag_before = 0.0  # the longest turn of the previous window
 
     def note_mount(self, path: str, handler: BaseHandler) -> None:
         """A handler is served on one more path."""
@@ -97,10 +97,10 @@ class Stats:
     def gather(self, server: StatsSource) -> dict[str, Any]:
         """All stats of a server; see `Server.stats`. From any thread.
 
-        Nothing is locked: each count is right, and what happens meanwhile may be in
-        one and not yet in the next.
+        Nothing is locked: each count is right, but an event that happens meanwhile may
+        be in one count and not yet in the next.
         """
-        # `list` and `dict` copy in one step of the interpreter: the loop may go on.
+        # `list` and `dict` copy in one step of the interpreter, while the loop runs.
         paths = list(self._paths.items())
         tallies = [_counts_of(handler._tally) for handler, _ in paths]
         viewers = list(self.viewers)
@@ -140,7 +140,7 @@ class Stats:
         }
 
     def _buffered(self, viewers: list[Client]) -> int:
-        """Bytes of unsent output, but for that of dashboards."""
+        """Bytes of unsent output, without that of dashboards."""
         reactor = self._reactor
         if reactor is None:
             return 0
@@ -160,10 +160,10 @@ class AccessRule:
     """The rule that says who may read stats.
 
     Args:
-        allow: says of a request whether it may.
+        allow: a function of a request that returns whether it is allowed.
 
     Raises:
-        TypeError: `allow` is no function of a request, or not done when it returns.
+        TypeError: `allow` is not a function of a request, or is async or `in_thread`.
     """
 
     def __init__(self, allow: Callable[[Request], object]) -> None:
@@ -177,7 +177,7 @@ class AccessRule:
         Raises:
             HandshakeError: 403, or what `allow` raises itself.
             WrongAnswer: `allow` returned neither True nor False; a value that is merely
-                truthy, such as a coroutine, must not let everybody in.
+                truthy, such as a coroutine, must not allow everyone.
         """
         if not yes_or_no("allow", self._allow(request)):
             raise HandshakeError(403, "You may not see this from where you are.")

@@ -1,8 +1,8 @@
-"""The opening handshake of a client (RFC 6455 §4.1): the request, and its answer.
+"""The opening handshake of a client (RFC 6455 §4.1): request and response.
 
-Sans-I/O: `Opening` gives the bytes of the request and takes those of the answer. It
-follows redirects by naming the next address; connecting to it, proxies and time-outs
-are left to the clients. A server's side of all this is `protocol.server_handshake`.
+Sans-I/O: `Opening` produces the bytes of the request and processes those of the
+response. It follows redirects by returning the next address; connecting to it, proxies
+and timeouts are left to the clients. The server's side is `protocol.server_handshake`.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ _HEAD = head_pattern(
 )
 _BARE_LF = "a line of its answer ends without CR LF"
 
-#: Bytes of a refusal's body that are kept: enough for a sentence or an error document.
+#: Bytes kept of a refusal's body: enough for a sentence or an error document.
 MAX_BODY = 1024
-#: Seconds for that body, once the head of the refusal is here.
+#: Seconds to wait for that body, once the head of the refusal is complete.
 BODY_TIMEOUT = 1.0
 #: Redirects that are followed; as many as browsers' `fetch` had at first (RFC 2068).
 MAX_REDIRECTS = 5
 
-#: Characters of what is looked for in the text of a refusal.
+#: Longest hint searched for in the text of a refusal, in characters.
 _SHORTEST_SECRET = 6
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 _HINTS = {
-    200: "; this path answers plain HTTP: is it the right one?",
+    200: "; this path serves plain HTTP: is it the right one?",
     401: "; give credentials: headers={'Authorization': ...} or user:password@host",
     403: "; the server may ask for another origin=... or other credentials",
     404: "; is the path right?",
@@ -73,18 +73,18 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a client asks for.
+    """What a client requests.
 
     Attributes:
-        subprotocols: what it speaks, by preference.
-        headers: more header fields, for the server that the user named.
+        subprotocols: the supported ones, by preference.
+        headers: additional header fields, for the server that the user named.
         cookies: names and values, for that server, too.
-        origin: the page it acts for; None for programs.
+        origin: the origin of the page that connects; None for programs.
         user_agent: None sends none.
-        compression: what is offered of permessage-deflate, or None.
+        compression: the offered parameters of permessage-deflate, or None.
     """
 
-    # Not shown: any of these may be a credential.
+    # Not in the repr: any of these may be a credential.
     subprotocols: tuple[str, ...] = field(default=(), repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     cookies: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -98,10 +98,10 @@ class Accepted:
     """What the server agreed to.
 
     Attributes:
-        headers: of its answer.
+        headers: of its response.
         subprotocol: one of those offered, or None.
         agreement: about compression, or None.
-        rest: what came behind the answer: the first frames.
+        rest: bytes after the response: the first frames.
     """
 
     headers: Headers
@@ -111,10 +111,10 @@ class Accepted:
 
 
 class Outcome(enum.Enum):
-    """What an answer means, unless it is an error."""
+    """The meaning of a response that is not an error."""
 
     OPEN = "open"
-    #: `Opening.uri` is another one now: connect to that.
+    #: `Opening.uri` has changed: connect to that address.
     REDIRECT = "redirect"
 
 
@@ -122,13 +122,13 @@ class Opening:
     """The opening handshake with a server, and with those it redirects to.
 
     Args:
-        uri: where the user wants to go.
-        offer: what is asked for.
-        stay: never follow a redirect to another origin: the connection is made by
-            other means than the address.
+        uri: the address given by the user.
+        offer: what to request.
+        stay: never follow a redirect to another origin: the connection does not depend
+            on the address.
 
     Attributes:
-        uri: where to connect now.
+        uri: the address to connect to now.
         accepted: what was agreed, once `receive` returned `Outcome.OPEN`.
     """
 
@@ -139,24 +139,24 @@ class Opening:
         self._offer = offer
         self._stay = stay
         self._home = uri
-        self._at_home = True  # not been sent to another origin yet
+        self._at_home = True  # not redirected to another origin yet
         self._redirects = 0
         self._key = ""
         self._reader = ResponseReader()
 
     def begin(self) -> bytes:
-        """Return the request to be sent to `uri`; anew after each redirect."""
+        """Return the request for `uri`; call it again after each redirect."""
         # RFC 6455 §4.1, 7: "randomly selected for each connection".
         self._key = base64.b64encode(os.urandom(16)).decode()
         self._reader = ResponseReader()
         return self._request().encode("latin-1")
 
     def receive(self, data: bytes) -> Outcome | None:
-        """Take bytes of the answer; None means that there must be more.
+        """Process bytes of the response; return None while it is incomplete.
 
         Raises:
-            InvalidHandshake: It breaks RFC 6455 §4.1 or RFC 9112.
-            HandshakeRefused: It is another one than 101, and complete.
+            InvalidHandshake: It violates RFC 6455 §4.1 or RFC 9112.
+            HandshakeRefused: Its status is not 101, and it is complete.
         """
         try:
             self._reader.feed(data)
@@ -168,8 +168,8 @@ class Opening:
         """The server has closed the connection.
 
         Raises:
-            ConnectError: Before the head of its answer was complete.
-            HandshakeRefused: Behind it.
+            ConnectError: Before the head of its response was complete.
+            HandshakeRefused: After that.
         """
         if not self._reader.status:
             when = "in the middle of" if self._reader.begun else "without"
@@ -182,15 +182,15 @@ class Opening:
 
     @property
     def refused(self) -> bool:
-        """Whether only the rest of a refusal's body is waited for."""
+        """Whether only the rest of a refusal's body is missing."""
         return self._reader.status not in (0, 101)
 
     def _request(self) -> str:
-        """RFC 6455 §4.1; without credentials where a redirect has led us.
+        """RFC 6455 §4.1; without credentials after a redirect to another origin.
 
         RFC 9110 §15.4: "the user agent SHOULD [...] Remove or replace header fields
         that [...] were not automatically generated from [...] the request's context".
-        Of the user's own fields any may be a credential: X-Api-Key is as good a name.
+        Any field set by the user may be a credential, whatever its name (X-Api-Key).
         """
         offer, uri, at_home = self._offer, self.uri, self._at_home
         fields = [
@@ -239,16 +239,16 @@ class Opening:
     # Redirects
 
     def _follow(self, location: str) -> None:
-        """Go where a redirect leads, as far as that is safe."""
+        """Follow a redirect, if that is safe."""
         try:
             uri = self.uri.join(location)
         except InvalidURI as error:
             self.refuse(f"; it redirects to {error}")
         self._redirects += 1
         if self._redirects > MAX_REDIRECTS:
-            self.refuse(f"; these are more than {MAX_REDIRECTS} redirects")
+            self.refuse(f"; there were more than {MAX_REDIRECTS} redirects")
         if self.uri.secure and not uri.secure:
-            self.refuse(f"; it redirects to {uri.shown}, which is without TLS")
+            self.refuse(f"; it redirects to {uri.shown}, which has no TLS")
         if uri.origin != self._home.origin:
             if self._stay:
                 self.refuse(f"; it redirects to {uri.shown}, which is another server")
@@ -256,7 +256,7 @@ class Opening:
         self.uri = uri
 
     def refuse(self, hint: str | None = None) -> NoReturn:
-        """Say what the server answered in place of 101, with what came of the body.
+        """Report a response other than 101, with the part of its body received so far.
 
         Raises:
             HandshakeRefused: Always.
@@ -273,10 +273,10 @@ class Opening:
         )
 
     def _secrets(self) -> Iterator[str]:
-        """Our credentials, which a refusal may quote."""
+        """Our credentials, which a refusal might quote."""
         for _, value in self._offer.headers + self._offer.cookies:
             yield value
-            yield value.rpartition(" ")[2]  # behind "Bearer"
+            yield value.rpartition(" ")[2]  # after "Bearer"
         yield from self._offer.subprotocols
         if self._home.password is not None:
             yield self._home.password
@@ -292,20 +292,20 @@ class Opening:
         reader = self._reader
         headers = reader.headers
         if reader.version < (1, 1):
-            raise _wrong("it speaks HTTP/1.0")
-        # Twice the same is no contradiction; proxies and small devices do it.
+            raise _wrong("it uses HTTP/1.0")
+        # Repeated equal values are accepted; proxies and small devices send them.
         if set(headers.tokens("Upgrade")) != {"websocket"}:
-            raise _wrong("its Upgrade field does not say websocket")
+            raise _wrong("its Upgrade field does not contain websocket")
         if "upgrade" not in headers.tokens("Connection"):
-            raise _wrong("its Connection field does not say Upgrade")
+            raise _wrong("its Connection field does not contain Upgrade")
         if set(headers.get_all("Sec-WebSocket-Accept")) != {accept_key(self._key)}:
-            raise _wrong("its Sec-WebSocket-Accept field does not answer our key")
+            raise _wrong("its Sec-WebSocket-Accept field does not match our key")
         subprotocol = self._check_subprotocol(headers)
         agreement = self._check_extensions(headers)
         return Accepted(headers, subprotocol, agreement, reader.rest)
 
     def _check_subprotocol(self, headers: Headers) -> str | None:
-        # Small devices send an empty one, and mean that they choose none.
+        # Small devices send an empty one to choose none.
         chosen = [name for name in headers.get_all("Sec-WebSocket-Protocol") if name]
         if not chosen:
             return None
@@ -333,14 +333,14 @@ class Opening:
 
 
 def basic(user: str, password: str | None) -> str:
-    """The credentials of an address, as a header field has them (RFC 7617 §2)."""
+    """The value of an Authorization field for an address (RFC 7617 §2)."""
     return "Basic " + base64.b64encode(f"{user}:{password or ''}".encode()).decode()
 
 
 def without(secrets: Iterable[str], text: str) -> str:
-    """What a peer wrote, as it may be shown: `***` in place of our credentials.
+    """Text from a peer, with our credentials replaced by `***`.
 
-    Short ones stay: they would take common words away.
+    Short ones stay: they would mask common words.
     """
     for secret in sorted(set(secrets), key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
@@ -356,24 +356,24 @@ def _hint(status: int, headers: Headers) -> str:
     versions = headers.get_all("Sec-WebSocket-Version")
     if versions:  # RFC 6455 §4.4
         spoken = excerpt(", ".join(versions))
-        return f"; it speaks version {spoken} of the protocol, not {VERSION}"
+        return f"; it supports version {spoken} of the protocol, not {VERSION}"
     return _HINTS.get(status, "")
 
 
 class ResponseReader:
-    """Reads an HTTP answer at any byte boundary: its head, and an excerpt of its body.
+    """Parses an HTTP response at any byte boundary: its head, and some of its body.
 
     Args:
-        tunnel: it answers a CONNECT, and has no body when it is a success.
+        tunnel: it is the response to a CONNECT; if successful, it has no body.
 
     Attributes:
-        begun: something has come.
+        begun: whether any byte was received.
         status: 0 until the head is complete.
         version: (1, 1) for HTTP/1.1.
         headers: the header fields.
         body: its first bytes, at most `MAX_BODY`.
-        rest: what came behind a head without a body.
-        complete: no more of the body is wanted.
+        rest: the bytes after a head without a body.
+        complete: whether no more of the body is needed.
     """
 
     def __init__(self, *, tunnel: bool = False) -> None:
@@ -386,15 +386,15 @@ class ResponseReader:
         self.complete = False
         self._tunnel = tunnel
         self._buffer = bytearray()
-        self._seen = 0  # bytes of the buffer that were searched for the end of a head
-        self._chunks = ChunkedBody(2**64)  # no limit but that of the excerpt
-        self._size = 0  # bytes of heads so far, those of interim answers included
+        self._seen = 0  # bytes of the buffer already searched for the end of a head
+        self._chunks = ChunkedBody(2**64)  # unlimited: only an excerpt is kept
+        self._size = 0  # bytes of heads so far, including interim responses
 
     def feed(self, data: bytes) -> None:
-        """Take bytes.
+        """Process bytes.
 
         Raises:
-            HandshakeError: This is no answer of HTTP/1.1, or beyond a limit.
+            HandshakeError: Not an HTTP/1.1 response, or it exceeds a limit.
         """
         self.begun = True
         self._buffer += data
@@ -406,11 +406,11 @@ class ResponseReader:
             self._read_body()
 
     def feed_eof(self) -> None:
-        """The peer has closed the connection: there is no more of the body."""
+        """The peer has closed the connection: the body ends here."""
         self.complete = True
 
     def describe(self) -> str:
-        """Status and phrase, and the first line of a text."""
+        """Status, reason phrase, and the first line of a text body."""
         try:
             phrase = f" {HTTPStatus(self.status).phrase}"
         except ValueError:
@@ -421,7 +421,7 @@ class ResponseReader:
         return f"{self.status}{phrase}" + (f" ({line.strip()})" if shown else "")
 
     def _find_end(self) -> int:
-        """Where the head ends, or -1."""
+        """Where the head ends, or -1 while it is incomplete."""
         buffer = self._buffer
         start = bytes(buffer[:5])
         if start != b"HTTP/"[: len(start)]:
@@ -432,7 +432,7 @@ class ResponseReader:
         if end < 0 and len(buffer) >= room:
             limit = f"{MAX_HEAD_SIZE:,} bytes"
             raise HandshakeError(400, f"the head of its answer exceeds {limit}")
-        self._seen = len(buffer) if end < 0 else 0  # the next one begins anew
+        self._seen = len(buffer) if end < 0 else 0  # the next head starts over
         return end
 
     def _read_head(self, head: bytes) -> None:
@@ -467,7 +467,7 @@ class ResponseReader:
             self._keep(MAX_BODY)
 
     def _read_chunks(self) -> None:
-        """What is malformed ends the body: it is only shown to people."""
+        """Malformed chunks end the body, because it is only shown to people."""
         data = bytes(self._buffer)
         self._buffer.clear()
         try:
@@ -479,7 +479,7 @@ class ResponseReader:
             self.complete = True
 
     def _keep(self, limit: int) -> None:
-        """Stop where no more than an excerpt will be looked at."""
+        """Stop when the excerpt is complete."""
         if len(self._buffer) > limit:
             self.complete = True
 

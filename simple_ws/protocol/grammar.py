@@ -1,7 +1,7 @@
 """The head of an HTTP message: where it ends, and its header lines (RFC 9112 §2, §5).
 
-Requests and responses differ in their first line only; `http11` reads those of a
-server, `client_handshake` those of a client.
+Requests and responses differ in their first line only; `http11` parses those that a
+server reads, `client_handshake` those that a client reads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FIELD_LINE = re.compile(TOKEN.encode() + rb":[\t\x20-\x7e\x80-\xff]*")
 
 
 def head_pattern(start_line: bytes) -> re.Pattern[bytes]:
-    """A pattern for a whole head; its last group is the header lines.
+    """A pattern for a whole head; its last group contains the header lines.
 
     Args:
         start_line: pattern of the first line, without its end.
@@ -26,17 +26,17 @@ def head_pattern(start_line: bytes) -> re.Pattern[bytes]:
 
 
 def find_head_end(buffer: bytearray, seen: int, limit: int, bare_lf: str) -> int:
-    """Find the end of a head, behind its empty line.
+    """Find the end of a head, after its empty line.
 
     Args:
-        buffer: what has come.
-        seen: bytes of it that were searched before.
-        limit: bytes beyond which nothing is searched: a head is too large there,
-            however it was cut.
-        bare_lf: what to say of a line that ends without CR.
+        buffer: the bytes received.
+        seen: how many of them were searched before.
+        limit: only this many bytes are searched: a head is too large beyond, however
+            the bytes were split.
+        bare_lf: error text for a line that ends without CR.
 
     Returns:
-        -1 while the empty line is not there.
+        -1 while there is no empty line.
 
     Raises:
         HandshakeError: 400, a line ends without CR LF.
@@ -51,11 +51,11 @@ def find_head_end(buffer: bytearray, seen: int, limit: int, bare_lf: str) -> int
 
 
 def is_field_line(line: bytes) -> bool:
-    """Whether this may stand among header fields or trailers, without its end."""
+    """Whether this is a valid header or trailer line, given without its end."""
     return _FIELD_LINE.fullmatch(line) is not None
 
 
 def split_fields(lines: bytes) -> list[tuple[str, str]]:
-    """Names and values of header lines that are well formed."""
+    """Names and values of well-formed header lines."""
     parts = (line.partition(":") for line in lines.decode("latin-1").split("\r\n")[:-1])
     return [(name, value.strip(" \t")) for name, _, value in parts]

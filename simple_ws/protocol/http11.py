@@ -1,9 +1,8 @@
 """HTTP/1.1 heads: reading a request, writing a response (RFC 9112).
 
-`RequestReader` collects the bytes of one request head within its limits; `Request` and
-`Response` are what users get and give. Where bodies end is left to `http_body`,
-whether a request is a good WebSocket upgrade to `server_handshake`, sockets and
-time-outs to the server.
+`RequestReader` collects the bytes of one request head within its limits; users receive
+`Request` and return `Response`. Where bodies end is left to `http_body`, validating a
+WebSocket upgrade to `server_handshake`, sockets and timeouts to the server.
 """
 
 from __future__ import annotations
@@ -53,14 +52,14 @@ _METHOD_START = re.compile(_TOKEN)
 _BARE_LF = "A line of the request ends without CR LF."
 #: RFC 9110 §4.2.1 and §4.2.4: an empty host, and a user before it, are errors.
 _ABSOLUTE = re.compile(r"(?:https?|wss?)://[^/?#@]+(?![^/?#])", re.IGNORECASE)
-#: RFC 3986 §3.2.2 and §3.2.3, without judging addresses.
+#: RFC 3986 §3.2.2 and §3.2.3, without validating addresses.
 _NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=%"
 _HOST = re.compile(rf"(?:{_NAME}]*|\[{_NAME}:]+\])(?::[0-9]*)?")
-#: An address in brackets, bare IPv6, or a name; and perhaps a port.
+#: An address in brackets, bare IPv6, or a name; optionally a port.
 _HOST_PARTS = re.compile(r"\[([^]]+)\](?::[0-9]*)?|([^:]*:[^:]*:.*|[^:]+?)(?::[0-9]*)?")
 
 
-#: Fields of a form; a thousand small ones are a page that nobody fills in.
+#: Fields of a form; no person fills in a form with thousands of them.
 _MAX_FORM_FIELDS = 1000
 
 
@@ -71,9 +70,9 @@ class Fields(Mapping[str, str]):
 
     Args:
         pairs: names and values.
-        kind: what they are in a request. Indexing with a name that is missing raises
-            `MissingField` then, which answers the client with 400; otherwise it raises
-            a plain KeyError.
+        kind: what they are in a request. Then indexing with a missing name raises
+            `MissingField`, which answers the client with 400; otherwise it raises a
+            plain KeyError.
     """
 
     __slots__ = ("_kind", "_values")
@@ -145,9 +144,9 @@ class Request:
         address: (host, port) of the peer; a string for a Unix socket.
     """
 
-    # Ten thousand idle connections keep theirs: as bytes, parsed when asked for.
+    # Ten thousand idle connections keep theirs: stored as bytes, parsed when needed.
     __slots__ = (
-        "_body",  # set where there is one, as is `_secure`
+        "_body",  # set only if there is one, like `_secure`
         "_fields",
         "_headers",
         "_params",
@@ -172,7 +171,7 @@ class Request:
         self._params: dict[str, Any] | None = None
 
     def compact(self) -> None:
-        """Forget what can be parsed again from the bytes."""
+        """Drop what can be parsed again from the bytes."""
         self._headers = self._parts = None
 
     @property
@@ -280,7 +279,7 @@ class Request:
 
     @property
     def raw_path(self) -> bytes:
-        """The path, percent-decoded to whatever bytes it stands for."""
+        """The path, percent-decoded to arbitrary bytes."""
         return unquote_to_bytes(self._split()[0])
 
     @property
@@ -296,7 +295,7 @@ class Request:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """Cookies by name; of two with one name the first counts (RFC 6265 §5.4)."""
+        """Cookies by name; for repeated names the first counts (RFC 6265 §5.4)."""
         found = _Cookies()
         for line in self.headers.get_all("Cookie"):
             for pair in line.split(";"):
@@ -321,7 +320,7 @@ class Request:
 
 
 class _Cookies(dict[str, str]):
-    """Cookies by name; a missing one that is indexed is the client's fault."""
+    """Cookies by name; indexing a missing one answers the client with 400."""
 
     def __missing__(self, name: str) -> str:
         raise MissingField("cookie", name)
@@ -334,7 +333,7 @@ class RequestReader:
         max_size: bytes of the whole head.
         max_count: header lines.
 
-    `rest` holds what came after the head.
+    `rest` holds the bytes after the head.
     """
 
     def __init__(
@@ -348,11 +347,11 @@ class RequestReader:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing has come yet."""
+        """Whether no byte has been received yet."""
         return not self._buffer
 
     def feed(self, data: bytes) -> Request | None:
-        """Take bytes; return the request when its head is complete.
+        """Process bytes; return the request when its head is complete.
 
         Raises:
             HandshakeError: 400 malformed, 414 or 431 beyond a limit.
@@ -408,9 +407,9 @@ class RequestReader:
 
 
 def _check_target(request: Request) -> None:
-    """RFC 9112 §3.2: a path, an address, or `*`; we are no proxy, for CONNECT."""
+    """RFC 9112 §3.2: a path, a URI, or `*`; not a CONNECT, as this is not a proxy."""
     target = request.target
-    if "#" in target:  # nor is there one in a WebSocket address (RFC 6455 §3)
+    if "#" in target:  # WebSocket addresses have none either (RFC 6455 §3)
         raise HandshakeError(400, "The request target has a fragment.")
     if target.startswith("/") or _ABSOLUTE.match(target):
         return
@@ -419,7 +418,7 @@ def _check_target(request: Request) -> None:
 
 
 def _what_is_wrong(head: bytes) -> str:
-    """One sentence for a head that is not well formed."""
+    """A sentence that says what is wrong with a malformed head."""
     lines = head.split(b"\r\n")
     if not _REQUEST_LINE.fullmatch(lines[0]):
         return "The request line is malformed."
@@ -432,17 +431,17 @@ def _what_is_wrong(head: bytes) -> str:
 
 
 def check_version(request: Request) -> None:
-    """Refuse a major version of HTTP that is not ours (RFC 9110 §15.6.6).
+    """Refuse an unsupported major version of HTTP (RFC 9110 §15.6.6).
 
     Raises:
         HandshakeError: 505.
     """
     if request.version[0] != 1:
-        raise HandshakeError(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+        raise HandshakeError(505, "Only HTTP/1.0 and HTTP/1.1 are supported.")
 
 
 def check_request(request: Request) -> None:
-    """Check what HTTP wants of every request (RFC 9112 §2.3 and §3.2).
+    """Check what HTTP requires of every request (RFC 9112 §2.3 and §3.2).
 
     Raises:
         HandshakeError: 400 or 505.
@@ -460,7 +459,7 @@ def check_request(request: Request) -> None:
 
 
 def check_single_origin(headers: Headers) -> None:
-    """Refuse two Origin headers: we would judge by one, a proxy by the other.
+    """Refuse two Origin headers: the server might use one, a proxy the other.
 
     RFC 6454 §7.3: "The user agent MUST NOT include more than one Origin header field in
     any HTTP request."
@@ -473,9 +472,9 @@ def check_single_origin(headers: Headers) -> None:
 
 
 def asked_host(request: Request) -> str:
-    """The host, with its port if any, that a request is for; "" when it does not say.
+    """The host that a request is for, with its port if any; "" when it has none.
 
-    RFC 9112 §3.2.2: beside a target in absolute form, Host is to be ignored.
+    RFC 9112 §3.2.2: if the target is in absolute form, Host is ignored.
     """
     authority = _ABSOLUTE.match(request.target)
     if authority is None:
@@ -484,7 +483,7 @@ def asked_host(request: Request) -> str:
 
 
 def host_name(host: str) -> str:
-    """The name or address in a Host header, lower case, without port and last dot."""
+    """The name or address in a Host header, lower case, without port and final dot."""
     match = _HOST_PARTS.fullmatch(host)
     if match is None:
         return host.lower()
@@ -494,22 +493,22 @@ def host_name(host: str) -> str:
 def check_allowed_host(request: Request, allowed: Collection[str]) -> None:
     """Refuse a request that is for another server (RFC 9110 §7.4).
 
-    A page whose name was made to lead here (DNS rebinding) says so in its Host header,
-    as the browser does not let it say anything else.
+    After DNS rebinding a page's Host header still has the page's own name, because the
+    browser does not allow it to be changed.
 
     Args:
-        request: it is refused, too, when it does not say for whom it is.
-        allowed: names as `host_name` has them, "*.example.com" for all names below
-            that one, or "*".
+        request: also refused when it names no host.
+        allowed: names as from `host_name`, "*.example.com" for all subdomains of a
+            name, or "*".
 
     Raises:
         HandshakeError: 421.
     """
-    # An application may look at either, where the target has a host of its own.
+    # An application may use either, if the target has a host as well.
     for host in {asked_host(request), *request.headers.get_all("Host")}:
         name = host_name(host)
         if not any(_is_allowed(name, rule) for rule in allowed):
-            raise HandshakeError(421, "This server does not answer for this host.")
+            raise HandshakeError(421, "This server does not serve this host.")
 
 
 def _is_allowed(name: str, rule: str) -> bool:
@@ -531,16 +530,16 @@ def check_host(host: str) -> None:
 
 
 def wants_upgrade(request: Request) -> bool:
-    """Whether this is meant to open a WebSocket, however badly it is said.
+    """Whether this is an attempt to open a WebSocket, even a malformed one.
 
-    Other protocols may be offered in `Upgrade` by those who are content with HTTP.
+    A client may offer other protocols in `Upgrade` and still accept plain HTTP.
     """
     headers = request.headers
     return "websocket" in headers.tokens("Upgrade") or "Sec-WebSocket-Key" in headers
 
 
 def stays_open(request: Request) -> bool:
-    """Whether the client may send another request behind this (RFC 9112 §9.3)."""
+    """Whether the client may send another request after this (RFC 9112 §9.3)."""
     options = request.headers.tokens("Connection")
     if "close" in options:
         return False
@@ -551,18 +550,18 @@ def expects_continue(request: Request) -> bool:
     """Whether the client waits for `CONTINUE` before it sends the body.
 
     Raises:
-        HandshakeError: 417, it expects something else (RFC 9110 §10.1.1).
+        HandshakeError: 417, it expects anything else (RFC 9110 §10.1.1).
     """
     expected = request.headers.tokens("Expect")
     if not expected or request.version < (1, 1):
         return False
     if expected != ["100-continue"]:
-        raise HandshakeError(417, "The only expectation understood is 100-continue.")
+        raise HandshakeError(417, "The only expectation supported is 100-continue.")
     return True
 
 
 def http_date(seconds: float) -> str:
-    """A moment as HTTP writes it (RFC 9110 §5.6.7), of seconds since the epoch."""
+    """Seconds since the epoch in the date format of HTTP (RFC 9110 §5.6.7)."""
     return formatdate(seconds, usegmt=True)
 
 
@@ -615,29 +614,29 @@ class Response:
 
 
 def check_field(name: str, value: str) -> None:
-    """Refuse a header field that would be read as another one, or as several.
+    """Refuse a header field that a parser would take for another, or for several.
 
     Raises:
         ValueError: The name is no token (RFC 9110 §5.1), or there is a line break.
     """
     if re.search(r"[\r\n\0]", name + value):
-        raise ValueError(f"header {name!r} holds a line break: {value!r}")
+        raise ValueError(f"header {name!r} contains a line break: {value!r}")
     if not _FIELD_NAME.fullmatch(name):
         raise ValueError(f"header {name!r} must have a name such as 'X-Name'")
 
 
 def may_have_body(status: int) -> bool:
-    """Whether an answer to anything but HEAD has a body (RFC 9110 §6.4.1)."""
+    """Whether a response, other than to HEAD, has a body (RFC 9110 §6.4.1)."""
     return status >= 200 and status not in (204, 304)
 
 
 def encode_head(
     status: int, headers: Iterable[tuple[str, str]], reason: str | None = None
 ) -> bytes:
-    """Status line, header fields and the empty line behind them.
+    """Status line, header fields and the empty line after them.
 
     Raises:
-        ValueError: A header field would be read as another one; see `check_field`.
+        ValueError: A header field is invalid; see `check_field`.
     """
     if reason is None:
         try:
@@ -646,7 +645,7 @@ def encode_head(
             reason = "Unknown"
     lines = [f"HTTP/1.1 {status} {reason}"]
     for name, value in headers:
-        # Again, for what was put in behind a constructor that has checked the others.
+        # Check again: a field may have been added after the constructor's check.
         check_field(name, value)
         lines.append(f"{name}: {value}")
     return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
@@ -658,6 +657,6 @@ def _encode_body(body: Any) -> tuple[bytes, str]:
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), "application/octet-stream"
     if isinstance(body, dict | list):
-        # NaN is no JSON (RFC 8259 §6), and browsers would not read it.
+        # NaN is not JSON (RFC 8259 §6), and browsers would not parse it.
         return json.dumps(body, allow_nan=False).encode(), "application/json"
     raise TypeError(f"body must be str, bytes, dict or list, not {type(body).__name__}")

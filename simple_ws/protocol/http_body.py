@@ -1,8 +1,8 @@
-"""Where a body ends (RFC 9112 §6 and §7): bodies of requests, and of answers.
+"""Where a body ends (RFC 9112 §6 and §7), for requests and responses.
 
 `body_reader` chooses `LengthBody` or `ChunkedBody`, which collect the body of a request
-at any byte boundary; `Answer` gives the bytes of an answer as fast as somebody takes
-them. Sans-I/O, as `http11`, which has the heads.
+at any byte boundary; `Answer` produces the bytes of a response as fast as they are
+taken. Sans-I/O, like `http11`, which has the heads.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ __all__ = [
     "body_reader",
 ]
 
-#: RFC 9110 §15.2.1: go on and send the body.
+#: RFC 9110 §15.2.1: the client may send the body.
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-#: Bytes of the line before a chunk; 16 are for its size, the rest for extensions.
+#: Bytes of the line before a chunk: 16 for its size, the rest for extensions.
 _MAX_CHUNK_LINE = 256
 #: Digits of a Content-Length: more than any `max_body` needs, and few for `int`.
 _MAX_DIGITS = 18
 
-#: Bytes of a body that leave together with the head. A larger one is not copied: many
-#: who read slowly may be sent the same.
+#: Bytes of a body that are sent together with the head. A larger one is not copied: the
+#: same body may be sent to many slow readers.
 _MAX_JOINED = 64 * 1024
 
-#: RFC 9112 §7.1; blanks stand only before the semicolon of an extension (§7.1.1).
+#: RFC 9112 §7.1; blanks are only allowed before the semicolon of an extension (§7.1.1).
 _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,16})((?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?)\r\n"
 )
@@ -59,7 +59,7 @@ _CHUNK_LINE = re.compile(
 class LengthBody:
     """Collects a body of known length.
 
-    `body` holds it when it is complete, `rest` what came behind it.
+    `body` holds it when it is complete, `rest` the bytes after it.
     """
 
     def __init__(self, length: int) -> None:
@@ -68,7 +68,7 @@ class LengthBody:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> bool:
-        """Take bytes; return whether the body is complete."""
+        """Process bytes; return whether the body is complete."""
         self._buffer += data
         if len(self._buffer) < self._length:
             return False
@@ -78,32 +78,32 @@ class LengthBody:
 
 
 class ChunkedBody:
-    """Collects a body that comes in chunks (RFC 9112 §7.1), at any byte boundary.
+    """Collects a chunked body (RFC 9112 §7.1), at any byte boundary.
 
     Args:
-        max_size: bytes of the body. Extensions of chunks and trailers are read and
-            thrown away, of each no more than a request head may have.
+        max_size: bytes of the body. Chunk extensions and trailers are read and
+            discarded; each may be as large as a request head.
 
-    `body` holds it when it is complete, `rest` what came behind it.
+    `body` holds it when it is complete, `rest` the bytes after it.
     """
 
     def __init__(self, max_size: int) -> None:
         self.body = self.rest = b""
         self._max_size = max_size
-        self._buffer = bytearray()  # what was not understood yet
+        self._buffer = bytearray()  # bytes not parsed yet
         self._collected = bytearray()
-        self._left = 0  # of the chunk
+        self._left = 0  # missing bytes of the chunk
         self._extensions = self._trailers = self._trailer_lines = 0  # counted
         self._complete = False
         self._step = self._take_size
 
     @property
     def collected(self) -> bytes:
-        """What has come of the body so far."""
+        """The part of the body received so far."""
         return bytes(self._collected)
 
     def feed(self, data: bytes) -> bool:
-        """Take bytes; return whether the body is complete.
+        """Process bytes; return whether the body is complete.
 
         Raises:
             HandshakeError: 400 malformed, 413 larger than `max_size`, 431 too much
@@ -116,7 +116,7 @@ class ChunkedBody:
             self.body, self.rest = bytes(self._collected), bytes(self._buffer)
         return self._complete
 
-    # Each step takes one part off the buffer, and returns False for want of bytes.
+    # Each step takes one part off the buffer; it returns False if bytes are missing.
 
     def _take_size(self) -> bool:
         line = self._take_line(_MAX_CHUNK_LINE)
@@ -169,7 +169,7 @@ class ChunkedBody:
         return True
 
     def _take_line(self, limit: int) -> bytes | None:
-        """A line with its end, or None when it is not whole yet."""
+        """A line with its end, or None while it is incomplete."""
         end = self._buffer.find(b"\n", 0, limit)
         if end < 0:
             if len(self._buffer) >= limit:
@@ -181,15 +181,15 @@ class ChunkedBody:
 
 
 def _too_large(limit: int) -> HandshakeError:
-    """The refusal of a body beyond `max_body`."""
+    """The refusal of a body larger than `max_body`."""
     return HandshakeError(413, f"The body of the request exceeds {limit:,} bytes.")
 
 
 def body_reader(request: Request, max_size: int) -> LengthBody | ChunkedBody | None:
-    """What collects the body of a request; None when it has none (RFC 9112 §6.3).
+    """The reader for the body of a request; None when it has none (RFC 9112 §6.3).
 
-    Two readers who disagree about where a request ends can be made to take a part of
-    it for another request; so whatever is not plain is refused.
+    If a proxy and this server disagree about where a request ends, a part of it can be
+    smuggled in as another request; so anything ambiguous is refused.
 
     Raises:
         HandshakeError: 400, 413 or 501.
@@ -208,12 +208,12 @@ def body_reader(request: Request, max_size: int) -> LengthBody | ChunkedBody | N
     if codings != ["chunked"]:
         if codings[-1:] != ["chunked"] or codings.count("chunked") > 1:
             raise HandshakeError(400, "Transfer-Encoding must end with one chunked.")
-        raise HandshakeError(501, "The only transfer coding understood is chunked.")
+        raise HandshakeError(501, "The only transfer coding supported is chunked.")
     return ChunkedBody(max_size)
 
 
 def _length_body(lengths: list[str], max_size: int) -> LengthBody | None:
-    # Some proxies double the line: the same again is the same.
+    # Some proxies repeat the line; equal values are no contradiction.
     length, *others = set(lengths)
     if others or not re.fullmatch("[0-9]+", length):
         raise HandshakeError(400, "The Content-Length header is malformed.")
@@ -227,32 +227,32 @@ def _length_body(lengths: list[str], max_size: int) -> LengthBody | None:
 
 
 class IncompleteAnswer(Exception):
-    """A body ended before its time: its source failed, or gave less than promised."""
+    """A body ended too early: its source failed, or has fewer bytes than announced."""
 
 
 class Source(Protocol):
-    """Gives the body of an answer while it is sent."""
+    """Produces the body of a response while it is sent."""
 
     def read(self) -> bytes | None:
-        """The next piece; b"" at the end, None when there is nothing yet.
+        """The next piece; b"" at the end, None when there is none yet.
 
         Raises:
-            IncompleteAnswer, OSError: There will be no more.
+            IncompleteAnswer, OSError: No more will follow.
         """
 
     def close(self) -> None:
-        """Nobody will read on; at the end as well, and no harm when called again."""
+        """No more is read; called at the end as well, and harmless when repeated."""
 
 
 class Stream:
-    """An answer whose body is not in memory as a whole.
+    """A response whose body is not held in memory as a whole.
 
     Args:
         status: 200 to 599.
-        headers: all header fields but those about length and connection.
-        source: of the body; closed by whoever takes the answer.
-        length: of the body in bytes, or None when that is not known.
-        reason: the words behind the status; the usual ones by default.
+        headers: all header fields except those about length and connection.
+        source: of the body; closed by the code that sends the response.
+        length: bytes of the body, or None when unknown.
+        reason: the reason phrase; the usual one by default.
     """
 
     def __init__(
@@ -271,16 +271,16 @@ class Stream:
 
 
 class Answer:
-    """The bytes of one answer, piece by piece.
+    """The bytes of one response, piece by piece.
 
     Args:
-        given: the answer itself.
-        version: of the request.
+        given: the response.
+        version: HTTP version of the request.
         head_only: it answers HEAD.
-        stays: the connection may stay open behind it.
+        stays: the connection may stay open after it.
 
     Attributes:
-        stays: whether it does.
+        stays: whether the connection stays open.
     """
 
     def __init__(
@@ -311,7 +311,7 @@ class Answer:
     def _headers(
         self, given: Response | Stream, length: int | None, head_only: bool
     ) -> list[tuple[str, str]]:
-        # A HEAD may be told the length of what was not made for it.
+        # The response to HEAD may have the length of a body that was not produced.
         told = head_only and not length
         headers = [
             (name, value)
@@ -341,7 +341,7 @@ class Answer:
         """The next bytes; b"" at the end, None when there are none yet.
 
         Raises:
-            IncompleteAnswer, OSError: The rest will not come.
+            IncompleteAnswer, OSError: The rest is not available.
         """
         head, self._head = self._head, b""
         if head and len(self._body) > _MAX_JOINED:
@@ -352,7 +352,7 @@ class Answer:
         return head + piece if head else piece
 
     def close(self) -> None:
-        """Nobody will read on."""
+        """No more is read."""
         source, self._source = self._source, None
         if source is not None:
             source.close()
@@ -379,12 +379,12 @@ class Answer:
 
 
 def _says_close(headers: Iterable[tuple[str, str]]) -> bool:
-    """Whether the giver of an answer wants the connection closed."""
+    """Whether these header fields ask to close the connection."""
     return "close" in Headers(headers).tokens("Connection")
 
 
 def _is_ours(name: str, value: str) -> bool:
-    """Whether a header field is about the connection, which we know better."""
+    """Whether a header field is about the connection, which the server manages."""
     name = name.lower()
     if name == "connection":
         return value.strip().lower() in ("close", "keep-alive")

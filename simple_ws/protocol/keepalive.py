@@ -1,8 +1,8 @@
-"""Keep-alive: when to ping a silent peer, when to give it up, what a pong answers.
+"""Keepalive: when to ping a silent peer, when to give up, which pings a pong answers.
 
 RFC 6455 §5.5.2 and §5.5.3, for servers and clients. Reading a clock, sending and
 closing are left to the caller (`connection.keepalive`, `client.core`), and so is
-keeping the moments: a server holds them for 50,000 connections.
+storing the times: a server stores them for 50,000 connections.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _beats = itertools.count(1)
 
 
 class Action(Enum):
-    """What there is to do for one connection."""
+    """What to do for one connection."""
 
     WAIT = auto()
     PING = auto()
@@ -30,17 +30,17 @@ def next_action(
     interval: float | None,
     timeout: float | None,
 ) -> tuple[Action, float | None]:
-    """Judge a peer by when it was last heard.
+    """Judge a peer by the time of its last bytes.
 
     Args:
-        now: seconds by the caller's clock, likewise the next two.
-        last_received: when bytes last came.
-        pinged_at: when the ping was sent that has not been answered yet, or None.
-        interval: seconds of silence after which to ping; None never pings.
-        timeout: seconds for an answer; None waits for ever.
+        now: seconds by the caller's clock, like the next two.
+        last_received: when bytes were last received.
+        pinged_at: when the unanswered ping was sent, or None.
+        interval: seconds of silence before a ping; None never pings.
+        timeout: seconds to wait for an answer; None waits for ever.
 
     Returns:
-        What to do, and `pinged_at` from now on.
+        What to do, and the new value of `pinged_at`.
     """
     if pinged_at is not None and last_received >= pinged_at:
         pinged_at = None  # any byte is a sign of life
@@ -58,45 +58,45 @@ def next_look(
     interval: float | None,
     timeout: float | None,
 ) -> float | None:
-    """When `next_action` has something to do, unless bytes come first; None: never."""
+    """When `next_action` is due if no bytes are received; None for never."""
     if pinged_at is None or last_received >= pinged_at:
         return None if interval is None else last_received + interval
     return None if timeout is None else pinged_at + timeout
 
 
 def beat_payload() -> bytes:
-    """A ping's payload that no other ping of this process has.
+    """A ping payload that is unique in this process.
 
-    An empty one is like every other: its pong could answer any of them.
+    With an empty one a pong could not be matched to its ping.
     """
     return b"%x" % next(_beats)
 
 
 def no_answer(timeout: float) -> str:
-    """The close reason of a peer that was given up."""
+    """The close reason for a peer that did not answer."""
     return f"no answer to a ping within ping_timeout {timeout:g} s"
 
 
 class Pings(dict[bytes, float]):
-    """Pings without an answer, the earliest first: when each payload was sent.
+    """Unanswered pings, the earliest first: payloads, and when each was sent.
 
-    A dict itself: one more object for each connection that was pinged costs memory.
+    A dict itself: another object for each pinged connection would cost memory.
     """
 
     __slots__ = ()
 
     def note(self, payload: bytes, now: float, most: int | None = None) -> None:
-        """A ping is sent; of more than `most` the earliest is forgotten."""
+        """Note a ping that is sent; beyond `most` pings the earliest is dropped."""
         self.pop(payload, None)
         if len(self) == most:
             del self[next(iter(self))]
         self[payload] = now
 
     def answer(self, payload: bytes, now: float) -> list[tuple[bytes, float]]:
-        """A pong came; return what it answers, each with its latency in seconds.
+        """Return the pings that a pong answers, each with its latency in seconds.
 
-        It answers the pings before its own as well (§5.5.3: an endpoint may answer
-        only "the most recently processed Ping"). An unsolicited one answers none.
+        It answers earlier pings as well (§5.5.3: an endpoint may answer only "the most
+        recently processed Ping"). An unsolicited pong answers none.
         """
         answered: list[tuple[bytes, float]] = []
         if payload in self:

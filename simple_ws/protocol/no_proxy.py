@@ -1,7 +1,7 @@
-"""Which hosts are reached without the proxy that the environment names.
+"""Hosts that are reached without the proxy from the environment.
 
-`is_direct` reads `no_proxy` as curl, Go and Python do together: names with their
-subdomains, addresses, networks, ports. Which proxy it is about is left to
+`is_direct` reads `no_proxy` with the combined rules of curl, Go and Python: names with
+their subdomains, addresses, networks, ports. Choosing the proxy is left to
 `proxy_tunnel`.
 """
 
@@ -30,18 +30,19 @@ _SEPARATORS = re.compile(r"[,\s]+")
 
 
 def is_direct(uri: URI, no_proxy: str) -> bool:
-    """Whether a server is connected to directly.
+    """Whether to connect to a server directly.
 
-    A server on this machine always is: a proxy elsewhere would look for it on its own.
+    Always for a server on this machine: a proxy elsewhere would look for it on its own
+    host.
 
     Args:
-        uri: of the server. Its name is not looked up: an address in `no_proxy` is for
-            those who connect to that address.
-        no_proxy: entries with commas or spaces between them. `*` means all hosts;
+        uri: of the server. Its name is not resolved: an address in `no_proxy` only
+            matches URIs with that address.
+        no_proxy: entries separated by commas or spaces. `*` matches all hosts;
             `example.com` and `.example.com` a host and its subdomains, `*.example.com`
             the subdomains only; `10.1.2.3`, `::1`, `10.0.0.0/8`, `fd00::/8` addresses;
-            a port behind any of them (`[::1]:8080`) means that port only. An entry that
-            is none of these means nothing.
+            with a port (`[::1]:8080`) an entry matches that port only. Other entries
+            are ignored.
     """
     host = uri.host.partition("%")[0].rstrip(".")
     address = _read_address(host)
@@ -72,7 +73,7 @@ def _matches(entry: str, host: str, address: Address | None, port: int) -> bool:
 
 
 def _names(pattern: str, host: str) -> bool:
-    """Whether an entry that is a name means this one."""
+    """Whether an entry that is a name matches this host."""
     domain = _ascii(pattern.removeprefix("*").removeprefix("."))
     if not domain:
         return False
@@ -80,7 +81,7 @@ def _names(pattern: str, host: str) -> bool:
 
 
 def _covers(pattern: str, address: Address) -> bool:
-    """Whether an entry that is an address or a network holds this one."""
+    """Whether an entry that is an address or a network contains this address."""
     try:
         network = ip_network(pattern, strict=False)
     except ValueError:
@@ -93,7 +94,7 @@ def _covers(pattern: str, address: Address) -> bool:
 
 
 def _read_address(host: str) -> Address | None:
-    """The address that a host is; IPv4 as such if it is mapped into IPv6."""
+    """The host as an address, or None; an IPv4-mapped IPv6 address becomes IPv4."""
     try:
         address = ip_address(host)
     except ValueError:

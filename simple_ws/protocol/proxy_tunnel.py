@@ -1,7 +1,7 @@
-"""HTTP proxies of the clients: which one to use, and its CONNECT (RFC 9110 §9.3.6).
+"""HTTP proxies of the clients: choosing one, and its CONNECT (RFC 9110 §9.3.6).
 
 RFC 6455 §4.1 has a client with a proxy ask that proxy for a TCP connection to the
-server, with TLS or without. Sans-I/O but for a look at the environment.
+server, with TLS or without. Sans-I/O, except that it reads the environment.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from .uri import URI, parse_uri, redacted
 
 __all__ = ["ASKS_SYSTEM", "Tunnel", "parse_proxy", "proxy_for"]
 
-#: Whether the system has settings of its own besides the environment. To read them may
-#: take long: Windows looks names up.
+#: Whether the system has settings in addition to the environment. Reading them may be
+#: slow: Windows resolves names.
 ASKS_SYSTEM = sys.platform in ("win32", "darwin")
 
 
 def parse_proxy(address: str) -> URI:
-    """Read the address of a proxy: "http://user:password@host:port" or "host:port".
+    """Parse the address of a proxy: "http://user:password@host:port" or "host:port".
 
     Raises:
-        ValueError: It is none, or one of another kind.
+        ValueError: It is not an address, or the proxy is of another kind.
     """
     scheme = address.partition("://")[0].lower() if "://" in address else ""
     if scheme not in ("", "http"):
-        raise ValueError(f"only http:// proxies are spoken to, not {scheme}://")
+        raise ValueError(f"only http:// proxies are supported, not {scheme}://")
     return parse_uri(address if scheme else f"http://{address}")
 
 
 def proxy_for(uri: URI) -> URI | None:
-    """The proxy that environment or system settings name for a server, if any.
+    """The proxy for a server from the environment or the system settings, if any.
 
-    `wss_proxy` or `https_proxy` is taken for wss, `ws_proxy` or `http_proxy` for ws,
-    otherwise `all_proxy`. Of these, one of a kind that is not spoken to, such as SOCKS,
-    is passed over where another can be used; at last one that is meant for the other
-    kind of address. Servers on this machine, and those in `no_proxy` (see
-    `no_proxy.is_direct`), are connected to directly.
+    For wss it is `wss_proxy` or `https_proxy`, for ws `ws_proxy` or `http_proxy`,
+    otherwise `all_proxy`. A proxy of an unsupported kind, such as SOCKS, is skipped if
+    another one can be used; the last resort is the one for the other scheme. Servers on
+    this machine, and those in `no_proxy` (see `no_proxy.is_direct`), are connected to
+    directly.
 
     Raises:
-        InvalidURI: There are only proxies of a kind that is not spoken to.
+        InvalidURI: All proxies are of an unsupported kind.
     """
     if not (proxies := _environment()) and ASKS_SYSTEM:
         proxies = _system_settings(uri)
@@ -64,16 +64,16 @@ def proxy_for(uri: URI) -> URI | None:
             problems.append(f"{excerpt(redacted(address))}, cannot be used: {why}")
     raise InvalidURI(
         uri.shown,
-        f"the proxy of the environment, {problems[0]}; proxy='http://host:port' names "
-        "another one, proxy=None connects directly, and so does the variable no_proxy "
-        "with the name of the server",
+        f"the proxy from the environment, {problems[0]}; pass proxy='http://host:port' "
+        "to use another one, or proxy=None to connect directly; the variable no_proxy "
+        "lists servers to connect to directly",
     )
 
 
 def _environment() -> dict[str, str]:
-    """The variables `*_proxy`, by what stands before that, in lower case.
+    """The variables `*_proxy`, by the part before `_proxy`, in lower case.
 
-    As `urllib` has them: a name in lower case wins, an empty one hides the other.
+    The rules of `urllib`: a lower-case name wins, and an empty one hides the other.
     """
     found = {}
     named = [
@@ -82,7 +82,7 @@ def _environment() -> dict[str, str]:
         if name[-6:].lower() == "_proxy"
     ]
     for kind, value, name in sorted(named, key=lambda entry: entry[2].islower()):
-        # CVE-2016-1000110: a CGI program gets the request's field `Proxy` as this.
+        # CVE-2016-1000110: for a CGI program this is the request's field `Proxy`.
         if name == "HTTP_PROXY" and "REQUEST_METHOD" in os.environ:
             continue
         found[kind] = value.strip()
@@ -90,7 +90,7 @@ def _environment() -> dict[str, str]:
 
 
 def _system_settings(uri: URI) -> dict[str, str]:
-    """What Windows or macOS have been told, without what is excepted there."""
+    """The proxies set in Windows or macOS, except for servers excluded there."""
     from urllib.request import getproxies, proxy_bypass
 
     excepted = proxy_bypass(uri.host_and_port) or proxy_bypass(uri.host)
@@ -98,11 +98,11 @@ def _system_settings(uri: URI) -> dict[str, str]:
 
 
 class Tunnel:
-    """The opening of a way through a proxy.
+    """Opens a tunnel through a proxy.
 
     Args:
         proxy: its address.
-        uri: where to.
+        uri: of the server.
         user_agent: as in the handshake; None sends none.
     """
 
@@ -124,10 +124,10 @@ class Tunnel:
         return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
 
     def receive(self, data: bytes) -> bool:
-        """Take bytes of the answer; True when the way is open.
+        """Process bytes of the response; return True when the tunnel is open.
 
         Raises:
-            ProxyError: It will not be.
+            ProxyError: The proxy refused it, or its response is invalid.
         """
         reader = self._reader
         try:
@@ -139,12 +139,12 @@ class Tunnel:
         if not 200 <= reader.status < 300:
             self.refuse()
         if reader.rest:
-            # A server says nothing before it is asked (RFC 6455 §4.2, TLS).
-            self._fail("sent bytes of its own behind its answer")
+            # The client speaks first (RFC 6455 §4.2, TLS).
+            self._fail("sent extra bytes after its answer")
         return True
 
     def receive_eof(self) -> None:
-        """The proxy has closed the connection before the way was open.
+        """The proxy has closed the connection before the tunnel was open.
 
         Raises:
             ProxyError: Always.
@@ -155,11 +155,11 @@ class Tunnel:
 
     @property
     def refused(self) -> bool:
-        """Whether only the rest of a refusal's body is waited for."""
+        """Whether only the rest of a refusal's body is missing."""
         return self._reader.status >= 300 or self._reader.status == 101
 
     def refuse(self) -> None:
-        """Say what the proxy answered, with what came of the body.
+        """Report the proxy's response, with the part of its body received so far.
 
         Raises:
             ProxyError: Always.

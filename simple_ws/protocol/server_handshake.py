@@ -1,7 +1,7 @@
-"""The opening handshake (RFC 6455 §4): is this request a good upgrade, and our answer.
+"""The opening handshake (RFC 6455 §4): validating the request, and the response.
 
-Sans-I/O: requests in, bytes out. Which handler a path belongs to and whether the user
-wants the client is left to the server.
+Sans-I/O: requests in, bytes out. Finding the handler of a path and asking the user are
+left to the server.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ __all__ = [
 _TOKEN = re.compile(TOKEN)
 _UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
 
-#: Characters of the longest Origin that patterns are tried on: a name has at most 253.
-#: Two stars in a pattern take quadratic time.
+#: Longest Origin that patterns are tried on, in characters: a name has at most 253, and
+#: two stars in a pattern take quadratic time.
 _MAX_ORIGIN = 512
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
-#: What `origins` may hold: exact origins as of `plain_origin`, "same" for the request's
+#: Values of `origins`: exact origins as from `plain_origin`, "same" for the request's
 #: own host, compiled patterns, and None for requests without an Origin.
 OriginRule = str | re.Pattern[str] | None
 
@@ -59,7 +59,7 @@ def check_upgrade(request: Request) -> str:
         Its `Sec-WebSocket-Key`.
 
     Raises:
-        HandshakeError: 400, 405 or 426, with a sentence that says what was wrong.
+        HandshakeError: 400, 405 or 426; the text says what was wrong.
     """
     if request.method != "GET":
         raise HandshakeError(
@@ -72,7 +72,7 @@ def check_upgrade(request: Request) -> str:
     headers = request.headers
     if "Upgrade" not in headers and "Sec-WebSocket-Key" not in headers:
         raise HandshakeError(
-            426, "This address speaks WebSocket, not plain HTTP.", _UPGRADE
+            426, "This address serves WebSocket, not plain HTTP.", _UPGRADE
         )
     _check_fields(headers)
     return _check_key(headers)
@@ -88,7 +88,7 @@ def _check_fields(headers: Headers) -> None:
         raise HandshakeError(400, "The Upgrade header must name websocket.")
     if "upgrade" not in headers.tokens("Connection"):
         raise HandshakeError(400, "The Connection header must name Upgrade.")
-    # A body would be taken for frames.
+    # A body would be parsed as frames.
     lengths = set(headers.get_all("Content-Length"))
     if "Transfer-Encoding" in headers or not lengths <= {"0"}:
         raise HandshakeError(400, "A WebSocket handshake must not have a body.")
@@ -96,10 +96,10 @@ def _check_fields(headers: Headers) -> None:
     if not versions:
         raise HandshakeError(400, "The Sec-WebSocket-Version header is missing.")
     if versions != [VERSION]:
-        # RFC 6455 §4.4: answer with the versions one is capable of.
+        # RFC 6455 §4.4: answer with the supported versions.
         raise HandshakeError(
             426,
-            f"Only version {VERSION} of the WebSocket protocol is spoken here, "
+            f"Only version {VERSION} of the WebSocket protocol is supported, "
             f"not {', '.join(versions)[:40]}.",
             [("Sec-WebSocket-Version", VERSION), *_UPGRADE],
         )
@@ -132,13 +132,13 @@ def check_origin(
 
     Args:
         request: the handshake.
-        allowed: None lets everybody in.
-        scheme: "http" or "https", by which the client has come; None when that is not
-            known: a proxy that nobody told us of may have taken TLS off.
-        hosts: for which, beside the one in the request, it may have come.
+        allowed: None allows every origin.
+        scheme: "http" or "https", as used by the client; None when unknown: a proxy
+            that is not in `trusted_proxies` may have terminated TLS.
+        hosts: further hosts, besides the request's, that the client may have asked for.
 
     Raises:
-        HandshakeError: 403. What was compared is in its notes, for the log.
+        HandshakeError: 403. Its notes say what was compared, for the log.
     """
     if allowed is None:
         return
@@ -157,7 +157,7 @@ def check_origin(
 def _own_origins(
     request: Request, scheme: str | None, hosts: Sequence[str]
 ) -> tuple[str, ...]:
-    """The origins of pages of this very server."""
+    """The origins of pages from this server."""
     schemes = ("http", "https") if scheme is None else (scheme,)
     asked = asked_host(request), *hosts
     origins = (plain_origin(f"{one}://{host}") for one in schemes for host in asked)
@@ -176,18 +176,19 @@ def _origin_matches(origin: str | None, rule: OriginRule, own: Sequence[str]) ->
 
 
 def plain_origin(origin: str) -> str:
-    """An origin in lower case, without the port that its scheme has anyhow.
+    """An origin in lower case, without the default port of its scheme.
 
-    RFC 6454 §4 and §6: with or without it, it is the same one.
+    RFC 6454 §4 and §6: both forms are the same origin.
     """
     origin = origin.lower()
     return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition("://")[0], ""))
 
 
 def offered_subprotocols(headers: Headers) -> list[str]:
-    """What the client offers, by its preference (RFC 6455 §4.1, 10).
+    """The subprotocols offered by the client, by its preference (RFC 6455 §4.1, 10).
 
-    An empty field offers nothing, as if it were not there.
+    An empty field offers nothing, like a missing one.
+
 
     Raises:
         HandshakeError: 400, an element is not a token.
@@ -220,5 +221,5 @@ def upgrade_response(
 
 
 def refusal(error: HandshakeError) -> Response:
-    """The HTTP answer to a handshake that failed; its body says why."""
+    """The HTTP response to a failed handshake; its body gives the reason."""
     return Response(error.status, f"{error}\n", error.headers)

@@ -1,8 +1,8 @@
 """Addresses: `ws://user:password@host:port/path?query` (RFC 6455 §3, RFC 3986).
 
-`parse_uri` reads what a user wrote, with international host names and paths, into what
-goes on the wire. Where a redirect leads is `URI.join`; who resolves the name and
-connects is left to the clients.
+`parse_uri` converts an address written by a user, with international host names and
+paths, into its form on the wire. `URI.join` resolves redirects; resolving the name and
+connecting are left to the clients.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from ..text import excerpt
 
 __all__ = ["MASK", "URI", "parse_uri", "redacted"]
 
-#: Schemes, and whether they mean TLS. A WebSocket begins as HTTP, so its address is
-#: understood too.
+#: Schemes, and whether they mean TLS. A WebSocket begins as HTTP, so HTTP addresses are
+#: accepted too.
 _SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 
 _SHAPE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
 _AUTHORITY_END = re.compile(r"[/?#]|\Z")
-#: What may stand in a name (RFC 952), and the underscore of container networks.
+#: Characters of a name (RFC 952), and the underscore of container networks.
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 _SPACE = re.compile(r"[\x00-\x20\x7f]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-#: RFC 3986 §3.2.1 forbids these; some read a backslash as the end of the host.
+#: RFC 3986 §3.2.1 forbids these; some parsers end the host at a backslash.
 _BAD_USERINFO = re.compile(r"%(?![0-9A-Fa-f]{2})|[\\\"<>^`{|}\[\]\ud800-\udfff]")
 #: RFC 6874 §2, unreserved characters only: `getaddrinfo` fails in odd ways on others.
 _ZONE = re.compile(r"[0-9A-Za-z._~-]{1,32}")
 
-#: Longer than any name that IDNA encodes into 253 characters: it takes its time.
+#: Longer than any name that IDNA encodes into 253 characters: the codec is slow.
 _LONGEST_HOST = 2048
-#: What stands in place of passwords and tokens.
+#: Replaces passwords and tokens.
 MASK = "***"
 
-#: RFC 3986 §3.3: what a path may hold as it is, besides letters and digits; `%` is
-#: checked before. A query may hold a question mark as well (§3.4).
+#: RFC 3986 §3.3: what a path may contain unencoded, besides letters and digits; `%` is
+#: checked before. A query may contain a question mark as well (§3.4).
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class URI:
-    """Where a WebSocket server is, as it goes on the wire.
+    """The address of a WebSocket server, as sent on the wire.
 
     Attributes:
         secure: with TLS.
@@ -78,7 +78,7 @@ class URI:
 
     @property
     def origin(self) -> tuple[bool, str, int]:
-        """What must be the same for credentials to be sent again."""
+        """What must be equal for credentials to be sent again."""
         return self.secure, self.host, self.port
 
     @property
@@ -90,7 +90,7 @@ class URI:
 
     @property
     def host_and_port(self) -> str:
-        """What a proxy is asked to connect to (RFC 9110 §9.3.6)."""
+        """The target of a proxy's CONNECT (RFC 9110 §9.3.6)."""
         return f"{self._bracketed}:{self.port}"
 
     @property
@@ -100,43 +100,43 @@ class URI:
 
     @property
     def _bracketed(self) -> str:
-        # RFC 6874 §4: a zone means something on this machine only.
+        # RFC 6874 §4: a zone is only meaningful on this machine.
         host = self.host.partition("%")[0]
         return f"[{host}]" if ":" in host else host
 
     def join(self, location: str) -> URI:
-        """Where the Location of a redirect leads (RFC 9110 §10.2.2).
+        """Resolve the Location of a redirect (RFC 9110 §10.2.2).
 
         Raises:
-            InvalidURI: It leads to no WebSocket server.
+            InvalidURI: It is not the address of a WebSocket server.
         """
-        # `urljoin` knows http on every Python; both names mean the same here.
+        # `urljoin` knows http on every Python; both schemes mean the same here.
         base = f"http{str(self).removeprefix('ws')}"
         # Fields are read as latin-1; many servers send UTF-8 there.
         raw = location.encode("latin-1", "surrogateescape")
         text = raw.decode("utf-8", "replace")
         try:
             joined = urljoin(base, text)
-        except ValueError:  # of brackets, or what NFKC makes of the host
-            _refuse(text, "it is no address")
+        except ValueError:  # from brackets, or from the host after NFKC
+            _refuse(text, "it is not an address")
         return parse_uri(joined.partition("#")[0])
 
 
 def parse_uri(url: str) -> URI:
-    """Read the address of a WebSocket server.
+    """Parse the address of a WebSocket server.
 
     Args:
-        url: with the scheme ws, wss, http or https; host and path may hold any
+        url: with the scheme ws, wss, http or https; host and path may contain any
             letters.
 
     Raises:
         TypeError: It is not a str.
-        InvalidURI: It is no such address; the error says what is wrong.
+        InvalidURI: It is not such an address; the error says what is wrong.
     """
     if not isinstance(url, str):
         raise TypeError(f"url must be a str, not {type(url).__name__}")
     if _SPACE.search(url):
-        _refuse(url, "it holds a space or a control character")
+        _refuse(url, "it contains a space or a control character")
     shape = _SHAPE.fullmatch(url)
     if shape is None:
         _refuse(url, "it must begin like ws://host/ or wss://host/")
@@ -146,7 +146,7 @@ def parse_uri(url: str) -> URI:
     if fragment is not None:
         # RFC 6455 §3: "fragment identifiers are meaningless in the context of
         # WebSocket URIs and MUST NOT be used".
-        _refuse(url, "a WebSocket address has no fragment; a # in it is written %23")
+        _refuse(url, "a WebSocket address has no fragment; write a # in it as %23")
     secure = _SCHEMES[scheme.lower()]
     userinfo, host, port = _split_authority(url, authority)
     user, password = _read_userinfo(url, userinfo)
@@ -161,10 +161,10 @@ def parse_uri(url: str) -> URI:
 
 
 def redacted(url: str) -> str:
-    """An address, good or not, as it may be shown: no password, no token.
+    """An address, valid or not, in a form fit for logs: no password, no token.
 
-    `***` stands for a password, for a user's name without one, for the values of the
-    query, and for a fragment.
+    `***` replaces a password, a user name without one, the values of the query, and a
+    fragment.
     """
     scheme, colon, rest = url.partition("://")
     if not colon:
@@ -181,7 +181,7 @@ def redacted(url: str) -> str:
 
 
 def _split_userinfo(rest: str) -> tuple[str | None, str]:
-    """User and password, and what follows, of an address behind its scheme."""
+    """User and password of an address without its scheme, and the remainder."""
     end = _end_of_authority(rest)
     at = rest.rfind("@", 0, end)
     if at < 0 and not _HOST_AND_PORT.fullmatch(rest, 0, end):
@@ -210,7 +210,7 @@ def _split_authority(url: str, authority: str) -> tuple[str | None, str, str | N
     userinfo, at, rest = authority.rpartition("@")
     parts = _HOST_AND_PORT.fullmatch(rest)
     if parts is None:
-        _refuse(url, "what stands before the path must be host or host:port")
+        _refuse(url, "the part before the path must be host or host:port")
     return userinfo if at else None, parts[1], parts[2]
 
 
@@ -218,12 +218,12 @@ def _read_userinfo(url: str, userinfo: str | None) -> tuple[str | None, str | No
     if not userinfo:
         return None, None
     if _BAD_USERINFO.search(userinfo):
-        _refuse(url, "user or password hold a character to be percent-encoded")
+        _refuse(url, "percent-encode the special characters of user and password")
     user, colon, password = userinfo.partition(":")
     user, password = unquote(user), unquote(password)
     if ":" in user:
         # RFC 7617 §2: "a user-id containing a colon character is invalid".
-        _refuse(url, "the user's name must not hold a colon")
+        _refuse(url, "the user name must not contain a colon")
     return user, password if colon else None
 
 
@@ -233,26 +233,26 @@ def _read_host(url: str, host: str) -> str:
     if len(host) > _LONGEST_HOST:
         _refuse(url, "its host name is too long")
     try:
-        # Python's codec knows IDNA 2003, as the resolver of `socket` does.
+        # Python's codec implements IDNA 2003, like the resolver of `socket`.
         name = unquote(host, errors="strict").lower().encode("idna").decode()
     except UnicodeError:
-        _refuse(url, f"'{excerpt(host)}' is no host name")
+        _refuse(url, f"'{excerpt(host)}' is not a host name")
     if not name:
-        _refuse(url, "it names no host")
+        _refuse(url, "it has no host")
     if len(name) > 253 or not _NAME.fullmatch(name):
-        _refuse(url, f"'{excerpt(host)}' is no host name")
+        _refuse(url, f"'{excerpt(host)}' is not a host name")
     return name
 
 
 def _read_ipv6(url: str, text: str) -> str:
-    # RFC 6874 §2 writes the zone behind %25; people write what `ip` prints.
+    # RFC 6874 §2 writes the zone after %25; people write what `ip` prints.
     address, percent, zone = text.replace("%25", "%", 1).partition("%")
     try:
         host = str(IPv6Address(address))
     except AddressValueError:
-        _refuse(url, f"'{excerpt(text)}' is no IPv6 address")
+        _refuse(url, f"'{excerpt(text)}' is not an IPv6 address")
     if percent and not _ZONE.fullmatch(zone):
-        _refuse(url, f"'{excerpt(zone)}' is no zone of an IPv6 address")
+        _refuse(url, f"'{excerpt(zone)}' is not a zone of an IPv6 address")
     return host + percent + zone
 
 
@@ -266,9 +266,9 @@ def _read_port(url: str, port: str | None) -> int | None:
 
 
 def _encode(url: str, text: str, safe: str) -> str:
-    """Percent-encode what may not travel as it is; what is encoded stays."""
+    """Percent-encode what must not be sent as it is; keep what is encoded already."""
     if _BAD_PERCENT.search(text):
-        _refuse(url, "a % in path or query is written %25")
+        _refuse(url, "write a % in path or query as %25")
     try:
         return quote(text, safe=safe)
     except UnicodeEncodeError:

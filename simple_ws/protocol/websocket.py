@@ -6,7 +6,7 @@ are returned by the `send_*` methods; `connection.client` and `client.core` send
 There is no socket, clock or thread here; masking, UTF-8 and deflate are done by
 `speedups`.
 
-The states and what moves them:
+The states and their transitions:
 
     OPEN     we send Close -> CLOSING; the peer's Close, a fault or the end -> CLOSED
     CLOSING  the peer's Close, a fault or the end -> CLOSED
@@ -45,7 +45,7 @@ __all__ = ["Event", "Protocol"]
 Buffer = bytes | bytearray | memoryview
 
 #: (opcode, payload): TEXT with a str, BINARY, PING and PONG with bytes. (CLOSE, None)
-#: says that the state has become CLOSED; the reasons stand on the protocol.
+#: means that the state has become CLOSED; the protocol's attributes hold the reasons.
 Event = tuple[int, Any]
 
 _FIN = 0x80
@@ -69,7 +69,7 @@ _STEPS = {
 
 _NO_LIMIT = 2**62
 
-# Stand-ins while no message is read; an idle connection owns no buffers.
+# Placeholders while no message is read; an idle connection owns no buffers.
 _NOTHING = bytearray()
 _IDLE_VALIDATOR = Utf8Validator()
 
@@ -85,11 +85,11 @@ class Protocol:
         agreement: what was negotiated about compression, or None.
 
     Attributes:
-        state: see the head of the module.
-        event: what the last `receive` found, to be taken by the caller.
+        state: see the module docstring.
+        event: result of the last `receive`, to be taken by the caller.
         output: frames that answer the peer, to be taken and sent in this order.
         inflated: bytes of the last compressed message before and after inflation, to be
-            taken by whoever counts.
+            taken by the caller for its statistics.
         close_code, close_reason, close_cause: how it ended, valid once CLOSED; the
             first reason stays.
     """
@@ -145,31 +145,31 @@ class Protocol:
         self.close_code: int | None = None
         self.close_reason = ""
         self.close_cause: CloseCause | None = None
-        #: True at a frame boundary with no fragments waiting, while OPEN: whoever sees
-        #: this may read the next frame without us.
+        #: True while OPEN, at a frame boundary with no fragments waiting: then the next
+        #: frame may be parsed elsewhere (by the fast path).
         self.between_messages = True
         # The frame being read: its header in pieces, or its payload.
         self._head: bytearray | None = None
         self._key: bytes | None = None
         self._first = 0
-        self._remaining = -1  # bytes of payload to come; -1: a header is next
-        self._taken = 0  # bytes of payload already seen, for the masking key
-        self._control = b""  # payload of a control frame, as far as it has come
+        self._remaining = -1  # missing bytes of payload; -1: a header is next
+        self._taken = 0  # bytes of payload processed, for the masking key
+        self._control = b""  # payload of a control frame received so far
         # The message being read: 0, TEXT or BINARY.
         self._opcode = 0
         self._compressed = False
         self._message = _NOTHING
         self._wire_size = 0
-        self._empty = 0  # fragments without a byte
+        self._empty = 0  # number of empty fragments
         self._validator = _IDLE_VALIDATOR
-        # Made when first used: a window is tens of kilobytes (RFC 7692 §7.1).
+        # Created on first use: a window is tens of kilobytes (RFC 7692 §7.1).
         self._deflater: Deflater | None = None
         self._inflater: Inflater | None = None
 
     # Receiving
 
     def receive(self, data: Buffer, start: int, end: int) -> int:
-        """Take bytes of the peer, up to and with the first one that makes an event.
+        """Process bytes from the peer, up to the first one that produces an event.
 
         Args:
             data: no reference to it is kept.
@@ -177,8 +177,8 @@ class Protocol:
             end: where they end.
 
         Returns:
-            Where it stopped; less than `end` only after an event, which then stands in
-            `event`. Never raises for what a peer sent: a fault fails the connection
+            Where it stopped; less than `end` only after an event, which is then in
+            `event`. Never raises for input from the peer: a fault fails the connection
             (RFC 6455 §7.1.7).
         """
         try:
@@ -205,11 +205,11 @@ class Protocol:
         return event
 
     def receive_eof(self) -> None:
-        """The peer's end of the connection without a close frame (§7.1.4)."""
+        """The peer has ended the connection without a close frame (§7.1.4)."""
         self.conclude(CloseCode.ABNORMAL, "", CloseCause.EOF)
 
     def conclude(self, code: int, reason: str, cause: CloseCause) -> None:
-        """End the connection without another word; an earlier reason stays."""
+        """End the connection without sending anything; an earlier reason stays."""
         if self.state is not State.CLOSED:
             self._note_end(code, reason, cause)
             self._move(State.CLOSED)
@@ -229,8 +229,8 @@ class Protocol:
     def _receive_header(self, data: Buffer, pos: int, end: int) -> int:
         if self._head is None:
             if end - pos >= 2:
-                # Before the length, as below: what is wrong with a frame must not
-                # depend on how it was cut.
+                # Before the length, as below: which fault is reported must not depend
+                # on how the bytes were split.
                 self._check_start(data[pos], data[pos + 1])
                 header = parse_header(data, pos, end)
                 if header is not None:
@@ -251,7 +251,7 @@ class Protocol:
         return pos
 
     def _check_start(self, first: int, second: int) -> None:
-        """What the first two bytes of a frame must obey (§5.2, §5.4, §5.5)."""
+        """Check the first two bytes of a frame (§5.2, §5.4, §5.5)."""
         opcode = first & 0x0F
         if first & _RSV:
             self._check_reserved(first, opcode)
@@ -301,9 +301,9 @@ class Protocol:
             self._validator = Utf8Validator()
 
     def _check_size(self, length: int) -> None:
-        """Refuse a message as soon as a header says that it will be too big."""
+        """Refuse a message as soon as a header shows that it will be too big."""
         if self.state is not State.OPEN:
-            return  # our close frame is out: what comes now is only skipped
+            return  # our close frame is sent: further input is only skipped
         self._wire_size += length
         if length == 0:
             self._empty += 1
@@ -312,9 +312,9 @@ class Protocol:
                     f"message with more than {MAX_EMPTY_FRAGMENTS:,} empty fragments"
                 )
         if self._compressed:
-            # Deflate may grow what it cannot shrink: by 4 % in zlib's smallest blocks
-            # (5 bytes to each 127, memory level 1), by 12 % with fixed codes. Beyond
-            # a quarter it would be an endless chain of empty blocks.
+            # Deflate may expand incompressible data: by 4 % in zlib's smallest blocks
+            # (5 bytes for each 127, memory level 1), by 12 % with fixed codes. More
+            # than a quarter would be an endless chain of empty blocks.
             if self._wire_size > self.max_size + (self.max_size >> 2) + 1024:
                 self._too_big(f"{self._wire_size:,} compressed bytes")
         elif self._wire_size > self.max_size:
@@ -339,12 +339,12 @@ class Protocol:
         return stop
 
     def _append(self, piece: Buffer) -> None:
-        """Add a piece to the message, and fail at the first byte that is wrong."""
+        """Add a piece to the message; fail at the first wrong byte."""
         room = self.max_size - len(self._message)
         if self._compressed:
             piece = self.inflater().feed(piece, room)
-        # What has room is judged first: whether a text is wrong or too long must not
-        # depend on how the stream was cut.
+        # Only the bytes within the limit are validated first: whether a text is wrong
+        # or too long must not depend on how the stream was split.
         if self._opcode == _TEXT and not self._validator.feed(piece[:room]):
             raise InvalidData("text is not valid UTF-8")
         if len(piece) > room:
@@ -352,7 +352,7 @@ class Protocol:
         self._message += piece
 
     def inflater(self) -> Inflater:
-        """The context of what the peer compresses, made when first asked for."""
+        """The inflate context for the peer's messages, created on first use."""
         if self._inflater is None:
             assert self.agreement is not None
             self._inflater = Inflater(
@@ -385,25 +385,25 @@ class Protocol:
 
     @property
     def expected(self) -> int:
-        """Bytes of the message under way, as far as headers have told."""
+        """Bytes of the current message, as far as its headers have been read."""
         return self._wire_size if self._opcode else 0
 
     @property
     def remaining(self) -> int:
-        """Bytes of the frame under way that are still to come, its header not told."""
+        """Missing bytes of the current frame, not counting its header."""
         return max(0, self._remaining)
 
     @property
     def inflating(self) -> bool:
-        """Whether the frame under way is inflated, to many times what it is."""
+        """Whether the current frame is inflated, possibly to many times its size."""
         return self._compressed and not self._first & _CONTROL
 
     # Control frames
 
     def _on_ping(self, payload: bytes) -> None:
         # §5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in
-        # response, unless it already received a Close frame." Having sent one is no
-        # reason: behind it §5.5.1 forbids data frames alone.
+        # response, unless it already received a Close frame." Having sent one does not
+        # matter: after it §5.5.1 forbids data frames only.
         self.output += (self._frame(_FIN | _PONG, payload),)
         if self.state is State.OPEN:
             self.event = (_PING, payload)
@@ -442,7 +442,7 @@ class Protocol:
         self.state = state
         self.between_messages = False
         if state is State.CLOSED:
-            # Nothing is read or written any more: give the memory back.
+            # Nothing is read or written any more: free the memory.
             self._message = _NOTHING
             self._deflater = self._inflater = None
 
@@ -465,7 +465,7 @@ class Protocol:
 
         Args:
             first: TEXT or BINARY, with RSV1 where `payload` is compressed.
-            payload: as it travels.
+            payload: as sent on the wire.
         """
         limit = self.max_frame_size
         if first & _RSV1 and not self.splits_packed:
@@ -484,7 +484,7 @@ class Protocol:
         return b"".join(frames)
 
     def deflater(self) -> Deflater:
-        """The context of what we compress, made when first asked for."""
+        """The deflate context for our messages, created on first use."""
         if self._deflater is None:
             agreement = self.agreement
             assert agreement is not None
@@ -540,5 +540,5 @@ def _parse_close(payload: bytes) -> tuple[int, str]:
 
 
 def truncate(reason: str) -> str:
-    """As much of a reason as a close frame holds, cut between two characters."""
+    """The part of a reason that fits into a close frame; characters stay whole."""
     return str.encode(reason)[:MAX_CLOSE_REASON].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""`Server`: what is served where, the upgrade, and who receives."""
+"""`Server`: what is served where, the upgrade, and sending to many clients."""
 
 from .server import Server
 

@@ -1,7 +1,7 @@
-"""`App`: what is served where: handlers on paths, pages, middleware, timers, stats.
+"""`App`: the setup of a server: handlers, HTTP routes, middleware, timers, stats.
 
-It finds who answers a request, and refuses what nobody would wait for. How the loop
-runs and ends is left to `server`, who receives to `hub`.
+It finds the handler of a request, and refuses async callbacks that nothing would await.
+Running and stopping the loop is left to `server`, sending to `hub`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ H = TypeVar("H", bound=BaseHandler)
 F = TypeVar("F", bound=Callable[..., Any])
 W = TypeVar("W", bound=Middleware)
 
-#: Options of a listening socket, which a handler cannot have for itself.
+#: Options of a listening socket, which a single handler cannot have.
 _OF_THE_SOCKET = (
     "unix",
     "ssl",
@@ -66,7 +66,7 @@ _RUNNING = frozenset((Life.RUNNING, Life.STOPPING, Life.ABORTING, Life.CLOSING))
 
 
 class App(Hub):
-    """The setup of a server, and what answers the requests that come in.
+    """The setup of a server, and the lookup of handlers for requests.
 
     Args:
         options: of the server.
@@ -88,7 +88,7 @@ class App(Hub):
         self._denied: tuple[int, str] | Denial | None = None
         self._schedule = Schedule(self._run_deferred, self._check_timer, self._timed)
 
-    # What it serves
+    # Handlers and middleware
 
     def mount(self, path: str, handler: H) -> H:
         """Serve a handler on a path.
@@ -141,7 +141,7 @@ class App(Hub):
             TypeError, ValueError: The path is malformed or already in use; the function
                 takes other arguments; an option is unknown or wrong.
         """
-        check_pattern(path)  # now: without parentheses behind it, `path` is a function
+        check_pattern(path)  # checked now: `@server.route` alone passes a function
 
         def decorate(target: F) -> F:
             if isinstance(target, type):
@@ -153,7 +153,7 @@ class App(Hub):
         return decorate
 
     def use(self, middleware: W) -> W:
-        """Add a middleware behind the existing ones, for all paths.
+        """Add a middleware after the existing ones, for all paths.
 
         Connections that are already open are not affected.
 
@@ -235,7 +235,7 @@ class App(Hub):
             InvalidState: The function is async, and the server does not run in an
                 asyncio loop.
         """
-        # Now: without parentheses behind it, `path` is a function.
+        # Checked now: `@server.http` alone passes a function.
         check_pattern(path)
         names = check_methods(methods)
 
@@ -371,7 +371,7 @@ class App(Hub):
         rule = AccessRule(allow)
         page = Dashboard(self, rule)
         page._adopt(self)
-        self._router.add(path, page)  # not by `mount`: it is not counted
+        self._router.add(path, page)  # not with `mount`: it is not counted
         self.http(path)(page.page)
         return shown
 
@@ -420,13 +420,13 @@ class App(Hub):
 
     @property
     def reactor(self) -> Reactor:
-        """The event loop; one that does nothing while the server is stopped."""
+        """The event loop; an inactive one while the server is stopped."""
         run = self._run
         return Reactor(clock=self._clock) if run is None else run.reactor
 
     @property
     def _current(self) -> Run:
-        """The run; there is one from `listen` to the end."""
+        """The current run; there is one from `listen` to the end."""
         assert self._run is not None, "the server does not run"
         return self._run
 
@@ -445,7 +445,7 @@ class App(Hub):
         """Whether a loop turns, or is being closed."""
         return self._life in _RUNNING
 
-    # What connections ask of their server
+    # Called by connections
 
     def _find_handler(self, request: Request) -> UpgradeHandler:
         """The handler of a path; raises HandshakeError 404, 405 or 503."""
@@ -456,7 +456,7 @@ class App(Hub):
                 raise page.refusal()
             raise HandshakeError(404, NOT_FOUND)
         if isinstance(found[0], Dashboard):
-            return found[0]  # to be looked at when nobody else gets in
+            return found[0]  # accessible even when the server is full
         denied = self._denied
         if isinstance(denied, tuple):
             status, reason = denied
@@ -471,7 +471,7 @@ class App(Hub):
             admission.check(request.address)
         else:
             admission.check_host(request.address)
-            # Before the rate of all: who wants this handler must not use that up.
+            # Before the server's rate limit, which refused clients must not use up.
             own.check(request.address)
             admission.check_rate()
         if denied is not None:
@@ -490,10 +490,10 @@ class App(Hub):
             handler._admission.check_host(request.address)
 
     def _find_route(self, request: Request) -> Route | None:
-        """What plain HTTP has at a path, or None.
+        """The HTTP route of a path, or None.
 
-        A folder at "/" does not hide the paths of handlers: what is not in it may be
-        one of those, and is told of WebSocket.
+        A folder at "/" does not hide the paths of handlers: a path that is not in the
+        folder may be one of those, and gets their response.
         """
         page = self._routes.find(request)
         if page is None:
@@ -511,10 +511,10 @@ class App(Hub):
         """The socket of a connection is closed."""
         run = self._current
         run.closing.discard(client)
-        run.reactor.attention = True  # the last one ends a server that stops
+        run.reactor.attention = True  # a server that stops ends with the last one
 
     def _chain(self, handler: BaseHandler) -> UpgradeHandler:
-        # As many as there are now: another thread may be putting one in.
+        # Only the current ones: another thread may be adding one.
         middlewares = tuple(self._middlewares)
         key = handler, handler._has_deferred, len(middlewares)
         chains, pending = self._current.chains, self._current.pending
@@ -540,10 +540,10 @@ class App(Hub):
     def _run_limited(
         self, deferred: Any, done: Callable[[Any, BaseException | None], object]
     ) -> PendingCall:
-        """Run a deferred result of a user's function.
+        """Run a deferred result of a user function.
 
         Raises:
-            HandshakeError: 503, too much waits for a thread.
+            HandshakeError: 503, too many calls are waiting for a thread.
             InvalidState: It must be awaited, and the server is in no asyncio loop.
         """
         try:
@@ -552,7 +552,7 @@ class App(Hub):
             raise HandshakeError(503, "The server is busy.", [retry_after()]) from None
 
     def _is_worker(self) -> bool:
-        """Whether the caller is code of the user's that a stop waits for."""
+        """Whether the caller is user code that `stop` waits for."""
         run = self._run
         return (run is not None and run.pending.is_worker()) or any(
             application.is_worker() for application in self._applications
@@ -561,10 +561,10 @@ class App(Hub):
     def _check_deferred(
         self, handler: BaseHandler, what: str, function: Callable[..., Any]
     ) -> None:
-        """Refuse a deferred callback where nothing would wait for it.
+        """Refuse a deferred callback that nothing would await.
 
         Raises:
-            InvalidState: Nothing would wait for it.
+            InvalidState: Nothing would await it.
         """
         if self._running:
             self._check_awaited([(what, function)], self._asyncio_loop)
@@ -578,7 +578,7 @@ class App(Hub):
     def _check_awaited(
         self, callbacks: Iterable[tuple[str, Callable[..., Any]]], loop: Any
     ) -> None:
-        """Refuse async callbacks where nobody would await them."""
+        """Refuse async callbacks that nothing would await."""
         for what, function in callbacks:
             if loop is None and is_async(function):
                 raise InvalidState(

@@ -11,7 +11,7 @@ __all__ = ["Denial"]
 
 
 class Denial(BaseHandler):
-    """Stands in the place of every handler while new connections are denied.
+    """Replaces every handler while new connections are denied.
 
     Args:
         code: the close code, one that may be sent.
@@ -24,9 +24,9 @@ class Denial(BaseHandler):
         self._reason = reason
 
     def select_subprotocol(self, offered: Sequence[str]) -> str | None:
-        """The first one: browsers show no close code where none was chosen."""
+        """The first one: browsers show no close code without an agreed subprotocol."""
         return offered[0]
 
     def on_open(self, client: Any) -> None:
-        """Say goodbye."""
+        """Close the connection with the code."""
         client.close(self._code, self._reason)

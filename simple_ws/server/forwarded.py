@@ -1,17 +1,17 @@
-"""Whom a proxy of ours asks for: the address of the client, its scheme and its host.
+"""The address, scheme and host of a client behind trusted proxies.
 
-A proxy notes whom it serves in `Forwarded` (RFC 7239) or `X-Forwarded-For`, behind what
-is there already. Everything to the left of what our own proxies have written may have
-been made up by the client. So the list is read from the right, only as long as those
-who wrote it are trusted, and nothing to the left can change what was read before:
-quoted strings too are found from their end.
+A proxy appends its client to `Forwarded` (RFC 7239) or `X-Forwarded-For`, after any
+existing entries. Everything to the left of the entries of our own proxies may have been
+made up by the client. So the list is read from the right, only as long as the writers
+are trusted, and nothing to the left can change what was read before: quoted strings are
+found from their end, too.
 
-What this cannot know is which of the two headers a proxy writes, and most hand on the
-other one as their client sent it. So where both are there, they must name the same
-client; otherwise neither is believed, and the address is that of the proxy.
+This module cannot know which of the two headers a proxy writes, and most pass on the
+other one as their client sent it. So if both are present, they must name the same
+client; otherwise neither is used, and the address is that of the proxy.
 
-Scheme and host are taken of what the outermost trusted proxy has written, where that
-can be told.
+Scheme and host are taken from the entry of the outermost trusted proxy, if it can be
+identified.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from ..protocol.http11 import Headers
 
 __all__ = ["TrustedProxies", "client_address", "client_hosts", "client_scheme"]
 
-#: Proxies behind each other that are followed; real chains have one to four.
+#: Longest chain of proxies that is followed; real ones have one to four.
 _MAX_HOPS = 32
 
-#: RFC 7239 §4, `forwarded-pair`, with what ends it; others before it may be empty.
+#: RFC 7239 §4, `forwarded-pair`, with its end; pairs before it may be empty.
 _PAIR = re.compile(rf'[ \t;]*({TOKEN})=(?:({TOKEN})|"((?:[^"\\]|\\.)*)")[ \t]*(?:;|\Z)')
-#: RFC 7239 §6, `node`, but for "unknown" and names that stand for addresses.
+#: RFC 7239 §6, `node`, except for "unknown" and names that replace addresses.
 _NODE = re.compile(
     r"(?:([0-9.]{7,15})|\[([0-9A-Fa-f:.]{2,45})\])"
     r"(?::(?:([0-9]{1,5})|_[A-Za-z0-9._-]+))?"
 )
-#: In X-Forwarded-For IPv6 stands without brackets, unless there is a port.
+#: In X-Forwarded-For IPv6 addresses have no brackets, unless there is a port.
 _BARE = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 _SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
@@ -90,10 +90,10 @@ def client_address(address: Any, headers: Headers, trusted: TrustedProxies) -> A
         trusted: the proxies to believe.
 
     Returns:
-        (host, port) of the client, the port 0 where it was not told. What is malformed,
-        "unknown" or hidden (RFC 7239 §6.3) ends the search: the last address that was
-        believed is returned, and so is the leftmost when all are trusted. Where the two
-        headers name different clients, one of them is forged: `address`.
+        (host, port) of the client, with port 0 if unknown. An entry that is malformed,
+        "unknown" or hidden (RFC 7239 §6.3) ends the search: the last trusted address is
+        returned, and so is the leftmost when all are trusted. If the two headers name
+        different clients, one of them is forged: `address` is returned.
     """
     if not trusted.trust(address):
         return address
@@ -110,7 +110,7 @@ def client_address(address: Any, headers: Headers, trusted: TrustedProxies) -> A
 def client_scheme(
     address: Any, headers: Headers, trusted: TrustedProxies
 ) -> str | None:
-    """How the client has asked the outermost proxy: "http" or "https".
+    """The scheme that the client used with the outermost proxy: "http" or "https".
 
     Args:
         address: of the socket's peer.
@@ -118,7 +118,7 @@ def client_scheme(
         trusted: the proxies to believe.
 
     Returns:
-        None where nobody who is trusted says it, or the two headers differ.
+        None if no trusted proxy states it, or the two headers differ.
     """
     if not trusted.trust(address):
         return None
@@ -132,7 +132,7 @@ def client_scheme(
 
 
 def client_hosts(address: Any, headers: Headers, trusted: TrustedProxies) -> list[str]:
-    """For which hosts, with their ports, the client may have asked the proxy.
+    """The hosts, with their ports, that the client may have asked the proxy for.
 
     Args:
         address: of the socket's peer.
@@ -157,7 +157,7 @@ def _has_port(host: str) -> bool:
 
 
 def _outermost(text: str, trusted: TrustedProxies) -> dict[str, str]:
-    """What stands in the element of `Forwarded` that names the client."""
+    """The parameters of the element of `Forwarded` that names the client."""
     pairs: dict[str, str] = {}
     for element in islice(_quoted_elements(text), _MAX_HOPS):
         read = _read_pairs(element.strip(" \t"))
@@ -175,7 +175,7 @@ def _outermost(text: str, trusted: TrustedProxies) -> dict[str, str]:
 def _aligned(text: str, headers: Headers, trusted: TrustedProxies) -> str:
     """The element of `X-Forwarded-Proto` that belongs to the client.
 
-    Where each proxy has added one, it stands as far from the right as the client does
+    If each proxy has added one, it has the same position from the right as the client
     in `X-Forwarded-For`; otherwise it is the last one, which the nearest has written.
     """
     words = [word.strip(" \t") for word in _plain_elements(text)]
@@ -201,7 +201,7 @@ def _walk(address: Any, hops: Iterator[_Hop], trusted: TrustedProxies) -> Any:
 def _hops(
     elements: Iterator[str], read: Callable[[str], _Hop | None]
 ) -> Iterator[_Hop]:
-    """Who was served by whom, the nearest first, up to what cannot be read."""
+    """The hops from the nearest on, up to the first that cannot be parsed."""
     for element in elements:
         element = element.strip(" \t")
         if not element:
@@ -213,7 +213,7 @@ def _hops(
 
 
 def _plain_elements(text: str) -> Iterator[str]:
-    """What commas separate, from right to left."""
+    """The elements separated by commas, from right to left."""
     end = len(text)
     while end >= 0:
         comma = text.rfind(",", 0, end)
@@ -222,7 +222,7 @@ def _plain_elements(text: str) -> Iterator[str]:
 
 
 def _quoted_elements(text: str) -> Iterator[str]:
-    """What commas outside of quoted strings separate, from right to left."""
+    """The elements separated by commas outside quoted strings, from right to left."""
     end = at = len(text)
     while at > 0:
         at -= 1
@@ -235,7 +235,7 @@ def _quoted_elements(text: str) -> Iterator[str]:
 
 
 def _opening_quote(text: str, closing: int) -> int:
-    """Where a quoted string begins whose end is at `closing`; -1 if nowhere."""
+    """The start of the quoted string that ends at `closing`; -1 if there is none."""
     at = text.rfind('"', 0, closing)
     while at > 0:
         first = at
@@ -294,7 +294,7 @@ def _hop(host: str, port: str | None) -> _Hop | None:
     return address, number
 
 
-#: The headers, how the elements of each are told apart, and how one is read.
+#: The headers, how the elements of each are separated, and how one is parsed.
 _HEADERS = (
     ("Forwarded", _quoted_elements, _read_forwarded),
     ("X-Forwarded-For", _plain_elements, _read_plain),

@@ -1,9 +1,9 @@
-"""Every way to send to many clients, to a topic, or to an identity.
+"""Sending to many clients, to a topic, or to an identity.
 
-`Hub` is the sending side of a server. It knows the open connections, their
-subscriptions and identities; how they come and go is left to `server`. Messages enter
-the outboxes by `fan_out` (`_fallback.connection`, in C `_c/connection.pxi`), and leave
-when the loop flushes, at the end of its turn.
+`Hub` is the sending side of a server. It has the open connections, their subscriptions
+and identities; opening and closing them is left to `server`. `fan_out` puts messages
+into the outboxes (`_fallback.connection`, in C `_c/connection.pxi`); the loop flushes
+these at the end of its turn.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Hub"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Seconds between two lines about messages that are dropped.
+#: Seconds between two log lines about dropped messages.
 _BETWEEN_COMPLAINTS = 10.0
 
 
@@ -57,7 +57,7 @@ class Hub:
         self._run: Run | None = None  # while it listens or runs
 
     def _move(self, to: Life) -> None:
-        """Take the next step of the server's life; see `life.STEPS`."""
+        """Change the state of the server; see `life.STEPS`."""
         self._life = step(self._life, to)
 
     # Sending
@@ -65,8 +65,8 @@ class Hub:
     def broadcast(self, msg: object, exclude: Collection[Client] = ()) -> int:
         """Send a message to every client; return how many accepted it.
 
-        A callback may return the result, which is no answer (`Delivered`); likewise
-        that of `publish`, `deliver` and `send_to`.
+        A callback may return the result without sending a reply (`Delivered`); the same
+        is true for `publish`, `deliver` and `send_to`.
 
         From a thread other than the loop's, the message is queued, and 0 is returned.
 
@@ -165,7 +165,7 @@ class Hub:
     def _queue(
         self, reactor: Reactor, msg: object, send: Callable[[object], object]
     ) -> None:
-        """Have a message sent in the loop's thread, as it is now."""
+        """Send a message from the loop's thread, with its present content."""
         frozen, size = _frozen(msg, self._filtered)
         if not reactor.reserve(size):
             self._note_lost()
@@ -178,7 +178,7 @@ class Hub:
         reactor.call_threadsafe(send_queued)
 
     def _note_lost(self) -> None:
-        """A message found no room in the queue; one line for many of them."""
+        """A message found no room in the queue; one log line for many of them."""
         self._lost += 1
         now = time.monotonic()
         if now >= self._complain_at:
@@ -282,7 +282,7 @@ class Hub:
             elif client._handler.authenticates is True:
                 self._strangers.add(client)
 
-    # What connections ask of it
+    # Called by connections
 
     def _add_client(self, client: Client) -> None:
         """A connection opened."""
@@ -316,7 +316,7 @@ class Hub:
 
     def _other_loop(self) -> Reactor | None:
         """The loop that a call must be queued for; None where it may act directly."""
-        # While nobody listens, and while the server closes, nothing waits for the loop.
+        # While the server is stopped or closing, no loop would run the call.
         run = self._run
         if run is None or self._life is Life.CLOSING:
             return None
@@ -327,7 +327,7 @@ class Hub:
 def _send_to_each(
     clients: Iterable[Client], msg: object, exclude: Collection[Client]
 ) -> int:
-    """What `fan_out` does, where each message to each client may be looked at.
+    """Like `fan_out`, where middlewares may look at each message to each client.
 
     A failure for one client does not keep the message from the others; the first is
     raised at the end.
@@ -361,7 +361,7 @@ def _frozen(msg: object, filtered: bool) -> tuple[object, int]:
 
 
 def _clients_in(exclude: object) -> Collection[Client]:
-    """The clients that are left out, as they are now."""
+    """The excluded clients, as a collection that does not change."""
     if exclude is None or exclude == ():
         return ()
     try:

@@ -6,8 +6,8 @@
                 │                  v
              STOPPED <────────  CLOSING
 
-One object holds what belongs to a run (`run.Run`): it is made with LISTENING, and
-dropped with STOPPED.
+One object holds everything that belongs to a run (`run.Run`): it is created with
+LISTENING, and dropped with STOPPED.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ __all__ = ["STEPS", "Life", "step"]
 
 
 class Life(enum.Enum):
-    """Where a server stands."""
+    """The state of a server."""
 
     #: It has never listened.
     NEW = enum.auto()
-    #: The port is bound; from now on calls of other threads are queued for the loop.
+    #: The port is bound; from now on calls from other threads are queued for the loop.
     LISTENING = enum.auto()
     #: The loop turns.
     RUNNING = enum.auto()
-    #: Nobody is accepted any more; connections are closed, and callbacks may end.
+    #: No connection is accepted; open ones are closed, and callbacks may finish.
     STOPPING = enum.auto()
     #: The last deadline has passed: it ends with this turn of the loop.
     ABORTING = enum.auto()
-    #: What is left is cut, and everything is given back. Calls of other threads reach
-    #: nobody, and are not queued: threads that never cease must not keep the server.
+    #: Remaining connections are cut, and resources released. Calls from other threads
+    #: are not queued: threads that never stop calling must not block the end.
     CLOSING = enum.auto()
     #: A run has ended; `listen` begins the next.
     STOPPED = enum.auto()
@@ -40,7 +40,7 @@ class Life(enum.Enum):
 STEPS = {
     Life.NEW: (Life.LISTENING,),
     Life.LISTENING: (Life.RUNNING, Life.CLOSING),
-    # Without a stop where the loop fails, or the asyncio loop around it is closed.
+    # Without a stop if the loop fails, or the asyncio loop around it is closed.
     Life.RUNNING: (Life.STOPPING, Life.CLOSING),
     Life.STOPPING: (Life.ABORTING, Life.CLOSING),
     Life.ABORTING: (Life.CLOSING,),
@@ -50,7 +50,7 @@ STEPS = {
 
 
 def step(now: Life, to: Life) -> Life:
-    """Return the next state; an AssertionError where no step leads there."""
+    """Return the next state; AssertionError if there is no such step."""
     if to not in STEPS[now]:
         raise AssertionError(f"a server that is {now.name} cannot be {to.name}")
     return to

@@ -1,8 +1,8 @@
-"""`Run`: what belongs to one run of a server, from `listen` to the end of `stop`.
+"""`Run`: the state of one run of a server, from `listen` to the end of `stop`.
 
-It is made when the server begins to listen, and dropped when it has stopped, so nothing
-of one run is left for the next. What outlives a run (handlers, routes, middleware,
-counters) is kept by the server.
+It is created when the server begins to listen, and dropped when it has stopped, so that
+nothing of one run remains for the next. Whatever outlives a run (handlers, routes,
+middleware, counters) belongs to the server.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
-#: A turn that takes more seconds is a pause of ours: it does not count against the
-#: timeouts of peers.
+#: A turn that takes longer than this, in seconds, counts as a pause: the server did not
+#: read, so it does not count against the timeouts of peers.
 _PAUSE = 0.5
 
 
@@ -36,24 +36,24 @@ class Run:
 
     Args:
         options: of the server.
-        handlers: options of what is mounted.
+        handlers: options of the mounted handlers.
         clock: seconds that never run backwards.
         counts: of the server, for the log.
 
     Attributes:
         reactor: the loop; open.
         log: of this run.
-        pending: what callbacks have begun.
+        pending: the running deferred results of callbacks.
         listeners: of the port, until the server stops.
         upgrades: connections that are not upgraded.
-        closing: clients that have ended, but for their sockets.
-        chains: what stands in a handler's place, because of middleware or deferred
+        closing: clients that have ended, but whose sockets are open.
+        chains: wrappers that replace a handler, because of middleware or deferred
             callbacks.
         asyncio_loop: the asyncio loop that awaits callbacks, or None.
         attachment: to that loop, where it drives the server.
         thread: of `Server.start`.
         polled: `Server.poll` drives it.
-        signals: how many have asked it to stop.
+        signals: number of signals that asked it to stop.
         started: set when the loop turns.
         finished: set when the run has ended.
     """
@@ -91,12 +91,12 @@ class Run:
 
     @property
     def driven(self) -> bool:
-        """Whether a loop that is not ours has to turn it."""
+        """Whether another loop must drive it."""
         return self.polled or self.attachment is not None
 
     @property
     def orphaned(self) -> bool:
-        """Whether the asyncio loop that drives it is closed: nobody will end it."""
+        """Whether the asyncio loop that drives it is closed: nothing will end it."""
         return self.attachment is not None and self.attachment.loop.is_closed()
 
     def begin(self, asyncio_loop: asyncio.AbstractEventLoop | None) -> None:
@@ -141,7 +141,7 @@ class Run:
             upgrade.stop()
 
     def cut(self, clients: Iterable[Client]) -> None:
-        """Close the sockets of clients, and of all that is not upgraded."""
+        """Close the sockets of clients, and of all connections not upgraded."""
         for upgrade in list(self.upgrades):
             upgrade.close()
         for client in clients:
@@ -155,7 +155,7 @@ class Run:
             self.attachment.end()
 
     def close(self) -> None:
-        """End what callbacks have begun, and close the loop."""
+        """End pending callbacks, and close the loop."""
         try:
             self.pending.close()
         finally:
@@ -168,7 +168,7 @@ class Run:
 
 
 def _grain(everybody: Iterable[Options]) -> float:
-    """Seconds by which coarse deadlines may be late."""
+    """Seconds by which coarse deadlines may be exceeded."""
     shortest = min(
         min(
             options.ping_interval,
@@ -180,5 +180,5 @@ def _grain(everybody: Iterable[Options]) -> float:
         )
         for options in everybody
     )
-    # A quarter of the shortest deadline, and never finer than is worth a wake-up.
+    # A quarter of the shortest deadline, but not so fine that it wakes too often.
     return max(0.01, min(1.0, shortest / 4))

@@ -1,8 +1,8 @@
-"""`Server`: how a server begins, who drives its loop, and how it stops.
+"""`Server`: starting the server, driving its loop, and stopping it.
 
-What is served is left to `app`, who receives to `hub`, what belongs to one run to
-`run`, the closing of connections to `shutdown`, what happens on one connection to
-`upgrade` and `connection.client`.
+Handlers and routes are left to `app`, sending to `hub`, the state of one run to `run`,
+closing the connections to `shutdown`, the events of one connection to `upgrade` and
+`connection.client`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ R = TypeVar("R")
 
 #: Seconds of one turn while `stop` drives the loop itself.
 _STOP_TURN = 0.05
-#: Seconds that `stop` waits longer than it should take, for a loop that is not ours.
+#: Seconds that `stop` waits beyond the shutdown's time for a loop driven elsewhere.
 _STOP_GRACE = 1.0
 
 
@@ -80,7 +80,7 @@ class Server(App):
         OSError: `certfile` or `keyfile` cannot be read.
     """
 
-    #: Seconds that never run backwards; tests have a clock of their own.
+    #: Seconds that never run backwards; tests set another clock.
     _clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def __init__(self, host: str = "", port: int = 0, **options: Any) -> None:
@@ -156,8 +156,8 @@ class Server(App):
         """Serve until `stop`, or (in the main thread) until Ctrl-C or SIGTERM.
 
         Where signals cannot be handled (in other threads, in some programs that embed
-        Python, or if the present handler is not one of Python and could not be given
-        back), it serves without them; a line of the log says so.
+        Python, or if the present handler is not one of Python and could not be
+        restored), it serves without them; a log line says so.
 
         Shuts down gracefully: every client is sent close code 1001, messages accepted
         earlier are written, then `run` returns. A second signal ends it at once, a
@@ -210,7 +210,7 @@ class Server(App):
         if run is None or not run.polled:
             run = self._begin()
             run.polled = True
-            # `fileno` also tells of what is written between two calls.
+            # `fileno` also reports output written between two calls.
             run.reactor.work_listener = run.reactor.wake
             run.reactor.eager = True
             run.started.set()
@@ -284,7 +284,7 @@ class Server(App):
             await attachment.wait(self.stop, self._abort)
 
     def _after_turn(self) -> bool:
-        """End the run where it is over; return whether it goes on."""
+        """End the run when it is over; return whether it continues."""
         if self._done():
             self._tear_down()
         return self._run is not None
@@ -354,7 +354,7 @@ class Server(App):
         """
         if drain is not None:
             duration("drain", drain)
-        # Once: a later run has nothing to stop.
+        # Only this run: a later one must not be stopped.
         run = self._run
         if run is None or self._life is Life.CLOSING:
             if run is not None and threading.get_ident() != run.reactor.owner:
@@ -368,7 +368,7 @@ class Server(App):
             self._wait_for_end(run, drain)
 
     def _stop_here(self, run: Run, drain: float | None) -> None:
-        """Stop in the thread of the loop, perhaps in a callback."""
+        """Stop in the loop's thread, possibly in a callback."""
         reactor = run.reactor
         self._begin_stop(drain)
         if not reactor.turning:
@@ -390,7 +390,7 @@ class Server(App):
         if run.thread is not None:
             run.thread.join()
 
-    # Its life
+    # States
 
     def _begin(self, loop: Any = None) -> Run:
         """Begin to run in this thread.
@@ -406,7 +406,7 @@ class Server(App):
         return self._enter(loop)
 
     def _begin_in_memory(self, loop: Any) -> None:
-        """Be ready for connections that do not come by a port; for `testing`.
+        """Start without a port, for connections in memory; used by `testing`.
 
         Args:
             loop: an asyncio loop for handlers that need one, or None.
@@ -417,13 +417,13 @@ class Server(App):
 
     def _enter(self, loop: Any) -> Run:
         run = self._current
-        # Before anybody may ask whose thread the loop's is.
+        # Before other threads may ask for the loop's thread.
         run.begin(loop)
         self._move(Life.RUNNING)
         return run
 
     def _make_run(self) -> Run:
-        """Get the loop ready, once it is known what is mounted."""
+        """Create the loop, once all handlers are mounted."""
         mounted = [handler.options for handler in self._router.targets()]
         run = Run(self.options, mounted, self._clock, self._log_counts)
         run.pending.on_idle = self._note_idle
@@ -433,7 +433,7 @@ class Server(App):
         return run
 
     def _use_clock(self, clock: Callable[[], float]) -> None:
-        """Keep another time; before anything runs. For `testing`."""
+        """Use another clock; before anything runs. For `testing`."""
         self._clock = clock
         self._admission = Admission(self.options, clock)
         for handler in self._router.targets():
@@ -470,18 +470,18 @@ class Server(App):
         return self._life is Life.STOPPING
 
     def _abort(self) -> None:
-        """End with this turn of the loop."""
+        """End after this turn of the loop."""
         self._begin_stop(None)
         if self._life is Life.STOPPING:
             self._move(Life.ABORTING)
             self._current.reactor.want_attention()
 
     def _everybody(self) -> list[Client]:
-        """All clients, also those that are closing, and those of dashboards."""
+        """All clients, including closing ones and those of dashboards."""
         return [*self.clients, *self._stats.viewers, *self._current.closing]
 
     def _tear_down(self) -> None:
-        """Give everything back, whatever state it is in; `run` works again."""
+        """Release everything, in any state; `run` works again."""
         if self._run is None or self._life is Life.CLOSING:
             return
         run = self._run
@@ -502,7 +502,7 @@ class Server(App):
                 run.finished.set()
 
     def _signals(self, yielding: bool = False) -> StopSignals:
-        """Have SIGINT and SIGTERM stop the server, as a context manager."""
+        """Let SIGINT and SIGTERM stop the server, as a context manager."""
         self._handled = StopSignals(self._on_signal, yielding)
         return self._handled
 
@@ -525,7 +525,7 @@ class Server(App):
         self._move(Life.STOPPED)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        # Runs between two instructions of whatever the loop is doing: only leave word.
+        # Runs between two instructions of the loop: only set a flag.
         run = self._run
         if run is None:
             return
@@ -539,7 +539,7 @@ class Server(App):
         if self._life is Life.STOPPING:
             self._current.reactor.want_attention()
 
-    # What connections ask of their server
+    # Called by connections
 
     @property
     def _incoming(self) -> Collection[UpgradeConnection]:
@@ -605,10 +605,10 @@ def _proxies(options: Options) -> TrustedProxies | None:
 
 
 def _encryption(options: Options) -> Callable[..., Any] | None:
-    """What makes a socket with TLS of an accepted one, where that is asked for."""
+    """The function that wraps an accepted socket in TLS, or None without TLS."""
     given = options.ssl, options.certfile, options.keyfile
     if given == (None, None, None):
         return None
-    from ..loop import tls  # not before it is needed: some Pythons have no ssl
+    from ..loop import tls  # only when needed: some Pythons have no ssl
 
     return partial(tls.TLSSocket, tls.server_context(*given))

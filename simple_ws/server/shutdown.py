@@ -32,9 +32,9 @@ class Shutdown:
     """One graceful shutdown.
 
     Args:
-        run: that is to end.
+        run: the run to end.
         options: of the server.
-        everybody: returns all clients that are left, those that are closing too.
+        everybody: returns all remaining clients, including closing ones.
         abort: called when the last deadline has passed.
     """
 
@@ -52,12 +52,12 @@ class Shutdown:
         self._abort = abort
 
     def begin(self, clients: list[Client], drain: float | None) -> None:
-        """Close the clients; cut what is left when the time is over.
+        """Close the clients; cut the remaining ones at the deadline.
 
         Args:
-            clients: those that are open, in an order of no importance.
+            clients: the open ones, in any order.
             drain: seconds; None is `close_timeout`, and `ping_timeout` for clients
-                that still take what was written to them.
+                that still read earlier output.
         """
         now = self._reactor.time()
         timeout = self._options.close_timeout if drain is None else drain
@@ -74,9 +74,9 @@ class Shutdown:
     ) -> None:
         """Close some clients now, and the others batch by batch.
 
-        Thousands that are closed at one moment would reconnect at one moment.
+        Thousands of clients closed at once would reconnect at once.
         """
-        # By default what `Client.close` gives: more for those that take their output.
+        # By default as in `Client.close`: more for clients that still read output.
         timeout = None
         if deadline is not None:
             timeout = max(0.0, deadline - self._reactor.time())
@@ -92,10 +92,10 @@ class Shutdown:
             )
 
     def _pass_deadline(self, latest: float) -> None:
-        """Cut the clients that are left; `on_close` has time to end, where it is async.
+        """Cut the remaining clients; async `on_close` callbacks still have time to end.
 
-        Until `latest`, wait for clients that have not taken all their output: one that
-        takes nothing is given up by its own timeout.
+        Until `latest`, wait for clients that have not read all their output: one that
+        reads nothing is cut by its own timeout.
         """
         rest = latest - self._reactor.time()
         clients = self._everybody()

@@ -1,4 +1,4 @@
-"""A connection before its upgrade: reads requests, and decides what becomes of each.
+"""A connection before its upgrade: reads requests, and decides how to answer each.
 
 A handshake opens a `Client`, which takes the socket over; a page is answered by an
 `http.exchange.Exchange`, which borrows it; anything else is refused. The rules of the
@@ -71,7 +71,7 @@ class UpgradeHandler(Handler, Protocol):
 
     @property
     def client_class(self) -> Any:
-        """The class of its connections, or a function that makes them."""
+        """The class of its connections, or a function that creates them."""
 
     def on_request(self, request: Request) -> object:
         """Decide about a client: None, a `Response`, or its session."""
@@ -81,7 +81,7 @@ class UpgradeHandler(Handler, Protocol):
 
 
 class _Offer(NamedTuple):
-    """What a client wants of a handshake."""
+    """What a client offers in its handshake."""
 
     key: str
     #: Whether there is a `Sec-WebSocket-Protocol`.
@@ -91,12 +91,12 @@ class _Offer(NamedTuple):
 
 
 class _Terms(NamedTuple):
-    """What a handshake has come to, before the handler is asked."""
+    """The agreed terms of a handshake, before the handler is asked."""
 
     key: str
-    #: Subprotocols that the client offers.
+    #: Subprotocols offered by the client.
     offered: list[str]
-    #: The extension agreed to, as the response says it, and what that means.
+    #: The agreed extension, as in the response, and its parameters.
     extension: str | None
     agreement: Agreement | None
 
@@ -118,7 +118,7 @@ class UpgradeHost(ConnectionHost, HttpHost, Protocol):
         """HandshakeError if there is no room any more, after some time."""
 
     def _find_route(self, request: Request) -> Route | None:
-        """What plain HTTP has at a path; sets `request.params`."""
+        """The HTTP route of a path; sets `request.params`."""
 
     def _forget_upgrade(self, connection: UpgradeConnection) -> None:
         """The connection was upgraded, or is closed."""
@@ -133,10 +133,10 @@ class UpgradeConnection:
 
     client: Client | None = None
     _events = 0  # that are watched for
-    _kept = False  # a request was answered here before
+    _kept = False  # a request was answered on it before
     _over = False  # closed, or handed over to a client
-    _question: PendingCall | None = None  # `on_request` takes its time
-    _early = b""  # what has come meanwhile
+    _question: PendingCall | None = None  # a deferred `on_request`
+    _early = b""  # bytes received meanwhile
     _request: Request | None = None  # for an upgrade
     _scheme: str | None = None  # by which the client has come, if that is known
 
@@ -145,13 +145,13 @@ class UpgradeConnection:
         self.address = address
         self.server = server
         self._wheel_slot: dict[Any, None] | None = None
-        self._reader: RequestReader | None = None  # once it is no ordinary handshake
-        self._exchange: Exchange | None = None  # has the socket, while there is one
+        self._reader: RequestReader | None = None  # unless it is a plain handshake
+        self._exchange: Exchange | None = None  # owns the socket, while there is one
 
     def begin(self) -> None:
-        """Read at once what has come with the connection; wait for the rest.
+        """Read what arrived with the connection; wait for the rest.
 
-        Most clients send their request before we accept, and need no waiting.
+        Most clients send their request before it is accepted, and need no waiting.
         """
         self._read()
         if not self._over and not self._events and self._exchange is None:
@@ -159,7 +159,7 @@ class UpgradeConnection:
             self._wait(self.server.options.open_timeout)
 
     def _sweep(self, now: float) -> float | None:
-        """The time for a request is over (`timers.Sweepable`)."""
+        """The timeout for a request has passed (`timers.Sweepable`)."""
         if self._question is not None:
             self._refuse(HandshakeError(503, "The server took too long."))
         elif self._reader is None or self._reader.empty:
@@ -183,7 +183,7 @@ class UpgradeConnection:
             self._wait(min(_SILENCE, self.server.options.open_timeout))
 
     def close(self) -> None:
-        """Close the socket; nothing more will happen."""
+        """Close the socket; nothing else happens after that."""
         if not self._over:
             self._leave()
             self._drop_question()
@@ -192,7 +192,7 @@ class UpgradeConnection:
             elif self._is_tls():
                 # RFC 9112 §9.8: "Servers MUST attempt to initiate an exchange of
                 # closure alerts with the client before closing the connection". Not
-                # in an answer: one that is cut must not seem complete.
+                # during a response: a truncated one must not seem complete.
                 with suppress(OSError):
                     self.sock.shutdown(socket.SHUT_WR)
             self.watch(0, self._on_ready)
@@ -206,7 +206,7 @@ class UpgradeConnection:
         close_copy(self.sock)
 
     def watch(self, events: int, callback: Callable[[int], object]) -> None:
-        """Have `callback(events)` called when the socket is ready; 0: not at all."""
+        """Call `callback(events)` when the socket is ready; 0: not at all."""
         reactor = self.server.reactor
         if not self._events and events:
             reactor.register(self.sock, events, callback)
@@ -217,7 +217,7 @@ class UpgradeConnection:
         self._events = events
 
     def resume(self, rest: bytes) -> None:
-        """An answer is out: go on with what came behind its request."""
+        """A response is sent: continue with the bytes after its request."""
         if self._over:
             return
         self._exchange = self._reader = None
@@ -229,7 +229,7 @@ class UpgradeConnection:
             self._wait(self.server.options.keep_alive)
 
     def _is_tls(self) -> bool:
-        """Whether the socket has TLS: such a one says so."""
+        """Whether the socket uses TLS."""
         return getattr(self.sock, "secure", False) is True
 
     def _leave(self) -> None:
@@ -242,7 +242,7 @@ class UpgradeConnection:
         reactor.wheel.put(self, reactor.now + seconds)
 
     def _on_ready(self, events: int) -> None:
-        # Not for a socket that a callback of this turn closed.
+        # Not for a socket that a callback of this turn has closed.
         if not self._over and self._exchange is None:
             self._read()
 
@@ -264,8 +264,8 @@ class UpgradeConnection:
             if len(self._early) >= _READ_SIZE:
                 self.watch(0, self._on_ready)  # the limit before acceptance
             return
-        # What nearly every client sends is read in one step. Everything else is read
-        # again by the slow path, which can say what is wrong with it.
+        # The request that nearly every client sends is parsed in one step. Others are
+        # parsed again by the slow path, which can say what is wrong.
         common = read_upgrade(data) if self._reader is None else None
         request = None
         try:
@@ -284,7 +284,7 @@ class UpgradeConnection:
             self._refuse(error, request)
         except Exception as error:
             self._fail(error, request)
-        except BaseException:  # such as SystemExit: the loop may go on all the same
+        except BaseException:  # such as SystemExit: the loop may still continue
             self.close()
             raise
 
@@ -296,7 +296,7 @@ class UpgradeConnection:
         return self._reader.feed(data)
 
     def _decide(self, request: Request, rest: bytes) -> None:
-        """Upgrade, or answer a page; who asks for no page is told of WebSocket."""
+        """Upgrade, or answer plain HTTP; without a route, point to WebSocket."""
         check_version(request)
         route = None if wants_upgrade(request) else self.server._find_route(request)
         if route is None:
@@ -311,12 +311,12 @@ class UpgradeConnection:
         self._exchange.begin(route.select, rest)
 
     def _upgrade(self, request: Request, offer: _Offer | None, rest: bytes) -> None:
-        """Ask the rules in order, then the handler; open the client if all agree.
+        """Apply the rules in order, then ask the handler; open the client if all agree.
 
         Args:
-            request: whole.
-            offer: what it wants, where it has been read and checked already.
-            rest: what came behind it.
+            request: complete.
+            offer: what the client offers, if it was parsed and checked already.
+            rest: the bytes after the request.
         """
         self._request = request
         request.address = self.address
@@ -335,7 +335,7 @@ class UpgradeConnection:
             self._open(handler, request, terms, rest, session)
 
     def _judge(self, request: Request, offer: _Offer, options: Options) -> _Terms:
-        """Check what a handler's options allow; HandshakeError if they do not."""
+        """Check the request against a handler's options; HandshakeError if refused."""
         if options.origins is not None:
             self._check_origin(request, options.origins)
         offered = offered_subprotocols(request.headers) if offer.protocols else []
@@ -368,9 +368,9 @@ class UpgradeConnection:
         session: object,
         error: BaseException | None,
     ) -> None:
-        """`on_request` took its time, and is done."""
+        """A deferred `on_request` is done."""
         if self._question is None:
-            return  # the client has left, or had to
+            return  # the client has disconnected, or was cut
         self._question = None
         try:
             session = self._ask(_outcome, session, error)
@@ -399,7 +399,7 @@ class UpgradeConnection:
             what = f"on_request of {handler._log_name}"
             session = self._ask(session_of, what, session)
         if isinstance(session, Response):
-            # One below 200 refuses nothing, and 101 would promise frames.
+            # A status below 200 is no refusal, and 101 would announce frames.
             answer = self._ask(response_of, session)
             self._end(answer, f"on_request answered {answer.status}", request)
             return
@@ -410,13 +410,13 @@ class UpgradeConnection:
         if session is not None:
             client.session = session
         if self._over:
-            return  # one of the user's functions stopped the server
+            return  # one of the user functions has stopped the server
         response = upgrade_response(terms.key, subprotocol, terms.extension)
         self._leave()
         self.client = client
         try:
             client._start(response, rest, self._events != 0)
-        except Exception as error:  # the socket is the client's by now
+        except Exception as error:  # the client owns the socket by now
             self.server.reactor.on_failure(client, error)
 
     def _select_subprotocol(
@@ -440,7 +440,7 @@ class UpgradeConnection:
         return client
 
     def _introduce(self, request: Request) -> None:
-        """Note who asks, and how."""
+        """Set the client's address and scheme, from trusted proxies."""
         request.address = self.address
         proxies = self.server.proxies
         if proxies is not None:
@@ -453,7 +453,7 @@ class UpgradeConnection:
             request.secure = True
 
     def _ask(self, question: Callable[..., Any], *args: object) -> Any:
-        """Call the user's code; what it raises is our fault, not the peer's."""
+        """Call user code; its exceptions are our fault, not the peer's."""
         try:
             return question(*args)
         except AuthenticationError as error:
@@ -475,13 +475,13 @@ class UpgradeConnection:
         question: Callable[..., Any],
         *args: object,
     ) -> Any:
-        """Likewise, and name what holds the loop for too long."""
+        """As `_ask`, and log it when it is slow."""
         name = getattr(question, "__name__", "client_class")
         with self.server._log.timed(f"{handler._log_name}.{name}", request):
             return self._ask(question, *args)
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
-        # What the client is not told, its operator is.
+        # Details for the operator, which the client is not told.
         secret = isinstance(error.__cause__, AuthenticationError)
         response = refused_by(error, self.server._log)
         why = str(error.__cause__ if secret else error)
@@ -496,16 +496,16 @@ class UpgradeConnection:
         )
 
     def _fail(self, error: Exception, request: Request | None) -> None:
-        """Nobody has foreseen that: 500 where it can still be said, and the end."""
+        """An unexpected error: respond with 500 if still possible, and close."""
         text = "the handshake of %s failed"
         self._note_failure(text, self.address, error=error)
         if self._exchange is not None and not self._exchange.waiting:
-            self.close()  # it was being answered
+            self.close()  # a response was being sent
         else:
             self._end(server_error(), FAILED, request)
 
     def _end(self, response: Response, why: str, request: Request | None) -> None:
-        """Send an HTTP answer that ends the connection, and let the peer read it."""
+        """Send an HTTP response that ends the connection, and let the peer read it."""
         if self._over:
             return
         self._drop_question()
@@ -517,7 +517,7 @@ class UpgradeConnection:
 
 
 def _read_offer(request: Request) -> _Offer:
-    """What an upgrade request wants; HandshakeError where it is no good."""
+    """Parse an upgrade request; HandshakeError if it is invalid."""
     key = check_upgrade(request)
     protocols = request.headers.get("Sec-WebSocket-Protocol") is not None
     lines = tuple(request.headers.get_all("Sec-WebSocket-Extensions"))
@@ -533,7 +533,7 @@ def _outcome(value: object, error: BaseException | None) -> object:
 
 
 def _create(client_class: Callable[..., Any], *args: object) -> Client:
-    """Make a connection of the user's class."""
+    """Create a connection of the user's class."""
     client = client_class(*args)
     if not isinstance(client, Client):
         raise TypeError(f"client_class must be a subclass of Client, not {client!r}")
@@ -543,12 +543,12 @@ def _create(client_class: Callable[..., Any], *args: object) -> Client:
     return client
 
 
-@lru_cache(maxsize=256)  # browsers of one kind all send the same
+@lru_cache(maxsize=256)  # all browsers of one kind send the same
 def _negotiate(
     lines: tuple[str, ...], config: Deflate, drop_old: bool
 ) -> tuple[str, Agreement] | tuple[None, None]:
-    """Agree on compression: the element of the response, and what it means."""
+    """Agree on compression: the element of the response, and the agreement."""
     if drop_old:
-        # A message that is dropped after compression must not be missed by later ones.
+        # With takeover, messages dropped after compression would break later ones.
         config = replace(config, server_no_context_takeover=True)
     return negotiate(parse_extensions(lines), config) or (None, None)

@@ -1,4 +1,4 @@
-"""`ClockLoop`: an asyncio loop that the test kit turns, by the clock of the test.
+"""`ClockLoop`: an asyncio loop driven by the test kit, with the clock of the test.
 
 It uses two lists that asyncio's loop keeps for itself, as there is no public way to ask
 what is ready, and what will be due.
@@ -25,7 +25,7 @@ class ClockLoop(asyncio.SelectorEventLoop):
         super().__init__()
 
     def time(self) -> float:
-        """What the clock of the test says."""
+        """The time of the test's clock."""
         return self._clock.now
 
     def next_deadline(self) -> float | None:
@@ -34,7 +34,7 @@ class ClockLoop(asyncio.SelectorEventLoop):
         return min((timer.when() for timer in timers), default=None)
 
     def turn(self) -> bool:
-        """Do what is due; return whether there was something."""
+        """Run what is due; return whether there was anything."""
         due = self.next_deadline()
         busy = bool(self._ready) or (due is not None and due <= self._clock.now)
         self.call_soon(self.stop)
@@ -42,7 +42,7 @@ class ClockLoop(asyncio.SelectorEventLoop):
         return busy
 
     def finish(self) -> None:
-        """Cancel what still runs, let it end, and close."""
+        """Cancel remaining tasks, let them end, and close."""
         if self.is_closed():
             return
         for task in asyncio.all_tasks(self):

@@ -1,7 +1,7 @@
-"""`TestClient`: one peer of a server in memory, which does what the test says.
+"""`TestClient`: one peer of a server in memory, controlled by the test.
 
-It reads, sends and answers as the other clients do (`client.core`). Time, and whose
-turn it is, are left to its server.
+It reads, sends and answers like the other clients (`client.core`). Its server keeps the
+time and runs it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .clock import Clock
 
 __all__ = ["TestClient"]
 
-#: Of clients: what they hold in memory is the test's own.
+#: Options of the clients, without limits: their memory belongs to the test.
 _DEFAULTS = {"compression": False, "read_limit": 2**30, "max_size": None}
 
 
 class TestHost(Protocol):
-    """What a client needs of its server (`server.TestServer` has it)."""
+    """What a test client needs of its server (`server.TestServer` has it)."""
 
     clock: Clock
 
@@ -86,7 +86,7 @@ class TestClient(ClientCore):
         """Whether messages can be sent: opened, and not closing, closed or lost."""
         return self._opened and super().is_open()
 
-    # What a test does with it
+    # Actions
 
     def send(self, msg: object, binary: bool | None = None) -> None:
         """Send a message, of the types that `Client.write_message` takes.
@@ -195,7 +195,7 @@ class TestClient(ClientCore):
         self._lose("cut by the test", CloseCause.LOCAL)
         self._server.settle()
 
-    # What a test says of it
+    # Assertions
 
     def assert_open(self) -> None:
         """Fail unless the connection is open on both sides."""
@@ -233,7 +233,7 @@ class TestClient(ClientCore):
             f"cause {client.close_cause!s}"
         )
 
-    # How it moves
+    # Driving the connection
 
     def _open(self) -> None:
         self._out += self._opening.begin()
@@ -245,7 +245,7 @@ class TestClient(ClientCore):
             raise self._closed()
 
     def _read(self) -> bool:
-        """Send what waits and read what has come; whether anything moved."""
+        """Send pending output and read input; return whether there was any."""
         moved = self._write()
         if self._stalled:
             return moved
@@ -292,6 +292,6 @@ class TestClient(ClientCore):
         self._out += frame
 
     def _put_pong(self, frame: bytes) -> None:
-        self.pings.append(apply_mask(frame[6:], frame[2:6]))  # the client's are masked
+        self.pings.append(apply_mask(frame[6:], frame[2:6]))  # clients mask frames
         if self.answer_pings:
             self._out += frame

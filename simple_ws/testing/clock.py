@@ -14,5 +14,5 @@ class Clock:
         self.now = now
 
     def __call__(self) -> float:
-        """What it says."""
+        """The current time."""
         return self.now

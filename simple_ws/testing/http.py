@@ -1,4 +1,4 @@
-"""`HTTPAnswer`: what a server answers to plain HTTP, as a test sees it."""
+"""`HTTPAnswer`: a plain HTTP response, as a test sees it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class HTTPAnswer:
 
 
 def parse_answer(data: bytes, method: str) -> HTTPAnswer:
-    """Parse a whole response to a request of this method."""
+    """Parse a whole response to a request with this method."""
 
     class Source:
         def makefile(self, mode: str) -> BytesIO:

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TestServer"]
 
-#: Seconds of real time to wait for other threads before a test has failed.
+#: Seconds of real time to wait for other threads before a test fails.
 _TIMEOUT = 15.0
-#: Turns until a server that never comes to rest is given up.
+#: Turns after which a server that never becomes idle is given up.
 _MAX_TURNS = 100_000
-#: Bytes that the system keeps for a peer that does not read.
+#: Bytes that the system buffers for a peer that does not read.
 _SOCKET_BUFFER = 65536
 
 _peers = itertools.count(1)
@@ -54,7 +54,7 @@ class TestServer:
         TypeError: `served` is something else.
     """
 
-    __test__ = False  # for pytest: no test case, whatever its name says
+    __test__ = False  # for pytest: not a test case, despite its name
 
     def __init__(self, served: BaseHandler | Server, **options: Any) -> None:
         self.clock = Clock()
@@ -69,7 +69,7 @@ class TestServer:
         self._clients: list[TestClient] = []
         self._loop: ClockLoop | None = None
         if any(is_async(function) for _, function in self.server._all_callbacks()):
-            # Not before it is needed: asyncio takes a while to import.
+            # Only when needed: importing asyncio takes a while.
             from .asyncio_loop import ClockLoop
 
             self._loop = ClockLoop(self.clock)
@@ -106,7 +106,7 @@ class TestServer:
         try:
             client._open()
         except BaseException:
-            # One that was refused takes no part in what comes.
+            # A refused client takes no part in later steps.
             self._clients.remove(client)
             client._sock.close()
             raise
@@ -198,7 +198,7 @@ class TestServer:
         if self._loop is not None:
             self._loop.finish()
 
-    # How it moves
+    # Driving the server
 
     def _join(
         self,
@@ -220,7 +220,7 @@ class TestServer:
         return ours, self.server._on_accept(given, address)
 
     def _turn(self) -> bool:
-        """One turn; whether there was something to do."""
+        """Run one turn; return whether there was anything to do."""
         run = self.server._run
         if run is None:
             return False
@@ -229,7 +229,7 @@ class TestServer:
         busy = busy or bool(select.select([reactor.fileno()], [], [], 0)[0])
         if self._loop is not None:
             busy = self._loop.turn() or busy
-        if self.server._run is run:  # what ran in the asyncio loop may have ended it
+        if self.server._run is run:  # code in the asyncio loop may have ended it
             reactor.run_once(0)
             self.server._after_turn()
         return busy
@@ -242,7 +242,7 @@ class TestServer:
         return min((due for due in deadlines if due is not None), default=None)
 
     def _wait_for_others(self, *sockets: socket.socket) -> None:
-        """Give other threads a moment; less if something comes of it."""
+        """Give other threads a moment; less if something happens."""
         run = self.server._run
         reactors = () if run is None else (run.reactor,)
         select.select([*sockets, *reactors], [], [], 0.01)
@@ -255,7 +255,7 @@ class TestServer:
             except BlockingIOError:
                 assert self._turn(), "the server reads no more"
             except OSError:
-                return  # it has closed: its answer may be there
+                return  # it has closed: its response may be complete
         self.settle()
 
     def _read_all(self, sock: socket.socket) -> bytes:

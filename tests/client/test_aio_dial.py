@@ -1,4 +1,4 @@
-"""Connecting for asyncio: the first address that answers, the end of the others."""
+"""Connecting for asyncio: the first address that answers; the other attempts end."""
 
 from __future__ import annotations
 

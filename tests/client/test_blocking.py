@@ -1,6 +1,6 @@
-"""The blocking client: time, threads, a server that does not read, what is left behind.
+"""The blocking client: time, threads, a server that does not read, released resources.
 
-What it does like the asyncio client is in `test_clients`.
+Behaviour shared with the asyncio client is tested in `test_clients`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What both clients do alike: opening, messages, closing, TLS, proxies, real servers.
+"""Behaviour of both clients: opening, messages, closing, TLS, proxies, real servers.
 
 Each test runs on the blocking client and on the asyncio one, on asyncio's loop and on
-uvloop. What only one of them does is in `test_blocking` and `test_aio`.
+uvloop. Behaviour of only one of them is tested in `test_blocking` and `test_aio`.
 """
 
 from __future__ import annotations
@@ -692,7 +692,7 @@ class TestWaiting:
         ):
             first = start(ws.ping, b"same")
             assert asked.wait(DEADLINE)
-            with pytest.raises(InvalidState, match="already waited for"):
+            with pytest.raises(InvalidState, match="waiting for the pong to"):
                 ws.ping(b"same")
             ws.send("go on")
             assert first.result(DEADLINE) >= 0

@@ -1,4 +1,4 @@
-"""What both clients have in common: messages out of bytes, limits, pings, the end."""
+"""The common core of both clients: parsing messages, limits, pings, the end."""
 
 from __future__ import annotations
 

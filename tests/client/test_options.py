@@ -1,4 +1,4 @@
-"""Options of both clients: what they may be, what they come to."""
+"""Options of both clients: valid values, errors, and their effect."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_good_value_is_kept(name: str, value: Any, kept: Any) -> None:
 
 BAD: list[tuple[str, Any, str]] = [
     ("subprotocols", "chat", "subprotocols must be a list"),
-    ("subprotocols", ["a b"], "subprotocols: a name 'a...' is no token"),
+    ("subprotocols", ["a b"], "subprotocols: a name 'a...' is not a token"),
     ("subprotocols", [1], "subprotocols must hold strings, not int"),
     ("subprotocols", ["a", "a"], "subprotocols must hold each name once"),
     ("headers", "X: 1", "headers must be a mapping or pairs"),
@@ -95,18 +95,18 @@ BAD: list[tuple[str, Any, str]] = [
     ("headers", ["X: 1"], "headers must hold pairs of two strings, not str"),
     ("headers", [("a", "b", "c")], "headers must hold pairs of two strings"),
     ("headers", {"X": 1}, "headers must hold pairs of two strings"),
-    ("headers", {"X Y": "1"}, "headers: the name of a field 'X...' is no token"),
+    ("headers", {"X Y": "1"}, "headers: the name of a field 'X...' is not a token"),
     ("headers", {"": "1"}, "headers: the name of a field is empty"),
     ("headers", {"X": "a\r\nb"}, "headers: X must be latin-1 text without line"),
     ("headers", {"X": "\u20ac"}, "headers: X must be latin-1 text"),
     ("headers", {"X": " a"}, "headers: X must be"),
     ("headers", {"X": "a "}, "headers: X must be"),
-    ("headers", {"Host": "x"}, "headers: Host is the handshake's own"),
-    ("headers", {"upgrade": "x"}, "headers: upgrade is the handshake's own"),
-    ("headers", {"Connection": "x"}, "the handshake's own"),
-    ("headers", {"Content-Length": "1"}, "the handshake's own"),
-    ("headers", {"Transfer-Encoding": "x"}, "the handshake's own"),
-    ("headers", {"Sec-WebSocket-Key": "x"}, "the handshake's own"),
+    ("headers", {"Host": "x"}, "headers: the handshake itself sets Host"),
+    ("headers", {"upgrade": "x"}, "headers: the handshake itself sets upgrade"),
+    ("headers", {"Connection": "x"}, "the handshake itself sets"),
+    ("headers", {"Content-Length": "1"}, "the handshake itself sets"),
+    ("headers", {"Transfer-Encoding": "x"}, "the handshake itself sets"),
+    ("headers", {"Sec-WebSocket-Key": "x"}, "the handshake itself sets"),
     ("headers", {"Sec-WebSocket-Protocol": "x"}, "there is the option subprotocols"),
     ("headers", {"Sec-WebSocket-Extensions": "x"}, "there is the option compression"),
     ("headers", {"Cookie": "x"}, "there is the option cookies"),
@@ -114,7 +114,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("headers", {"User-Agent": "x"}, "there is the option user_agent"),
     ("cookies", [("a", "b")], "cookies must be a mapping"),
     ("cookies", {"a": 1}, "cookies must hold strings, not (str, int)"),
-    ("cookies", {"a b": "1"}, "cookies: the name of a cookie 'a...' is no token"),
+    ("cookies", {"a b": "1"}, "cookies: the name of a cookie 'a...' is not a token"),
     ("cookies", {"a": "1;b"}, "cookies: a must be ASCII text without semicolons"),
     ("cookies", {"a": "1\n"}, "cookies: a must be"),
     ("cookies", {"a": "\u00e4"}, "cookies: a must be"),
@@ -252,7 +252,7 @@ def test_options_of_tls_are_refused_without_it(name: str) -> None:
 def test_options_that_contradict_a_unix_socket_are_refused(
     name: str, value: Any
 ) -> None:
-    with pytest.raises(ValueError, match=f"{name} is of no use with unix='/x'"):
+    with pytest.raises(ValueError, match=f"{name} cannot be used with unix='/x'"):
         check(unix="/x", **{name: value})
 
 

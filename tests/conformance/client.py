@@ -3,7 +3,7 @@
 Usage: client.py {blocking,asyncio} ws://127.0.0.1:<port> <agent>
 
 It prints ``backend=<name>`` first. Limits are raised above the largest message of the
-suite (16 MiB, cases 9.1.6 and 9.2.6), nothing else is bent.
+suite (16 MiB, cases 9.1.6 and 9.2.6); everything else has its default.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One of our clients under the fuzzer: the fuzzing server, the client, and their logs.
 
-The other way round than ``fuzzing.py``, which has the rest of a run.
+The opposite direction of ``fuzzing.py``, which has the rest of a run.
 """
 
 from __future__ import annotations

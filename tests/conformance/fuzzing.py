@@ -1,8 +1,7 @@
 """One backend under the fuzzer: its server, the fuzzing client, and their logs.
 
-What the report means is left to ``judging.py``, when to look and when to give up to
-``run.py``. The other way round, our clients and the fuzzing server, is
-``clients.py``.
+Judging the report is left to ``judging.py``, timeouts to ``run.py``. The opposite
+direction, our clients and the fuzzing server, is in ``clients.py``.
 """
 
 from __future__ import annotations

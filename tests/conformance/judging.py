@@ -1,8 +1,8 @@
 """Decide what a fuzzing report says about the server.
 
-Knows the words of Autobahn's ``index.json``; files and processes are left to
-``run.py``. Whatever is not known to be good counts as failed, so that a word of a
-later suite cannot pass unseen.
+It understands the terms of Autobahn's ``index.json``; files and processes are left to
+``run.py``. Every result not known to be good counts as failed, so that a new term of a
+later suite cannot pass unnoticed.
 """
 
 from __future__ import annotations

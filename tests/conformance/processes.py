@@ -1,6 +1,6 @@
-"""Start and end the programs of a conformance run.
+"""Start and stop the programs of a conformance run.
 
-Each runs in a session of its own, so that ending it ends its children too (pip starts
+Each runs in a separate session, so that stopping it stops its children too (pip starts
 compilers) and nothing else. Every wait has a deadline, a ``time.monotonic()`` value.
 """
 

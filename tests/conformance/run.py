@@ -1,8 +1,8 @@
 """Run the Autobahn test suite against our server or our clients on each backend.
 
-``python tests/conformance/run.py [--clients] [--subset]``; README.md beside this file
-says what the numbers mean. All that is installed and reported goes to ``.conformance/``
-in the root of the checkout. Here are the command line and the order of things; see
+``python tests/conformance/run.py [--clients] [--subset]``; README.md in this folder
+explains the numbers. Everything installed and reported is in ``.conformance/`` in the
+root of the checkout. This module has the command line and the sequence of steps; see
 ``fuzzing.py`` and ``clients.py`` for a backend's run, ``judging.py`` for the verdict,
 ``python27.py`` for the suite.
 """

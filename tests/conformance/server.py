@@ -1,7 +1,8 @@
 """Echo server for the Autobahn test suite; run.py starts it and stops it by SIGTERM.
 
 It prints ``port=<number> backend=<name>`` once it listens. Limits are raised above the
-largest message of the suite (16 MiB, cases 9.1.6 and 9.2.6), nothing else is bent.
+largest message of the suite (16 MiB, cases 9.1.6 and 9.2.6); everything else has its
+default.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The conformance runner fails where it must; the suite itself is not needed here."""
+"""The conformance runner fails when it should; the suite itself is not needed here."""
 
 from __future__ import annotations
 

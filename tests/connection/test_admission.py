@@ -1,4 +1,4 @@
-"""Who is refused before the upgrade: counts by address, handshakes by time."""
+"""Refusals before the upgrade: connections by address, handshakes by time."""
 
 from __future__ import annotations
 

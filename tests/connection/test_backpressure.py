@@ -1,7 +1,8 @@
 """Peers that do not read, read slowly, or send more than their share.
 
-What is promised: output has a limit for each client and for all; who does not read is
-not heard, and hears everything in order once it reads; nobody else notices.
+The promise: output is limited for each client and for all; the server does not read
+from a peer that does not read, and delivers everything in order once it does; no other
+client is affected.
 """
 
 from __future__ import annotations
@@ -739,7 +740,9 @@ def test_limit_of_all_closes_with_its_name() -> None:
         fill(driven, client)
         assert client.write_message(b"x") is DROPPED
         assert client.close_code == 1013
-        assert client.close_reason == "unsent output of all exceeds max_buffered 1,000"
+        assert client.close_reason == (
+            "unsent output of all clients exceeds max_buffered 1,000"
+        )
         assert client.close_cause == "slow_consumer"
 
 

@@ -1,4 +1,4 @@
-"""`Client`: how it ends, its heartbeat, what its owner hears, and re-entrancy."""
+"""`Client`: how it ends, its keepalive, its callbacks, and re-entrancy."""
 
 from __future__ import annotations
 

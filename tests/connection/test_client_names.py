@@ -1,4 +1,4 @@
-"""`Client` is shared: what has no leading underscore is documented, or the user's."""
+"""The names on `Client`: documented, or private, or the user's own."""
 
 from __future__ import annotations
 

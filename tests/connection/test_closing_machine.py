@@ -1,7 +1,7 @@
 """The closing handshake (RFC 6455 §5.5.1, §7), in any order of events.
 
-Two machines, each with a model of its own that knows the rules and not the code:
-`Handshake` joins a server's protocol to a client's by two pipes and cuts the bytes
+Two state machines, each with a model that implements the rules independently:
+`Handshake` connects a server's protocol to a client's by two pipes and splits the bytes
 anywhere; `Connection` is a client of a server on a socket, with time.
 """
 

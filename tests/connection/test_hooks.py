@@ -1,4 +1,4 @@
-"""What the byte path asks of its owner is declared once, and answered in one class."""
+"""The hooks of the byte path are declared once, and implemented by one class."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the log tells: one line for each end, the name of whoever blocks, and no flood.
+"""The log: one line for each end, the names of slow callbacks, and no flood.
 
-Also the counts of `Tally`, and that nobody is punished for a pause of the server's own.
+Also the counts of `Tally`, and that peers are not blamed for a pause of the server.
 """
 
 from __future__ import annotations
@@ -536,7 +536,8 @@ def test_slow_callback_is_named_with_its_path_and_its_time(
         assert (record.ws_callback, record.ws_path) == (f"Slow.{which}", "/slow")
         assert record.ws_seconds == pytest.approx(0.3)
         assert record.getMessage() == (
-            f"Slow.{which} at '/slow' held the loop for 0.30 s: nobody else was served"
+            f"Slow.{which} at '/slow' blocked the loop for 0.30 s: "
+            "no other client was served"
         )
         assert driven.server._log_counts.slow_calls == 1
 
@@ -629,7 +630,7 @@ def test_slow_timer_is_named(log: Any) -> None:
         (record,) = lines(log, "slow_callback")
         assert (record.ws_callback, record.ws_path) == ("the timer tick", None)
         assert record.getMessage() == (
-            "the timer tick held the loop for 0.30 s: nobody else was served"
+            "the timer tick blocked the loop for 0.30 s: no other client was served"
         )
 
 
@@ -766,7 +767,7 @@ def test_client_that_timed_out_because_of_a_callback_is_attributed_to_it(
         (record,) = lines(log, "close")
         assert record.ws_cause == "ping_timeout"
         assert record.ws_blame == (
-            "; meanwhile Pausing.on_message at '/busy' (30.00 s) held the loop"
+            "; meanwhile Pausing.on_message at '/busy' (30.00 s) blocked the loop"
         )
         assert record.getMessage().endswith(record.ws_blame)
 

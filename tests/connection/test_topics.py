@@ -1,4 +1,4 @@
-"""Groups, topics and identities: who receives."""
+"""Groups, topics and identities: the receivers of messages."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The package twice in one process: with the extension, and in pure Python.
 
-A process has one backend, and there is one module of a name; so the modules of each
-copy are imported, kept, and taken out of `sys.modules` again. What a function of a copy
-would import later would come from the wrong one: everything is imported at once.
+A process has one backend, and one module for each name; so the modules of each copy are
+imported, kept, and removed from `sys.modules` again. Later imports by a function of a
+copy would find the wrong one: everything is imported at once.
 """
 
 from __future__ import annotations

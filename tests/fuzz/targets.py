@@ -1,8 +1,8 @@
-"""What is fuzzed: for each target the invariant in its first line, and its seeds.
+"""The fuzz targets: each states its invariant in its first line, and has its seeds.
 
-A target is made once with both copies of the package, and then called with bytes. It
-raises where its invariant does not hold. What was found once is a test of its own
-beside the module, or a row of `rfc_cases`.
+A target is created once with both copies of the package, and then called with bytes. It
+raises when its invariant does not hold. Past findings are separate tests of their
+modules, or rows of `rfc_cases`.
 """
 
 from __future__ import annotations

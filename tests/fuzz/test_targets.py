@@ -1,4 +1,4 @@
-"""The fuzz targets hold for their seeds, in a process of their own: it has the package
+"""The fuzz targets hold for their seeds, in a separate process, which has the package
 twice, once with each backend."""
 
 from __future__ import annotations

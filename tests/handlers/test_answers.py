@@ -1,4 +1,4 @@
-"""What callbacks return where they decide about a client."""
+"""Return values of callbacks that decide about a client."""
 
 from __future__ import annotations
 

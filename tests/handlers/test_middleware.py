@@ -1,4 +1,4 @@
-"""Middlewares: their order, what they stop, change and raise; the ready-made ones."""
+"""Middlewares: their order, dropped and changed messages, errors; ready-made ones."""
 
 from __future__ import annotations
 
@@ -868,7 +868,7 @@ def test_client_class_that_cannot_be_subclassed_is_500_with_a_reason(
         driven.server.use(Noting("A", []))
         status, text = answered(driven)
         assert (status, "subclassed" in text) == (500, False)
-    assert "cannot be subclassed, which middlewares with on_send need" in caplog.text
+    assert "cannot be subclassed, which middlewares with on_send require" in caplog.text
 
 
 # --- FirstMessageAuth ----------------------------------------------------------------
@@ -1491,9 +1491,9 @@ def test_deferred_result_that_nothing_awaits_is_an_error() -> None:
         peer.send("hello")
         peer.assert_open()
     assert told == [
-        "nobody awaits Sly.on_open",
+        "Sly.on_open is deferred, and nothing awaits it",
         "open",
-        "nobody awaits Sly.on_message",
+        "Sly.on_message is deferred, and nothing awaits it",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Handlers, middlewares: names without underscore are documented, or the user's."""
+"""The names on handlers and middlewares: documented, or private, or the user's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks that are awaited, in an asyncio loop that the test turns.
+"""Async callbacks, in an asyncio loop that the test drives.
 
 `Attached` is a server in a loop of asyncio or uvloop, or in one that cannot watch
 descriptors, as on Windows. Time is the fake clock of the harness.
@@ -1377,7 +1377,7 @@ def test_end_waits_for_nobody_for_ever(
     assert server.server._running
     server.advance(2)
     server.until(lambda: not server.server._running)
-    assert "1 callbacks did not end in time" in caplog.text
+    assert "1 callbacks did not finish in time" in caplog.text
     # Whoever hangs keeps nobody from being told of the end.
     server.until(lambda: "closed" in handler.names)
     handler.release("a")
@@ -1580,7 +1580,7 @@ def test_async_callback_is_not_awaited_in_a_closed_loop(
     run(new_loop, main())
     server.stop()
     peers[0].close()
-    assert "nobody awaits" in str(handler.of("error")[0])
+    assert "nothing awaits" in str(handler.of("error")[0])
 
 
 def test_loop_that_was_closed_over_a_callback(new_loop: NewLoop) -> None:

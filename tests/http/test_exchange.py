@@ -358,7 +358,7 @@ def test_body_that_is_not_json_is_400() -> None:
         ("/page", ["G T"], ValueError, "not 'G T'"),
         ("/page", [""], ValueError, "not ''"),
         ("/page", [], ValueError, "at least one"),
-        ("/taken", ["PUT", "GET"], ValueError, "GET of path '/taken' is answered"),
+        ("/taken", ["PUT", "GET"], ValueError, "GET of path '/taken' has a function"),
     ],
 )
 def test_wrong_paths_and_methods_are_refused(
@@ -404,7 +404,7 @@ def test_async_functions_are_refused_where_nobody_awaits_them() -> None:
 def test_static_and_wsgi_do_not_share_a_path_with_functions() -> None:
     server = Server("127.0.0.1", 0)
     server.wsgi("/app", lambda environ, start_response: [])
-    with pytest.raises(ValueError, match="is answered already"):
+    with pytest.raises(ValueError, match="has a function already"):
         server.http("/app/*", ["PUT"])(lambda request: None)
 
 
@@ -1070,7 +1070,7 @@ def test_peer_that_takes_bytes_of_the_system_keeps_its_answer(caplog: Any) -> No
                 take(peer, 100)
                 driven.advance(pages.WRITE_TIMEOUT - 2)
             assert not driven.handshaking
-    assert "too little of it was taken" in caplog.text
+    assert "the client read too slowly" in caplog.text
 
 
 @pytest.mark.parametrize(("rate", "stays"), [(1.5, True), (0.7, False)])
@@ -1526,5 +1526,5 @@ def test_room_with_a_slash_is_one_parameter() -> None:
 
 @pytest.mark.parametrize("prefix", ["/<room>", "/files/:room"])
 def test_prefix_is_no_pattern_of_another_framework(prefix: str) -> None:
-    with pytest.raises(ValueError, match=r"write \{room\} in place of"):
+    with pytest.raises(ValueError, match=r"write \{room\} instead of"):
         Server().static(prefix, ".")

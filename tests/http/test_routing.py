@@ -1,4 +1,4 @@
-"""Which handler a path belongs to."""
+"""Finding the handler of a path."""
 
 from __future__ import annotations
 
@@ -293,14 +293,14 @@ def test_pattern_that_takes_what_another_takes_is_refused(
         ("/{a:}", "must be one of str, int, float, uuid, path, not ''"),
         ("/{a:Int}", "must be one of str, int, float, uuid, path, not 'Int'"),
         ("/{a: int}", "not ' int'"),
-        ("/{a:path}/b", "must stand at the end"),
-        ("/{a:path}b", "must stand at the end"),
+        ("/{a:path}/b", "must be at the end"),
+        ("/{a:path}b", "must be at the end"),
         ("/{a:int:str}", "not 'int:str'"),
         ("/{a/b}", "brace is not closed"),
         ("/{a}/*", "use {name} or {name:path}"),
-        ("/a/*/b", "'*' stands alone"),
-        ("/a*", "'*' stands alone"),
-        ("/*/*", "'*' stands alone"),
+        ("/a/*/b", "'*' must be alone"),
+        ("/a*", "'*' must be alone"),
+        ("/*/*", "'*' must be alone"),
         ("/chat?room=1", "no part of a path"),
         ("/chat#top", "no part of a path"),
     ],
@@ -416,15 +416,15 @@ def test_encoded_slash_ends_no_segment(
 @pytest.mark.parametrize(
     ("pattern", "hint"),
     [
-        ("/chat/<room>", "write {room} in place of <room>"),
-        ("/user/<int:id>", "write {id:int} in place of <int:id>"),
-        ("/user/<string:name>/x", "write {name} in place of <string:name>"),
-        ("/wiki/<path:page>", "write {page:path} in place of <path:page>"),
-        ("/chat/:room", "write {room} in place of :room"),
-        ("/chat/:room/users", "write {room} in place of :room"),
-        ("/chat/:room?", "write {room} in place of :room"),
-        (r"/chat/:id(\d+)", "write {id} in place of :id"),
-        ("/chat/(?P<room>[^/]+)", r"write {room} in place of (?P<room>"),
+        ("/chat/<room>", "write {room} instead of <room>"),
+        ("/user/<int:id>", "write {id:int} instead of <int:id>"),
+        ("/user/<string:name>/x", "write {name} instead of <string:name>"),
+        ("/wiki/<path:page>", "write {page:path} instead of <path:page>"),
+        ("/chat/:room", "write {room} instead of :room"),
+        ("/chat/:room/users", "write {room} instead of :room"),
+        ("/chat/:room?", "write {room} instead of :room"),
+        (r"/chat/:id(\d+)", "write {id} instead of :id"),
+        ("/chat/(?P<room>[^/]+)", r"write {room} instead of (?P<room>"),
     ],
 )
 def test_parameters_of_other_frameworks_are_refused_with_a_hint(

@@ -1,4 +1,4 @@
-"""Files of a folder: what may be seen, and which part of it is sent."""
+"""Files of a folder: which ones are visible, and which part of one is sent."""
 
 from __future__ import annotations
 
@@ -501,9 +501,9 @@ def test_lack_of_descriptors_is_503(driven: Driven, monkeypatch: Any) -> None:
 @pytest.mark.parametrize(
     ("prefix", "folder", "error", "words"),
     [
-        ("/", "no-such-folder", ValueError, "folder must be a folder that is there"),
-        ("/", __file__, ValueError, "folder must be a folder that is there"),
-        ("/", "a\0b", ValueError, "folder must be a folder that is there"),
+        ("/", "no-such-folder", ValueError, "folder must be an existing folder"),
+        ("/", __file__, ValueError, "folder must be an existing folder"),
+        ("/", "a\0b", ValueError, "folder must be an existing folder"),
         ("/", None, TypeError, "folder must be a path, not None"),
         ("/", 5, TypeError, "folder must be a path, not 5"),
         (5, ".", TypeError, "prefix must be a str, not 5"),

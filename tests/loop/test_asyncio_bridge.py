@@ -1,4 +1,4 @@
-"""Life in loops of other programs: `poll` and `fileno`, and the examples of it."""
+"""Running inside other event loops: `poll` and `fileno`, and their examples."""
 
 from __future__ import annotations
 

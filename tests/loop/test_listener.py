@@ -1,4 +1,4 @@
-"""Listening sockets: where they are bound, and a system that is short of everything."""
+"""Listening sockets: binding, accepting, and a system that is out of resources."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_what_is_no_socket_of_streams_is_not_taken_over() -> None:
     with pytest.raises(TypeError, match="sockets must hold sockets, not 3"):
         server.listen([3])  # type: ignore[list-item]
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        with pytest.raises(ValueError, match="must hold sockets of streams, not <"):
+        with pytest.raises(ValueError, match="must hold stream sockets, not <"):
             server.listen([sock])
         assert sock.fileno() != -1
     server.listen()
@@ -372,7 +372,7 @@ def test_accepting_pauses_when_the_system_has_no_more(number: int, caplog: Any) 
         bench.reactor.run_once(0)
         assert bench.accepted == ["a", "b"]
     assert len(caplog.records) == 1
-    assert "accepting pauses" in caplog.text
+    assert "accepting is paused" in caplog.text
 
 
 def test_pauses_one_after_the_other_are_one_line_in_ten_seconds(caplog: Any) -> None:

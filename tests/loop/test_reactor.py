@@ -1,4 +1,4 @@
-"""The event loop: readiness, timers, calls from other threads, one flush a turn."""
+"""The event loop: readiness, timers, calls from other threads, one flush per turn."""
 
 from __future__ import annotations
 

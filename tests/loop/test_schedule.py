@@ -1,4 +1,4 @@
-"""Timers of users: drift-free, cancelled by anybody, and alive whatever they raise."""
+"""User timers: without drift, cancelled from any thread, and alive after exceptions."""
 
 from __future__ import annotations
 

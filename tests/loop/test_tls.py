@@ -1,4 +1,4 @@
-"""TLS: what the wrapper promises its owner, what peers see, what is refused."""
+"""TLS: the contract with the owner of a socket, what peers see, what is refused."""
 
 from __future__ import annotations
 

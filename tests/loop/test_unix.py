@@ -1,4 +1,4 @@
-"""Servers on Unix sockets: where they listen, what becomes of the file, who comes."""
+"""Servers on Unix sockets: binding, the socket's file, and its peers."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_what_is_no_socket_is_left_alone(path: str, tmp_path: Path, what: str) -
     else:
         leave_stale(str(tmp_path / "other"))
         os.symlink(str(tmp_path / "other"), path)
-    with pytest.raises(OSError, match=r"unix:.*ws\.sock: the file is no socket"):
+    with pytest.raises(OSError, match=r"unix:.*ws\.sock: the file is not a socket"):
         Server(unix=path).listen()
     assert os.path.lexists(path)
     if what == "file":

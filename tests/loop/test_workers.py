@@ -254,7 +254,7 @@ def test_too_many_calls_are_refused(gate: Gate) -> None:
         server.run_in_thread(gate.wait)
         wait_for(lambda: gate.arrived == 1)
         futures = [server.run_in_thread(int) for _ in range(1000)]
-        with pytest.raises(InvalidState, match="1,000 calls wait for a thread"):
+        with pytest.raises(InvalidState, match="1,000 calls are waiting for a thread"):
             server.run_in_thread(int)
         gate.open()
         assert [future.result(DEADLINE) for future in futures] == [0] * 1000
@@ -692,7 +692,7 @@ def test_last_callback_runs_though_another_one_hangs(
     assert driven.running
     driven.advance(2)
     assert not driven.running
-    assert "1 callbacks did not end in time" in caplog.text
+    assert "1 callbacks did not finish in time" in caplog.text
     wait_for(lambda: "closed" in handler.names)
     assert handler.of("message") == ["a"]
     assert handler.names.count("close") == 1

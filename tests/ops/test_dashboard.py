@@ -1,6 +1,6 @@
-"""`dashboard`: who may look, what they are sent, and that nobody else notices.
+"""`dashboard`: its viewers, their updates, and that no client notices.
 
-The tests marked ``browser`` look at the page in a real Chromium. They need the package
+The tests marked ``browser`` open the page in a real Chromium. They need the package
 ``playwright`` and a ``chromium`` on the PATH, and are skipped without them.
 """
 

@@ -1,4 +1,4 @@
-"""`prometheus`: Prometheus understands what is written, and finds the figures in it."""
+"""`prometheus`: Prometheus can parse the output, and finds the right values in it."""
 
 from __future__ import annotations
 

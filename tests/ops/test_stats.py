@@ -1,4 +1,4 @@
-"""`stats`: figures are right after known traffic, and never go back."""
+"""`stats`: counts are right after known traffic, and never decrease."""
 
 from __future__ import annotations
 

@@ -368,7 +368,7 @@ def test_refusal_carries_the_facts(status: int) -> None:
         (403, [], "origin="),
         (404, [], "is the path right?"),
         (200, [], "plain HTTP"),
-        (426, ["Sec-WebSocket-Version: 8, 7"], "it speaks version 8, 7"),
+        (426, ["Sec-WebSocket-Version: 8, 7"], "it supports version 8, 7"),
         (400, ["Sec-WebSocket-Version: 12"], "not 13"),
     ],
 )
@@ -513,7 +513,7 @@ def test_redirect_may_lead_to_tls_but_not_away_from_it() -> None:
     follow(asking, "wss://h/")
     assert str(asking.uri) == "wss://h/"
     for target in ("ws://h/", "http://h/", "ws://other/"):
-        with pytest.raises(HandshakeRefused, match="which is without TLS"):
+        with pytest.raises(HandshakeRefused, match="which has no TLS"):
             asking.receive(redirect(target))
         asking.begin()
 

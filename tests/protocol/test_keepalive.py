@@ -1,4 +1,4 @@
-"""When a silent peer is pinged and given up, and what a pong answers."""
+"""Pinging silent peers, giving up on dead ones, and matching pongs."""
 
 from __future__ import annotations
 

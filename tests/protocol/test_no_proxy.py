@@ -1,4 +1,4 @@
-"""Hosts that are reached without the proxy of the environment."""
+"""Hosts that are reached without the proxy from the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP proxies of the clients: which one, and its CONNECT (RFC 9110 §9.3.6)."""
+"""HTTP proxies of the clients: choosing one, and its CONNECT (RFC 9110 §9.3.6)."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_proxy_of_the_environment_that_cannot_be_used_is_named(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("all_proxy", address)
-    said = "proxy='http://host:port' names another one, proxy=None connects directly"
+    said = "pass proxy='http://host:port' to use another one, or proxy=None to connect"
     with pytest.raises(InvalidURI, match=said) as caught:
         proxy_for(parse_uri("ws://h/"))
     assert caught.value.url == "ws://h/"
@@ -241,7 +241,7 @@ def test_proxy_that_closes_is_named(answer: bytes, said: str) -> None:
     [
         (b"\x05\x00", "it does not speak HTTP"),
         (b"HTTP/1.1 200 x\n\n", "without CR LF"),
-        (b"HTTP/1.1 200 x\r\n\r\nhello", "sent bytes of its own"),
+        (b"HTTP/1.1 200 x\r\n\r\nhello", "sent extra bytes"),
     ],
 )
 def test_what_is_no_proxy_is_named(answer: bytes, said: str) -> None:

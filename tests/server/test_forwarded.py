@@ -1,4 +1,4 @@
-"""Whose word on addresses is believed: proxies of ours, and nobody behind them."""
+"""Client addresses from proxies: only trusted ones are believed."""
 
 from __future__ import annotations
 

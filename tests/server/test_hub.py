@@ -1,4 +1,4 @@
-"""Who receives: broadcast, topics, deliver, identities, and their errors."""
+"""Sending to many: broadcast, topics, deliver, identities, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states of a server: `life.STEPS`, and what each public method does in each."""
+"""The states of a server: `life.STEPS`, and the effect of each public method."""
 
 from __future__ import annotations
 

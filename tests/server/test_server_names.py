@@ -1,6 +1,6 @@
-"""Names that users share with `Server`: public and documented, or with an underscore.
+"""The names on `Server`: public and documented, or with an underscore.
 
-Users subclass `Server` and set attributes on it, so every name of ours without a
+Users subclass `Server` and set attributes on it, so every name of the library without a
 leading underscore is a promise.
 """
 

@@ -1,4 +1,4 @@
-"""The opening handshake over sockets: who is let in, who is refused, and how."""
+"""The opening handshake over sockets: accepted and refused requests."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ GOOD = request().decode()
 
 #: (id, request, status, words of the body)
 REFUSALS = [
-    ("plain", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", 426, "speaks WebSocket"),
+    ("plain", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", 426, "serves WebSocket"),
     ("post", GOOD.replace("GET", "POST"), 405, "must be a GET request, not POST"),
     ("http-1.0", GOOD.replace("HTTP/1.1", "HTTP/1.0"), 400, "needs HTTP/1.1"),
     ("no-host", GOOD.replace("Host: example.com\r\n", ""), 400, "Host header"),

@@ -1,12 +1,12 @@
-"""Clients of a soak: `clients.py PORT COUNT SEED`, in one thread, by hand.
+"""Clients of a soak: `clients.py PORT COUNT SEED`, in one thread.
 
-Each sends messages of random sizes, in fragments or not, compressed or not, several
-under way, and compares every echo with what it sent. Now and then one sleeps, and every
-so often it ends: properly, by a reset, by just leaving, in the middle of a frame. Then
-it comes back as somebody new. SIGTERM lets everything under way come home and prints
-the figures as a line of JSON; SIGKILL is part of the game.
+Each sends messages of random sizes, in fragments or not, compressed or not, several at
+a time, and compares every echo with the message. From time to time one pauses, and one
+ends: properly, by a reset, without closing, or in the middle of a frame. Then it
+reconnects as a new client. SIGTERM waits for outstanding echoes and prints the counts
+as a line of JSON; SIGKILL is expected.
 
-It shares no code with simple_ws but `frame` of the tests' harness.
+It shares no code with simple_ws except `frame` of the tests' harness.
 """
 
 from __future__ import annotations

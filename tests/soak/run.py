@@ -3,14 +3,14 @@
     make soak ARGS="--minutes 15"       or: python tests/soak/run.py --minutes 15
 
 A server in one process, clients in others. Every echo is compared, whole processes of
-clients are killed now and then, memory (PSS) and descriptors of the server are looked
-at all the while. It stops by itself, prints what there was, and ends with 0 if
+clients are killed now and then, and memory (PSS) and descriptors of the server are
+measured all the time. It stops by itself, prints the results, and exits with 0 if
 
-- every echo was exact and in order, and nobody was closed who had not asked for it;
+- every echo was exact and in order, and no client was closed that had not asked for it;
 - the server's log has no error and no traceback;
-- memory does not grow any more once everything has been in use: less than a tenth, or
-  16 MiB, over the last two thirds of the time;
-- in the end nobody is left, and the server has the descriptors that it began with.
+- memory stops growing once everything has been in use: less than a tenth, or 16 MiB,
+  over the last two thirds of the time;
+- in the end no client is left, and the server has as many descriptors as at the start.
 
 It needs Linux (/proc).
 """

@@ -1,7 +1,7 @@
-"""The server of a soak: echoes, and tells every second who is there.
+"""The server of a soak: echoes, and reports its state every second.
 
-Started by `run.py`. Lines on standard output are JSON: first {"port": …}, then one of
-figures every second. It ends when standard input does.
+Started by `run.py`. Lines on standard output are JSON: first {"port": …}, then one with
+counts every second. It ends when standard input does.
 """
 
 from __future__ import annotations

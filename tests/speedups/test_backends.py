@@ -1,4 +1,4 @@
-"""The two backends are twins, and the right one is chosen."""
+"""The two backends are equal, and the right one is chosen."""
 
 from __future__ import annotations
 

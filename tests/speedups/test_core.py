@@ -1,4 +1,4 @@
-"""The byte path of a connection: reads, writes, limits, and a system that is unkind."""
+"""The byte path of a connection: reads, writes, limits, and failing system calls."""
 
 from __future__ import annotations
 

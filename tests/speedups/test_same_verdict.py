@@ -1,8 +1,8 @@
-"""Both backends are fed the same bytes, cut at the same places, and must come to the
+"""Both backends get the same bytes, split at the same places, and must produce the
 same events, close codes, reasons and output.
 
 A process has one backend, so this file is a program as well: it reads streams from
-standard input and prints what came of each.
+standard input and prints the result of each.
 """
 
 from __future__ import annotations

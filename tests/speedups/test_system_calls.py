@@ -1,13 +1,13 @@
 """The n-th system call is short, blocked, interrupted or reset, for n = 1, 2, ...
 
-A session with everything in it is repeated until a run passes untouched. Whatever call
-it was: nothing is lost, nothing comes twice, `on_close` is called once, and neither a
+A session that uses everything is repeated until a run passes without a fault. Whichever
+call fails: nothing is lost or duplicated, `on_close` is called once, and neither a
 descriptor nor a byte is left behind.
 
-Calls go wrong in two ways. `Scripted` is a socket whose methods do; the extension asks
-such a one by its methods. For its own calls, and those of the loop, `faults.c` stands
-between the process and the C library; this file is a program then, run in a process
-that has it loaded.
+Calls fail in two ways. `Scripted` is a socket whose methods fail; the extension uses
+such a socket by its methods. For the extension's own system calls, and those of the
+loop, `faults.c` is loaded between the process and the C library; then this file is a
+program that runs in a process with that library.
 """
 
 from __future__ import annotations
@@ -373,7 +373,7 @@ def accepting(fault: str) -> dict[str, Any]:
         found["served"].append(handler.names.count("open"))
         faults.fault_arm(-1, ctypes.c_long(0), 0)
         server.stop(drain=0)
-    found["paused"] = any("accepting pauses" in note for note in notes)
+    found["paused"] = any("accepting is paused" in note for note in notes)
     return found
 
 

@@ -1,5 +1,5 @@
-"""The fast reader of handshakes takes only what the readable one takes, and reads it
-alike, in both backends."""
+"""The fast parser of handshakes accepts only what the full parser accepts, with the
+same result, in both backends."""
 
 from __future__ import annotations
 

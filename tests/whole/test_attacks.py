@@ -1,8 +1,8 @@
-"""A server under attack: it stays calm, says no, and serves the others meanwhile.
+"""A server under attack: it refuses the attacker, and serves other clients meanwhile.
 
 In each test a polite client talks before, during and after. No attack may leave a
-traceback in the log, nor a connection, nor memory. Crowds, and those who are stopped in
-the middle, are processes of their own: this file is a program as well.
+traceback in the log, an open connection, or memory in use. Attackers that are many, or
+are killed in the middle, run in separate processes: this file is a program as well.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Whatever fails while a connection begins: 500 where that can be said, one line in the
-log, and no descriptor left."""
+"""Failures while a connection is being opened: 500 if still possible, one line in the
+log, and no descriptor left open."""
 
 from __future__ import annotations
 

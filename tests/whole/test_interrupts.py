@@ -1,7 +1,7 @@
-"""What ends programs, raised in the middle: KeyboardInterrupt, SystemExit and others.
+"""Exceptions that end programs, raised anywhere: KeyboardInterrupt, SystemExit ….
 
-Out of a callback, or of a signal handler between two lines of ours: the rest of what
-was read, queued and due is kept or that one connection is cut, and the loop can go on.
+From a callback, or from a signal handler between two internal lines: either the pending
+input, output and timers are kept, or that one connection is cut; the loop can continue.
 """
 
 from __future__ import annotations

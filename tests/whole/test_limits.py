@@ -1,7 +1,7 @@
-"""Each limit on both sides: what is just within it is served, what is beyond is not.
+"""Each limit on both sides: just within it is accepted, beyond it is refused.
 
-Limits of unsent output stand in test_backpressure, those of new connections in
-test_admission, those of TLS in test_tls. Nothing here waits: time is the test's.
+Limits of unsent output are tested in test_backpressure, those of new connections in
+test_admission, those of TLS in test_tls. Nothing here waits: the test moves the time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`make test`, with a script in place of Python that says how it was called.
+"""`make test`, with a script instead of Python that records how it was called.
 
-And what `make wheels` puts beside the tests.
+Also the files that `make wheels` copies for its tests.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Code of the user's where nobody calls it: inside our own lines, and inside types.
+"""User code that runs unexpectedly: between internal lines, and inside types.
 
 Signal handlers, `__del__`, the garbage collector and the methods of a socket run Python
-in the middle of what is written and read; subclasses of str and bytes have methods that
-run when they are looked at. Whatever that code does, each message leaves once and
-whole, and no memory is touched that is not ours (`make sanitize` runs this file).
+in the middle of reads and writes; subclasses of str and bytes have methods that run
+when they are accessed. Whatever that code does, each message is sent once and whole,
+and memory stays intact (`make sanitize` runs this file).
 """
 
 from __future__ import annotations

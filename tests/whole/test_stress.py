@@ -1,7 +1,7 @@
-"""Eight threads do everything at once while clients come and go over real sockets.
+"""Eight threads use every method while clients come and go over real sockets.
 
-What was said to be sent to a client that stays arrives there: all of it, whole, once,
-and in the order in which each thread sent it. In the end nothing is left behind.
+Every message reported as sent to a client that stays arrives there: whole, once, and in
+the order in which each thread sent it. In the end nothing is left behind.
 """
 
 from __future__ import annotations
