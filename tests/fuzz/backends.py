@@ -12,6 +12,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 __all__ = ["Copy", "load"]
@@ -42,9 +43,12 @@ class Copy:
 
 
 def load(instrument: Callable[[], Any]) -> tuple[Copy, Copy]:
-    """Import both copies; `instrument` gives a context in which imports are watched."""
+    """Import both copies; `instrument` gives a context in which imports are watched.
+
+    Only of the one in pure Python, which has all the branches: it takes some seconds.
+    """
     # The extension can be initialised once, so the other copy comes first.
-    slow, fast = _import("0", instrument), _import("1", instrument)
+    slow, fast = _import("0", instrument), _import("1", nullcontext)
     assert (slow.backend, fast.backend) == ("fallback", "extension")
     return fast, slow
 
