@@ -18,7 +18,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any, ClassVar
 
-from ..constants import CloseCause, CloseCode, Opcode, SendStatus
+from ..constants import CloseCause, CloseCode, Opcode, SendStatus, State
 from ..deflate import Agreement
 from ..errors import ProtocolError, RateExceeded
 from ..loop.reactor import READ, Reactor
@@ -57,6 +57,8 @@ class Client(ConnectionCore):
     `send_to`, which send one frame to many clients.
 
     Attributes:
+        CONNECTING, OPEN, CLOSING, CLOSED: what `status` is compared with, 0 to 3;
+            CONNECTING never occurs, as callbacks get no client before it is open.
         id: unique in the process.
         subprotocol: the subprotocol agreed on (RFC 6455 §1.9), or None.
         latency: seconds from the last answered ping to its pong, or None.
@@ -66,6 +68,12 @@ class Client(ConnectionCore):
         messages_received, messages_sent: data messages so far.
         bytes_received, bytes_sent: bytes so far, including frame headers.
     """
+
+    # As `readyState` of a browser's WebSocket; all but the first are a `State`.
+    CONNECTING: ClassVar[int] = 0
+    OPEN: ClassVar[int] = State.OPEN
+    CLOSING: ClassVar[int] = State.CLOSING
+    CLOSED: ClassVar[int] = State.CLOSED
 
     _calls: ClassVar = UserCalls()
     _keepalive: ClassVar = KeepAlive()
@@ -231,6 +239,11 @@ class Client(ConnectionCore):
     def close_cause(self) -> CloseCause | None:
         """Why the connection ended, see `CloseCause`; None while open."""
         return self._protocol.close_cause
+
+    @property
+    def status(self) -> int:
+        """`OPEN`, `CLOSING` (a close frame was sent) or `CLOSED`; for any thread."""
+        return self._protocol.state
 
     def is_open(self) -> bool:
         """Whether messages can be written: opened, and not closing or closed."""

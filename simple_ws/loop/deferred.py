@@ -77,8 +77,8 @@ def in_thread(function: Callable[P, Any]) -> Callable[P, Any]:
     `select_subprotocol`), functions of `Server.route` and `Server.http`, and timers.
     The return value means the same as in any callback. The callbacks of one client run
     one after the other, in the order of the events, even if only some of them run in
-    threads; while one runs, at most 16 more events wait, then the server stops reading
-    from this client.
+    threads. Once 8 events or 64 KiB of messages wait for the one that runs, the server
+    stops reading from this client; up to 7 events that it has read already are added.
 
     Calling the decorated function does not run it: it returns an object that the server
     runs when a callback returns it.

@@ -223,9 +223,10 @@ class Server(App):
         Binds the port and returns at once; the event loop drives the server as long as
         it runs. Call it in the loop's thread, for example in the `lifespan` of a
         FastAPI application. Callbacks can then be `async def`: for each client they are
-        awaited in the order of the events. While one is awaited, at most 16 events
-        wait; then the server stops reading from this client. A callback that is
-        cancelled closes its client with 1011.
+        awaited in the order of the events. Once 8 events or 64 KiB of messages wait for
+        the one that is awaited, the server stops reading from this client; up to 7
+        events that it has read already are added. A callback that is cancelled closes
+        its client with 1011.
 
         `stop` ends it; `await asyncio.to_thread(server.stop)` waits until it has ended.
         Signals are left to the program, which may do other things than serve: have it

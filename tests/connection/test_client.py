@@ -979,3 +979,44 @@ def test_open_connection_keeps_nothing_parsed_of_its_request() -> None:
         assert client._request._parts is None
         assert client._request._headers is None
         assert client.path == "/some/path"
+
+
+# --- Where it stands -----------------------------------------------------------------
+
+
+def test_status_follows_the_connection() -> None:
+    seen = []
+    with Driven() as driven:
+        driven.handler.on_close = lambda client: seen.append(client.status)
+        peer = driven.open()
+        client = driven.handler.client()
+        assert client.status == Client.OPEN
+        client.close(4001, "bye")
+        assert client.status == Client.CLOSING
+        driven.turn()
+        peer.write(close_frame(4001))
+        driven.turn()
+        assert client.status == Client.CLOSED
+        assert seen == [Client.CLOSED]
+
+
+def test_status_of_a_client_that_was_cut_is_closed() -> None:
+    with Driven() as driven:
+        driven.open()
+        client = driven.handler.client()
+        client.terminate()
+        assert client.status == Client.CLOSED
+
+
+def test_status_has_the_numbers_of_a_browser() -> None:
+    numbers = Client.CONNECTING, Client.OPEN, Client.CLOSING, Client.CLOSED
+    assert numbers == (0, 1, 2, 3)
+
+
+def test_status_is_read_only() -> None:
+    with Driven() as driven:
+        driven.open()
+        client: Any = driven.handler.client()
+        with pytest.raises(AttributeError):
+            client.status = Client.CLOSED
+        assert client.is_open()
