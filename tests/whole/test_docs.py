@@ -388,14 +388,16 @@ def check_chat(sandbox: Sandbox) -> None:
         ann.send('{"text":"hello"}')
         assert ann.messages[-1] == '{"from":"Ann","text":"hello"}'
         bob = server.connect("/chat/garden?name=Bob")
-        assert bob.recv() == '{"history":[{"from":"Ann","text":"hello"}]}'
+        history = '"history":[{"from":"Ann","text":"hello"}]'
+        assert bob.recv() == f'{{"people":["Ann","Bob"],{history}}}'
         bob.close()
-        assert ann.messages[-2:] == ['{"people":["Ann","Bob"]}', '{"people":["Ann"]}']
-        ann.send("[]")
-        assert "error" in str(ann.messages[-1])
+        assert ann.messages[-2:] == ['{"joined":"Bob"}', '{"left":"Bob"}']
         ann.close()  # the last one there
         eve = server.connect("/chat/garden?name=Eve")
-        assert eve.recv() == '{"history":[]}'
+        assert eve.recv() == '{"people":["Eve"],"history":[]}'
+        eve.close()
+        handler = sandbox.names["Chat"]
+        assert [(h.people, h.history) for h in _mounted(server, handler)] == [({}, {})]
         cid, dan = (server.connect(f"/direct?name={name}") for name in ("Cid", "Dan"))
         cid.send('{"to":"Dan","text":"psst"}')
         assert dan.recv() == '{"from":"Cid","text":"psst"}'
@@ -404,6 +406,65 @@ def check_chat(sandbox: Sandbox) -> None:
         with pytest.raises(simple_ws.HandshakeRefused) as refused:
             server.connect("/chat/garden")
         assert refused.value.status == 401
+        with pytest.raises(simple_ws.HandshakeRefused) as refused:
+            server.connect("/direct")
+        assert refused.value.status == 400
+
+
+def _mounted(server: TestServer, kind: type) -> list[Any]:
+    """The handlers of a class that a server has."""
+    return [t for t in server.server._router.targets() if type(t) is kind]
+
+
+@pytest.fixture
+def chat(sandbox: Sandbox) -> Iterator[TestServer]:
+    """The server of the page about chats."""
+    for block in blocks("docs/howto/chat.md", "python"):
+        sandbox.run(block)
+    with sandbox.serve(sandbox.names["server"]) as server:
+        yield server
+
+
+def test_presence_costs_one_short_message_for_each_pair(chat: TestServer) -> None:
+    people = 60
+    clients = [chat.connect(f"/chat/hall?name=p{n:02}") for n in range(people)]
+    texts = [[str(message) for message in client.messages] for client in clients]
+    lists = [text for of_one in texts for text in of_one if "people" in text]
+    others = [text for of_one in texts for text in of_one if "people" not in text]
+    assert len(lists) == people  # each has heard the whole list once
+    assert len(others) == people * (people - 1) // 2
+    assert max(map(len, others)) == len('{"joined":"p59"}')
+    names = [f"p{n:02}" for n in range(people)]
+    for here, of_one in enumerate(texts, start=1):
+        assert json.loads(of_one[0])["people"] == names[:here]
+        assert of_one[1:] == [f'{{"joined":"{name}"}}' for name in names[here:]]
+    clients[0].close()
+    assert clients[-1].messages[-1] == '{"left":"p00"}'
+
+
+def test_presence_counts_people_not_tabs(chat: TestServer) -> None:
+    ann = chat.connect("/chat/hall?name=Ann")
+    first, second = (chat.connect("/chat/hall?name=Bob") for _ in range(2))
+    assert json.loads(second.recv())["people"] == ["Ann", "Bob"]
+    first.close()
+    assert ann.messages[1:] == ['{"joined":"Bob"}']
+    second.close()
+    assert ann.messages[1:] == ['{"joined":"Bob"}', '{"left":"Bob"}']
+
+
+@pytest.mark.parametrize("path", ["/chat/hall?name=Ann", "/direct?name=Ann"])
+def test_what_is_no_message_of_a_chat_is_answered(
+    chat: TestServer, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = ["[]", "7", "null", '""', "{}", '{"text":7}', '{"to":[],"text":""}', b"\x00"]
+    ann = chat.connect(path)
+    for message in odd:
+        ann.send(message)
+        assert "error" in str(ann.messages[-1]), message
+    ann.assert_open()
+    ann.send("no JSON")
+    ann.assert_closed(1007, cause="bad_data")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @checks("docs/howto/push.md")
