@@ -38,7 +38,10 @@ from .constants import (
     MAX_DEFLATE_STREAMS,
     MAX_HEAD_SIZE,
     MAX_HEADER_COUNT,
+    LEAST_SHARE,
+    LONGEST_SHARE,
     MAX_READ,
+    TURN,
     SendStatus,
     State,
 )

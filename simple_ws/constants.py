@@ -148,6 +148,12 @@ MAX_READ = 256 * 1024
 MAX_EMPTY_FRAGMENTS = 1000
 #: Events returned by one call of the selector; the rest follows with the next call.
 MAX_READY = 256
+#: Seconds of a turn of the loop in which connections are heard: what is left then is
+#: heard in the next, behind a flush and the timers. A reply waits two of them at most.
+TURN = 0.005
+#: Seconds that one connection has of it, if there are few; and if there are many.
+LONGEST_SHARE = 0.002
+LEAST_SHARE = 0.0001
 #: RFC 7692 §7.2.1: every message's last four bytes, removed before sending.
 DEFLATE_TAIL = b"\x00\x00\xff\xff"
 #: Streams ended by the peer (BFINAL) in one message; ordinary peers end none. Each

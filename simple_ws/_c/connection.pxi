@@ -38,7 +38,9 @@ cdef enum:
     #: Messages and events of one connection in one turn; the rest waits for the next,
     #: so that others have their turn.
     MANY_MESSAGES = 1024
-    #: Messages after which the clock is read, see `_LONG_TURN`; a power of two.
+    #: Messages after which the clock is looked at, see `LoopState.share`; a power of
+    #: two. Small ones take a microsecond each; those that are inflated may take
+    #: milliseconds, and have a look each.
     LOOK_EVERY = 8
     #: Bytes passed to `protocol` at once, unless they are of one frame: that many
     #: fragments of one byte take it some milliseconds.
@@ -52,8 +54,6 @@ cdef enum:
     SOME_LEFT = 1
     GONE = 2
 
-#: Longest turn of one connection in seconds, see MANY_MESSAGES.
-cdef double _LONG_TURN = 0.002
 cdef object _NO_LIMIT = 2**62
 cdef object _OPEN_STATE = int(State.OPEN)
 cdef object _CLOSED_STATE = int(State.CLOSED)
@@ -154,6 +154,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef flag stale  # the peer's window is ahead of `deflater`
     cdef flag own_write  # a subclass has its own write_message
     cdef flag feeding  # input is being processed: no further reads
+    cdef flag queued  # in the loop's run queue: not read before its turn there
 
     def __cinit__(self, *args, **kwargs):
         drop_dict(self)
@@ -222,7 +223,10 @@ Moves messages between a socket and a callback; subclasses do the rest.
 
     cdef int ready(self, int events) except -1:
         if events & READ_READY and self.rest is None and not (
-            self._paused_by_backpressure | self._paused_by_callbacks | self.feeding
+            self._paused_by_backpressure
+            | self._paused_by_callbacks
+            | self.feeding
+            | self.queued
         ):
             if not self.waiting or self.may_take(self.expected()):
                 self.read_in()
@@ -266,7 +270,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         loop.credit -= steps
         if loop.credit < 0 or self._paused_by_callbacks or loop.interrupted:
             return False
-        return loop.read_clock() - loop.mark <= _LONG_TURN
+        return loop.read_clock() - loop.mark <= loop.share
 
     cdef int read_in(self) except -1:
         cdef LoopState loop = self._loop
@@ -406,31 +410,55 @@ Moves messages between a socket and a callback; subclasses do the rest.
         if not self._paused_by_backpressure and not self._paused_by_callbacks:
             # Many small frames: fewer at once.
             self.read_size = max(self.buffer_size, self.read_size >> 2)
-            self._on_rest()
+            self.join_run_queue()
         return 0
 
-    def _receive_rest(self) -> None:
-        """Process kept input; called by the loop after `_on_rest` asked for it."""
+    cdef int join_run_queue(self) except -1:
+        """Go on when the others have had their turn."""
+        if not self.queued:
+            self.queued = True
+            self._loop.run_queue.append(self)
+            self._loop.attention = True
+            if self._loop.eager:
+                self._loop.on_dirty()
+        return 0
+
+    def _yield_turn(self) -> None:
+        """It took more than its share: from now on it waits until others had theirs."""
+        if self._open and not (
+            self._paused_by_backpressure | self._paused_by_callbacks
+        ):
+            self.join_run_queue()
+
+    def _receive_more(self) -> None:
+        """Handle what was kept, or read; for the loop, from its run queue."""
         cdef LoopState loop = self._loop
+        self.queued = False
+        if self._paused_by_backpressure | self._paused_by_callbacks | self.feeding:
+            return
+        loop.mark = loop.read_clock()
+        try:
+            if self.rest is not None:
+                self.receive_rest()
+            elif self._open:
+                self.ready(READ_READY)
+        except BaseException as error:
+            loop.on_failure(self, error)
+        loop.account(self, self.counts)
+
+    cdef int receive_rest(self) except -1:
         cdef bytes rest = self.rest
-        if rest is None or self.feeding:
-            return
-        if self._paused_by_backpressure or self._paused_by_callbacks:
-            return
         self._sync()
         self.rest = None
-        self._last_received = loop.now  # the delay is ours
-        loop.mark = loop.read_clock()
+        self._last_received = self._loop.now  # it is we who are late
         self.feeding = True
         try:
             self.feed(
                 <uint8_t*> PyBytes_AS_STRING(rest), <size_t> PyBytes_GET_SIZE(rest)
             )
-        except BaseException as error:
+        finally:
             self.feeding = False
-            loop.on_failure(self, error)
-        self.feeding = False
-        loop.account(self, self.counts)
+        return 0
 
     cdef size_t receive_whole(self, uint8_t* data, size_t size) except? 0xFFFFFFFF:
         """Deliver the plain messages at the front: whole and in one frame.
@@ -466,8 +494,10 @@ Moves messages between a socket and a callback; subclasses do the rest.
             pos = end
             if not self._on_fast_path:
                 return pos
-            if not self.messages_received & (LOOK_EVERY - 1) and pos < size:
-                if not self.may_go_on(LOOK_EVERY):
+            if pos < size and (
+                header.first & PACKED or not self.messages_received & (LOOK_EVERY - 1)
+            ):
+                if not self.may_go_on(1 if header.first & PACKED else LOOK_EVERY):
                     self.keep(data + pos, size - pos)
                     return size
         return pos
@@ -507,11 +537,13 @@ Moves messages between a socket and a callback; subclasses do the rest.
         return True
 
     cdef int receive_packed(self, uint8_t* data, size_t size, uint8_t first) except -1:
+        cdef double began = self._loop.read_clock()
         try:
             message = self.unpack(data, size, first)
         except ProtocolError as error:
             self._on_fault(error)
         else:
+            self._loop.note_own_work(began)
             self.deliver(message)
         return 0
 
@@ -575,7 +607,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
 
     def _interrupt(self, error: BaseException) -> None:
         """A callback raised an exception that ends programs: further input waits."""
-        # Until `_receive_rest`, or until `protocol` has read some.
+        # Until `_receive_more`, or until `protocol` has read some.
         self._on_fast_path = False
         self._loop.on_interrupt(error)
 
@@ -879,7 +911,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         if self.stale:
             deflater.reset()
         self.stale = False
-        return deflater._compress(data, size)
+        return loop.compress(deflater, data, size)
 
     cdef inline int mark_dirty(self) except -1:
         if not self.dirty and not self._write_blocked:
@@ -900,7 +932,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         else:
             self._watch(0 if paused else READ_READY)
         if not paused and self.rest is not None:
-            self._on_rest()
+            self.join_run_queue()
 
     def _enqueue(self, frame: bytes | memoryview) -> None:
         """Put a message or control frame into the outbox."""
@@ -998,7 +1030,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self._paused_by_backpressure = False
         self._watch(events if self._paused_by_callbacks else READ_READY | events)
         if self.rest is not None and not self._paused_by_callbacks:
-            self._on_rest()
+            self.join_run_queue()
         return 0
 
     cdef int all_out(self) except -1:

@@ -84,6 +84,9 @@ cdef enum:
     SPARE_BYTES = 8388608
 
 cdef size_t _MAX_READ = MAX_READ
+cdef double _TURN = TURN
+cdef double _LONGEST_SHARE = LONGEST_SHARE
+cdef double _LEAST_SHARE = LEAST_SHARE
 #: No frame is longer, so none is split.
 cdef size_t _NO_FRAME_LIMIT = 2**62
 
@@ -134,11 +137,15 @@ State that connections share with the loop that drives them.
         now: the clock at the beginning of this turn, in seconds.
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
+        run_queue: connections that continue after the others were served, in order.
+        share: seconds that one connection may take at once, checked before each message
+            and event.
         attention: something other than readiness needs the loop: a call, a deadline.
         eager: call `on_dirty` for output that is written outside of a turn.
         buffered: bytes of unsent output of all connections.
         buffered_limit: beyond it, `_make_room` is called if output is waiting.
-        slow: seconds that one connection may block the loop before `on_slow` is called.
+        slow: seconds that the callbacks of one connection may block the loop before
+            `on_slow` is called; inflating and compressing do not count.
         pause: seconds after which a turn counts as a pause, in which no socket was
             read; `on_pause` is called then.
         longest_turn: seconds of the longest turn since this was set to 0.
@@ -154,10 +161,15 @@ State that connections share with the loop that drives them.
     cdef public double slow
     cdef public double pause
     cdef public double longest_turn
+    cdef readonly double share
+    cdef double fair_share  # the share at the beginning of this turn
+    cdef double own_work  # seconds since `mark` that callbacks did not take
     cdef double mark  # time is accounted for up to here
     cdef int credit  # messages and events left for the connection being read
     cdef public unsigned long owner
     cdef readonly list dirty
+    cdef readonly list run_queue
+    cdef Py_ssize_t carried_over  # of them, who waited when this turn began
     cdef public bint attention
     cdef readonly object clock
     cdef bint monotonic
@@ -177,6 +189,9 @@ State that connections share with the loop that drives them.
         self.slow = self.pause = INFINITY
         self.owner = PyThread_get_thread_ident()
         self.dirty = []
+        self.run_queue = []
+        self.share = self.fair_share = _LONGEST_SHARE
+        self.own_work = 0.0
         self.buffer = NULL
         self.spare_count = 0
         self.spare_bytes = 0
@@ -208,7 +223,7 @@ State that connections share with the loop that drives them.
         """Output was written outside of a turn, so nothing will flush it yet."""
 
     def on_slow(self, target: object, seconds: float) -> None:
-        """A target called for readiness has blocked the loop for longer than `slow`."""
+        """Callbacks of what was heard have held the loop for longer than `slow`."""
 
     def on_pause(self, began: float, ended: float) -> None:
         """No socket was read between these two times."""
@@ -229,9 +244,65 @@ State that connections share with the loop that drives them.
         self.mark = now
         if tally is not None:
             tally.busy += spent
-        if spent > self.slow:
-            self.on_slow(target, spent)
+            if spent > self.fair_share:
+                (<ConnectionCore> target)._yield_turn()
+        if spent - self.own_work > self.slow:
+            self.on_slow(target, spent - self.own_work)
+        self.own_work = 0.0
         return 0
+
+    def _allot(self, int ready) -> None:
+        """Divide this turn among so many."""
+        self.allot(ready)
+
+    cdef int allot(self, int ready) noexcept:
+        self.fair_share = max(_LEAST_SHARE, min(_LONGEST_SHARE, _TURN / max(ready, 1)))
+        self.share = self.fair_share
+        self.own_work = 0.0
+        self.carried_over = len(self.run_queue)
+        return 0
+
+    def _is_spent(self) -> bool:
+        """Whether those who were heard have used this turn up."""
+        return self.is_spent()
+
+    cdef inline bint is_spent(self) noexcept:
+        return self.mark - self.now > _TURN
+
+    def serve_run_queue(self) -> None:
+        """Let those go on who waited for that when this turn began, until it is used
+        up; the others are the first of the next."""
+        cdef list waiting = self.run_queue
+        cdef double end
+        cdef Py_ssize_t done = 0
+        if not self.carried_over:
+            return
+        self.run_queue = []
+        self.share = _LONGEST_SHARE
+        end = max(self.now + _TURN, self.read_clock() + _LEAST_SHARE)
+        try:
+            while done < self.carried_over and not self.interrupted:
+                done += 1
+                (<ConnectionCore?> waiting[done - 1])._receive_more()
+                if self.mark > end:
+                    break
+        finally:
+            self.carried_over = 0
+            self.run_queue[:0] = waiting[done:]
+
+    def _note_own_work(self, began: float) -> None:
+        """What was done since then is no callback's."""
+        self.note_own_work(began)
+
+    cdef int note_own_work(self, double began) except -1:
+        self.own_work += self.read_clock() - began
+        return 0
+
+    cdef bytes compress(self, Deflater deflater, const uint8_t* data, size_t size):
+        cdef double began = self.read_clock()
+        cdef bytes result = deflater._compress(data, size)
+        self.note_own_work(began)
+        return result
 
     cdef double read_clock(self) except? -1:
         return monotonic_seconds() if self.monotonic else self.clock()
@@ -284,7 +355,7 @@ State that connections share with the loop that drives them.
             deflater = Deflater(
                 agreement.level, agreement.mem_level, agreement.send_window_bits, False
             )
-            form = agreement, deflater._compress(data, size)
+            form = agreement, self.compress(deflater, data, size)
             forms[id(agreement)] = form
         return form[1]
 

@@ -59,6 +59,7 @@ cdef struct Slot:
     PyObject* target  # called with the ready events; NULL: nothing is registered
     uint32_t events  # selectors.EVENT_READ and EVENT_WRITE
     uint32_t generation  # of the registration: descriptors are reused
+    bint unheard  # left over from the last turn
 
 
 cdef inline int descriptor(object fileobj) except? -1:
@@ -79,10 +80,14 @@ cdef class Poller:
     cdef Slot* slots
     cdef int room
     cdef int count
+    # What is ready, in the order in which it is called; the first ones may be left of
+    # the last turn. Were they forgotten epoll would tell of the same ones first again.
+    cdef epoll_event events[MAX_EVENTS]
+    cdef int unheard
 
     def __cinit__(self):
         self.slots = NULL
-        self.room = self.count = 0
+        self.room = self.count = self.unheard = 0
         self.busy_poll = 0.0
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
@@ -167,7 +172,7 @@ cdef class Poller:
         """Wait, and return (descriptor, events) of what is ready."""
         cdef epoll_event events[MAX_EVENTS]
         cdef int index
-        cdef int ready = self.wait(events, milliseconds)
+        cdef int ready = self.wait(events, MAX_EVENTS, milliseconds)
         return [
             (<int> (events[index].data.u64 & 0xFFFFFFFF), ready_events(&events[index]))
             for index in range(ready)
@@ -183,14 +188,9 @@ cdef class Poller:
         Returns:
             Whether more descriptors may be ready than one call handles.
         """
-        cdef epoll_event events[MAX_EVENTS]
-        cdef int index
-        cdef int ready = self.wait(events, milliseconds)
-        loop.look_at_clock()
-        for index in range(ready):
-            self.call(loop, &events[index])
+        cdef bint more = self.hear(loop, milliseconds)
         loop.end_turn()
-        return ready == MAX_EVENTS
+        return more
 
     def run(self, LoopState loop, double deadline) -> bool:
         """Turn and flush repeatedly until something needs Python.
@@ -202,26 +202,23 @@ cdef class Poller:
         Returns:
             Whether more descriptors may be ready than the last turn handled.
         """
-        cdef epoll_event events[MAX_EVENTS]
-        cdef int index, ready, timeout
+        cdef int timeout
         cdef double rest
+        cdef bint more
         while True:
             # Signal handlers may have written after the last flush.
-            timeout = 0 if loop.dirty else -1
+            timeout = 0 if loop.dirty or self.unheard else -1
             if deadline >= 0 and timeout:
                 loop.look_at_clock()
                 rest = (deadline - loop.now) * 1000
                 # Rounded up: the deadline has passed when the wait is over.
                 timeout = 0 if rest <= 0 else <int> min(rest + 1, <double> 86400000)
-            ready = self.wait(events, timeout)
-            loop.look_at_clock()
-            for index in range(ready):
-                self.call(loop, &events[index])
+            more = self.hear(loop, timeout)
             PyErr_CheckSignals()
             loop.write_all()
             loop.end_turn()
             if loop.attention or (deadline >= 0 and loop.now >= deadline):
-                return ready == MAX_EVENTS
+                return more
 
     def close(self) -> None:
         """Close the descriptor and forget all registrations."""
@@ -230,21 +227,73 @@ cdef class Poller:
         if self.epoll >= 0:
             c_close(self.epoll)
             self.epoll = -1
-        self.count = 0
+        self.count = self.unheard = 0
         for fd in range(self.room):
             target = self.slots[fd].target
             self.slots[fd].target = NULL
             Py_XDECREF(target)
 
-    cdef int wait(self, epoll_event* events, int milliseconds) except -1:
+    cdef bint hear(self, LoopState loop, int milliseconds) except -1:
+        """Wait, and call what is ready until the turn is used up; the others are the
+        first of the next.
+
+        Returns:
+            Whether more may be ready.
+        """
+        cdef int index = 0
+        cdef int ready = self.collect(milliseconds)
+        loop.look_at_clock()
+        loop.allot(ready)
+        self.unheard = 0
+        try:
+            while index < ready and not loop.interrupted:
+                index += 1
+                self.call(loop, &self.events[index - 1])
+                if loop.is_spent():
+                    break
+        finally:
+            if index < ready and self.epoll >= 0:
+                self.put_off(index, ready)
+        return ready == MAX_EVENTS or self.unheard
+
+    cdef int collect(self, int milliseconds) except -1:
+        """Wait, and put what is ready behind what is left of the last turn."""
+        cdef int left = self.unheard
+        cdef int ready = left
+        cdef int index
+        if not left:
+            return self.wait(self.events, MAX_EVENTS, milliseconds)
+        if left < MAX_EVENTS:
+            ready += self.wait(self.events + left, MAX_EVENTS - left, 0)
+        for index in range(left, ready):
+            if not self.slot_of(&self.events[index]).unheard:
+                self.events[left] = self.events[index]
+                left += 1
+        for index in range(self.unheard):
+            self.slot_of(&self.events[index]).unheard = False
+        return left
+
+    cdef int put_off(self, int first, int ready) noexcept:
+        """Keep these events for the next turn."""
+        cdef int index
+        for index in range(first, ready):
+            self.events[index - first] = self.events[index]
+            self.slot_of(&self.events[index]).unheard = True
+        self.unheard = ready - first
+        return 0
+
+    cdef inline Slot* slot_of(self, epoll_event* event) noexcept:
+        return self.slots + <int> (event.data.u64 & 0xFFFFFFFF)
+
+    cdef int wait(self, epoll_event* events, int most, int milliseconds) except -1:
         cdef int ready
         if milliseconds == 0:
-            ready = epoll_wait(self.epoll, events, MAX_EVENTS, 0)
+            ready = epoll_wait(self.epoll, events, most, 0)
         else:
             with nogil:
                 ready = self.spin(events, milliseconds) if self.busy_poll > 0 else 0
                 if ready == 0:
-                    ready = epoll_wait(self.epoll, events, MAX_EVENTS, milliseconds)
+                    ready = epoll_wait(self.epoll, events, most, milliseconds)
         if ready >= 0:
             return ready
         if errno == EINTR:
@@ -268,8 +317,6 @@ cdef class Poller:
         cdef int fd = <int> (event.data.u64 & 0xFFFFFFFF)
         cdef Slot* slot = self.slots + fd
         cdef int ready = ready_events(event)
-        if loop.interrupted:
-            return 0  # it will be ready next time, too
         # An earlier callback of this turn may have closed the descriptor, and a new
         # connection may have reused it.
         if slot.target == NULL or slot.generation != <uint32_t> (event.data.u64 >> 32):

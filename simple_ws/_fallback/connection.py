@@ -45,8 +45,8 @@ _PACKED = 0x40  # RSV1: the message is compressed (RFC 7692 §6)
 #: Messages and events of one connection per turn; the rest waits for the next turn, so
 #: that other connections are served.
 _MANY_MESSAGES = 1024
-#: Longest such turn in seconds; checked after this many messages, and at each event.
-_LONG_TURN = 0.002
+#: Messages after which the clock is looked at, see `LoopState.share`; what is inflated
+#: is an event, and before each of them it is looked at, too.
 _LOOK_EVERY = 8
 #: Bytes passed to `protocol` at once, unless they are of one frame: that many fragments
 #: of one byte take it some milliseconds.
@@ -101,6 +101,7 @@ class ConnectionCore(_Base):
         "_plain_below",
         "_pongs",
         "_protocol",
+        "_queued",
         "_read_size",
         "_rest",
         "_stale",
@@ -147,6 +148,7 @@ class ConnectionCore(_Base):
         self._paused_by_callbacks = False  # nor until `_pause_reading` says so
         self._rest = b""  # of the last read, for another turn
         self._feeding = False  # what was read is being handled: nothing more is read
+        self._queued = False  # in the loop's run queue: not heard before its turn there
         self._packing = False  # a message is on its way from our context to the outbox
         self._pongs = 0  # put into the outbox since the last write
         self._bucket: TokenBucket | None = None
@@ -179,6 +181,7 @@ class ConnectionCore(_Base):
             or self._paused_by_callbacks
             or self._rest
             or self._feeding
+            or self._queued
         ):
             waiting = self._waiting
             if not waiting or self._may_take(self._protocol.expected):
@@ -204,7 +207,7 @@ class ConnectionCore(_Base):
         else:
             self._watch(0 if paused else _READ)
         if not paused and self._rest:
-            self._on_rest()
+            self._join_run_queue()
 
     def _may_take(self, size: int) -> bool:
         """Whether a message of this size may be delivered: there must be room for a
@@ -231,7 +234,7 @@ class ConnectionCore(_Base):
         """Whether this turn has time for more after `done` messages and events."""
         if done > _MANY_MESSAGES or self._paused_by_callbacks or self._loop.interrupted:
             return False
-        return self._loop.clock() - self._loop._mark <= _LONG_TURN
+        return self._loop.clock() - self._loop._mark <= self._loop.share
 
     def _on_readable(self) -> None:
         try:
@@ -285,31 +288,52 @@ class ConnectionCore(_Base):
         if not self._paused_by_backpressure and not self._paused_by_callbacks:
             # Many small frames: fewer at once.
             self._read_size = max(self._buffer_size, self._read_size >> 2)
-            self._on_rest()
+            self._join_run_queue()
         return len(data)
 
-    def _receive_rest(self) -> None:
-        """Process kept input; called by the loop after `_on_rest` asked for it."""
-        rest, loop = self._rest, self._loop
-        if (
-            not rest
-            or self._paused_by_backpressure
-            or self._paused_by_callbacks
-            or self._feeding
-        ):
+    def _join_run_queue(self) -> None:
+        """Go on when the others have had their turn."""
+        if not self._queued:
+            self._queued = True
+            loop = self._loop
+            loop.run_queue.append(self)
+            loop.attention = True
+            if loop.eager:
+                loop.on_dirty()
+
+    def _yield_turn(self) -> None:
+        """It took more than its share: from now on it waits until others had theirs."""
+        paused = self._paused_by_backpressure or self._paused_by_callbacks
+        if self._open and not paused:
+            self._join_run_queue()
+
+    def _receive_more(self) -> None:
+        """Handle what was kept, or read; for the loop, from its run queue."""
+        loop = self._loop
+        self._queued = False
+        paused = self._paused_by_backpressure or self._paused_by_callbacks
+        if paused or self._feeding:
             return
+        loop._mark = loop.clock()
+        try:
+            if self._rest:
+                self._receive_rest()
+            elif self._open:
+                self(_READ)
+        except BaseException as error:
+            loop.on_failure(self, error)
+        loop._account(self)
+
+    def _receive_rest(self) -> None:
+        rest = self._rest
         self._sync()
         self._rest = b""
-        self._last_received = loop.now  # the delay is ours
-        loop._mark = loop.clock()
+        self._last_received = self._loop.now  # it is we who are late
         try:
             self._feeding = True
             self._feed(rest)
-        except BaseException as error:
-            loop.on_failure(self, error)
         finally:
             self._feeding = False
-        loop._account(self)
 
     def _receive_whole(self, data: bytes, pos: int, end: int) -> int:
         """Deliver the plain messages at the front: whole, in one frame, uncompressed.
@@ -392,7 +416,7 @@ class ConnectionCore(_Base):
 
     def _interrupt(self, error: BaseException) -> None:
         """A callback raised what ends programs: what else was read waits."""
-        # Until `_receive_rest`, or until `protocol` has read some.
+        # Until `_receive_more`, or until `protocol` has read some.
         self._on_fast_path = False
         self._loop.on_interrupt(error)
 
@@ -509,7 +533,7 @@ class ConnectionCore(_Base):
         if self._stale:
             deflater.reset()
         self._stale = True  # until it is in the outbox
-        return deflater.compress(payload), False
+        return loop._compress(deflater, payload), False
 
     def _enqueue(self, frame: bytes | memoryview) -> None:
         """Put a message or control frame into the outbox."""
@@ -623,7 +647,7 @@ class ConnectionCore(_Base):
         self._paused_by_backpressure = False
         self._watch(events if self._paused_by_callbacks else _READ | events)
         if self._rest and not self._paused_by_callbacks:
-            self._on_rest()
+            self._join_run_queue()
 
 
 def _ignore(msg: object, client: object) -> None:

@@ -49,8 +49,5 @@ class ConnectionHooks(Protocol):
     def _on_drained(self) -> None:
         """All output has been written."""
 
-    def _on_rest(self) -> None:
-        """Input is left for another turn: call `_receive_rest` then."""
-
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
         """`write_message` was called from a thread other than the loop's."""

@@ -5,10 +5,12 @@ Python; the twin of `_c/loop.pxi`.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
+from ..constants import LEAST_SHARE, LONGEST_SHARE, TURN
 from ..deflate import Agreement
 from .codecs import Deflater
 
@@ -46,11 +48,15 @@ class LoopState:
         now: the clock at the beginning of this turn, in seconds.
         owner: ident of the thread that runs the loop.
         dirty: connections to be flushed at the end of the turn.
+        run_queue: connections that continue after the others were served, in order.
+        share: seconds that one connection may take at once, checked before each message
+            and event.
         attention: something other than readiness needs the loop: a call, a deadline.
         eager: call `on_dirty` for output that is written outside of a turn.
         buffered: bytes of unsent output of all connections.
         buffered_limit: beyond it, `_make_room` is called if output is waiting.
-        slow: seconds that one connection may block the loop before `on_slow` is called.
+        slow: seconds that the callbacks of one connection may block the loop before
+            `on_slow` is called; inflating and compressing do not count.
         pause: seconds after which a turn counts as a pause, in which no socket was
             read; `on_pause` is called then.
         longest_turn: seconds of the longest turn since this was set to 0.
@@ -63,12 +69,16 @@ class LoopState:
         self.now = clock()
         self.owner = get_ident()
         self.dirty: list[Any] = []
+        self.run_queue: list[Any] = []
+        self._carried_over = 0  # of them, who waited when this turn began
+        self.share = self._fair_share = LONGEST_SHARE
         self.attention = self.eager = self.interrupted = False
         self.buffered = 0
         self.buffered_limit = 2**63 - 1
         self.slow = self.pause = math.inf
         self.longest_turn = 0.0
-        self._mark = self.now  # time is accounted for up to here
+        self._mark = self.now  # until when time has been accounted for
+        self._own_work = 0.0  # seconds since then that are not the callbacks'
 
         # The last message given to a compressing connection in this turn, and its
         # shared compressed forms, by agreement.
@@ -83,20 +93,58 @@ class LoopState:
         """Output was written outside of a turn, so nothing will flush it yet."""
 
     def on_slow(self, target: object, seconds: float) -> None:
-        """A target called for readiness has blocked the loop for longer than `slow`."""
+        """Callbacks of what was heard have held the loop for longer than `slow`."""
 
     def on_pause(self, began: float, ended: float) -> None:
         """No socket was read between these two times."""
 
-    def _account(self, target: object) -> None:
-        """Account for the time since the clock was last read."""
+    def _account(self, target: Any) -> None:
+        """Book the time since the last look at the clock."""
         now = self.clock()
         spent, self._mark = now - self._mark, now
         tally = getattr(target, "_counts", None)
         if tally is not None:
             tally.busy += spent
-        if spent > self.slow:
-            self.on_slow(target, spent)
+            if spent > self._fair_share:
+                target._yield_turn()
+        if spent - self._own_work > self.slow:
+            self.on_slow(target, spent - self._own_work)
+        self._own_work = 0.0
+
+    def _allot(self, ready: int) -> None:
+        """Divide this turn among so many."""
+        share = LONGEST_SHARE
+        if ready * LONGEST_SHARE > TURN:
+            share = max(LEAST_SHARE, TURN / ready)
+        self.share = self._fair_share = share
+        self._own_work = 0.0
+        self._carried_over = len(self.run_queue)
+
+    def _is_spent(self) -> bool:
+        """Whether those who were heard have used this turn up."""
+        return self._mark - self.now > TURN
+
+    def serve_run_queue(self) -> None:
+        """Let those go on who waited for that when this turn began, until it is used
+        up; the others are the first of the next."""
+        if not self._carried_over:
+            return
+        waiting, late = deque(self.run_queue), self._carried_over
+        self.run_queue, self._carried_over = [], 0
+        self.share = LONGEST_SHARE
+        end = max(self.now + TURN, self.clock() + LEAST_SHARE)
+        try:
+            while late and not self.interrupted:
+                late -= 1
+                waiting.popleft()._receive_more()
+                if self._mark > end:
+                    break
+        finally:
+            self.run_queue[:0] = waiting
+
+    def _note_own_work(self, began: float) -> None:
+        """What was done since then is no callback's."""
+        self._own_work += self.clock() - began
 
     def _end_turn(self) -> None:
         """Note how long no socket was read, and report it if it was too long."""
@@ -147,5 +195,11 @@ class LoopState:
             deflater = Deflater(
                 agreement.level, agreement.mem_level, agreement.send_window_bits, False
             )
-            form = forms[id(agreement)] = agreement, deflater.compress(payload)
+            form = forms[id(agreement)] = agreement, self._compress(deflater, payload)
         return form[1]
+
+    def _compress(self, deflater: Deflater, payload: bytes) -> bytes:
+        began = self.clock()
+        packed = deflater.compress(payload)
+        self._note_own_work(began)
+        return packed

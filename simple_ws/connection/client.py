@@ -466,7 +466,16 @@ class Client(ConnectionCore):
     # Called by the byte path (`speedups.ConnectionHooks`)
 
     def _receive_slow_path(self, data: bytes, start: int, end: int) -> int:
-        pos = self._protocol.receive(data, start, end)
+        protocol = self._protocol
+        if protocol.agreement is None:
+            pos = protocol.receive(data, start, end)
+        else:
+            began = self._loop.clock()
+            pos = protocol.receive(data, start, end)
+            if protocol.inflated is not None:
+                self._count_inflated(*protocol.inflated)
+                protocol.inflated = None
+            self._loop._note_own_work(began)
         self._follow()
         return pos
 
@@ -513,9 +522,6 @@ class Client(ConnectionCore):
     def _on_drained(self) -> None:
         self._closing.on_drained(self)
 
-    def _on_rest(self) -> None:
-        self._loop.call_soon(self._receive_rest)
-
     def _write_elsewhere(self, msg: object, binary: bool | None) -> SendStatus:
         opcode, payload = encode_message(msg, binary)
         if not self.is_open() or not self._loop.reserve(len(payload)):
@@ -546,9 +552,6 @@ class Client(ConnectionCore):
         elif opcode == Opcode.CLOSE:
             self._end()
         else:
-            if protocol.inflated is not None:
-                self._count_inflated(*protocol.inflated)
-                protocol.inflated = None
             self._deliver(payload)
 
     def _count_inflated(self, packed: int, plain: int) -> None:

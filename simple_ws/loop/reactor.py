@@ -1,8 +1,10 @@
 """The event loop: readiness, timers, calls from other threads, one flush per turn.
 
-It knows nothing about WebSocket. A turn (`run_once`) waits for readiness, calls what is
-ready, then the timers that are due, then the calls queued by other threads. At the end
-it writes every outbox that was filled during the turn, once.
+It has never heard of WebSocket. A turn (`run_once`) waits for readiness, calls what is
+ready, then the timers that are due, then what other threads queued, then connections
+that had more than their share to do, and at the end writes every outbox that was filled
+meanwhile, once. Each of these is bounded by time (`constants.TURN`); what is left comes
+first in the next turn.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ..constants import MAX_READY
+from ..constants import LEAST_SHARE, MAX_READY, TURN
 from ..errors import InvalidState
 from ..speedups import LoopState
 from .repeats import Repeats
@@ -119,7 +121,9 @@ class Reactor(LoopState):
         self._reserved = 0
         self._reserving = threading.Lock()
         self.turning = False
-        self._interrupt: BaseException | None = None  # raised after this turn
+        self._interrupt: BaseException | None = None  # to be raised after this turn
+        #: What is ready and was not heard, where the selector does not keep it itself.
+        self._unheard: list[Any] = []
         self._pauses: deque[tuple[float, float]] = deque(maxlen=_MANY_PAUSES)
         self._busy_poll = busy_poll
         self.work_listener: Callable[[], object] = lambda: None
@@ -222,7 +226,7 @@ class Reactor(LoopState):
         selector = self._selector
         # Reset first, then look at the calls: none queued in between is missed.
         self.attention = False
-        if self._calls or self.dirty or not isinstance(selector, EpollSelector):
+        if self._has_work() or not isinstance(selector, EpollSelector):
             self.run_once()
         else:
             self._turn(lambda: self._run(selector))
@@ -267,7 +271,10 @@ class Reactor(LoopState):
             self.timers.run_due(self.now)
             # After a failure the next turn continues with the remaining ones.
             self._guarded(partial(self.wheel.run_due, self.now))
-            self._run_calls()
+            if self._calls:
+                self._run_calls(max(self.now + TURN, self.clock() + LEAST_SHARE))
+            if self.run_queue:
+                self.serve_run_queue()
             self.flush()
         except BaseException as error:
             self.on_interrupt(error)
@@ -294,19 +301,44 @@ class Reactor(LoopState):
         """Wait, set the clock, and call what is ready."""
         selector = self._selector
         if not isinstance(selector, EpollSelector):
-            ready = self._spin(selector, timeout) or selector.select(timeout)
+            if self._unheard:
+                ready = self._with_unheard(selector)
+            else:
+                ready = self._spin(selector, timeout) or selector.select(timeout)
             self.tick()
-            for key, events in ready:
-                if self.interrupted:
-                    break  # the remaining ones are ready in the next turn, too
+            self._hear(ready)
+            self._end_turn()
+            return
+        self._hear_all(selector, selector.dispatch(self, timeout))
+
+    def _with_unheard(self, selector: selectors.BaseSelector) -> list[Any]:
+        """What is ready, behind what is left of the last turn."""
+        left, self._unheard = self._unheard, []
+        known = selector.get_map()
+        by_number: dict[int, Any] = {}
+        for key, events in left + selector.select(0):
+            # What was registered may have been closed, and its number be another's.
+            now = known.get(key.fd)
+            if now is not None and now.data is key.data:
+                by_number.setdefault(key.fd, (key, events))
+        return list(by_number.values())
+
+    def _hear(self, ready: list[Any]) -> None:
+        """Call what is ready until the turn is used up; the others are the first of
+        the next."""
+        self._allot(len(ready))
+        rest = iter(ready)
+        try:
+            for key, events in rest:
                 try:
                     key.data(events)
                 except BaseException as error:
                     self.on_failure(key.data, error)
                 self._account(key.data)
-            self._end_turn()
-            return
-        self._hear_all(selector, selector.dispatch(self, timeout))
+                if self.interrupted or self._is_spent():
+                    break
+        finally:
+            self._unheard.extend(rest)
 
     def _hear_all(self, selector: EpollSelector, more: bool) -> None:
         """Read from every ready socket before a timeout is judged, also after a pause
@@ -398,7 +430,7 @@ class Reactor(LoopState):
             if not self._calls and not self.dirty:
                 break
             try:
-                self._run_calls()
+                self._run_calls(math.inf)
                 self.flush()
             except BaseException as raised:
                 error = error or raised  # raised after all calls
@@ -443,9 +475,12 @@ class Reactor(LoopState):
             self._waker.close()
             self._wakee.close()
 
+    def _has_work(self) -> bool:
+        return bool(self._calls or self.dirty or self.run_queue or self._unheard)
+
     def time_to_sleep(self, timeout: float | None) -> float | None:
-        """How long this turn may sleep, in seconds."""
-        if self._calls or self.dirty:
+        """How long this turn may sleep."""
+        if self._has_work():
             return 0
         for deadline in (self.timers.next_deadline(), self.wheel.next_deadline):
             if deadline is not None:
@@ -460,8 +495,8 @@ class Reactor(LoopState):
         self._woken = False
         self.attention = True
 
-    def _run_calls(self) -> None:
-        # Only those queued by now: calls that they queue wait for the next turn.
+    def _run_calls(self, until: float) -> None:
+        # Only as many as there are now: callbacks that queue more get the next turn.
         for _ in range(min(len(self._calls), _MANY_CALLS)):
             if self.interrupted:
                 return
@@ -474,3 +509,5 @@ class Reactor(LoopState):
                 self._log_failure(text, call, error)
             except BaseException as error:
                 self.on_failure(call, error)
+            if self.clock() > until:
+                return

@@ -289,6 +289,11 @@ class App(Hub):
 
     # Stats for operators
 
+    @property
+    def figures(self) -> Stats:
+        """What `stats()` gathers from; for measurements and tools."""
+        return self._stats
+
     def stats(self) -> dict[str, Any]:
         """Statistics of the server, as a dict that can be encoded as JSON.
 

@@ -73,6 +73,7 @@ class Server(App):
         proxies: the proxies trusted to give client addresses, or None.
         clients: open connections of all handlers, the earliest first.
         reactor: the event loop; for measurements and tools.
+        figures: what `stats()` gathers from; for measurements and tools.
 
     Raises:
         TypeError, ValueError: An argument or option is wrong, or conflicts with

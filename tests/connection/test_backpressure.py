@@ -959,7 +959,7 @@ def flooded(wrap: Any, flood: bytes) -> tuple[list[int], int]:
             before = len(driven.handler.events)
             driven.turn()
             counts.append(len(driven.handler.events) - before - 1)
-            idle = 0 if counts[-1] or driven.reactor._calls else idle + 1
+            idle = 0 if counts[-1] or driven.reactor.run_queue else idle + 1
             # The other has its turn in each of ours, and is answered in it.
             assert other.read_now() == b"\x81\x06me too"
             peer.read_now()

@@ -351,7 +351,7 @@ def test_nothing_is_read_while_what_was_read_is_handled() -> None:
         def on_message(self, msg: Any, client: Any) -> None:
             super().on_message(msg, client)
             client(1)  # as if the selector had called it
-            client._go_on()
+            client._receive_more()
 
     for wrap in (None, meddling(sockets)):
         with Driven(Impatient(), buffer_size=1024) as driven:
