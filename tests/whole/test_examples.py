@@ -28,6 +28,7 @@ from whole.test_drawing_board import DEADLINE, Program, fetch
 
 import simple_ws
 import simple_ws.aio
+from simple_ws.testing import TestServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Page
@@ -1211,3 +1212,23 @@ def test_what_is_to_be_written_now_runs(
             ) == heard
     finally:
         server.stop(drain=0)
+
+
+@needs_docs
+def test_conversation_in_phases_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = sections("migrating.md")["websockets"].partition("### A conversation")[2]
+    (code,) = re.findall(r"^```python\n(.*?)```", part, re.M | re.S)
+    monkeypatch.setattr(simple_ws.Server, "run", lambda server: None)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    with TestServer(names["server"]) as server:
+        ann, bob = server.connect("/"), server.connect("/")
+        for client, name in ((ann, "Ann"), (bob, "Bob")):
+            client.send(name)
+        ann.send("hi")
+        assert ann.messages == ["Your name?", "Hello, Ann!", "Ann said: hi"]
+        assert bob.messages == ["Your name?", "Hello, Bob!"]
+        ann.send("bye")
+        ann.assert_closed(1000, cause="local")
+        bob.close()
+        assert not server.server.clients
