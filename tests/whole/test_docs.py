@@ -397,7 +397,9 @@ def check_chat(sandbox: Sandbox) -> None:
         assert eve.recv() == '{"people":["Eve"],"history":[]}'
         eve.close()
         handler = sandbox.names["Chat"]
-        assert [(h.people, h.history) for h in _mounted(server, handler)] == [({}, {})]
+        assert [(h.people, h.history) for h in _mounted(server.server, handler)] == [
+            ({}, {})
+        ]
         cid, dan = (server.connect(f"/direct?name={name}") for name in ("Cid", "Dan"))
         cid.send('{"to":"Dan","text":"psst"}')
         assert dan.recv() == '{"from":"Cid","text":"psst"}'
@@ -411,9 +413,9 @@ def check_chat(sandbox: Sandbox) -> None:
         assert refused.value.status == 400
 
 
-def _mounted(server: TestServer, kind: type) -> list[Any]:
+def _mounted(server: Server, kind: type) -> list[Any]:
     """The handlers of a class that a server has."""
-    return [t for t in server.server._router.targets() if type(t) is kind]
+    return [t for t in server._router.targets() if type(t) is kind]
 
 
 @pytest.fixture
@@ -469,6 +471,9 @@ def test_what_is_no_message_of_a_chat_is_answered(
 
 @checks("docs/howto/push.md")
 def check_push(sandbox: Sandbox) -> None:
+    (handler,) = _mounted(sandbox.names["server"], sandbox.names["Load"])
+    assert 1.5 < latest(handler.options) <= 2.1
+    assert latest(Options()) > 60  # what the page says of the default
     with sandbox.serve(sandbox.names["server"]) as server:
         client = server.connect("/load")
         assert '"load":' in client.recv()
@@ -484,6 +489,12 @@ def check_push(sandbox: Sandbox) -> None:
         answer = server.request(**post, headers={"Authorization": "Bearer s3cret"})
         assert answer.json() == {"receivers": 1}
         assert feed.recv() == '{"door":"open"}'
+        answer = server.request(
+            "POST", "/events", body=b"{", headers={"Authorization": "Bearer s3cret"}
+        )
+        assert answer.status == 400
+        feed.send(b"subscribe events")
+        assert feed.recv() == '{"error":"send text"}'
 
 
 @checks("docs/howto/game.md")
@@ -498,6 +509,13 @@ def check_game(sandbox: Sandbox) -> None:
         bob.send('{"dx":9,"dy":0}')
         bob.assert_closed(1008)
         assert len(sandbox.names["encode"]([ann.client])) == 8
+    assert 4 < latest(sandbox.names["game"].options) <= 5.2
+
+
+def latest(options: Options) -> float:
+    """Seconds by which a message can be late on a line of 16 KB/s."""
+    assert options.notsent_lowat is not None
+    return (options.write_limit + options.notsent_lowat) / 16_000
 
 
 @checks("docs/howto/fleet.md")
@@ -530,9 +548,13 @@ def check_authentication(sandbox: Sandbox) -> None:
     names = sandbox.names
     with sandbox.serve(names["private"]) as server:
         ann, eve, nobody = (server.connect("/echo") for _ in range(3))
+        nobody.client.subscribe("topic")
         ann.send('{"token":"t0ken"}')
         ann.send('"hello"')
         assert ann.recv() == '{"ann":"hello"}'
+        names["private"].broadcast("for members")
+        names["private"].publish("topic", "for members")
+        assert (ann.messages, nobody.messages) == (['"for members"'], [])
         eve.send('{"token":"x"}')
         eve.assert_closed(1008, cause="local")
         server.advance(5)
@@ -564,6 +586,48 @@ def check_authentication(sandbox: Sandbox) -> None:
         ):
             server.connect(path, **options)
         assert refused.value.status == status
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_block_about_testing_imports_what_it_uses(
+    sandbox: Sandbox, number: int
+) -> None:
+    """Each may be copied into a file of its own."""
+    made, *tests = blocks("docs/howto/testing.md", "python")
+    assert len(tests) == 5
+    sandbox.run(made)
+    sandbox.names = {"__name__": "test_quiz"}
+    sandbox.run(tests[number])
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (None, None),
+        (True, None),
+        ({"user": "ann"}, None),
+        (False, 403),
+        (simple_ws.Response(402), 402),
+        (401, 500),
+        (("no", 401), 500),
+        (PermissionError("no"), 500),
+        (dict, 500),
+    ],
+    ids=str,
+)
+def test_answers_of_on_request_are_as_documented(
+    answer: object, status: int | None
+) -> None:
+    handler: Any = simple_ws.WebSocket()
+    handler.on_request = lambda request: answer
+    with TestServer(handler) as server:
+        if status is None:
+            session = {} if answer in (None, True) else answer
+            assert server.connect("/").client.session == session
+        else:
+            with pytest.raises(simple_ws.HandshakeRefused) as refused:
+                server.connect("/")
+            assert refused.value.status == status
 
 
 @checks("docs/howto/http.md")
@@ -672,6 +736,50 @@ def check_deploy(sandbox: Sandbox) -> None:
     sandbox.names["thread"].join(DEADLINE)
     assert sandbox.names["answers"] == ["hello", 1001]
     assert sandbox.names["healthz"](None).status == 503
+
+
+PREFORK = """
+import os
+from prefork import make_server, serve
+really_wait = os.waitpid
+
+def wait(pid, options):  # from now on signals are passed on
+    print(server.port, flush=True)
+    return really_wait(pid, options)
+
+os.waitpid = wait
+server = make_server(0)
+serve(server, 2)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_forked_servers_share_a_port_and_end_together(tmp_path: Path) -> None:
+    (block,) = (
+        b for b in blocks("docs/howto/deploy.md", "python") if b.file == "prefork.py"
+    )
+    (tmp_path / "prefork.py").write_text(block.code, encoding="utf-8")
+    roots = [str(tmp_path), str(Path(simple_ws.__file__).parents[1])]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PREFORK],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
+    )
+    try:
+        assert parent.stdout is not None
+        port = int(parent.stdout.readline())
+        with simple_ws.connect(f"ws://localhost:{port}/echo") as ws:
+            ws.send("hello")
+            assert ws.recv(DEADLINE) == "hello"
+            parent.terminate()
+            assert list(ws) == []
+            assert ws.close_code == 1001
+        assert parent.wait(DEADLINE) == 0
+        assert parent.stdout.read() == f"{port}\n"  # and nobody holds it any more
+    finally:
+        parent.kill()
+        parent.communicate()
 
 
 @checks("docs/howto/metrics.md")
