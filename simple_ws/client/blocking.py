@@ -74,6 +74,8 @@ _LAST_WORDS = 0.05
 #: as well: otherwise two peers that send to each other might wait for ever.
 _TAKE_OVER = 0.05
 
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 _T = TypeVar("_T")
 
 _clock = time.monotonic
@@ -211,7 +213,7 @@ class Connection(ClientCore):
         """
         if timeout is not None:
             timeout = duration("timeout", timeout)
-        message = self._run(self._recv, _refuse, timeout)
+        message = self._run(self._recv, timeout, None)
         if isinstance(message, Exception):
             raise message
         return message
@@ -235,7 +237,7 @@ class Connection(ClientCore):
                 has read nothing for `write_timeout` (cause `slow_consumer`).
         """
         opcode, payload = encode(msg, binary)
-        error = self._run(self._send, self._send_within, opcode, payload)
+        error = self._run(self._send, opcode, payload)
         if error is not None:
             raise error
 
@@ -262,7 +264,7 @@ class Connection(ClientCore):
         if timeout is not None:
             timeout = duration("timeout", timeout)
         timeout = self._options.ping_timeout if timeout is None else timeout
-        latency = self._run(self._ping_and_wait, _refuse, payload, timeout)
+        latency = self._run(self._ping_and_wait, payload, timeout)
         if isinstance(latency, Exception):
             raise latency
         return latency
@@ -283,7 +285,7 @@ class Connection(ClientCore):
             ValueError: The code must not be sent, or the reason is too long.
         """
         code = check_close(code, reason)
-        self._run(self._close, self._close_within, code, str.__str__(reason))
+        self._run(self._close, code, str.__str__(reason))
 
     def fileno(self) -> int:
         """The file descriptor, for `select` and similar; -1 once closed.
@@ -295,7 +297,7 @@ class Connection(ClientCore):
 
     # The same, alone: errors are returned; what is raised came from elsewhere
 
-    def _recv(self, timeout: float | None) -> str | bytes | Exception:
+    def _recv(self, timeout: float | None, _: None) -> str | bytes | Exception:
         if not self._inbox:
             deadline = None if timeout is None else self._clock() + timeout
             came = self._wait_until(self._has_news, deadline)
@@ -306,7 +308,7 @@ class Connection(ClientCore):
                 return TimeoutError(f"no message within {timeout:g} s")
         if not self._inbox:
             return self._farewell()
-        if self._full:
+        if self._waiting and self._full:
             self._lock.notify_all()  # there will be room for what others wait for
         self._make_room()
         return self._inbox.popleft()[0]
@@ -317,11 +319,15 @@ class Connection(ClientCore):
             self._wait_until(self._has_room, None)
         if not self.is_open():
             return self._farewell()
-        self._put(self._frame(opcode, payload))
+        # The connection is open, so the outbox is empty: `_put` has nothing to check.
+        self._progress_at = self._clock()
+        self._outbox.append(self._frame(opcode, payload))
         self._flush()
         if self._outbox:
             self._wait_until(self._has_room, None)
-        return self._farewell() if self._outbox or self._is_gone() else None
+        if self._outbox or self._eof or self._released:
+            return self._farewell()
+        return None
 
     def _ping_and_wait(
         self, payload: bytes, timeout: float | None
@@ -354,24 +360,26 @@ class Connection(ClientCore):
 
     # Running alone, although signal handlers and `__del__` run anywhere
 
-    def _run(self, job: Callable[..., _T], within: Callable[..., _T], *args: Any) -> _T:
+    def _run(self, job: Callable[[_A, _B], _T], first: _A, second: _B) -> _T:
         """Do something while no other thread does.
 
         What is raised on the way came in the middle of our lines, from a signal handler
         most likely; the connection ends then, unless we were waiting.
 
         Args:
-            job: what to do.
-            within: called in its place, in a signal handler or `__del__` that runs
-                while this thread is here already.
-            args: of both.
+            job: what to do; in a signal handler or `__del__` that runs while this
+                thread is here already, `_within` takes its place.
+            first: its first argument.
+            second: its second one. Always two: this is on the path of every message,
+                and a call with `*args` is slower.
         """
         with self._mutex:
             if self._busy or (self._waiting and get_ident() in self._waiting):
-                return within(*args)
+                result: _T = self._within(job, first, second)
+                return result
             try:
                 self._busy = True
-                return job(*args)
+                return job(first, second)
             except BaseException as error:
                 if self._raised_outside.pop(get_ident(), None) is not error:
                     self._cut()
@@ -380,6 +388,14 @@ class Connection(ClientCore):
                 self._busy = False
                 if self._late:
                     self._do_late()
+
+    def _within(self, job: Callable[..., Any], first: Any, second: Any) -> Any:
+        """Do what can be done while this thread is inside another call."""
+        if job == self._send:
+            return self._send_within(first, second)
+        if job == self._close:
+            return self._close_within(first, second)
+        return _refusal()
 
     def _send_within(self, opcode: int, payload: bytes) -> Exception | None:
         if not self.is_open():
@@ -399,7 +415,7 @@ class Connection(ClientCore):
         if self.is_open():
             self._start_close(code, reason)
             self._flush()
-            self._elsewhere(self._leave)
+            self._elsewhere(self._close, code, reason)
 
     def _do_late(self, *job: Any) -> None:
         """Do what was asked for in the middle of our lines, as soon as none is on.
@@ -426,9 +442,11 @@ class Connection(ClientCore):
             step, args = self._late.popleft()
             step(*args)
 
-    def _elsewhere(self, job: Callable[..., object], *args: Any) -> None:
+    def _elsewhere(
+        self, job: Callable[[_A, _B], object], first: _A, second: _B
+    ) -> None:
         """Have another thread wait: this one is in the middle of something."""
-        run = partial(self._run, job, job, *args)
+        run = partial(self._run, job, first, second)
         with suppress(RuntimeError):  # there are none at the end of the interpreter
             threading.Thread(target=run, daemon=True).start()
 
@@ -487,7 +505,7 @@ class Connection(ClientCore):
                 self._move(events, deadline)
             else:  # other threads do it, or the inbox is full until a message is taken
                 left = None if deadline is None else deadline - self._clock()
-                self._pause(self._lock.wait, left)
+                self._wait_unlocked(0, left)
             if deadline is not None and self._clock() >= deadline:
                 return done()
         return True
@@ -500,15 +518,17 @@ class Connection(ClientCore):
                 self._go_on(events)
             else:
                 self._wait_and_read(events, deadline)
-            self._flush()
+            if self._outbox:
+                self._flush()
         finally:
             self._covered &= ~events
-            self._lock.notify_all()
+            if self._waiting:
+                self._lock.notify_all()
 
     def _wait_and_read(self, events: int, deadline: float | None) -> None:
         ready = events
         if not self._readable or not events & READ:
-            ready = self._wait_for_socket(events, self._time_to_wait(events, deadline))
+            ready = self._wait_unlocked(events, self._time_to_wait(events, deadline))
         if ready & READ:
             self._read()
         if not ready or (self._outbox and self._is_stalled()):
@@ -517,7 +537,7 @@ class Connection(ClientCore):
     def _go_on(self, events: int) -> None:
         """Process input left over from a turn; other threads may run in between."""
         if not self._released:
-            self._wait_for_socket(events, 0.0)
+            self._wait_unlocked(events, 0.0)
         self._read_on()
         if self._is_stalled():
             self._on_time()
@@ -527,32 +547,30 @@ class Connection(ClientCore):
         timeout = self._options.write_timeout
         return bool(self._outbox) and self._clock() - self._progress_at >= timeout
 
-    def _wait_for_socket(self, events: int, timeout: float | None) -> int:
-        ready = self._pause(self._wait_unlocked, events, timeout)
-        return 0 if self._released or not ready else ready
-
     def _wait_unlocked(self, events: int, timeout: float | None) -> int:
-        self._mutex.release()
-        ready = _wait_for(self._sock, events, timeout)
-        self._mutex.acquire()
-        return ready
-
-    def _pause(self, wait: Callable[..., _T], *args: Any) -> _T | None:
         """Let others come in; what is raised meanwhile leaves nothing half done.
 
         Args:
-            wait: gives the mutex up and takes it back.
-            args: its arguments.
+            events: to wait for at the socket; 0 waits until another thread has news.
+            timeout: seconds; None waits for ever.
 
         Returns:
-            What it returned; None if there is something to do first.
+            The events the socket is ready for; 0 also if there is something to do
+            first, or the connection has been released.
         """
-        thread = get_ident()
+        thread, ready = get_ident(), 0
         self._waiting.add(thread)
         self._busy = False
         try:
             # From here on signal handlers do by themselves what they would queue.
-            return None if self._late else wait(*args)
+            if self._late:
+                return 0
+            if events:
+                self._mutex.release()
+                ready = _wait_for(self._sock, events, timeout)
+                self._mutex.acquire()
+            else:
+                self._lock.wait(timeout)
         except BaseException as error:
             self._take_back()
             self._raised_outside[thread] = error
@@ -562,6 +580,7 @@ class Connection(ClientCore):
             self._waiting.discard(thread)
             if self._released and not self._waiting:
                 self._sock.close()
+        return 0 if self._released else ready
 
     def _take_back(self) -> None:
         """Hold the mutex, which an interrupted wait may have given up."""
@@ -632,7 +651,7 @@ class Connection(ClientCore):
         elif len(data) < size >> 2 and size > _FIRST_READ:
             self._read_size = size >> 1
         self._feed(data)
-        if self._unread and not self._inbox:
+        if self._rest and self._unread and not self._inbox:
             self._read_size = _LEAST_READ  # much work, and no result
 
     def _flush(self) -> None:
@@ -718,7 +737,7 @@ class Connection(ClientCore):
             self._sock.close()
 
 
-def _refuse(*args: Any) -> Exception:
+def _refusal() -> InvalidState:
     return InvalidState(
         "this thread is inside a call of the same connection, which a signal handler "
         "or __del__ has interrupted: there only send and close can be called"

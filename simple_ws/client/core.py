@@ -156,6 +156,29 @@ class ClientCore:
         latency: seconds from the last answered ping to its pong, or None.
     """
 
+    # Kept out of the instance's dictionary, to which subclasses and users add: above 30
+    # keys CPython 3.11 no longer shares them between instances, and every attribute and
+    # method costs more. With 33, `send` of the blocking client took 8 % longer.
+    __slots__ = (
+        "_clock",
+        "_inbox",
+        "_inbox_size",
+        "_last_received",
+        "_loss",
+        "_options",
+        "_pinged_at",
+        "_pings",
+        "_plain_below",
+        "_protocol",
+        "_read_from",
+        "_rest",
+        "_shown",
+        "headers",
+        "latency",
+        "subprotocol",
+        "url",
+    )
+
     def __init__(
         self,
         uri: URI,
