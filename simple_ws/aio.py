@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .client.address import AsyncAddress, ask_async, read_address
 from .client.aio_connection import Connection
-from .client.aio_dial import Exchange, attach, dial, dial_unix
+from .client.aio_dial import HandshakeProtocol, attach, dial, dial_unix
 from .client.core import (
     explain,
     unreachable,
@@ -281,35 +281,35 @@ class _Opener:
 
     async def _try(self, uri: URI) -> Connection | None:
         """Connect and do the handshake; None after a redirect."""
-        exchange = Exchange()
+        handshake = HandshakeProtocol()
         connection = None
         try:
-            await self._reach(uri, exchange)
-            make = partial(self._make, uri, exchange)
-            connection = await exchange.ask(self._opening, make)
+            await self._reach(uri, handshake)
+            make = partial(self._make, uri, handshake)
+            connection = await handshake.ask(self._opening, make)
         except OSError as error:
             if isinstance(error, ConnectError):
                 raise
             raise explain(uri, error) from error
         finally:
             if connection is None:
-                exchange.abort()
+                handshake.abort()
         return cast("Connection | None", connection)
 
-    def _make(self, uri: URI, exchange: Exchange, outcome: Outcome) -> Any:
+    def _make(self, uri: URI, handshake: HandshakeProtocol, outcome: Outcome) -> Any:
         if outcome is Outcome.REDIRECT:
             return None
-        assert exchange.transport is not None
-        assert exchange.socket_transport is not None
+        assert handshake.transport is not None
+        assert handshake.socket_transport is not None
         return Connection(
-            exchange.transport,
-            exchange.socket_transport,
+            handshake.transport,
+            handshake.socket_transport,
             uri,
             self._opening.accepted,
             self._options,
         )
 
-    async def _reach(self, uri: URI, exchange: Exchange) -> None:
+    async def _reach(self, uri: URI, handshake: HandshakeProtocol) -> None:
         """A transport to the server, with TLS if the address requires it."""
         if uri.secure and self._options.ssl is None:
             await asyncio.to_thread(default_context)  # cached from now on
@@ -317,35 +317,37 @@ class _Opener:
         loop = asyncio.get_running_loop()
         proxy = await self._find_proxy(uri)
         if self._options.unix is not None:
-            await attach(await dial_unix(self._options.unix), exchange)
+            await attach(await dial_unix(self._options.unix), handshake)
         elif proxy is None:
-            await self._dial(uri, exchange)
+            await self._dial(uri, handshake)
         else:
-            await self._dial_by(proxy, uri, exchange)
+            await self._dial_by(proxy, uri, handshake)
         if tls is not None:
             context, name = tls
-            assert exchange.transport is not None
+            assert handshake.transport is not None
             transport = await loop.start_tls(
-                exchange.transport, exchange, context, server_hostname=name
+                handshake.transport, handshake, context, server_hostname=name
             )
             if transport is None:  # possible according to typeshed
                 raise ConnectionResetError(errno.ECONNRESET, "connection lost")
-            exchange.transport = transport
+            handshake.transport = transport
 
     async def _find_proxy(self, uri: URI) -> URI | None:
         if ASKS_SYSTEM and self._options.proxy is True:
             return await asyncio.to_thread(self._options.proxy_to, uri)
         return self._options.proxy_to(uri)
 
-    async def _dial(self, uri: URI, exchange: Exchange) -> None:
+    async def _dial(self, uri: URI, handshake: HandshakeProtocol) -> None:
         source = self._options.source_address
-        await attach(await dial(uri.host, uri.port, source), exchange)
+        await attach(await dial(uri.host, uri.port, source), handshake)
 
-    async def _dial_by(self, proxy: URI, uri: URI, exchange: Exchange) -> None:
+    async def _dial_by(
+        self, proxy: URI, uri: URI, handshake: HandshakeProtocol
+    ) -> None:
         tunnel = Tunnel(proxy, uri, self._options.user_agent)
         try:
-            await self._dial(proxy, exchange)
-            await exchange.ask(tunnel, lambda outcome: outcome)
+            await self._dial(proxy, handshake)
+            await handshake.ask(tunnel, lambda outcome: outcome)
         except OSError as error:
             if isinstance(error, ConnectError):
                 raise

@@ -33,7 +33,7 @@ from harness import BINARY, CLOSE, DEADLINE, PING, PONG, TEXT, Echo, running
 from simple_ws import aio
 from simple_ws.aio import Backoff, Connection, _Opener, connect
 from simple_ws.client import aio_connection
-from simple_ws.client.aio_dial import Exchange
+from simple_ws.client.aio_dial import HandshakeProtocol
 from simple_ws.client.options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.errors import (
@@ -89,7 +89,7 @@ async def open_pair(
     """A connection that is open, and the server's end of it."""
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    exchange = Exchange()
+    exchange = HandshakeProtocol()
     loop = asyncio.get_running_loop()
     await loop.create_connection(lambda: exchange, sock=ours)
     transport = exchange.transport

@@ -69,7 +69,7 @@ class Connection(ClientCore):
     ) -> None:
         # Not the loop's clock: uvloop's has a resolution of milliseconds.
         super().__init__(uri, accepted, options, _clock)
-        loop = self._loop = asyncio.get_running_loop()
+        loop = self._asyncio_loop = asyncio.get_running_loop()
         self.address: Any = transport.get_extra_info("peername")
         self._transport = transport
         self._socket_transport = socket_transport  # the same, or that below TLS
@@ -260,7 +260,7 @@ class Connection(ClientCore):
             # If it is done, its task has not run since then.
             if self._receiver is not None and not self._receiver.done():
                 raise InvalidState("another task is receiving from this connection")
-            self._receiver = self._loop.create_future()
+            self._receiver = self._asyncio_loop.create_future()
             await self._receiver
 
     async def _wait_for_news_within(self, timeout: float) -> None:
@@ -273,7 +273,7 @@ class Connection(ClientCore):
 
     async def _wait_for_room(self) -> None:
         while self._writing_paused and self.is_open():
-            sender = self._loop.create_future()
+            sender = self._asyncio_loop.create_future()
             self._senders.append(sender)
             try:
                 await sender
@@ -288,7 +288,7 @@ class Connection(ClientCore):
         if payload in self._answers:
             raise InvalidState(f"a task is waiting for the pong to {payload!r}")
         payload = self._whole(self._ping, payload)
-        answer: asyncio.Future[float] = self._loop.create_future()
+        answer: asyncio.Future[float] = self._asyncio_loop.create_future()
         self._answers[payload] = answer
         try:
             return await answer
@@ -371,8 +371,8 @@ class Connection(ClientCore):
     def _cut(self) -> None:
         super()._cut()
         self._transport.abort()
-        if not self._loop.is_closed():
-            self._loop.call_soon(self._wake_waiters)
+        if not self._asyncio_loop.is_closed():
+            self._asyncio_loop.call_soon(self._wake_waiters)
 
     # Following what has come to be
 
@@ -390,7 +390,7 @@ class Connection(ClientCore):
         unread = self._unread
         if unread and not self._reading_on:
             self._reading_on = True
-            self._loop.call_soon(self._whole, self._go_on)
+            self._asyncio_loop.call_soon(self._whole, self._go_on)
         deaf = unread or self._full
         if deaf is not self._reading_paused:
             self._set_deaf(deaf)
@@ -445,7 +445,9 @@ class Connection(ClientCore):
             return
         if self._ending is not None:
             self._ending.cancel()
-        self._ending = self._loop.call_later(delay, self._whole, self._on_close_timeout)
+        self._ending = self._asyncio_loop.call_later(
+            delay, self._whole, self._on_close_timeout
+        )
 
     def _on_close_timeout(self) -> None:
         reason = NO_ANSWER
@@ -458,7 +460,9 @@ class Connection(ClientCore):
         due = self._next_beat()
         if due is not None:
             delay = max(0.0, due - self._clock())
-            self._beat = self._loop.call_later(delay, self._whole, self._on_beat)
+            self._beat = self._asyncio_loop.call_later(
+                delay, self._whole, self._on_beat
+            )
 
     def _on_beat(self) -> None:
         """Ping a silent server, or give up."""
@@ -477,7 +481,7 @@ class Connection(ClientCore):
     def _watch_output(self) -> None:
         self._unsent = self._count_unsent()
         delay = self._options.write_timeout
-        self._stall = self._loop.call_later(delay, self._whole, self._on_stall)
+        self._stall = self._asyncio_loop.call_later(delay, self._whole, self._on_stall)
 
     def _on_stall(self) -> None:
         """Check whether the server has read at least something."""

@@ -17,7 +17,7 @@ from typing import Any, cast
 from ..protocol.client_handshake import BODY_TIMEOUT
 from .dial import NEXT_ATTEMPT, interleaved
 
-__all__ = ["Exchange", "attach", "dial", "dial_unix"]
+__all__ = ["HandshakeProtocol", "attach", "dial", "dial_unix"]
 
 # Sockets are connected here and not by `loop.create_connection`: if cancelled, it may
 # leave a socket open with its `happy_eyeballs_delay` (seen on Python 3.11.7 and
@@ -107,25 +107,25 @@ def _close_socket(task: asyncio.Task[socket.socket]) -> None:
         task.result().close()
 
 
-async def attach(sock: socket.socket, exchange: Exchange) -> None:
+async def attach(sock: socket.socket, handshake: HandshakeProtocol) -> None:
     """Attach a connected socket to a transport."""
     loop = asyncio.get_running_loop()
-    create = loop.create_connection(lambda: exchange, sock=sock)
+    create = loop.create_connection(lambda: handshake, sock=sock)
     # Never cancelled half-way: it would be undefined who owns the socket then.
     attaching = asyncio.ensure_future(create)
     try:
         await asyncio.shield(attaching)
     except asyncio.CancelledError:
-        attaching.add_done_callback(partial(_abandon, exchange))
+        attaching.add_done_callback(partial(_abandon, handshake))
         raise
 
 
-def _abandon(exchange: Exchange, attaching: asyncio.Future[Any]) -> None:
+def _abandon(handshake: HandshakeProtocol, attaching: asyncio.Future[Any]) -> None:
     if not attaching.cancelled() and attaching.exception() is None:
-        exchange.abort()
+        handshake.abort()
 
 
-class Exchange(asyncio.Protocol):
+class HandshakeProtocol(asyncio.Protocol):
     """Sends a request to a server or a proxy, and passes on the response.
 
     Attributes:

@@ -222,7 +222,7 @@ def interleaved(found: list[Any]) -> list[Any]:
 
 def start_tls(
     sock: socket.socket, context: SSLContext, server_hostname: str, left: Left
-) -> TLSSocket:
+) -> BlockingTLSSocket:
     """Do the TLS handshake on a connected socket, which the result then owns.
 
     Raises:
@@ -237,7 +237,7 @@ def start_tls(
         while True:
             try:
                 tls.do_handshake()
-                return TLSSocket(tls)
+                return BlockingTLSSocket(tls)
             except ssl.SSLWantReadError:
                 wait_for(tls, READ, left())
             except ssl.SSLWantWriteError:
@@ -247,7 +247,7 @@ def start_tls(
         raise
 
 
-class TLSSocket:
+class BlockingTLSSocket:
     """A TLS socket with the behaviour of a plain non-blocking one.
 
     Only one thread may use it at a time: OpenSSL requires that.

@@ -37,8 +37,8 @@ from ..ops.stats import AccessRule, Stats
 from ..protocol.http11 import Request
 from .denial import Denial
 from .hub import Hub
-from .life import Life
 from .run import Run
+from .state import ServerState
 from .upgrade import UpgradeHandler
 
 __all__ = ["App"]
@@ -62,7 +62,14 @@ _OF_THE_SOCKET = (
 
 
 #: From the first turn of the loop to the end.
-_RUNNING = frozenset((Life.RUNNING, Life.STOPPING, Life.ABORTING, Life.CLOSING))
+_RUNNING = frozenset(
+    (
+        ServerState.RUNNING,
+        ServerState.STOPPING,
+        ServerState.ABORTING,
+        ServerState.CLOSING,
+    )
+)
 
 
 class App(Hub):
@@ -448,7 +455,7 @@ class App(Hub):
     @property
     def _running(self) -> bool:
         """Whether a loop turns, or is being closed."""
-        return self._life in _RUNNING
+        return self._state in _RUNNING
 
     # Called by connections
 

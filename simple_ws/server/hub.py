@@ -22,8 +22,8 @@ from ..constants import Delivered
 from ..loop.reactor import Reactor
 from ..messages import encode_message
 from ..speedups import fan_out
-from .life import Life, step
 from .run import Run
+from .state import ServerState, step
 
 __all__ = ["Hub"]
 
@@ -53,12 +53,12 @@ class Hub:
         self._filtered = False
         self._lost = 0
         self._complain_at = 0.0
-        self._life = Life.NEW
+        self._state = ServerState.NEW
         self._run: Run | None = None  # while it listens or runs
 
-    def _move(self, to: Life) -> None:
+    def _move(self, to: ServerState) -> None:
         """Change the state of the server; see `life.STEPS`."""
-        self._life = step(self._life, to)
+        self._state = step(self._state, to)
 
     # Sending
 
@@ -318,7 +318,7 @@ class Hub:
         """The loop that a call must be queued for; None where it may act directly."""
         # While the server is stopped or closing, no loop would run the call.
         run = self._run
-        if run is None or self._life is Life.CLOSING:
+        if run is None or self._state is ServerState.CLOSING:
             return None
         reactor = run.reactor
         return reactor if threading.get_ident() != reactor.owner else None

@@ -39,9 +39,9 @@ from ..loop.workers import Call
 from ..speedups import BACKEND
 from .app import App
 from .forwarded import TrustedProxies
-from .life import Life
 from .run import Run
 from .shutdown import Shutdown
+from .state import ServerState
 from .upgrade import UpgradeConnection
 
 __all__ = ["Server"]
@@ -135,7 +135,7 @@ class Server(App):
             Listener(run.reactor, sock, self._on_accept, file, shared=bool(given))
             for sock in opened
         ]
-        self._move(Life.LISTENING)
+        self._move(ServerState.LISTENING)
         if given:
             self.port = next(filter(None, map(port_of, given)), self.port)
             where = ", ".join(map(name_of, given))
@@ -206,7 +206,7 @@ class Server(App):
         """
         duration("timeout", timeout)
         run = self._run
-        if run is None and self._life is Life.STOPPED:
+        if run is None and self._state is ServerState.STOPPED:
             return False
         if run is None or not run.polled:
             run = self._begin()
@@ -323,7 +323,7 @@ class Server(App):
             InvalidState: This platform (Windows) has no such descriptor: use a timer.
                 Or the server has stopped: call `listen` to start it again.
         """
-        if self._life is Life.STOPPED:
+        if self._state is ServerState.STOPPED:
             raise InvalidState("the server has stopped")
         if self._run is None:
             self.listen()
@@ -358,10 +358,10 @@ class Server(App):
             duration("drain", drain)
         # Only this run: a later one must not be stopped.
         run = self._run
-        if run is None or self._life is Life.CLOSING:
+        if run is None or self._state is ServerState.CLOSING:
             if run is not None and threading.get_ident() != run.reactor.owner:
                 self._wait_for_end(run, drain)
-        elif self._life is Life.LISTENING or run.orphaned:
+        elif self._state is ServerState.LISTENING or run.orphaned:
             self._tear_down()
         elif threading.get_ident() == run.reactor.owner:
             self._stop_here(run, drain)
@@ -414,14 +414,14 @@ class Server(App):
             loop: an asyncio loop for handlers that need one, or None.
         """
         self._make_run()
-        self._move(Life.LISTENING)
+        self._move(ServerState.LISTENING)
         self._enter(loop)
 
     def _enter(self, loop: Any) -> Run:
         run = self._current
         # Before other threads may ask for the loop's thread.
         run.begin(loop)
-        self._move(Life.RUNNING)
+        self._move(ServerState.RUNNING)
         return run
 
     def _make_run(self) -> Run:
@@ -451,17 +451,17 @@ class Server(App):
             self._tear_down()
 
     def _done(self) -> bool:
-        if self._life is Life.STOPPING:
+        if self._state is ServerState.STOPPING:
             run = self._current
             waits = self.clients or self._stats.viewers or run.closing or run.upgrades
             return not waits and not run.pending.busy
-        return self._life is Life.ABORTING
+        return self._state is ServerState.ABORTING
 
     def _begin_stop(self, drain: float | None) -> None:
         """Begin the shutdown, in the thread of the loop."""
-        if self._life is not Life.RUNNING:
+        if self._state is not ServerState.RUNNING:
             return
-        self._move(Life.STOPPING)
+        self._move(ServerState.STOPPING)
         run = self._current
         run.accept_no_more()
         shutdown = Shutdown(run, self.options, self._everybody, self._abort)
@@ -469,13 +469,13 @@ class Server(App):
 
     @property
     def _is_stopping(self) -> bool:
-        return self._life is Life.STOPPING
+        return self._state is ServerState.STOPPING
 
     def _abort(self) -> None:
         """End after this turn of the loop."""
         self._begin_stop(None)
-        if self._life is Life.STOPPING:
-            self._move(Life.ABORTING)
+        if self._state is ServerState.STOPPING:
+            self._move(ServerState.ABORTING)
             self._current.reactor.want_attention()
 
     def _everybody(self) -> list[Client]:
@@ -484,10 +484,10 @@ class Server(App):
 
     def _tear_down(self) -> None:
         """Release everything, in any state; `run` works again."""
-        if self._run is None or self._life is Life.CLOSING:
+        if self._run is None or self._state is ServerState.CLOSING:
             return
         run = self._run
-        self._move(Life.CLOSING)
+        self._move(ServerState.CLOSING)
         try:
             run.detach()
             run.cut(self._everybody())
@@ -500,7 +500,7 @@ class Server(App):
                 run.close()
             finally:
                 self._run = None
-                self._move(Life.STOPPED)
+                self._move(ServerState.STOPPED)
                 run.finished.set()
 
     def _signals(self, yielding: bool = False) -> StopSignals:
@@ -518,13 +518,13 @@ class Server(App):
         run = self._run
         if run is None or not self._running:
             return
-        if self._life is not Life.CLOSING:
-            self._move(Life.CLOSING)
+        if self._state is not ServerState.CLOSING:
+            self._move(ServerState.CLOSING)
         run.forget(self._everybody())
         self._schedule.end()
         self._stats.end()
         self._run = None
-        self._move(Life.STOPPED)
+        self._move(ServerState.STOPPED)
 
     def _on_signal(self, number: int, frame: object) -> None:
         # Runs between two instructions of the loop: only set a flag.
@@ -538,7 +538,7 @@ class Server(App):
         run.reactor.call_threadsafe(end)
 
     def _note_idle(self) -> None:
-        if self._life is Life.STOPPING:
+        if self._state is ServerState.STOPPING:
             self._current.reactor.want_attention()
 
     # Called by connections

@@ -54,7 +54,7 @@ from simple_ws import (
 )
 from simple_ws.loop import reactor
 from simple_ws.loop.asyncio_bridge import _Watcher
-from simple_ws.server.life import Life
+from simple_ws.server.state import ServerState
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 Make = Callable[..., "Attached"]
@@ -1483,7 +1483,7 @@ def test_serve_async_that_is_cancelled_twice_ends_at_once(new_loop: NewLoop) -> 
         while not handler.of("message"):
             await asyncio.sleep(0)
         serving.cancel()
-        while server._life is Life.RUNNING:
+        while server._state is ServerState.RUNNING:
             await asyncio.sleep(0)
         serving.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""The states of a server: `life.STEPS`, and the effect of each public method."""
+"""The states of a server: `state.STEPS`, and the effect of each public method."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ import pytest
 
 from simple_ws import Server
 from simple_ws.errors import InvalidState
-from simple_ws.server import life
-from simple_ws.server.life import STEPS, Life, step
+from simple_ws.server import state as states
+from simple_ws.server.state import STEPS, ServerState, step
 
 #: What brings a server into a state, from NEW on.
-WAYS: dict[Life, Callable[[Server], object]] = {
-    Life.NEW: lambda server: None,
-    Life.LISTENING: lambda server: server.listen(),
-    Life.RUNNING: lambda server: server.poll(),
-    Life.STOPPING: lambda server: (server.poll(), server._begin_stop(10)),
-    Life.ABORTING: lambda server: (server.poll(), server._abort()),
-    Life.STOPPED: lambda server: (server.listen(), server.stop()),
+WAYS: dict[ServerState, Callable[[Server], object]] = {
+    ServerState.NEW: lambda server: None,
+    ServerState.LISTENING: lambda server: server.listen(),
+    ServerState.RUNNING: lambda server: server.poll(),
+    ServerState.STOPPING: lambda server: (server.poll(), server._begin_stop(10)),
+    ServerState.ABORTING: lambda server: (server.poll(), server._abort()),
+    ServerState.STOPPED: lambda server: (server.listen(), server.stop()),
 }
 
 
-@pytest.mark.parametrize(("now", "to"), list(itertools.product(Life, Life)))
-def test_only_steps_of_the_table_are_taken(now: Life, to: Life) -> None:
+@pytest.mark.parametrize(
+    ("now", "to"), list(itertools.product(ServerState, ServerState))
+)
+def test_only_steps_of_the_table_are_taken(now: ServerState, to: ServerState) -> None:
     if to in STEPS[now]:
         assert step(now, to) is to
     else:
@@ -36,21 +38,21 @@ def test_only_steps_of_the_table_are_taken(now: Life, to: Life) -> None:
 
 
 def test_head_comment_names_every_state() -> None:
-    assert {state.name for state in Life} <= set(
-        (inspect.getdoc(life) or "").replace("(", " ").split()
+    assert {state.name for state in ServerState} <= set(
+        (inspect.getdoc(states) or "").replace("(", " ").split()
     )
-    assert set(STEPS) == set(Life)
+    assert set(STEPS) == set(ServerState)
 
 
 @pytest.fixture(params=WAYS, ids=lambda state: state.name)
 def server(request: Any) -> Any:
     server = Server("127.0.0.1", 0)
     WAYS[request.param](server)
-    assert server._life is request.param
+    assert server._state is request.param
     yield server
     if server._run is not None:
         server._tear_down()
-    assert server._life in (Life.NEW, Life.STOPPED)
+    assert server._state in (ServerState.NEW, ServerState.STOPPED)
 
 
 def is_refused(call: Callable[[], object]) -> bool:
@@ -62,34 +64,46 @@ def is_refused(call: Callable[[], object]) -> bool:
 
 
 def test_listen_begins_a_run_where_there_is_none(server: Server) -> None:
-    refused = server._life not in (Life.NEW, Life.STOPPED)
+    refused = server._state not in (ServerState.NEW, ServerState.STOPPED)
     assert is_refused(server.listen) is refused
     assert server._run is not None
 
 
 def test_start_is_refused_while_it_runs(server: Server) -> None:
-    refused = server._life not in (Life.NEW, Life.LISTENING, Life.STOPPED)
+    refused = server._state not in (
+        ServerState.NEW,
+        ServerState.LISTENING,
+        ServerState.STOPPED,
+    )
     assert is_refused(server.start) is refused
     if not refused:
-        assert server._life is Life.RUNNING
+        assert server._state is ServerState.RUNNING
         server.stop()
-        assert server._life is Life.STOPPED
+        assert server._state is ServerState.STOPPED
 
 
 def test_poll_tells_that_it_has_stopped(server: Server) -> None:
-    goes_on = server._life in (Life.NEW, Life.LISTENING, Life.RUNNING)
+    goes_on = server._state in (
+        ServerState.NEW,
+        ServerState.LISTENING,
+        ServerState.RUNNING,
+    )
     assert server.poll() is goes_on
 
 
 def test_stop_ends_a_run(server: Server) -> None:
-    never_ran = server._life is Life.NEW
+    never_ran = server._state is ServerState.NEW
     server.stop()
     assert server._run is None
-    assert server._life is (Life.NEW if never_ran else Life.STOPPED)
+    assert server._state is (ServerState.NEW if never_ran else ServerState.STOPPED)
 
 
 def test_calls_in_threads_are_taken_while_it_runs(server: Server) -> None:
-    refused = server._life in (Life.NEW, Life.LISTENING, Life.STOPPED)
+    refused = server._state in (
+        ServerState.NEW,
+        ServerState.LISTENING,
+        ServerState.STOPPED,
+    )
     assert is_refused(lambda: server.run_in_thread(int)) is refused
 
 
@@ -122,9 +136,9 @@ def test_asyncio_loop_that_was_closed_under_it_ends_the_run() -> None:
     loop = asyncio.new_event_loop()
     server.attach(loop)
     loop.close()
-    assert server._life is Life.RUNNING
+    assert server._state is ServerState.RUNNING
     server.stop()
-    assert server._life is Life.STOPPED
+    assert server._state is ServerState.STOPPED
 
 
 def test_failed_beginning_leaves_nothing(monkeypatch: Any) -> None:
@@ -137,6 +151,6 @@ def test_failed_beginning_leaves_nothing(monkeypatch: Any) -> None:
         patched.setattr("simple_ws.server.server.Run", fail)
         with pytest.raises(OSError, match="too many"):
             server.listen()
-    assert server._life is Life.NEW
+    assert server._state is ServerState.NEW
     server.listen()
     server.stop()

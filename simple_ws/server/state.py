@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["STEPS", "Life", "step"]
+__all__ = ["STEPS", "ServerState", "step"]
 
 
-class Life(enum.Enum):
+class ServerState(enum.Enum):
     """The state of a server."""
 
     #: It has never listened.
@@ -38,18 +38,18 @@ class Life(enum.Enum):
 
 
 STEPS = {
-    Life.NEW: (Life.LISTENING,),
-    Life.LISTENING: (Life.RUNNING, Life.CLOSING),
+    ServerState.NEW: (ServerState.LISTENING,),
+    ServerState.LISTENING: (ServerState.RUNNING, ServerState.CLOSING),
     # Without a stop if the loop fails, or the asyncio loop around it is closed.
-    Life.RUNNING: (Life.STOPPING, Life.CLOSING),
-    Life.STOPPING: (Life.ABORTING, Life.CLOSING),
-    Life.ABORTING: (Life.CLOSING,),
-    Life.CLOSING: (Life.STOPPED,),
-    Life.STOPPED: (Life.LISTENING,),
+    ServerState.RUNNING: (ServerState.STOPPING, ServerState.CLOSING),
+    ServerState.STOPPING: (ServerState.ABORTING, ServerState.CLOSING),
+    ServerState.ABORTING: (ServerState.CLOSING,),
+    ServerState.CLOSING: (ServerState.STOPPED,),
+    ServerState.STOPPED: (ServerState.LISTENING,),
 }
 
 
-def step(now: Life, to: Life) -> Life:
+def step(now: ServerState, to: ServerState) -> ServerState:
     """Return the next state; AssertionError if there is no such step."""
     if to not in STEPS[now]:
         raise AssertionError(f"a server that is {now.name} cannot be {to.name}")
