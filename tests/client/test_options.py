@@ -346,5 +346,5 @@ def test_texts_are_sent_as_they_were_checked() -> None:
     request = Opening(uri, checked).begin()
     assert b"Injected" not in request
     assert request.count(b"abc") == 7
-    with pytest.raises(ValueError, match="handshake's own"):
+    with pytest.raises(ValueError, match="the handshake itself sets"):
         check_client_options(uri, {"headers": {Liar("Host"): "x"}})
