@@ -214,9 +214,11 @@ cdef class Poller:
                 # Rounded up: the deadline has passed when the wait is over.
                 timeout = 0 if rest <= 0 else <int> min(rest + 1, <double> 86400000)
             more = self.hear(loop, timeout)
-            PyErr_CheckSignals()
             loop.write_all()
             loop.end_turn()
+            # After the writes: what a signal handler wants must not wait for the next
+            # event, and a peer that was answered may be who sends the signal.
+            PyErr_CheckSignals()
             if loop.attention or (deadline >= 0 and loop.now >= deadline):
                 return more
 

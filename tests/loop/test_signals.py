@@ -120,6 +120,24 @@ def test_sigterm_closes_with_1001_and_writes_what_was_accepted(start: str) -> No
         ]
 
 
+#: Nothing wakes it for an hour: a signal that is missed is missed for good.
+ECHO = """
+server = Server("127.0.0.1", 0, ping_interval=3600, ping_timeout=3600)
+server.route("/")(lambda msg, client: msg)
+server.call_later(0, lambda: print("port", server.port, flush=True))
+server.run()
+"""
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_signal_that_comes_while_an_answer_leaves_is_not_missed(attempt: int) -> None:
+    with program(ECHO, "") as server, server.visit() as peer:
+        peer.text("x")
+        assert peer.read_message() == "x"  # the loop is about to sleep
+        server.popen.send_signal(signal.SIGTERM)
+        assert peer.read_close() == (1001, "the server stops")
+
+
 @pytest.mark.parametrize("start", RUN)
 def test_ctrl_c_closes_with_1001(start: str) -> None:
     with program(PLAIN, RUN[start]) as server, server.visit() as peer:
