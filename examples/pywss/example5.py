@@ -74,6 +74,8 @@ class Chat(WebSocket):
 
 
 def tell_who_is_online():
+    # The whole list each time: for dozens of users. docs/howto/chat.md, for hundreds,
+    # sends only who joined or left.
     server.publish("everybody", {"online": sorted(server.online())})
 
 
