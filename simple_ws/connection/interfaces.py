@@ -45,6 +45,10 @@ class Handler(Protocol):
         """True: clients must have an identity within `auth_timeout`."""
 
     @property
+    def _closed_to_strangers(self) -> bool:
+        """Whether nothing sent to many reaches clients without an identity."""
+
+    @property
     def _log_name(self) -> str:
         """The handler's name in the log and in statistics."""
 

@@ -80,9 +80,11 @@ class Chain(Wrapper):
     @property
     def authenticates(self) -> bool:
         """Whether the handler or a middleware requires an identity."""
-        return super().authenticates or any(
-            middleware.authenticates is True for middleware in self._middlewares
-        )
+        return super().authenticates or self._closed_to_strangers
+
+    @property
+    def _closed_to_strangers(self) -> bool:
+        return any(middleware.authenticates is True for middleware in self._middlewares)
 
     @property
     def client_class(self) -> Any:

@@ -73,6 +73,9 @@ class BaseHandler(OptionAttributes):
     #: True: clients of this handler must be bound to an identity (`client.bind`) within
     #: the option `auth_timeout`. Other values mean nothing.
     authenticates: Any = False
+    #: Nothing sent to many reaches its clients before they have an identity: so it is
+    #: where a middleware authenticates. A handler that does it by itself decides alone.
+    _closed_to_strangers = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Create the handler's state, even if a subclass forgets __init__."""

@@ -57,6 +57,10 @@ class Wrapper:
         return self._inner.authenticates is True
 
     @property
+    def _closed_to_strangers(self) -> bool:
+        return self._inner._closed_to_strangers
+
+    @property
     def _log_name(self) -> str:
         return self._inner._log_name
 

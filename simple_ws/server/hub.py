@@ -279,14 +279,14 @@ class Hub:
             if client_id is not None:
                 self._identities.bind(client_id, client)
                 self._strangers.discard(client)
-            elif client._handler.authenticates is True:
+            elif client._handler._closed_to_strangers:
                 self._strangers.add(client)
 
     # Called by connections
 
     def _add_client(self, client: Client) -> None:
         """A connection opened."""
-        if client._handler.authenticates is True:
+        if client._handler._closed_to_strangers:
             self._strangers.add(client)
         self.clients.add(client)
         client._handler.clients.add(client)
