@@ -663,7 +663,7 @@ def short(descriptors: int) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             if record.exc_info or record.levelno >= logging.ERROR:
                 errors.append(record.getMessage())
-            if "pauses" in record.getMessage():
+            if "paused" in record.getMessage():
                 pauses.append(record.getMessage())
 
     logging.getLogger("simple_ws").addHandler(Noting())
