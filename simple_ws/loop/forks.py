@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from contextlib import suppress
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -59,5 +61,37 @@ def _forget_all() -> None:
             logger.exception("a forked process could not close its copies")
 
 
+class _SignalMask(threading.local):
+    """Keeps signals that stop a program waiting while a fork is under way.
+
+    One that reached the child between the fork and `_forget_all` would find a handler
+    of the parent's, be noted, and then be lost, because that handler is given back.
+    Each thread has a mask of its own, and may fork while another does.
+    """
+
+    def __init__(self) -> None:
+        self._before: set[Any] | None = None
+
+    def block(self) -> None:
+        if _owners:
+            stops = {signal.SIGTERM, signal.SIGINT}
+            self._before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+
+    def restore(self) -> None:
+        before, self._before = self._before, None
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    _mask = _SignalMask()
+
+    def _begin_in_child() -> None:
+        _forget_all()
+        _mask.restore()
+
+    os.register_at_fork(
+        before=_mask.block,
+        after_in_parent=_mask.restore,
+        after_in_child=_begin_in_child,
+    )

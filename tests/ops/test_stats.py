@@ -353,10 +353,19 @@ def test_longest_turn_is_that_of_the_last_ten_to_twenty_seconds() -> None:
 
 def test_turn_is_as_long_as_all_its_callbacks_together() -> None:
     with busy() as driven, driven.open() as first, driven.open() as second:
+        first.text("0.001")
+        second.text("0.002")
+        driven.turn()
+        assert driven.server.stats()["longest_turn"] == pytest.approx(0.003)
+
+
+def test_long_callback_leaves_the_other_clients_to_the_next_turn() -> None:
+    with busy() as driven, driven.open() as first, driven.open() as second:
         first.text("0.25")
         second.text("0.5")
-        driven.turn()
-        assert driven.server.stats()["longest_turn"] == pytest.approx(0.75)
+        driven.turn(2)
+        assert driven.server.stats()["longest_turn"] == pytest.approx(0.5)
+        assert driven.handler.clients  # both were served
 
 
 def test_timers_make_a_turn_long_as_well() -> None:

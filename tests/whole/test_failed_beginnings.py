@@ -303,7 +303,8 @@ def test_missing_query_in_on_request_is_400(caplog: Any) -> None:
     handler.on_request = lambda request: request.query["token"]  # type: ignore[method-assign]
     with Driven(handler) as driven:
         assert answer(driven, request()).startswith(b"HTTP/1.1 400 ")
-    assert caplog.records == []
+    # The line about the refusal is of a lower level, which other tests may have set.
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_form_has_names_and_values() -> None:

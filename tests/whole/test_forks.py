@@ -327,7 +327,7 @@ for _ in range(3):
         server.call_later(0, lambda: os.write(1, f"{os.getpid()}\\n".encode()))
         server.run()
         os._exit(0)
-print(server.port, flush=True)
+os.write(1, f"{server.port}\\n".encode())  # whole, whatever the children write
 sys.stdin.read()
 """
 
