@@ -19,7 +19,7 @@ from pathlib import Path
 
 import environment
 import report
-from servers import SPECS, Running, ServerFailed, Spec
+from servers import SPECS, Running, ServerFailed, Spec, before
 
 #: Seconds the load generator may take to end once it has said its last word.
 LOAD_LIMIT = 30.0
@@ -339,6 +339,12 @@ def parse_options() -> argparse.Namespace:
         default=list(SPECS.values()),
         help="comma-separated: " + ",".join(SPECS),
     )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="another checkout of this library, measured beside this one",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, each run")
     parser.add_argument("--warmup", type=float, default=0.7, help="seconds before it")
@@ -358,6 +364,8 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds <= 0 or options.idle_connections < 1:
         parser.error("rounds, seconds and connections are positive")
+    if options.before:
+        options.servers += before(options.before)
     return options
 
 

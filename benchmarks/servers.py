@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import environment
@@ -135,6 +135,21 @@ _SPECS = [
 
 #: Every server by name, in the order of the tables.
 SPECS = {spec.name: spec for spec in _SPECS}
+
+
+def before(checkout: Path) -> list[Spec]:
+    """Both backends of another checkout of this library, with its extension built."""
+    env = {"PYTHONPATH": str(checkout.resolve())}
+    both = [SPECS["ours"], SPECS["ours-fallback"]]
+    return [
+        replace(
+            spec,
+            name=spec.name.replace("ours", "before"),
+            label=spec.label + ", before",
+            env=spec.env | env,
+        )
+        for spec in both
+    ]
 
 
 def arguments(spec: Spec, mode: str, deflate: bool) -> list[str]:
