@@ -104,6 +104,7 @@ class CloseCause(enum.StrEnum):
     PING_TIMEOUT = "ping_timeout"
     IDLE_TIMEOUT = "idle_timeout"
     SLOW_CONSUMER = "slow_consumer"
+    OVERLOADED = "overloaded"
     TOO_BIG = "too_big"
     PROTOCOL_ERROR = "protocol_error"
     BAD_DATA = "bad_data"
@@ -120,6 +121,7 @@ FAULTS = frozenset(
         CloseCause.BAD_DATA,
         CloseCause.TOO_BIG,
         CloseCause.SLOW_CONSUMER,
+        CloseCause.OVERLOADED,
         CloseCause.PING_TIMEOUT,
         CloseCause.RATE,
         CloseCause.AUTH_TIMEOUT,

@@ -4,7 +4,8 @@
     ├── ProtocolError              the peer broke RFC 6455 or RFC 7692     1002
     │   ├── InvalidData            text that is not UTF-8, broken deflate  1007
     │   ├── MessageTooBig          larger than `max_size`                  1009
-    │   └── RateExceeded           too many messages or empty fragments    1008
+    │   ├── RateExceeded           too many messages or empty fragments    1008
+    │   └── ServerOverloaded       more than `max_buffered_input` waits    1013
     ├── HandshakeError             the opening handshake failed        HTTP status
     │   └── BadRequest             a plain or opening request is faulty        400
     │       └── MissingField       it lacks a value (a KeyError as well)       400
@@ -49,6 +50,7 @@ __all__ = [
     "ProtocolError",
     "ProxyError",
     "RateExceeded",
+    "ServerOverloaded",
     "TLSError",
     "WebSocketError",
 ]
@@ -113,6 +115,14 @@ class RateExceeded(ProtocolError):
 
     code = CloseCode.POLICY_VIOLATION
     cause = CloseCause.RATE
+
+
+class ServerOverloaded(ProtocolError):
+    """The clients have sent more input that is incomplete, or waits, than
+    `max_buffered_input`; this one had sent the most."""
+
+    code = CloseCode.TRY_AGAIN_LATER
+    cause = CloseCause.OVERLOADED
 
 
 class HandshakeError(WebSocketError):

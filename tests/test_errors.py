@@ -34,6 +34,7 @@ MADE: list[errors.WebSocketError] = [
     errors.InvalidData("x"),
     errors.MessageTooBig("x"),
     errors.RateExceeded("x"),
+    errors.ServerOverloaded("x"),
     errors.HandshakeError(403, "no", [("X-A", "b")]),
     errors.BadRequest("no"),
     errors.MissingField("cookie", "sid"),

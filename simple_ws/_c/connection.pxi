@@ -134,6 +134,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef bytes rest
     cdef uint8_t* tail
     cdef Large* large
+    cdef readonly int64_t _buffered_input  # as told to the loop
     cdef uint32_t tail_size
     cdef uint32_t buffer_size
     cdef uint32_t read_size
@@ -214,6 +215,9 @@ Moves messages between a socket and a callback; subclasses do the rest.
             self.inflater = None
             if protocol.state == _CLOSED_STATE:
                 self.rest = None
+                self.drop_tail()
+                self.drop_large()
+                self.note_input()
 
     # Receiving
 
@@ -230,6 +234,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         ):
             if not self.waiting or self.may_take(self.expected()):
                 self.read_in()
+                self.note_input()
         if events & WRITE_READY and self._write_blocked:
             self.write_out()
         return 0
@@ -413,6 +418,32 @@ Moves messages between a socket and a callback; subclasses do the rest.
             self.join_run_queue()
         return 0
 
+    cdef inline int note_input(self) except -1:
+        """Tell the loop how much input is kept here, if that may have changed."""
+        if (
+            self._on_fast_path
+            and self.rest is None
+            and self.large == NULL
+            and not self.tail_size
+            and not self._buffered_input
+        ):
+            return 0
+        return self.count_input()
+
+    cdef int count_input(self) except -1:
+        cdef int64_t before = self._buffered_input
+        cdef int64_t size = <int64_t> self.tail_size
+        if self.rest is not None:
+            size += PyBytes_GET_SIZE(self.rest)
+        if self.large != NULL:
+            size += PyBytes_GET_SIZE(<object> self.large.block)
+        if not self._on_fast_path:
+            size += self._protocol.buffered_input
+        if size != before:
+            self._buffered_input = size
+            (<LoopState> self._loop).count_input(self, before, size)
+        return 0
+
     cdef int join_run_queue(self) except -1:
         """Go on when the others have had their turn."""
         if not self.queued:
@@ -440,6 +471,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         try:
             if self.rest is not None:
                 self.receive_rest()
+                self.note_input()
             elif self._open:
                 self.ready(READ_READY)
         except BaseException as error:

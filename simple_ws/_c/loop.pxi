@@ -144,6 +144,9 @@ State that connections share with the loop that drives them.
         eager: call `on_dirty` for output that is written outside of a turn.
         buffered: bytes of unsent output of all connections.
         buffered_limit: beyond it, `_make_room` is called if output is waiting.
+        buffered_input: bytes of input kept by `input_holders`, by their `id`: what is
+            incomplete, or waits for a callback.
+        buffered_input_limit: beyond it, `on_too_much_input` is called.
         slow: seconds that the callbacks of one connection may block the loop before
             `on_slow` is called; inflating and compressing do not count.
         pause: seconds after which a turn counts as a pause, in which no socket was
@@ -158,6 +161,8 @@ State that connections share with the loop that drives them.
     cdef public bint interrupted
     cdef public int64_t buffered
     cdef public int64_t buffered_limit
+    cdef public int64_t buffered_input
+    cdef public int64_t buffered_input_limit
     cdef public double slow
     cdef public double pause
     cdef public double longest_turn
@@ -169,6 +174,7 @@ State that connections share with the loop that drives them.
     cdef public unsigned long owner
     cdef readonly list dirty
     cdef readonly list run_queue
+    cdef readonly dict input_holders
     cdef Py_ssize_t carried_over  # of them, who waited when this turn began
     cdef public bint attention
     cdef readonly object clock
@@ -186,6 +192,9 @@ State that connections share with the loop that drives them.
         self.now = self.mark = self.longest_turn = 0.0
         self.buffered = 0
         self.buffered_limit = INT64_MAX
+        self.buffered_input = 0
+        self.buffered_input_limit = INT64_MAX
+        self.input_holders = {}
         self.slow = self.pause = INFINITY
         self.owner = PyThread_get_thread_ident()
         self.dirty = []
@@ -224,6 +233,25 @@ State that connections share with the loop that drives them.
 
     def on_slow(self, target: object, seconds: float) -> None:
         """Callbacks of what was heard have held the loop for longer than `slow`."""
+
+    def note_input(self, holder: Any, before: int, size: int) -> None:
+        """A holder of input has so many bytes now; it says how many it had before."""
+        self.count_input(holder, before, size)
+
+    cdef int count_input(
+        self, object holder, int64_t before, int64_t size
+    ) except -1:
+        if not size:
+            self.input_holders.pop(<uintptr_t> <PyObject*> holder, None)
+        elif not before:
+            self.input_holders[<uintptr_t> <PyObject*> holder] = holder
+        self.buffered_input += size - before
+        if self.buffered_input > self.buffered_input_limit:
+            self.on_too_much_input()
+        return 0
+
+    def on_too_much_input(self) -> None:
+        """More than `buffered_input_limit` is kept."""
 
     def on_pause(self, began: float, ended: float) -> None:
         """No socket was read between these two times."""

@@ -87,6 +87,7 @@ class ConnectionCore(_Base):
         "_await_drain",
         "_bucket",
         "_buffer_size",
+        "_buffered_input",
         "_dirty",
         "_ended",
         "_feeding",
@@ -147,6 +148,7 @@ class ConnectionCore(_Base):
         self._paused_by_backpressure = False
         self._paused_by_callbacks = False  # nor until `_pause_reading` says so
         self._rest = b""  # of the last read, for another turn
+        self._buffered_input = 0  # as told to the loop
         self._feeding = False  # what was read is being handled: nothing more is read
         self._queued = False  # in the loop's run queue: not heard before its turn there
         self._packing = False  # a message is on its way from our context to the outbox
@@ -171,6 +173,7 @@ class ConnectionCore(_Base):
         self._on_fast_path = protocol.between_messages
         if protocol.state == _CLOSED:
             self._rest = b""
+            self._note_input()
 
     # Receiving
 
@@ -190,6 +193,8 @@ class ConnectionCore(_Base):
                     self._on_readable()
                 finally:
                     self._feeding = False
+                if self._buffered_input or not self._on_fast_path or self._rest:
+                    self._note_input()
         if events & _WRITE and self._write_blocked:
             self._flush()
 
@@ -291,6 +296,14 @@ class ConnectionCore(_Base):
             self._join_run_queue()
         return len(data)
 
+    def _note_input(self) -> None:
+        """Tell the loop how much input is kept here."""
+        before = self._buffered_input
+        size = len(self._rest) + self._protocol.buffered_input
+        if size != before:
+            self._buffered_input = size
+            self._loop.note_input(self, before, size)
+
     def _join_run_queue(self) -> None:
         """Go on when the others have had their turn."""
         if not self._queued:
@@ -318,6 +331,7 @@ class ConnectionCore(_Base):
         try:
             if self._rest:
                 self._receive_rest()
+                self._note_input()
             elif self._open:
                 self(_READ)
         except BaseException as error:

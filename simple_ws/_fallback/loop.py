@@ -55,6 +55,9 @@ class LoopState:
         eager: call `on_dirty` for output that is written outside of a turn.
         buffered: bytes of unsent output of all connections.
         buffered_limit: beyond it, `_make_room` is called if output is waiting.
+        buffered_input: bytes of input kept by `input_holders`, by their `id`: what is
+            incomplete, or waits for a callback.
+        buffered_input_limit: beyond it, `on_too_much_input` is called.
         slow: seconds that the callbacks of one connection may block the loop before
             `on_slow` is called; inflating and compressing do not count.
         pause: seconds after which a turn counts as a pause, in which no socket was
@@ -75,6 +78,9 @@ class LoopState:
         self.attention = self.eager = self.interrupted = False
         self.buffered = 0
         self.buffered_limit = 2**63 - 1
+        self.buffered_input = 0
+        self.buffered_input_limit = 2**63 - 1
+        self.input_holders: dict[int, Any] = {}
         self.slow = self.pause = math.inf
         self.longest_turn = 0.0
         self._mark = self.now  # until when time has been accounted for
@@ -94,6 +100,19 @@ class LoopState:
 
     def on_slow(self, target: object, seconds: float) -> None:
         """Callbacks of what was heard have held the loop for longer than `slow`."""
+
+    def note_input(self, holder: Any, before: int, size: int) -> None:
+        """A holder of input has so many bytes now; it says how many it had before."""
+        if not size:
+            self.input_holders.pop(id(holder), None)
+        elif not before:
+            self.input_holders[id(holder)] = holder
+        self.buffered_input += size - before
+        if self.buffered_input > self.buffered_input_limit:
+            self.on_too_much_input()
+
+    def on_too_much_input(self) -> None:
+        """More than `buffered_input_limit` is kept."""
 
     def on_pause(self, began: float, ended: float) -> None:
         """No socket was read between these two times."""

@@ -24,6 +24,12 @@ def retry_after() -> tuple[str, str]:
     return "Retry-After", str(random.randint(_SOONEST, _LATEST))
 
 
+def overloaded() -> HandshakeError:
+    """The refusal of a request of which too much is kept (`max_buffered_input`)."""
+    text = "The server has too many unfinished requests."
+    return HandshakeError(503, text, [retry_after()])
+
+
 class Admission:
     """Counts connections by address, and handshakes by time.
 

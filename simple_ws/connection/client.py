@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from ..constants import CloseCause, CloseCode, Opcode, SendStatus, State
 from ..deflate import Agreement
-from ..errors import ProtocolError, RateExceeded
+from ..errors import ProtocolError, RateExceeded, ServerOverloaded
 from ..loop.reactor import READ, Reactor
 from ..loop.timers import Timer
 from ..messages import check_close, check_ping, encode_message
@@ -462,6 +462,15 @@ class Client(ConnectionCore):
     def _abandon(self) -> None:
         """Cut the connection after an internal error; for the loop."""
         self._cut("internal error", CloseCause.HANDLER_ERROR)
+
+    def _shed_input(self) -> None:
+        """See `shedding.InputHolder`."""
+        limit = self._loop.buffered_input_limit
+        self._on_fault(
+            ServerOverloaded(
+                f"unfinished input of all clients exceeds max_buffered_input {limit:,}"
+            )
+        )
 
     # Called by the byte path (`speedups.ConnectionHooks`)
 

@@ -92,6 +92,10 @@ class Options:
         handshake_rate: (handshakes per second, burst) of the server; above it HTTP 503.
         max_buffered: unsent output of all clients together; above this limit, clients
             with output waiting are slow consumers; for the server only.
+        max_buffered_input: input of all clients together that is kept in memory: of
+            messages and requests that are incomplete, or that wait for a callback.
+            Above this limit those who have sent most are closed with 1013, cause
+            `overloaded`, or get HTTP 503; for the server only.
         slow_callback: callbacks that take longer are logged, with their names.
         worker_threads: threads for `in_thread` and `Server.run_in_thread`, created on
             demand; for the server only.
@@ -141,6 +145,7 @@ class Options:
     message_rate: tuple[float, float] | None = None
     handshake_rate: tuple[float, float] | None = None
     max_buffered: int = 2**28
+    max_buffered_input: int = 2**27
     slow_callback: float = 0.2
     worker_threads: int = 8
     max_header: int = MAX_HEAD_SIZE
@@ -196,6 +201,7 @@ class OptionAttributes:
     message_rate: tuple[float, float] | None
     handshake_rate: tuple[float, float] | None
     max_buffered: int
+    max_buffered_input: int
     slow_callback: float
     worker_threads: int
     max_header: int
@@ -344,6 +350,7 @@ _CHECKS: dict[str, Check] = {
     "message_rate": optional(rate),
     "handshake_rate": optional(rate),
     "max_buffered": whole(0, "bytes"),
+    "max_buffered_input": whole(0, "bytes"),
     "slow_callback": seconds,
     "worker_threads": _worker_threads,
     "max_header": whole(1, "bytes"),

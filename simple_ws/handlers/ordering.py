@@ -25,8 +25,8 @@ __all__ = ["Awaited"]
 _MAX_WAITING = 8
 #: The same in bytes of messages; besides those 7, at most one message exceeds it.
 _MAX_WAITING_BYTES = 64 * 1024
-#: Close causes that drop waiting messages.
-_ENDED_BY_CALLBACK = (CloseCause.LOCAL, CloseCause.HANDLER_ERROR)
+#: Close causes that drop waiting messages: we have ended it.
+_ENDED_HERE = (CloseCause.LOCAL, CloseCause.HANDLER_ERROR, CloseCause.OVERLOADED)
 
 
 class Kind(Enum):
@@ -45,10 +45,9 @@ class EventQueue:
     Attributes:
         kind, call: of the callback that runs.
         waiting: later events: kind, bytes of the message, callback and arguments.
-        size: bytes of all waiting messages.
     """
 
-    __slots__ = ("call", "client", "kind", "size", "waiting")
+    __slots__ = ("_buffered_input", "call", "client", "kind", "waiting")
 
     waiting: deque[tuple[Kind, int, Callable[..., Any], tuple[Any, ...]]]
 
@@ -56,15 +55,16 @@ class EventQueue:
         self.client = client
         self.kind = Kind.OTHER
         self.call: PendingCall | None = None
-        self.size = 0
+        self._buffered_input = 0  # bytes of the waiting messages
         self.waiting = deque()
 
     def add(self, kind: Kind, function: Callable[..., Any], args: Any) -> None:
         """Append an event; pause reading when enough events wait."""
         size = len(args[0]) if kind is Kind.MESSAGE else 0
         self.waiting.append((kind, size, function, args))
-        self.size += size
-        full = len(self.waiting) >= _MAX_WAITING or self.size > _MAX_WAITING_BYTES
+        self._add_size(size)
+        full = len(self.waiting) >= _MAX_WAITING
+        full = full or self._buffered_input > _MAX_WAITING_BYTES
         # From a closing client reading continues: its input is discarded.
         if full and self.client.is_open() and not self.client._paused_by_callbacks:
             self.client._pause_reading(True)
@@ -76,15 +76,32 @@ class EventQueue:
     def take(self) -> tuple[Kind, Callable[..., Any], tuple[Any, ...]]:
         """The next event; resume reading when few are left."""
         kind, size, function, args = self.waiting.popleft()
-        self.size -= size
+        self._add_size(-size)
         few_events = len(self.waiting) <= _MAX_WAITING // 2
         if (
             few_events
-            and self.size <= _MAX_WAITING_BYTES // 2
+            and self._buffered_input <= _MAX_WAITING_BYTES // 2
             and self.client._paused_by_callbacks
         ):
             self.client._pause_reading(False)
         return kind, function, args
+
+    def _add_size(self, size: int) -> None:
+        if size:
+            before = self._buffered_input
+            self._buffered_input += size
+            self.client._loop.note_input(self, before, self._buffered_input)
+
+    def drop_messages(self) -> None:
+        """Drop the messages that wait: they are not delivered any more."""
+        kept = [event for event in self.waiting if event[0] is not Kind.MESSAGE]
+        self.waiting = deque(kept)
+        self._add_size(-self._buffered_input)
+
+    def _shed_input(self) -> None:
+        """See `loop.shedding.InputHolder`."""
+        self.client._shed_input()
+        self.drop_messages()
 
 
 class Awaited(Wrapper):
@@ -230,13 +247,14 @@ class Awaited(Wrapper):
         return False
 
     def _is_over(self, client: Client) -> bool:
-        """Whether a callback has ended the connection, or the server is ending."""
-        return self._pending.closing or client.close_cause in _ENDED_BY_CALLBACK
+        """Whether we have ended the connection, or the server is ending."""
+        return self._pending.closing or client.close_cause in _ENDED_HERE
 
     def _end_queues(self) -> None:
         """The server has ended: of the waiting callbacks, only `on_close` is called."""
         queues, self._queues = self._queues, {}
         for queue in queues.values():
+            queue.drop_messages()
             for kind, _, function, args in queue.waiting:
                 if kind is Kind.CLOSE:
                     self._end(queue.client, partial(function, *args))

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..connection.admission import overloaded
 from ..connection.log import Log
 from ..connection.options import Options
 from ..constants import Delivered, SendStatus
@@ -155,6 +156,7 @@ class Exchange:
         self._timeout = WRITE_TIMEOUT
         self._serve: Responder | None = None
         self._body: LengthBody | ChunkedBody | None = None
+        self._buffered_input = 0  # bytes of the incomplete body, as told to the loop
         self._unpaid = 0  # bytes of the body since its deadline was set
         self._answer: Answer | None = None
         self._unsent = memoryview(b"")
@@ -191,6 +193,8 @@ class Exchange:
             return
         self._answer = self._encoded(given)
         self._phase = Phase.ANSWERING
+        self._body = None
+        self._note_input(0)
         self._reactor.wheel.discard(self)
         self._write()
 
@@ -352,6 +356,7 @@ class Exchange:
 
     def _leave(self) -> None:
         self._phase = Phase.DONE
+        self._note_input(0)
         self._reactor.wheel.discard(self)
 
     # The body, and the responder
@@ -371,12 +376,23 @@ class Exchange:
         if self._body.feed(data):
             self.request.body = self._body.body
             self._ahead = self._body.rest
+            self._note_input(0)
             self._ask()
             return
+        self._note_input(self._body.buffered_input)
         self._unpaid += len(data)
         if self._unpaid >= _PROGRESS:
             self._unpaid = 0
             self._wait(self.server.options.open_timeout)
+
+    def _note_input(self, size: int) -> None:
+        before, self._buffered_input = self._buffered_input, size
+        if size != before:
+            self._reactor.note_input(self, before, size)
+
+    def _shed_input(self) -> None:
+        """See `loop.shedding.InputHolder`."""
+        self.refuse(overloaded())
 
     def _ask(self) -> None:
         self._phase = Phase.SERVING

@@ -29,6 +29,7 @@ from ..errors import InvalidState
 from ..speedups import LoopState
 from .repeats import Repeats
 from .selector import EpollSelector, best_selector
+from .shedding import shed_input
 from .timers import Timer, Timers, Wheel
 
 if sys.platform == "linux":
@@ -79,7 +80,7 @@ class Reactor(LoopState):
         selector: any `selectors.BaseSelector`; the best of the platform by default.
         busy_poll: seconds to poll before sleeping, which saves the wake-up (some
             10 µs) at the cost of a core.
-        buffered_limit, slow, pause: see `LoopState`.
+        buffered_limit, buffered_input_limit, slow, pause: see `LoopState`.
         slow_listener: called with the target that has blocked the loop for longer than
             `slow` seconds, and with its duration.
 
@@ -100,6 +101,7 @@ class Reactor(LoopState):
         *,
         busy_poll: float = 0.0,
         buffered_limit: int | None = None,
+        buffered_input_limit: int | None = None,
         slow: float = math.inf,
         pause: float = math.inf,
         slow_listener: Callable[[object, float], object] | None = None,
@@ -108,6 +110,9 @@ class Reactor(LoopState):
         self.slow, self.pause = slow, pause
         if buffered_limit is not None:
             self.buffered_limit = buffered_limit
+        if buffered_input_limit is not None:
+            self.buffered_input_limit = buffered_input_limit
+        self._shedding = False  # it is queued
         self._given_selector = selector
         self._selector: selectors.BaseSelector
         self.timers = Timers()
@@ -387,6 +392,19 @@ class Reactor(LoopState):
         """A target called for readiness has blocked the loop for longer than `slow`."""
         if self._slow_listener is not None:
             self._slow_listener(target, seconds)
+
+    def on_too_much_input(self) -> None:
+        """More input is kept than `buffered_input_limit`: end some, soon.
+
+        Not here: it may be noticed in the middle of somebody's input.
+        """
+        if not self._shedding:
+            self._shedding = True
+            self.call_soon(self._shed_input)
+
+    def _shed_input(self) -> None:
+        self._shedding = False
+        shed_input(self)
 
     def on_pause(self, began: float, ended: float) -> None:
         """Nothing was read in this time; a turn may report it in parts."""

@@ -350,6 +350,11 @@ class RequestReader:
         """Whether no byte has been received yet."""
         return not self._buffer
 
+    @property
+    def buffered_input(self) -> int:
+        """Bytes kept."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> Request | None:
         """Process bytes; return the request when its head is complete.
 

@@ -67,6 +67,11 @@ class LengthBody:
         self._length = length
         self._buffer = bytearray()
 
+    @property
+    def buffered_input(self) -> int:
+        """Bytes kept."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> bool:
         """Process bytes; return whether the body is complete."""
         self._buffer += data
@@ -101,6 +106,11 @@ class ChunkedBody:
     def collected(self) -> bytes:
         """The part of the body received so far."""
         return bytes(self._collected)
+
+    @property
+    def buffered_input(self) -> int:
+        """Bytes kept."""
+        return len(self._collected) + len(self._buffer)
 
     def feed(self, data: bytes) -> bool:
         """Process bytes; return whether the body is complete.

@@ -389,6 +389,11 @@ class Protocol:
         return self._wire_size if self._opcode else 0
 
     @property
+    def buffered_input(self) -> int:
+        """Bytes of the incomplete message that are kept, after inflation."""
+        return len(self._message)
+
+    @property
     def remaining(self) -> int:
         """Missing bytes of the current frame, not counting its header."""
         return max(0, self._remaining)

@@ -70,6 +70,7 @@ class Run:
             clock=clock,
             busy_poll=options.busy_poll,
             buffered_limit=options.max_buffered,
+            buffered_input_limit=options.max_buffered_input,
             slow=options.slow_callback,
             pause=max(_PAUSE, options.slow_callback),
             slow_listener=self._on_slow,

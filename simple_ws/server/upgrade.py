@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol
 
-from ..connection.admission import Admission
+from ..connection.admission import Admission, overloaded
 from ..connection.client import Client
 from ..connection.interfaces import ConnectionHost, Handler
 from ..connection.options import Options
@@ -134,6 +134,7 @@ class UpgradeConnection:
     client: Client | None = None
     _events = 0  # that are watched for
     _kept = False  # a request was answered on it before
+    _buffered_input = 0  # bytes of an incomplete head, as told to the loop
     _over = False  # closed, or handed over to a client
     _question: PendingCall | None = None  # a deferred `on_request`
     _early = b""  # bytes received meanwhile
@@ -234,6 +235,7 @@ class UpgradeConnection:
 
     def _leave(self) -> None:
         self._over = True
+        self._note_input(0)
         self.server.reactor.wheel.discard(self)
         self.server._forget_upgrade(self)
 
@@ -293,7 +295,18 @@ class UpgradeConnection:
             self._reader = RequestReader(self.server.options.max_header)
             if self._kept:
                 self._wait(self.server.options.open_timeout)
-        return self._reader.feed(data)
+        request = self._reader.feed(data)
+        self._note_input(0 if request else self._reader.buffered_input)
+        return request
+
+    def _note_input(self, size: int) -> None:
+        before, self._buffered_input = self._buffered_input, size
+        if size != before:
+            self.server.reactor.note_input(self, before, size)
+
+    def _shed_input(self) -> None:
+        """See `loop.shedding.InputHolder`."""
+        self._refuse(overloaded())
 
     def _decide(self, request: Request, rest: bytes) -> None:
         """Upgrade, or answer plain HTTP; without a route, point to WebSocket."""
@@ -512,6 +525,7 @@ class UpgradeConnection:
         self.server._admission.note_refusal(response.status)
         if self._exchange is None:
             self.server.reactor.wheel.discard(self)
+            self._note_input(0)
             self._exchange = Exchange(self, request)
         self._exchange.end(response, why)
 

@@ -121,6 +121,11 @@ def stall(driven: Driven, peer: Peer, client: Client) -> None:
     driven.advance(1.0)
 
 
+def overload(driven: Driven, peer: Peer, client: Client) -> None:
+    driven.reactor.buffered_input_limit = 1000
+    peer.write(frame(TEXT, "x" * 2000)[:1500])
+
+
 def fall_silent(driven: Driven, peer: Peer, client: Client) -> None:
     for _ in range(3):
         driven.advance(9.0)
@@ -155,6 +160,7 @@ ENDS: dict[str, tuple[Callable[[Driven, Peer, Client], Any], str, int, int]] = {
     "ping_timeout": (fall_silent, "us", 1011, logging.INFO),
     "idle_timeout": (idle, "us", 1001, logging.DEBUG),
     "slow_consumer": (stall, "us", 1013, logging.INFO),
+    "overloaded": (overload, "us", 1013, logging.INFO),
     "too_big": (hand_over(frame(TEXT, "x" * 5001)), "us", 1009, logging.INFO),
     "protocol_error": (hand_over(b"\x81\x01x"), "us", 1002, logging.INFO),
     "bad_data": (hand_over(frame(TEXT, b"\xff")), "us", 1007, logging.INFO),
