@@ -9,11 +9,11 @@ from .constants import SendStatus
 __all__ = [
     "BACKEND",
     "ConnectionCore",
+    "Counters",
     "Deflater",
     "Inflater",
     "LoopState",
     "Poller",
-    "Tally",
     "Utf8Validator",
     "accept_from",
     "apply_mask",
@@ -57,7 +57,7 @@ class Inflater:
     def finish(self) -> None: ...
 
 @disjoint_base
-class Tally:
+class Counters:
     messages_received: int
     messages_sent: int
     bytes_received: int
@@ -134,9 +134,9 @@ class ConnectionCore:
     @property
     def _buffered_input(self) -> int: ...
     @property
-    def _tally(self) -> Tally: ...
-    @_tally.setter
-    def _tally(self, tally: Tally) -> None: ...
+    def _counters(self) -> Counters: ...
+    @_counters.setter
+    def _counters(self, counters: Counters) -> None: ...
     @property
     def messages_received(self) -> int: ...
     @property

@@ -55,7 +55,7 @@ __all__ = [
     "Inflater",
     "LoopState",
     "Poller",
-    "Tally",
+    "Counters",
     "Utf8Validator",
     "accept_from",
     "apply_mask",

@@ -340,7 +340,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         """Enlarge the reads while they are full; shrink them when they are not."""
         self._last_received = self._loop.now
         self.bytes_received += <int64_t> size
-        self.counts.bytes_received += <int64_t> size
+        self.counters.bytes_received += <int64_t> size
         if size == self.read_size:
             self.read_size = <uint32_t> min(size * 2, _MAX_READ)
         elif size < self.read_size >> 2 and self.read_size > self.buffer_size:
@@ -476,7 +476,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
                 self.ready(READ_READY)
         except BaseException as error:
             loop.on_failure(self, error)
-        loop.account(self, self.counts)
+        loop.account(self, self.counters)
 
     cdef int receive_rest(self) except -1:
         cdef bytes rest = self.rest
@@ -593,8 +593,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
         inflater.finish()
         if first & TEXT_OPCODE and state.missing:
             raise InvalidData("text ends inside a UTF-8 sequence")
-        self.counts.packed_received += <int64_t> size
-        self.counts.plain_received += PyBytes_GET_SIZE(plain)
+        self.counters.packed_received += <int64_t> size
+        self.counters.plain_received += PyBytes_GET_SIZE(plain)
         if not first & TEXT_OPCODE:
             return plain
         return PyUnicode_DecodeUTF8(
@@ -618,7 +618,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         """Call back with a message; the return value is the reply."""
         self._last_message = self._loop.now
         self.messages_received += 1
-        self.counts.messages_received += 1
+        self.counters.messages_received += 1
         if self.bucket_of_rate != NULL:
             if not take_token(self.bucket_of_rate, self._loop.now):
                 self._on_rate()
@@ -752,7 +752,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
             return self.not_read(got)
         self._last_received = self._loop.now
         self.bytes_received += got
-        self.counts.bytes_received += got
+        self.counters.bytes_received += got
         self.add_to_large(min(<size_t> got, room))
         if <size_t> got > room:
             self.feed(buffer, <size_t> got - room)
@@ -874,7 +874,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
             )
             and not self._make_room(size)
         ):
-            self.counts.dropped += 1
+            self.counters.dropped += 1
             return _DROPPED
         if (
             self.packing
@@ -886,15 +886,15 @@ Moves messages between a socket and a callback; subclasses do the rest.
         if not self._open:
             return _DROPPED  # the policy has ended the connection
         self.messages_sent += 1
-        self.counts.messages_sent += 1
+        self.counters.messages_sent += 1
         if self.packing and size >= self.threshold:
-            self.counts.plain_sent += <int64_t> size
+            self.counters.plain_sent += <int64_t> size
             owner = self.pack(owner, data, size)
             if not self._open:
                 return _DROPPED
             data = <const uint8_t*> PyBytes_AS_STRING(owner)
             size = <size_t> PyBytes_GET_SIZE(owner)
-            self.counts.packed_sent += <int64_t> size
+            self.counters.packed_sent += <int64_t> size
             first |= PACKED
         if (
             size <= COPY_LIMIT

@@ -91,8 +91,8 @@ cdef double _LEAST_SHARE = LEAST_SHARE
 cdef size_t _NO_FRAME_LIMIT = 2**62
 
 
-cdef class Tally:
-    """Tally()
+cdef class Counters:
+    """Counters()
 --
 
 Counts of all connections of one handler, since it was created.
@@ -121,7 +121,7 @@ Counts of all connections of one handler, since it was created.
         pass
 
 
-cdef Tally _nobody = Tally()
+cdef Counters _nobody = Counters()
 
 
 cdef class LoopState:
@@ -257,21 +257,21 @@ State that connections share with the loop that drives them.
         """No socket was read between these two times."""
 
     def _account(self, target: object) -> None:
-        tally = None
+        counters = None
         if isinstance(target, ConnectionCore):
-            tally = (<ConnectionCore> target).counts
-        self.account(target, tally)
+            counters = (<ConnectionCore> target).counters
+        self.account(target, counters)
 
     def _end_turn(self) -> None:
         self.end_turn()
 
-    cdef int account(self, object target, Tally tally) except -1:
+    cdef int account(self, object target, Counters counters) except -1:
         """Account for the time since the clock was last read."""
         cdef double now = self.read_clock()
         cdef double spent = now - self.mark
         self.mark = now
-        if tally is not None:
-            tally.busy += spent
+        if counters is not None:
+            counters.busy += spent
             if spent > self.fair_share:
                 (<ConnectionCore> target)._yield_turn()
         if spent - self.own_work > self.slow:

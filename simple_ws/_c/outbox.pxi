@@ -72,7 +72,7 @@ cdef class Outbox:
     """Messages and control frames that the system has not taken yet."""
 
     cdef readonly LoopState _loop
-    cdef Tally counts
+    cdef Counters counters
     cdef public size_t _write_limit
     cdef readonly int64_t bytes_sent
     cdef size_t max_frame_size
@@ -92,7 +92,7 @@ cdef class Outbox:
     def __cinit__(self, *args, **kwargs):
         # If a subclass forgets __init__, this object must do nothing, not crash.
         self._loop = _nowhere
-        self.counts = _nobody
+        self.counters = _nobody
         self.max_frame_size = _NO_FRAME_LIMIT
 
     def __dealloc__(self):
@@ -106,14 +106,14 @@ cdef class Outbox:
         return self.waiting
 
     @property
-    def _tally(self) -> Tally:
-        return self.counts
+    def _counters(self) -> Counters:
+        return self.counters
 
-    @_tally.setter
-    def _tally(self, tally: Tally) -> None:
-        if not isinstance(tally, Tally):
-            raise TypeError(f"tally must be a Tally, not {tally!r}")
-        self.counts = tally
+    @_counters.setter
+    def _counters(self, counters: Counters) -> None:
+        if not isinstance(counters, Counters):
+            raise TypeError(f"counters must be Counters, not {counters!r}")
+        self.counters = counters
 
     cdef inline bint has_too_many(self) noexcept:
         return self.queue_used > FEW_MESSAGES + self._write_limit // MESSAGE_COST
@@ -255,7 +255,7 @@ cdef class Outbox:
         self.waiting -= sent
         self._loop.buffered -= <int64_t> sent
         self.bytes_sent += <int64_t> sent
-        self.counts.bytes_sent += <int64_t> sent
+        self.counters.bytes_sent += <int64_t> sent
         self.small_sent += <uint32_t> part
         sent -= part
         while sent:

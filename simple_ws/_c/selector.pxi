@@ -327,7 +327,7 @@ cdef class Poller:
         try:
             if isinstance(target, ConnectionCore):
                 (<ConnectionCore> target).ready(ready)
-                loop.account(target, (<ConnectionCore> target).counts)
+                loop.account(target, (<ConnectionCore> target).counters)
             else:
                 target(ready)
                 loop.account(target, None)

@@ -21,16 +21,16 @@ from .connection import (
     accept_from,
     fan_out,
 )
-from .loop import LoopState, Tally
+from .loop import Counters, LoopState
 
 __all__ = [
     "BACKEND",
     "ConnectionCore",
+    "Counters",
     "Deflater",
     "Inflater",
     "LoopState",
     "Poller",
-    "Tally",
     "Utf8Validator",
     "accept_from",
     "apply_mask",

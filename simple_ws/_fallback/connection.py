@@ -259,7 +259,7 @@ class ConnectionCore(_Base):
     def _adapt_reads(self, size: int) -> None:
         """Enlarge the reads while they are full; shrink them when they are not."""
         self.bytes_received += size
-        self._counts.bytes_received += size
+        self._checked_counters.bytes_received += size
         if size == self._read_size:
             self._read_size = min(size * 2, MAX_READ)
         elif size < self._read_size >> 2 and self._read_size > self._buffer_size:
@@ -409,7 +409,7 @@ class ConnectionCore(_Base):
         """Call back with a message; the return value is the reply."""
         self._last_message = self._loop.now
         self.messages_received += 1
-        self._counts.messages_received += 1
+        self._checked_counters.messages_received += 1
         if self._bucket is not None and not self._bucket.take(self._loop.now):
             self._on_rate()
             return
@@ -478,13 +478,13 @@ class ConnectionCore(_Base):
         size, waiting = len(payload), self._waiting - self._offering
         # Before compressing: a message that enters the context must be sent.
         if waiting and self._is_over(waiting + size) and not self._make_room(size):
-            self._counts.dropped += 1
+            self._checked_counters.dropped += 1
             return _DROPPED
         if not self._open:
             # The policy has ended the connection, which mypy cannot know.
             return _DROPPED  # type: ignore[unreachable]
         self.messages_sent += 1
-        self._counts.messages_sent += 1
+        self._checked_counters.messages_sent += 1
         if size < self._plain_below:
             if size < 126:
                 frame = _SHORT_HEADS[opcode][size] + payload
@@ -522,8 +522,8 @@ class ConnectionCore(_Base):
         self._packing = True
         try:
             packed, shared = self._pack(source, payload)
-            self._counts.plain_sent += size
-            self._counts.packed_sent += len(packed)
+            self._checked_counters.plain_sent += size
+            self._checked_counters.packed_sent += len(packed)
             self._enqueue(protocol.frame_message(opcode | _PACKED, packed))
             self._stale = shared
         finally:

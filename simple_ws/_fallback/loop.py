@@ -14,10 +14,10 @@ from ..constants import LEAST_SHARE, LONGEST_SHARE, TURN
 from ..deflate import Agreement
 from .codecs import Deflater
 
-__all__ = ["LoopState", "Tally"]
+__all__ = ["Counters", "LoopState"]
 
 
-class Tally:
+class Counters:
     """Counts of all connections of one handler, since it was created.
 
     Attributes:
@@ -121,9 +121,9 @@ class LoopState:
         """Book the time since the last look at the clock."""
         now = self.clock()
         spent, self._mark = now - self._mark, now
-        tally = getattr(target, "_counts", None)
-        if tally is not None:
-            tally.busy += spent
+        counters = getattr(target, "_checked_counters", None)
+        if counters is not None:
+            counters.busy += spent
             if spent > self._fair_share:
                 target._yield_turn()
         if spent - self._own_work > self.slow:

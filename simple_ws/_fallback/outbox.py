@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 from itertools import islice
 
-from .loop import LoopState, Tally
+from .loop import Counters, LoopState
 
 __all__ = ["Outbox"]
 
@@ -23,7 +23,7 @@ _JOIN_LIMIT = 64 * 1024
 #: Buffers of one scatter/gather call; systems take 1,024 (IOV_MAX), few are needed.
 _MAX_BUFFERS = 64
 
-_nobody = Tally()
+_nobody = Counters()
 
 
 class Outbox:
@@ -36,7 +36,7 @@ class Outbox:
     """
 
     __slots__ = (
-        "_counts",
+        "_checked_counters",
         "_half_full",
         "_loop",
         "_many",
@@ -56,7 +56,7 @@ class Outbox:
         #: Bytes and messages beyond which the system is asked to take some.
         self._half_full = write_limit >> 1
         self._many = (_FEW_MESSAGES + write_limit // _MESSAGE_COST) >> 1
-        self._counts = _nobody
+        self._checked_counters = _nobody  # what `_counters` has checked
         # One entry for each message or control frame; only the first may be partly
         # sent, and is a memoryview then.
         self._outbox: deque[bytes | memoryview] = deque()
@@ -71,14 +71,14 @@ class Outbox:
         return self._waiting
 
     @property
-    def _tally(self) -> Tally:
-        return self._counts
+    def _counters(self) -> Counters:
+        return self._checked_counters
 
-    @_tally.setter
-    def _tally(self, tally: Tally) -> None:
-        if not isinstance(tally, Tally):
-            raise TypeError(f"tally must be a Tally, not {tally!r}")
-        self._counts = tally
+    @_counters.setter
+    def _counters(self, counters: Counters) -> None:
+        if not isinstance(counters, Counters):
+            raise TypeError(f"counters must be Counters, not {counters!r}")
+        self._checked_counters = counters
 
     def _has_too_many(self) -> bool:
         """Whether so many messages wait that their objects exceed their bytes."""
@@ -101,7 +101,7 @@ class Outbox:
         self._waiting -= sent
         self._loop.buffered -= sent
         self.bytes_sent += sent
-        self._counts.bytes_sent += sent
+        self._checked_counters.bytes_sent += sent
         if not self._waiting:
             outbox.clear()
             return

@@ -39,7 +39,7 @@ class SlowConsumers:
         if not too_long:
             limit = client._loop.buffered_limit
             reason = f"unsent output of all clients exceeds max_buffered {limit:,}"
-        client._tally.dropped += client._drop_oldest(client.buffered_amount)
+        client._counters.dropped += client._drop_oldest(client.buffered_amount)
         client._close(CloseCode.TRY_AGAIN_LATER, reason, CloseCause.SLOW_CONSUMER)
 
     def _drop_for(self, client: Connection, size: int) -> bool:
@@ -51,7 +51,7 @@ class SlowConsumers:
         excess = min(excess, waiting)
         if excess > waiting - client._unfinished():
             return False
-        client._tally.dropped += client._drop_oldest(excess)
+        client._counters.dropped += client._drop_oldest(excess)
         return client.buffered_amount <= waiting - excess
 
 

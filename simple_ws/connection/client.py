@@ -125,7 +125,7 @@ class Client(ConnectionCore):
         self._host = host
         self._handler = handler
         self._request = request
-        self._tally = handler._tally
+        self._counters = handler._counters
         self.id = next(_ids)
         self.opened_at = time.time()
         self.subprotocol = subprotocol
@@ -564,8 +564,8 @@ class Client(ConnectionCore):
             self._deliver(payload)
 
     def _count_inflated(self, packed: int, plain: int) -> None:
-        self._tally.packed_received += packed
-        self._tally.plain_received += plain
+        self._counters.packed_received += packed
+        self._counters.plain_received += plain
 
     def _send_queued(self, opcode: int, payload: bytes, blocked: bool) -> None:
         self._loop.release(len(payload))

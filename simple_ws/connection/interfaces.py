@@ -17,7 +17,7 @@ from ..loop.timers import Timer
 from ..protocol.http11 import Request
 from ..protocol.keepalive import Pings
 from ..protocol.websocket import Protocol as WebSocketProtocol
-from ..speedups import Tally
+from ..speedups import Counters
 from .admission import Admission
 from .log import Ended, Log
 from .options import Options
@@ -53,7 +53,7 @@ class Handler(Protocol):
         """The handler's name in the log and in statistics."""
 
     @property
-    def _tally(self) -> Tally:
+    def _counters(self) -> Counters:
         """Counters of its connections."""
 
     @property
@@ -124,7 +124,7 @@ class Connection(Ended, Protocol):
     # From the byte path, in C or in Python.
     _sock: Any
     _protocol: WebSocketProtocol
-    _tally: Tally
+    _counters: Counters
     _write_limit: int
     _attached: bool
     _unregistered: bool

@@ -15,7 +15,7 @@ from ..connection.topics import Group
 from ..errors import InvalidState
 from ..loop.deferred import check_callback, check_not_deferred, returns_deferred
 from ..protocol.http11 import Request
-from ..speedups import Tally
+from ..speedups import Counters
 from .names import Names
 
 __all__ = [
@@ -67,7 +67,7 @@ class BaseHandler(OptionAttributes):
     #: The handler's name in logs and statistics.
     _log_name: str
     #: Counters of its connections.
-    _tally: Tally
+    _counters: Counters
     _admission: Admission | None
 
     #: True: clients of this handler must be bound to an identity (`client.bind`) within
@@ -85,7 +85,7 @@ class BaseHandler(OptionAttributes):
             clients=Group(),
             server=None,
             _log_name=cls.__name__,
-            _tally=Tally(),
+            _counters=Counters(),
             _admission=None,
             _has_deferred=any(
                 returns_deferred(getattr(cls, name)) for name in CALLBACKS

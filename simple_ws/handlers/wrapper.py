@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..connection.admission import Admission
     from ..connection.options import Options
     from ..connection.topics import Group
-    from ..speedups import Tally
+    from ..speedups import Counters
 
 __all__ = ["Wrapper"]
 
@@ -65,8 +65,8 @@ class Wrapper:
         return self._inner._log_name
 
     @property
-    def _tally(self) -> Tally:
-        return self._inner._tally
+    def _counters(self) -> Counters:
+        return self._inner._counters
 
     @property
     def _admission(self) -> Admission | None:

@@ -1,6 +1,6 @@
 """The stats of a server: the counts of its parts, collected in one dict.
 
-Connections count their messages by themselves (`Tally`), the log counts ends,
+Connections count their messages by themselves (`Counters`), the log counts ends,
 admission refusals. `Stats` keeps what nobody else does, and puts all of it together.
 Showing it is left to `prometheus` and `dashboard`; `AccessRule` decides who may see it.
 """
@@ -22,14 +22,14 @@ from ..handlers.handler import BaseHandler
 from ..loop.deferred import check_callback, check_not_deferred
 from ..loop.reactor import Reactor
 from ..protocol.http11 import Request
-from ..speedups import BACKEND, Tally
+from ..speedups import BACKEND, Counters
 
 __all__ = ["AccessRule", "Stats", "StatsSource"]
 
 #: Seconds of a window for the longest turn, which is reported for one to two of them.
 _LAG_WINDOW = 10.0
 
-#: Attributes of a `Tally`; those reported for each handler, and those for all together.
+#: Attributes of `Counters`, reported for each handler and for all together.
 _COUNTS = (
     "messages_received",
     "messages_sent",
@@ -102,7 +102,7 @@ class Stats:
         """
         # `list` and `dict` copy in one step of the interpreter, while the loop runs.
         paths = list(self._paths.items())
-        tallies = [_counts_of(handler._tally) for handler, _ in paths]
+        of_handlers = [_counts_of(handler._counters) for handler, _ in paths]
         viewers = list(self.viewers)
         refused = dict(server._admission.refused)
         # In this order no connection is counted as closed but not as opened.
@@ -119,7 +119,7 @@ class Stats:
             "backend": BACKEND,
             "connections": connections,
             "total": {
-                name: sum(counts[name] for counts in tallies) for name in _COUNTS
+                name: sum(counts[name] for counts in of_handlers) for name in _COUNTS
             },
             "handlers": [
                 {
@@ -128,7 +128,7 @@ class Stats:
                     "clients": len(handler.clients),
                     **counts,
                 }
-                for (handler, mounted), counts in zip(paths, tallies, strict=True)
+                for (handler, mounted), counts in zip(paths, of_handlers, strict=True)
             ],
             "closed": closed,
             "refused": {str(status): refused[status] for status in sorted(refused)},
@@ -183,5 +183,5 @@ class AccessRule:
             raise HandshakeError(403, "You may not see this from where you are.")
 
 
-def _counts_of(tally: Tally) -> dict[str, Any]:
-    return {name: getattr(tally, name) for name in _COUNTS}
+def _counts_of(counters: Counters) -> dict[str, Any]:
+    return {name: getattr(counters, name) for name in _COUNTS}

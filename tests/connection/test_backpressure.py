@@ -618,7 +618,7 @@ def test_drop_old_gives_up_old_messages_only_if_the_new_one_fits_then(
         assert client.write_message(b"old") is BACKPRESSURE
         assert client.write_message(b"x" * (limit - under_way + 1)) is DROPPED
         assert client.write_message(b"y" * (limit - under_way)) is BACKPRESSURE
-        assert driven.handler._tally.dropped == 2
+        assert driven.handler._counters.dropped == 2
         assert peer.read_message() == data
         assert peer.read_message() == b"y" * (limit - under_way)
 
@@ -649,7 +649,7 @@ def test_drop_old_drops_what_was_written_in_the_turn_that_blocked(wrap: Any) -> 
         assert received[begun:] == [
             pattern(400 - latest + n, 1000) for n in range(latest)
         ]
-        assert len(received) == 400 - driven.handler._tally.dropped
+        assert len(received) == 400 - driven.handler._counters.dropped
         assert latest > 120
 
 
@@ -692,7 +692,9 @@ def test_messages_that_wait_count_64_bytes_at_least(wrap: Any, policy: str) -> N
         fill(driven, client, 20_000)
         waiting = client.buffered_amount
         taken = 0
-        while client.is_open() and taken < 5000 and not driven.handler._tally.dropped:
+        while (
+            client.is_open() and taken < 5000 and not driven.handler._counters.dropped
+        ):
             taken += bool(client.write_message(b"x"))
         assert limit // 64 - 50 < taken < limit // 64 + 70
         assert client.is_open() is (policy != "close")
@@ -760,7 +762,7 @@ def test_limit_of_all_drops_old_messages_for_as_many_bytes() -> None:
         for number in range(5):
             assert client.write_message(pattern(number, 5000)) is BACKPRESSURE
             assert driven.reactor.buffered <= kept + 50
-        assert driven.handler._tally.dropped >= 24
+        assert driven.handler._counters.dropped >= 24
 
 
 # --- on_drain ------------------------------------------------------------------------
@@ -1351,7 +1353,7 @@ class BackPressure(RuleBasedStateMachine):
             assert not self.queue
             assert not self.to_send
             self.on_drain_comes_when_promised()
-            assert self.driven.handler._tally.dropped == self.dropped
+            assert self.driven.handler._counters.dropped == self.dropped
             assert arrived(self.reader) == self.expected
             assert not self.reader.rest
         finally:

@@ -19,7 +19,7 @@ FAVOURITES = """
     bucket sweep release name user user_id room rooms state data handler server host
     loop timer timers tasks queue inbox lock logger options limits rate tally stats
     protocol reactor journal sock socket fd request started last_seen held deaf
-    parked call end start follow heartbeat beat keepalive closing
+    parked call end start follow heartbeat beat keepalive closing counters
 """
 #: Each name of ours that is private could be a user's without its underscore.
 WITHOUT_UNDERSCORE = {name.strip("_") for name in dir(Client) if name[0] == "_"}

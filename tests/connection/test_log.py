@@ -1,6 +1,6 @@
 """The log: one line for each end, the names of slow callbacks, and no flood.
 
-Also the counts of `Tally`, and that peers are not blamed for a pause of the server.
+Also the counts of `Counters`, and that peers are not blamed for a pause of the server.
 """
 
 from __future__ import annotations
@@ -837,8 +837,8 @@ def test_messages_and_bytes_are_counted_both_ways() -> None:
     with Driven(Echo()) as driven:
         peer = driven.open()
         driven.turn()
-        tally = driven.handler._tally
-        before = tally.bytes_sent
+        counters = driven.handler._counters
+        before = counters.bytes_sent
         stream = (
             frame(TEXT, "one")
             + frame(BINARY, b"x" * 70_000)
@@ -852,13 +852,13 @@ def test_messages_and_bytes_are_counted_both_ways() -> None:
         assert peer.read_message() == b"x" * 70_000
         assert peer.read_message() == "ab"
         peer.read_frame()
-        assert (tally.messages_received, tally.messages_sent) == (3, 3)
-        assert tally.bytes_received == len(stream)
+        assert (counters.messages_received, counters.messages_sent) == (3, 3)
+        assert counters.bytes_received == len(stream)
         # 70,000 bytes are nine frames of 8 KiB at most, with four bytes of header each.
-        assert tally.bytes_sent - before == 5 + (70_000 + 9 * 4) + 4 + 3
+        assert counters.bytes_sent - before == 5 + (70_000 + 9 * 4) + 4 + 3
         client = driven.handler.client()
-        assert client.bytes_received == tally.bytes_received
-        assert client.bytes_sent == tally.bytes_sent
+        assert client.bytes_received == counters.bytes_received
+        assert client.bytes_sent == counters.bytes_sent
         assert (client.messages_received, client.messages_sent) == (3, 3)
 
 
@@ -880,9 +880,12 @@ def test_compression_is_counted_both_ways(fragments: int) -> None:
             )
         first_byte, answer = peer.read_frame()
         assert first_byte == 0xC2
-        tally = driven.handler._tally
-        assert (tally.packed_received, tally.plain_received) == (len(data), len(plain))
-        assert (tally.plain_sent, tally.packed_sent) == (len(plain), len(answer))
+        counters = driven.handler._counters
+        assert (counters.packed_received, counters.plain_received) == (
+            len(data),
+            len(plain),
+        )
+        assert (counters.plain_sent, counters.packed_sent) == (len(plain), len(answer))
 
 
 def test_what_was_not_compressed_is_not_counted_as_such() -> None:
@@ -890,9 +893,9 @@ def test_what_was_not_compressed_is_not_counted_as_such() -> None:
         peer = driven.open("/", DEFLATE)
         peer.text("short")
         assert peer.read_message() == "short"
-        tally = driven.handler._tally
-        assert tally.plain_sent == tally.packed_sent == 0
-        assert tally.plain_received == tally.packed_received == 0
+        counters = driven.handler._counters
+        assert counters.plain_sent == counters.packed_sent == 0
+        assert counters.plain_received == counters.packed_received == 0
 
 
 def test_dropped_messages_are_counted() -> None:
@@ -902,8 +905,11 @@ def test_dropped_messages_are_counted() -> None:
         client.write_message(b"x" * 2**17)
         driven.turn()
         results = [client.write_message(b"x" * 30_000) for _ in range(10)]
-        assert driven.handler._tally.dropped == results.count(SendStatus.DROPPED) > 0
-        assert driven.handler._tally.messages_sent == 11 - driven.handler._tally.dropped
+        assert driven.handler._counters.dropped == results.count(SendStatus.DROPPED) > 0
+        assert (
+            driven.handler._counters.messages_sent
+            == 11 - driven.handler._counters.dropped
+        )
 
 
 def test_time_of_callbacks_is_counted() -> None:
@@ -912,7 +918,7 @@ def test_time_of_callbacks_is_counted() -> None:
         for _ in range(4):
             peer.text("x")
             driven.turn()
-        assert driven.handler._tally.busy == pytest.approx(0.5)
+        assert driven.handler._counters.busy == pytest.approx(0.5)
 
 
 def test_counts_of_a_handler_stay_when_its_clients_leave() -> None:
@@ -923,5 +929,5 @@ def test_counts_of_a_handler_stay_when_its_clients_leave() -> None:
             driven.turn()
             peer.close()
             driven.turn(2)
-        assert driven.handler._tally.messages_received == 3
+        assert driven.handler._counters.messages_received == 3
         assert driven.reactor.buffered == 0

@@ -22,7 +22,8 @@ OPTIONS = sorted(Options.__dataclass_fields__)
 FAVOURITES = """
     tally name message_callback given gate late rooms users state data handler loop
     timer tasks queue lock logger limits rate stats counts db pool config settings app
-    history lobby players votes adopt call callbacks take_options open_gate admission
+    history lobby players votes adopt call callbacks take_options open_gate counters
+    admission
 """
 
 
@@ -155,7 +156,7 @@ def test_only_true_wants_an_identity(value: Any) -> None:
         peer.assert_open()
 
 
-PRIVATE = ["_tally", "_given", "_log_name", "_callbacks", "_give", "_set"]
+PRIVATE = ["_counters", "_given", "_log_name", "_callbacks", "_give", "_set"]
 
 
 @pytest.mark.parametrize("name", RESERVED + PRIVATE)

@@ -50,9 +50,9 @@ def main() -> None:
         tell(
             clients=len(server.clients),
             buffered=server.reactor.buffered,
-            messages=handler._tally.messages_received,
-            received=handler._tally.bytes_received,
-            sent=handler._tally.bytes_sent,
+            messages=handler._counters.messages_received,
+            received=handler._counters.bytes_received,
+            sent=handler._counters.bytes_sent,
             ends=server._log_counts.ends,
             slow=server._log_counts.slow_calls,
             alarms=alarm.lines[:20],

@@ -40,12 +40,12 @@ class Counting(Recorder):
 
 def by_work(driven: Driven, per_byte: float, per_call: float = 0.0) -> None:
     """Have the server's clock go on by what it does, from now on."""
-    tally, clock = driven.handler._tally, driven.clock
+    counters, clock = driven.handler._counters, driven.clock
     start = clock.now
 
     def read(self: Clock) -> float:
-        calls = tally.messages_received * per_call
-        return start + tally.plain_received * per_byte + calls
+        calls = counters.messages_received * per_call
+        return start + counters.plain_received * per_byte + calls
 
     driven.clock.__class__ = type("WorkClock", (Clock,), {"__call__": read})
 
@@ -64,27 +64,27 @@ def test_bytes_inflated_in_a_turn_are_bounded_over_all_connections(count: int) -
         attackers(driven, count, bomb() * 20)
         polite = driven.open()
         by_work(driven, SECONDS_PER_BYTE)
-        tally = driven.handler._tally
+        counters = driven.handler._counters
         most = (TURN + LONGEST_SHARE) / SECONDS_PER_BYTE + 2 * PLAIN
-        while tally.plain_received < 20 * count * PLAIN:
-            before = tally.plain_received
+        while counters.plain_received < 20 * count * PLAIN:
+            before = counters.plain_received
             polite.text("me too")
             driven.turn(2)
             assert polite.read_now() == b"\x81\x06me too"
-            assert 0 < tally.plain_received - before <= 2 * most
+            assert 0 < counters.plain_received - before <= 2 * most
 
 
 def test_one_connection_has_two_milliseconds_and_the_message_that_ends_them() -> None:
     with Driven(Counting()) as driven:
         attackers(driven, 1, bomb() * 50)
         by_work(driven, SECONDS_PER_BYTE)
-        tally = driven.handler._tally
+        counters = driven.handler._counters
         most = LONGEST_SHARE / SECONDS_PER_BYTE + PLAIN
-        while tally.plain_received < 50 * PLAIN:
-            before = tally.plain_received
+        while counters.plain_received < 50 * PLAIN:
+            before = counters.plain_received
             driven.turn()
             # Once when it is heard, and once from the run queue.
-            assert tally.plain_received - before <= 2 * most
+            assert counters.plain_received - before <= 2 * most
 
 
 def test_nobody_starves_and_all_have_their_turn_in_order() -> None:
@@ -144,7 +144,7 @@ def test_what_is_closed_while_it_waits_is_not_called() -> None:
         for other in others:
             other.text("y")
         driven.turn(40)
-        assert driven.handler._tally.messages_received == 20 + 20
+        assert driven.handler._counters.messages_received == 20 + 20
         assert all(client not in driven.handler.calls for client in clients[20:])
         assert all(other.read_now() == b"\x81\x01y" for other in others)
 
@@ -167,7 +167,7 @@ def test_inflating_is_not_blamed_on_the_callback(caplog: Any) -> None:
         attackers(driven, 1, bomb())
         by_work(driven, 1.0 / PLAIN)  # a second for a message
         driven.turn(2)
-        assert driven.handler._tally.busy >= 1.0
+        assert driven.handler._counters.busy >= 1.0
         assert not caplog.records
         assert driven.server.stats()["slow_callbacks"] == 0
 

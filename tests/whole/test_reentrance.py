@@ -24,7 +24,7 @@ from tls_harness import open_encrypted
 
 from simple_ws import Client, Deflate
 from simple_ws.protocol.websocket import Protocol
-from simple_ws.speedups import ConnectionCore, Tally, fan_out, read_upgrade
+from simple_ws.speedups import ConnectionCore, Counters, fan_out, read_upgrade
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 
@@ -167,20 +167,20 @@ def test_bytes_may_end_the_connection_when_they_are_let_go(size: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, {}, 5, object()])
-def test_connection_keeps_count_in_a_tally_and_nothing_else(wrong: Any) -> None:
+def test_connection_takes_counters_and_nothing_else(wrong: Any) -> None:
     with Driven(Echo()) as driven:
         peer = driven.open()
         client = driven.handler.client()
-        with pytest.raises(TypeError, match="tally must be a Tally, not "):
-            client._tally = wrong
+        with pytest.raises(TypeError, match="counters must be Counters, not "):
+            client._counters = wrong
         with pytest.raises((AttributeError, NotImplementedError)):
-            del client._tally
+            del client._counters
         peer.text("x")
         assert peer.read_message() == "x"
-        client._tally = Tally()
+        client._counters = Counters()
         peer.text("y")
         assert peer.read_message() == "y"
-        assert client._tally.messages_sent == 1
+        assert client._counters.messages_sent == 1
 
 
 def test_what_is_no_loop_and_no_connection_is_refused() -> None:
