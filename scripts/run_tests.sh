@@ -20,6 +20,13 @@ in_pure_python() {
     SIMPLE_WS_EXTENSION=0 ONE_BACKEND_DONE=$done "$python" -m pytest "$@"
 }
 
+# Where Python may not write bytecode, as in containers, each of the hundreds of processes
+# that the tests start would compile the whole package. These find it in the environment.
+if [ -n "${PYTHONDONTWRITEBYTECODE-}" ]; then
+    unset PYTHONDONTWRITEBYTECODE
+    export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX-${python%/bin/*}/pycache}"
+fi
+
 done=
 failed=0
 if [ "${SIMPLE_WS_EXTENSION-}" = 0 ]; then

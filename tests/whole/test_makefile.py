@@ -26,6 +26,7 @@ pytestmark = [
 #: Runs no tests; fails in the half that FAILING names.
 PYTHON = """#!/bin/sh
 echo "ran with SIMPLE_WS_EXTENSION=$SIMPLE_WS_EXTENSION: $*"
+echo "bytecode: ${PYTHONDONTWRITEBYTECODE-written} in ${PYTHONPYCACHEPREFIX-the tree}"
 case $FAILING in *"$SIMPLE_WS_EXTENSION"*) exit 1;; esac
 """
 
@@ -53,7 +54,7 @@ def make_test(
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("MAKE", "MFLAGS", "SIMPLE_WS", "EXPECT"))
+        if not name.startswith(("MAKE", "MFLAGS", "SIMPLE_WS", "EXPECT", "PYTHOND", "PYTHONP"))
     }
     done = subprocess.run(
         ["make", "-o", stamp, "test", f"VENV={folder}", f"SPEEDUPS={extension}"],
@@ -109,6 +110,19 @@ def test_arguments_are_handed_to_both_halves(
     assert all(line.endswith(" -k a or b") for line in lines if "ran with" in line)
     assert results(lines)[0] == said
     assert status != 0
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "told"),
+    [("", "written in the tree"), ("1", "written in {folder}/pycache")],
+)
+def test_bytecode_is_kept_outside_a_tree_that_may_have_none(
+    tmp_path: Path, forbidden: str, told: str
+) -> None:
+    environment = {"PYTHONDONTWRITEBYTECODE": forbidden} if forbidden else {}
+    _, lines = make_test(tmp_path, **environment)
+    said = [line for line in lines if line.startswith("bytecode: ")]
+    assert said == [f"bytecode: {told.format(folder=tmp_path)}"] * 2
 
 
 def test_what_is_the_same_in_both_is_run_once(pytester: pytest.Pytester) -> None:
