@@ -54,7 +54,8 @@ def make_test(
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("MAKE", "MFLAGS", "SIMPLE_WS", "EXPECT", "PYTHOND", "PYTHONP"))
+        if not name.startswith(("MAKE", "MFLAGS", "SIMPLE_WS", "EXPECT"))
+        and name not in {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
     }
     done = subprocess.run(
         ["make", "-o", stamp, "test", f"VENV={folder}", f"SPEEDUPS={extension}"],
