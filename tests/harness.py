@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from simple_ws import Client, Server, WebSocket
+from simple_ws.client.exclusive import ExclusiveCalls
 from simple_ws.testing import Clock, TestServer
 
 __all__ = [
@@ -482,8 +483,8 @@ def lines_until(
 ) -> tuple[int, BaseException | None]:
     """Call a function; interrupt it at the n-th line of ours in it, or in one function.
 
-    Not in `_run` of the blocking client, which is up to `calls_until`: there are lines
-    between the release of a lock and what is before where no signal handler runs.
+    Not in `ExclusiveCalls.run`, which is up to `calls_until`: there are lines between
+    the release of a lock and what is before where no signal handler runs.
 
     Returns:
         The lines there were, and what was raised.
@@ -492,7 +493,7 @@ def lines_until(
 
     def trace(frame: Any, event: str, arg: Any) -> Any:
         nonlocal seen
-        if not _is_ours(frame) or frame.f_code.co_name == "_run":
+        if not _is_ours(frame) or frame.f_code is ExclusiveCalls.run.__code__:
             return None
         if event == "line" and only in (None, frame.f_code.co_name):
             seen += 1

@@ -9,9 +9,8 @@ There is no thread behind it: whoever waits (in `recv`, `ping`, `close`, or in `
 for a slow server) moves the connection meanwhile: reads, answers pings, writes what
 waits. Of several threads that wait one reads and one writes, for all. Code of the
 user's that runs in the middle of that, in signal handlers and `__del__`, may send and
-close, and what it raises leaves nothing half done. What is read and framed is
-`client.core`, how the connection comes to be `protocol.client_handshake` and
-`client.dial`.
+close, and what it raises leaves nothing half done (`client.exclusive`). Reading and
+framing is left to `client.core`, opening to `client.opening`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import duration
@@ -31,25 +29,22 @@ from ..constants import MAX_READ, CloseCause, CloseCode
 from ..errors import (
     NO_ANSWER,
     NO_CLOSE_FRAME,
-    ConnectError,
     ConnectionClosed,
-    ConnectTimeout,
     InvalidState,
 )
 from ..messages import check_close, check_ping
-from ..protocol.client_handshake import BODY_TIMEOUT, Accepted, Opening, Outcome
-from ..protocol.proxy_tunnel import Tunnel
+from ..protocol.client_handshake import Accepted
 from ..protocol.uri import URI
 from .address import Address, ask, read_address
 from .core import (
     LINGER,
     ClientCore,
     encode,
-    explain,
     may_end_quietly,
-    unreachable,
 )
-from .dial import READ, WRITE, Socket, dial, dial_unix, start_tls, wait_for
+from .dial import READ, WRITE, Socket, wait_for
+from .exclusive import ExclusiveCalls
+from .opening import Opener
 from .options import ClientOptions, check_client_options, check_tls_options
 
 if TYPE_CHECKING:
@@ -106,7 +101,7 @@ def connect(url: Address, **options: Unpack[ConnectOptions]) -> Connection:
         assert callable(url)
         uri = ask(url)
         check_tls_options(uri, options)
-    return _Opener(uri, checked).open()
+    return Opener(uri, checked).open(partial(Connection, options=checked))
 
 
 class Connection(ClientCore):
@@ -137,16 +132,7 @@ class Connection(ClientCore):
         with suppress(OSError):  # it may have been reset already
             self.address = sock.getpeername()
         self._sock = sock
-        # Guards everything; given up only to wait. A thread may take it again: in a
-        # signal handler, and then finds that it is `_busy` or one of those `_waiting`.
-        self._mutex = threading.RLock()
-        self._lock = threading.Condition(self._mutex)
-        self._busy = False  # something is half done
-        self._waiting: set[int] = set()  # threads, by their ids
-        # What was raised in a thread that waited: it left nothing half done.
-        self._raised_outside: dict[int, BaseException] = {}
-        # What code in the middle of our lines has asked for.
-        self._late: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._calls = ExclusiveCalls()  # guards everything
         # Frames that the system has not taken; the first may be a part of one.
         self._outbox: deque[bytes | memoryview] = deque()
         self._progress_at = self._last_received  # when the system last took some
@@ -213,7 +199,7 @@ class Connection(ClientCore):
         """
         if timeout is not None:
             timeout = duration("timeout", timeout)
-        message = self._run(self._recv, timeout, None)
+        message = self._calls.run(self, self._recv, timeout, None)
         if isinstance(message, Exception):
             raise message
         return message
@@ -237,7 +223,7 @@ class Connection(ClientCore):
                 has read nothing for `write_timeout` (cause `slow_consumer`).
         """
         opcode, payload = encode(msg, binary)
-        error = self._run(self._send, opcode, payload)
+        error = self._calls.run(self, self._send, opcode, payload)
         if error is not None:
             raise error
 
@@ -264,7 +250,7 @@ class Connection(ClientCore):
         if timeout is not None:
             timeout = duration("timeout", timeout)
         timeout = self._options.ping_timeout if timeout is None else timeout
-        latency = self._run(self._ping_and_wait, payload, timeout)
+        latency = self._calls.run(self, self._ping_and_wait, payload, timeout)
         if isinstance(latency, Exception):
             raise latency
         return latency
@@ -285,7 +271,7 @@ class Connection(ClientCore):
             ValueError: The code must not be sent, or the reason is too long.
         """
         code = check_close(code, reason)
-        self._run(self._close, code, str.__str__(reason))
+        self._calls.run(self, self._close, code, str.__str__(reason))
 
     def fileno(self) -> int:
         """The file descriptor, for `select` and similar; -1 once closed.
@@ -308,8 +294,8 @@ class Connection(ClientCore):
                 return TimeoutError(f"no message within {timeout:g} s")
         if not self._inbox:
             return self._farewell()
-        if self._waiting and self._full:
-            self._lock.notify_all()  # there will be room for what others wait for
+        if self._calls.waiting and self._full:
+            self._calls.notify()  # there will be room for what others wait for
         self._make_room()
         return self._inbox.popleft()[0]
 
@@ -358,36 +344,7 @@ class Connection(ClientCore):
             self._protocol.conclude(CloseCode.ABNORMAL, *self._loss)
         self._leave()
 
-    # Running alone, although signal handlers and `__del__` run anywhere
-
-    def _run(self, job: Callable[[_A, _B], _T], first: _A, second: _B) -> _T:
-        """Do something while no other thread does.
-
-        What is raised on the way came in the middle of our lines, from a signal handler
-        most likely; the connection ends then, unless we were waiting.
-
-        Args:
-            job: what to do; in a signal handler or `__del__` that runs while this
-                thread is here already, `_within` takes its place.
-            first: its first argument.
-            second: its second one. Always two: this is on the path of every message,
-                and a call with `*args` is slower.
-        """
-        with self._mutex:
-            if self._busy or (self._waiting and get_ident() in self._waiting):
-                result: _T = self._within(job, first, second)
-                return result
-            try:
-                self._busy = True
-                return job(first, second)
-            except BaseException as error:
-                if self._raised_outside.pop(get_ident(), None) is not error:
-                    self._cut()
-                raise
-            finally:
-                self._busy = False
-                if self._late:
-                    self._do_late()
+    # Calls of a thread that is inside another call already
 
     def _within(self, job: Callable[..., Any], first: Any, second: Any) -> Any:
         """Do what can be done while this thread is inside another call."""
@@ -400,7 +357,8 @@ class Connection(ClientCore):
     def _send_within(self, opcode: int, payload: bytes) -> Exception | None:
         if not self.is_open():
             return self._closed()
-        self._do_late(self._send_queued, opcode, payload)
+        self._calls.queue(self._send_queued, opcode, payload)
+        self._do_queued()
         return None
 
     def _send_queued(self, opcode: int, payload: bytes) -> None:
@@ -409,7 +367,8 @@ class Connection(ClientCore):
             self._flush()
 
     def _close_within(self, code: int, reason: str) -> None:
-        self._do_late(self._close_queued, code, reason)
+        self._calls.queue(self._close_queued, code, reason)
+        self._do_queued()
 
     def _close_queued(self, code: int, reason: str) -> None:
         if self.is_open():
@@ -417,42 +376,22 @@ class Connection(ClientCore):
             self._flush()
             self._elsewhere(self._close, code, reason)
 
-    def _do_late(self, *job: Any) -> None:
-        """Do what was asked for in the middle of our lines, as soon as none is on.
-
-        Args:
-            job: one more: a function and its arguments.
-        """
-        if job:
-            self._late.append((job[0], job[1:]))
-        while self._late and not self._busy:
-            self._busy = True
-            try:
-                self._do_queued()
-            except BaseException:
-                self._cut()
-                raise
-            finally:
-                self._busy = False
-        if self._outbox and get_ident() in self._waiting:
-            self._elsewhere(self._wait_until, self._has_room, None)
-
     def _do_queued(self) -> None:
-        while self._late:
-            step, args = self._late.popleft()
-            step(*args)
+        self._calls.do_queued(self)
+        if self._outbox and self._calls.is_waiting():
+            self._elsewhere(self._wait_until, self._has_room, None)
 
     def _elsewhere(
         self, job: Callable[[_A, _B], object], first: _A, second: _B
     ) -> None:
         """Have another thread wait: this one is in the middle of something."""
-        run = partial(self._run, job, first, second)
+        run = partial(self._calls.run, self, job, first, second)
         with suppress(RuntimeError):  # there are none at the end of the interpreter
             threading.Thread(target=run, daemon=True).start()
 
     def _cut(self) -> None:
         super()._cut()
-        self._waiting.discard(get_ident())
+        self._calls.leave()
         self._eof = True
         self._release()
         self._close_socket()  # `_release` may be what was interrupted
@@ -498,8 +437,8 @@ class Connection(ClientCore):
     def _wait_until(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Drive the connection until a condition holds; False at the deadline."""
         while not done():
-            if self._late:
-                self._do_queued()
+            if self._calls.queued:
+                self._calls.do_queued_within()
             events = self._wanted() & ~self._covered
             if events:
                 self._move(events, deadline)
@@ -522,8 +461,8 @@ class Connection(ClientCore):
                 self._flush()
         finally:
             self._covered &= ~events
-            if self._waiting:
-                self._lock.notify_all()
+            if self._calls.waiting:
+                self._calls.notify()
 
     def _wait_and_read(self, events: int, deadline: float | None) -> None:
         ready = events
@@ -558,39 +497,12 @@ class Connection(ClientCore):
             The events the socket is ready for; 0 also if there is something to do
             first, or the connection has been released.
         """
-        thread, ready = get_ident(), 0
-        self._waiting.add(thread)
-        self._busy = False
         try:
-            # From here on signal handlers do by themselves what they would queue.
-            if self._late:
-                return 0
-            if events:
-                self._mutex.release()
-                ready = _wait_for(self._sock, events, timeout)
-                self._mutex.acquire()
-            else:
-                self._lock.wait(timeout)
-        except BaseException as error:
-            self._take_back()
-            self._raised_outside[thread] = error
-            raise
+            ready = self._calls.wait(_wait_for, self._sock, events, timeout)
         finally:
-            self._busy = True
-            self._waiting.discard(thread)
-            if self._released and not self._waiting:
+            if self._released and not self._calls.waiting:
                 self._sock.close()
         return 0 if self._released else ready
-
-    def _take_back(self) -> None:
-        """Hold the mutex, which an interrupted wait may have given up."""
-        while True:
-            try:
-                self._lock.notify(0)  # raises where it is not ours
-                return
-            except RuntimeError:
-                with suppress(BaseException):  # one more interrupt
-                    self._mutex.acquire()
 
     def _wanted(self) -> int:
         """The events that the socket must be watched for."""
@@ -725,11 +637,11 @@ class Connection(ClientCore):
         self._released = True
         self._outbox.clear()
         self._close_socket()
-        self._lock.notify_all()
+        self._calls.notify()
         self._log_end()
 
     def _close_socket(self) -> None:
-        if self._waiting:
+        if self._calls.waiting:
             # The descriptor must not be given away while somebody waits for it.
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
@@ -752,117 +664,3 @@ class _Answer:
     def __init__(self) -> None:
         self.came = False
         self.latency = 0.0
-
-
-class _Opener:
-    """Opens one connection.
-
-    Args:
-        uri: the address given by the user.
-        options: of the client.
-    """
-
-    def __init__(self, uri: URI, options: ClientOptions) -> None:
-        self._home = uri
-        self._options = options
-        self._opening = Opening(uri, options, stay=options.unix is not None)
-        self._deadline = _clock() + options.open_timeout
-        self._refused = False
-
-    def open(self) -> Connection:
-        while True:
-            uri = self._opening.uri
-            try:
-                sock = self._reach(uri)
-                try:
-                    outcome = self._exchange(sock, self._opening)
-                    if outcome is Outcome.OPEN:
-                        accepted = self._opening.accepted
-                        return Connection(sock, uri, accepted, self._options)
-                except BaseException:
-                    sock.close()
-                    raise
-                sock.close()
-            except OSError as error:
-                if isinstance(error, ConnectError):
-                    raise
-                raise explain(uri, error) from error
-
-    def _left(self) -> float:
-        """Seconds until the deadline.
-
-        Raises:
-            ConnectTimeout: It has passed.
-        """
-        left = self._deadline - _clock()
-        if left <= 0:
-            limit = f"{self._options.open_timeout:g} s"
-            raise ConnectTimeout(self._opening.uri.shown, f"not open within {limit}")
-        return left
-
-    def _reach(self, uri: URI) -> Socket:
-        """A socket to the server, with TLS if the address requires it."""
-        tls = self._options.tls_to(uri, self._home)
-        sock = self._connect(uri)
-        if tls is None:
-            return sock
-        return start_tls(sock, *tls, self._left)
-
-    def _connect(self, uri: URI) -> socket.socket:
-        options = self._options
-        if options.unix is not None:
-            return dial_unix(options.unix, self._left)
-        proxy = options.proxy_to(uri)
-        if proxy is None:
-            return dial(uri.host, uri.port, options.source_address, self._left)
-        return self._connect_by(proxy, uri)
-
-    def _connect_by(self, proxy: URI, uri: URI) -> socket.socket:
-        source, sock = self._options.source_address, None
-        try:
-            sock = dial(proxy.host, proxy.port, source, self._left)
-            self._exchange(sock, Tunnel(proxy, uri, self._options.user_agent))
-            return sock
-        except BaseException as error:
-            if sock is not None:
-                sock.close()
-            if isinstance(error, ConnectError) or not isinstance(error, OSError):
-                raise
-            raise unreachable(proxy, uri, error) from error
-
-    def _exchange(self, sock: Socket, asking: Any) -> Any:
-        """Send a request and return its outcome (`Opening` or `Tunnel`)."""
-        request = memoryview(asking.begin())
-        while request:
-            try:
-                request = request[sock.send(request) :]
-            except BlockingIOError:
-                _wait_for(sock, WRITE, self._left())
-        outcome = None
-        while not outcome:
-            data = self._receive(sock, asking)
-            outcome = asking.receive(data) if data else asking.receive_eof()
-        return outcome
-
-    def _receive(self, sock: Socket, asking: Any) -> bytes:
-        while True:
-            try:
-                return sock.recv(_FIRST_READ)
-            except BlockingIOError:
-                self._wait_for_answer(sock, asking)
-            except OSError:
-                if not asking.refused:
-                    raise
-                return b""
-
-    def _wait_for_answer(self, sock: Socket, asking: Any) -> None:
-        if not asking.refused:
-            _wait_for(sock, READ, self._left())
-            return
-        # The outcome is known; only an explanation may follow.
-        if not self._refused:
-            self._refused = True
-            self._deadline = min(self._deadline, _clock() + BODY_TIMEOUT)
-        timeout = self._deadline - _clock()
-        if timeout <= 0 or not _wait_for(sock, READ, timeout):
-            asking.refuse()

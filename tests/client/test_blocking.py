@@ -142,9 +142,9 @@ class TestFloods:
 
         def look(sock: Any, events: int, timeout: float | None) -> int:
             # Between two turns the lock is free.
-            if timeout == 0.0 and ws._lock.acquire(blocking=False):
+            if timeout == 0.0 and ws._calls._lock.acquire(blocking=False):
                 entered.set()
-                ws._lock.release()
+                ws._calls._lock.release()
             return wait_for(sock, events, timeout)
 
         monkeypatch.setattr(client, "_wait_for", look)
@@ -242,7 +242,7 @@ class TestTime:
             patient.clock.now += timeout
             return False
 
-        ws._lock.wait = wait  # type: ignore[method-assign, assignment]
+        ws._calls._lock.wait = wait  # type: ignore[method-assign, assignment]
         return ws
 
     def test_server_without_a_sign_of_life_is_given_up(
@@ -338,61 +338,6 @@ class TestTime:
         assert taken == ["one"]
         assert ws.recv() == "two"
         assert patient.asked[:4] == [READ | WRITE, WRITE, READ | WRITE, WRITE]
-
-    def test_handshake_has_one_deadline_for_everything(
-        self, patient: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        monkeypatch.setattr(client, "dial", lambda *_: ours)
-        server = Server(theirs)
-        drip = iter(b"HTTP/1.1 101 Switching Protocols\r\n")
-
-        def step() -> None:
-            patient.clock.now += 1
-            theirs.send(bytes((next(drip),)))
-
-        patient.steps.extend([step] * 30)
-        with theirs:
-            with pytest.raises(simple_ws.ConnectTimeout, match="not open within 10 s"):
-                connect("ws://h/", open_timeout=10, proxy=None)
-            assert server.read_head()
-            assert server.read_rest() == b""
-        assert len(patient.steps) == 20
-
-    def test_body_of_a_refusal_is_waited_for_a_moment_only(
-        self, patient: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        monkeypatch.setattr(client, "dial", lambda *_: ours)
-        head = b"HTTP/1.1 503 x\r\nContent-Length: 100\r\n\r\nwait"
-        patient.steps.append(lambda: theirs.send(head))
-        began = patient.clock.now
-        with theirs, pytest.raises(HandshakeRefused) as caught:
-            connect("ws://h/", proxy=None)
-        assert caught.value.body == b"wait"
-        assert patient.clock.now == began + 1
-
-    def test_body_that_drips_is_not_waited_for_any_longer(
-        self, patient: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        monkeypatch.setattr(client, "dial", lambda *_: ours)
-        head = b"HTTP/1.1 503 x\r\nContent-Length: 100\r\n\r\n"
-
-        def step() -> None:
-            patient.clock.now += 0.25
-            theirs.send(b".")
-
-        patient.steps.append(lambda: theirs.send(head))
-        patient.steps.extend([step] * 30)
-        began = patient.clock.now
-        with theirs, pytest.raises(HandshakeRefused) as caught:
-            connect("ws://h/", proxy=None)
-        assert caught.value.body == b"...."
-        assert patient.clock.now == began + 1
 
     @pytest.mark.parametrize("answers", [False, True])
     def test_close_waits_for_an_answer_and_an_end(
@@ -518,13 +463,13 @@ class TestThreads:
         self, open_pair: Any
     ) -> None:
         ws, server = open_pair(read_limit=1)
-        wait, waits = ws._lock.wait, threading.Event()
+        wait, waits = ws._calls._lock.wait, threading.Event()
 
         def noted(timeout: float | None) -> bool:
             waits.set()
             return wait(timeout)
 
-        ws._lock.wait = noted
+        ws._calls._lock.wait = noted
         with elsewhere() as go:
             pinging = go(ws.ping, b"", DEADLINE)
             first, payload = server.read_frame()

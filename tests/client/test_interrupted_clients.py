@@ -33,6 +33,7 @@ from harness import (
 
 from simple_ws.client import aio_connection
 from simple_ws.client.blocking import Connection, connect
+from simple_ws.client.dial import wait_for
 from simple_ws.client.options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.deflate import Agreement
@@ -177,7 +178,7 @@ def test_no_message_is_lost_or_forged_when_recv_is_interrupted(
         server.sock.shutdown(socket.SHUT_WR)
         messages += take_all(ws)
         # It had been taken, and was about to be returned.
-        lack = error is not None and innermost(error) in ("recv", "_run", "_recv")
+        lack = error is not None and innermost(error) in ("recv", "run", "_recv")
         check_messages(messages, may_lack_first=lack, complete=survived)
         assert ws.fileno() == -1
         return seen, error
@@ -425,7 +426,6 @@ def test_calls_in_a_wait_of_the_same_thread_do_not_wait_for_it(
     open_pair: Any, monkeypatch: Any
 ) -> None:
     ws, server = open_pair(close_timeout=DEADLINE)
-    wait_for = ws._wait_unlocked.__globals__["_wait_for"]
     main = threading.get_ident()
 
     def send() -> None:
