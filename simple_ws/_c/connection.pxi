@@ -42,6 +42,9 @@ cdef enum:
     #: two. Small ones take a microsecond each; those that are inflated may take
     #: milliseconds, and have a look each.
     LOOK_EVERY = 8
+    #: Compressed frames up to this size are inflated in one step: into half a mebibyte
+    #: at most. `protocol` does the others, in pieces.
+    PACKED_LIMIT = 512
     #: Bytes passed to `protocol` at once, unless they are of one frame: that many
     #: fragments of one byte take it some milliseconds.
     SLICE = 4096
@@ -511,6 +514,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
             if result == HEADER_INCOMPLETE:
                 return self.keep_tail(data, pos, size)
             if result != HEADER_READY or header.length > self.max_size:
+                return pos
+            if header.first & PACKED and header.length > PACKED_LIMIT:
                 return pos
             end = pos + header.size + <size_t> header.length
             if end > size:
