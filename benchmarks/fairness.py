@@ -1,13 +1,14 @@
 """The effect of a firehose on other clients: ``python benchmarks/fairness.py``
 
 Twenty polite clients each send 32 bytes fifty times a second and wait for the echo,
-first alone, then together with one client that sends as much as it can, of one kind
-after the other. The output has the latencies of the polite clients, and the factor by
-which the firehose raises their 99th percentile.
+first alone, then together with clients that send as much as they can, of one kind after
+the other. The output has the latencies of the polite clients, the factor by which the
+firehoses raise their 99th percentile, and the longest turn of the server's loop.
 
-Server, polite clients and firehose are separate processes; the server has one core, the
-clients share another. So the figures include what the firehose takes from the polite
-clients on their own core, which is not the server's fault.
+Server, polite clients and firehoses are separate processes; the server has one core,
+the clients share another, where the polite ones come first. So the figures include what
+the firehoses take from the polite clients on their own core, which is not the server's
+fault.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ def small_bomb() -> bytes:
     return frame(2, data[:-4], rsv=0x40)
 
 
+def packed_digits() -> bytes:
+    """A mebibyte of random digits, compressed: slow to inflate and to compress."""
+    rng = random.Random(1)
+    deflate = zlib.compressobj(6, wbits=-15)
+    digits = "".join(str(rng.randrange(10)) for _ in range(2**20)).encode()
+    data = deflate.compress(digits) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    return frame(1, data[:-4], rsv=0x40)
+
+
 #: What a firehose sends, again and again.
 KINDS = {
     "small messages": lambda: frame(2, b"x" * 8) * 20_000,
@@ -58,6 +68,7 @@ KINDS = {
         frame(2, b"x", fin=False) + frame(0, b"x", fin=False) * 20_000 + frame(0, b"x")
     ),
     "compressed zeroes": lambda: small_bomb() * 50,
+    "compressed digits": packed_digits,
 }
 
 
@@ -80,7 +91,8 @@ def connect(port: int, extra: str = "") -> socket.socket:
 
 
 def serve() -> None:
-    """Echo to everybody, until standard input ends."""
+    """Echo to everybody, until standard input ends; for each line of it, print the
+    longest turn since the last."""
     from simple_ws import BACKEND, Server, WebSocket
 
     class Echo(WebSocket):
@@ -91,26 +103,39 @@ def serve() -> None:
     server.mount("*", Echo())
     server.start()
     print(server.port, BACKEND, flush=True)
-    sys.stdin.read()
+    for _ in sys.stdin:
+        print(server.reactor.longest_turn, flush=True)
+        server.reactor.longest_turn = 0.0
     server.stop(drain=0)
 
 
-def firehose(port: int, kind: str) -> None:
+def firehoses(port: int, kind: str, count: int) -> None:
     """Send as much as is taken, and throw away what comes back."""
+    os.nice(19)
     data = memoryview(KINDS[kind]())
-    sock = connect(port, OFFER)
-    sock.setblocking(False)
     selector = selectors.DefaultSelector()
-    selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
-    left, sent, began = data, 0, time.monotonic()
-    while True:
-        ((_, events),) = selector.select()
-        if events & selectors.EVENT_READ and not sock.recv(2**20):
-            break
-        if events & selectors.EVENT_WRITE:
-            count = sock.send(left[: 2**18])
-            sent += count
-            left = left[count:] or data
+    left = {}
+    for _ in range(count):
+        sock = connect(port, OFFER)
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        left[sock] = data
+    sent, began = 0, time.monotonic()
+    while left:
+        for key, events in selector.select():
+            sock = key.fileobj
+            try:
+                if events & selectors.EVENT_READ and not sock.recv(2**20):
+                    raise ConnectionError("ended by the server")
+                if events & selectors.EVENT_WRITE:
+                    taken = sock.send(left[sock][: 2**18])
+                    sent += taken
+                    left[sock] = left[sock][taken:] or data
+            except BlockingIOError:
+                pass
+            except OSError:
+                selector.unregister(sock)
+                del left[sock]
         if time.monotonic() - began > 0.5:
             print(sent / (time.monotonic() - began), flush=True)
             sent, began = 0, time.monotonic()
@@ -169,15 +194,17 @@ def measure(port: int, seconds: float, core: int) -> list[float]:
     return sorted(map(float, output.split()))
 
 
-def beside(port: int, kind: str, seconds: float, core: int) -> tuple[list[float], str]:
-    """Latencies beside a firehose, and how much it was."""
-    hose = start("firehose", port, kind, core=core)
+def beside(
+    port: int, kind: str, hostile: int, seconds: float, core: int
+) -> tuple[list[float], str]:
+    """Latencies beside firehoses, and how much they were."""
+    hose = start("firehoses", port, kind, hostile, core=core)
     try:
         assert hose.stdout is not None
         hose.stdout.readline()  # it is up to speed
         latencies = measure(port, seconds, core)
         if hose.poll() is not None:
-            return latencies, "was cut off"
+            return latencies, "were cut off"
     finally:
         hose.kill()
         rest, _ = hose.communicate()
@@ -185,28 +212,43 @@ def beside(port: int, kind: str, seconds: float, core: int) -> tuple[list[float]
     return latencies, f"{sum(rates) / max(1, len(rates)) / 1e6:.1f} MB/s"
 
 
-def row(name: str, latencies: list[float], alone: float, hose: str) -> str:
+def longest_turn(server: subprocess.Popen[str]) -> float:
+    """Of the server's loop, since this was asked the last time."""
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write("\n")
+    server.stdin.flush()
+    return float(server.stdout.readline())
+
+
+def row(name: str, latencies: list[float], alone: float, turn: float, hose: str) -> str:
     middle = latencies[len(latencies) // 2]
     late = latencies[int(len(latencies) * 0.99)]
     factor = f"{late / alone:.1f}" if alone else ""
-    figures = "".join(f"{value * 1e3:10.2f}" for value in (middle, late, latencies[-1]))
+    values = (middle, late, latencies[-1], turn)
+    figures = "".join(f"{value * 1e3:10.2f}" for value in values)
     return f"{name:36}{figures}{factor:>9}  {hose}"
 
 
-def run(seconds: float, kinds: list[str]) -> None:
+def run(seconds: float, hostile: int, kinds: list[str]) -> None:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     server = start("serve", core=cores[0])
     try:
         assert server.stdout is not None
         port, backend = server.stdout.readline().split()
-        print(f"backend {backend}, {CLIENTS} clients, {seconds:g} s each; milliseconds")
-        print(f"{'beside':36}{'p50':>10}{'p99':>10}{'max':>10}{'p99 ×':>9}  firehose")
+        print(
+            f"backend {backend}, {CLIENTS} polite clients, {hostile} firehoses, "
+            f"{seconds:g} s each; milliseconds"
+        )
+        names = "".join(f"{name:>10}" for name in ("p50", "p99", "max", "turn"))
+        print(f"{'beside':36}{names}{'p99 ×':>9}  firehoses")
         alone = measure(int(port), seconds, cores[-1])
-        print(row("nobody", alone, 0.0, ""))
+        print(row("nobody", alone, 0.0, longest_turn(server), ""))
         base = alone[int(len(alone) * 0.99)]
         for kind in kinds:
-            latencies, hose = beside(int(port), kind, seconds, cores[-1])
-            print(row(kind, latencies, base, hose), flush=True)
+            latencies, hose = beside(int(port), kind, hostile, seconds, cores[-1])
+            turn = longest_turn(server)
+            print(row(kind, latencies, base, turn, hose), flush=True)
     finally:
         server.kill()
         server.communicate()
@@ -215,16 +257,17 @@ def run(seconds: float, kinds: list[str]) -> None:
 def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] == "serve":
         serve()
-    elif len(sys.argv) > 1 and sys.argv[1] == "firehose":
-        firehose(int(sys.argv[2]), sys.argv[3])
+    elif len(sys.argv) > 1 and sys.argv[1] == "firehoses":
+        firehoses(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
     elif len(sys.argv) > 1 and sys.argv[1] == "polite":
         polite(int(sys.argv[2]), float(sys.argv[3]))
     else:
         parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
         parser.add_argument("--seconds", type=float, default=5.0, help="of each row")
+        parser.add_argument("--hostile", type=int, default=100, help="firehoses")
         parser.add_argument("--kinds", default=",".join(KINDS), help="of firehose")
         options = parser.parse_args()
-        run(options.seconds, options.kinds.split(","))
+        run(options.seconds, options.hostile, options.kinds.split(","))
 
 
 if __name__ == "__main__":

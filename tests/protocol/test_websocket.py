@@ -208,6 +208,41 @@ def test_buffer_may_be_of_any_kind_and_is_not_kept(
     assert all(type(payload) in (str, bytes, type(None)) for _, payload in events)
 
 
+# --- Pieces of compressed frames -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plain", "most"),
+    [
+        (bytes(2**20), 140_000),
+        (b"".join(b"%d," % number for number in range(150_000)), 80_000),
+    ],
+    ids=["bomb", "numbers"],
+)
+def test_compressed_frame_is_inflated_in_pieces(plain: bytes, most: int) -> None:
+    deflate = zlib.compressobj(6, wbits=-15)
+    data = deflate.compress(plain) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    sent = frame(0xC0 | BINARY, data[:-4])
+    protocol = make(True, agreement=AGREEMENT, max_size=2**20)
+    pos, before, pieces = 0, 0, 0
+    while pos < len(sent):
+        pos = protocol.receive(sent, pos, len(sent))
+        event = protocol.take_event()
+        size = len(event[1]) if event else protocol.buffered_input
+        assert size - before <= most
+        before, pieces = size, pieces + 1
+    assert event == (BINARY, plain)
+    assert pieces > 8
+    assert protocol.buffered_input == 0
+
+
+def test_input_after_our_close_frame_is_not_divided() -> None:
+    protocol = make(True, agreement=AGREEMENT)
+    sent = frame(0xC0 | BINARY, bytes(5000))
+    protocol.send_close(1000, "")
+    assert protocol.receive(sent, 0, len(sent)) == len(sent)
+
+
 # --- Masking -------------------------------------------------------------------------
 
 

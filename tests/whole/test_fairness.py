@@ -19,10 +19,10 @@ OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeove
 PLAIN, SECONDS_PER_BYTE = 100_000, 1e-8
 
 
-def bomb() -> bytes:
-    """A frame of a hundred bytes with a message of PLAIN."""
+def bomb(plain: int = PLAIN) -> bytes:
+    """A frame of a thousandth of the size of its message."""
     deflate = zlib.compressobj(9, wbits=-15)
-    data = deflate.compress(bytes(PLAIN)) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    data = deflate.compress(bytes(plain)) + deflate.flush(zlib.Z_SYNC_FLUSH)
     return frame(BINARY, data[:-4], rsv=0x40)
 
 
@@ -72,6 +72,30 @@ def test_bytes_inflated_in_a_turn_are_bounded_over_all_connections(count: int) -
             driven.turn(2)
             assert polite.read_now() == b"\x81\x06me too"
             assert 0 < counters.plain_received - before <= 2 * most
+
+
+def test_first_burst_of_large_messages_keeps_nobody_waiting() -> None:
+    """They are inflated in pieces: thirty at once are no line of thirty messages."""
+    with Driven(Counting()) as driven:
+        peers = attackers(driven, 30, b"")
+        polite = driven.open()
+        clients = list(driven.handler.clients)
+        tally, clock, began = driven.handler._tally, driven.clock, driven.clock.now
+
+        def read(self: Clock) -> float:
+            unfinished = sum(client._protocol.buffered_input for client in clients)
+            return began + (tally.plain_received + unfinished) * 5e-9
+
+        clock.__class__ = type("WorkClock", (Clock,), {"__call__": read})
+        for peer in peers:
+            peer.write(bomb(2**20))
+        polite.text("me too")
+        while not (reply := polite.read_now()):
+            driven.turn()
+        assert reply == b"\x81\x06me too"
+        assert clock() - began < 4 * TURN
+        assert not tally.plain_received
+        driven.until(lambda: tally.plain_received == 30 * 2**20)
 
 
 def test_one_connection_has_two_milliseconds_and_the_message_that_ends_them() -> None:
