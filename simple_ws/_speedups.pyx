@@ -588,7 +588,11 @@ include "_c/loop.pxi"
 
 include "_c/outbox.pxi"
 
+include "_c/token_bucket.pxi"
+
 include "_c/connection.pxi"
+
+include "_c/fan_out.pxi"
 
 
 # --- Readiness -----------------------------------------------------------------------

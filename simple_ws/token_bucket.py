@@ -8,7 +8,7 @@ __all__ = ["TokenBucket"]
 class TokenBucket:
     """Allows a number of events per second, and a burst at once.
 
-    The C core has the same in `_c/connection.pxi`.
+    The C core has the same in `_c/token_bucket.pxi`.
 
     Args:
         rate: tokens refilled each second.

@@ -1,5 +1,6 @@
 # The byte path of a connection in C, the twin of `_fallback/connection.py`; included by
-# `_speedups.pyx` after `_c/outbox.pxi`. It uses their helpers on raw pointers.
+# `_speedups.pyx` after `_c/outbox.pxi` and `_c/token_bucket.pxi`. It uses their helpers
+# on raw pointers.
 #
 # Where input bytes are kept (for output see `_c/outbox.pxi`):
 #
@@ -75,25 +76,6 @@ cdef struct Large:
     uint8_t first
     uint8_t key[4]
     Utf8State text
-
-
-cdef struct Bucket:
-    double rate
-    double burst
-    double tokens
-    double filled_at
-
-
-cdef bint take_token(Bucket* bucket, double now) noexcept nogil:
-    """Whether another message is within the rate."""
-    bucket.tokens = min(
-        bucket.burst, bucket.tokens + (now - bucket.filled_at) * bucket.rate
-    )
-    bucket.filled_at = now
-    if bucket.tokens < 1:
-        return False
-    bucket.tokens -= 1
-    return True
 
 
 cdef class ConnectionCore(Outbox):
@@ -1134,49 +1116,3 @@ def _ignore(msg, client):
 
 
 _write_message = ConnectionCore.write_message
-
-
-def fan_out(
-    members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
-) -> int:
-    """Send one message to many clients: encoded once, and compressed once.
-
-    Args:
-        members: the receivers, except for those in `exclude`.
-        msg: as for `ConnectionCore.write_message`.
-        exclude: clients that do not receive it.
-
-    Returns:
-        How many clients accepted it.
-
-    Raises:
-        TypeError: A message of a type that cannot be sent.
-    """
-    cdef int taken = 0
-    cdef uint8_t opcode
-    cdef Py_ssize_t size
-    cdef const uint8_t* data
-    cdef object owner = msg
-    cdef bytes payload
-    cdef ConnectionCore member
-    if type(msg) is str:
-        opcode = TEXT_OPCODE
-        data = <const uint8_t*> PyUnicode_AsUTF8AndSize(msg, &size)
-    else:
-        opcode, owner = encode_message(msg, None)
-        payload = owner = exact_bytes(owner)
-        data = <const uint8_t*> PyBytes_AS_STRING(payload)
-        size = PyBytes_GET_SIZE(payload)
-    for client in members:
-        member = <ConnectionCore?> client
-        if exclude and member in exclude:
-            continue
-        if member.own_write:
-            taken += 1 if member.write_message(msg) else 0
-            continue
-        if member._loop.source is not owner:
-            member._loop.source = owner
-            member._loop.packed = None
-        if member.write(opcode, owner, data, <size_t> size) is not _DROPPED:
-            taken += 1
-    return taken

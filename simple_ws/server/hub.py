@@ -2,7 +2,7 @@
 
 `Hub` is the sending side of a server. It has the open connections, their subscriptions
 and identities; opening and closing them is left to `server`. `fan_out` puts messages
-into the outboxes (`_fallback.connection`, in C `_c/connection.pxi`); the loop flushes
+into the outboxes (`_fallback.connection`, in C `_c/fan_out.pxi`); the loop flushes
 these at the end of its turn.
 """
 
