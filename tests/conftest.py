@@ -8,6 +8,7 @@ marked `one_backend`, which use no codec, or both of them in one run.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -45,6 +46,16 @@ def pytest_collection_modifyitems(
         done = [item for item in items if item.get_closest_marker("one_backend")]
         config.hook.pytest_deselected(items=done)
         items[:] = [item for item in items if item not in set(done)]
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests out of what the garbage collector looks through.
+
+    They are some million objects that stay to the end; a test that collects garbage,
+    to see that it leaves none, took 0.15 s for them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def load_codecs(backend: str) -> ModuleType:

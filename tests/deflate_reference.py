@@ -5,6 +5,8 @@ Independent of zlib: nothing is inflated; an invalid stream counts as incomplete
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 __all__ = ["is_whole_message"]
 
 TAIL = b"\x00\x00\xff\xff"
@@ -50,6 +52,8 @@ class _Bits:
         raise _Broken
 
 
+# The same messages are given to both backends, and whole and byte by byte.
+@lru_cache(maxsize=8192)
 def is_whole_message(packed: bytes) -> bool:
     """Whether a compressed message is not cut off in the middle of a block.
 

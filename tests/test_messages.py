@@ -23,22 +23,26 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.one_backend
 @given(VALUES)
 def test_json_is_utf8_whatever_text_it_holds(value: Any) -> None:
     assert json.loads(encode_json(value).decode()) == value
 
 
+@pytest.mark.one_backend
 def test_json_is_compact_and_is_escaped_only_where_it_must_be() -> None:
     assert encode_json({"a": [1, "ä"]}) == '{"a":[1,"ä"]}'.encode()
     assert encode_json({"a": ["ä", CUT]}) == b'{"a":["\\u00e4","cut \\ud83d"]}'
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": float("-inf")}])
 def test_numbers_that_json_cannot_say_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         encode_json(value)
 
 
+@pytest.mark.one_backend
 def test_text_that_is_not_unicode_is_refused() -> None:
     with pytest.raises(ValueError, match="surrogates not allowed"):
         encode_message(CUT, None)

@@ -28,6 +28,7 @@ OBEYED = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("character", OBEYED, ids=lambda each: f"{ord(each):04x}")
 def test_what_a_terminal_obeys_is_spelled_out(character: str) -> None:
     text = f"a{character}b"
@@ -37,17 +38,20 @@ def test_what_a_terminal_obeys_is_spelled_out(character: str) -> None:
     assert (character in for_terminal(text)) is (character in "\t\n")
 
 
+@pytest.mark.one_backend
 def test_other_text_stays_as_it_is() -> None:
     text = "Grüße, 世界 🎉 \\x1b 'quoted'"
     assert one_line(text) == excerpt(text) == for_terminal(text) == text
     assert for_terminal("a\tb\nc") == "a\tb\nc"
 
 
+@pytest.mark.one_backend
 def test_excerpt_has_a_bound() -> None:
     assert len(excerpt("x" * 10**6)) < 400
     assert len(excerpt("\x9b" * 10**6)) < 2000
 
 
+@pytest.mark.one_backend
 def test_request_tells_the_log_no_token() -> None:
     request = Request("GET", "/a?token=secret&x=1#", (1, 1), b"")
     assert "secret" not in repr(request)

@@ -101,6 +101,7 @@ def test_info_says_what_runs_here() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.one_backend
 def test_help_teaches_and_version_is_told() -> None:
     done = run("--help")
     assert done.returncode == 0
@@ -109,6 +110,7 @@ def test_help_teaches_and_version_is_told() -> None:
     assert run("--version").stdout.strip() == __version__
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -594,11 +596,13 @@ def test_reload_waits_for_a_broken_file_to_be_mended(tmp_path: Path) -> None:
             assert client.recv(DEADLINE) == "mended"
 
 
+@pytest.mark.one_backend
 def test_control_characters_are_spelled_out() -> None:
     assert for_terminal("a\tb\nc") == "a\tb\nc"
     assert for_terminal("\x1b[31mred\x9b\u202e") == "\\x1b[31mred\\x9b\\u202e"
 
 
+@pytest.mark.one_backend
 def test_percentiles_and_bars() -> None:
     ordered = [0.001 * number for number in range(1, 101)]
     assert percentile(ordered, 0.5) == pytest.approx(0.051)

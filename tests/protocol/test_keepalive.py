@@ -13,6 +13,8 @@ from simple_ws.protocol.keepalive import (
     no_answer,
 )
 
+pytestmark = pytest.mark.one_backend
+
 WAIT, PING, GIVE_UP = Action
 
 

@@ -37,6 +37,7 @@ def x_forwarded_for(*lines: str, peer: Any = PEER) -> Any:
 # --- Whom the header names -----------------------------------------------------------
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("line", "address"),
     [
@@ -111,6 +112,7 @@ def test_forwarded(line: str, address: Any) -> None:
     assert forwarded(line) == address
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("line", "address"),
     [
@@ -142,6 +144,7 @@ def test_x_forwarded_for(line: str, address: Any) -> None:
     assert x_forwarded_for(line) == address
 
 
+@pytest.mark.one_backend
 def test_lines_are_one_list() -> None:
     assert forwarded("for=1.1.1.1", "for=192.0.2.43", "for=10.1.1.1") == (
         "192.0.2.43",
@@ -150,6 +153,7 @@ def test_lines_are_one_list() -> None:
     assert x_forwarded_for("1.1.1.1", "192.0.2.43", "10.1.1.1") == ("192.0.2.43", 0)
 
 
+@pytest.mark.one_backend
 def test_neither_header_is_believed_where_they_contradict_each_other() -> None:
     """A proxy writes one of them; the other may be its client's."""
     pairs = [("X-Forwarded-For", "192.0.2.1"), ("Forwarded", "for=192.0.2.2")]
@@ -157,11 +161,13 @@ def test_neither_header_is_believed_where_they_contradict_each_other() -> None:
         assert client_address(PEER, Headers(order), TRUSTED) == PEER
 
 
+@pytest.mark.one_backend
 def test_headers_that_agree_are_believed() -> None:
     pairs = [("X-Forwarded-For", "8.8.8.8, 192.0.2.2"), ("Forwarded", "for=192.0.2.2")]
     assert client_address(PEER, Headers(pairs), TRUSTED) == ("192.0.2.2", 0)
 
 
+@pytest.mark.one_backend
 def test_without_a_header_it_is_the_peer() -> None:
     assert client_address(PEER, Headers(), TRUSTED) == PEER
 
@@ -169,6 +175,7 @@ def test_without_a_header_it_is_the_peer() -> None:
 # --- Who may say so ------------------------------------------------------------------
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("peer", "networks", "believed"),
     [
@@ -238,6 +245,7 @@ HONEST_X = st.sampled_from(
 REAL = "198.51.100.7"
 
 
+@pytest.mark.one_backend
 @given(HOSTILE, HONEST_FORWARDED, st.booleans())
 @example('for="1.2.3.4', "for=198.51.100.7", False)
 @example('x="', 'for="198.51.100.7:80"', False)
@@ -250,6 +258,7 @@ def test_forged_forwarded_changes_nothing(
     assert forwarded(*lines) == forwarded(honest)
 
 
+@pytest.mark.one_backend
 @given(HOSTILE, HONEST_X, st.booleans())
 def test_forged_x_forwarded_for_changes_nothing(
     forged: str, honest: str, own_line: bool
@@ -259,12 +268,14 @@ def test_forged_x_forwarded_for_changes_nothing(
     assert x_forwarded_for(*lines) == x_forwarded_for(honest)
 
 
+@pytest.mark.one_backend
 @given(st.lists(st.tuples(st.sampled_from(["Forwarded", "X-Forwarded-For"]), HOSTILE)))
 def test_untrusted_peer_cannot_change_its_address(lines: list[Any]) -> None:
     for peer in (("198.51.100.7", 80), ("2001:db8::7", 80), ""):
         assert client_address(peer, Headers(lines), TRUSTED) == peer
 
 
+@pytest.mark.one_backend
 @given(st.lists(st.tuples(st.sampled_from(["Forwarded", "X-Forwarded-For"]), HOSTILE)))
 def test_whatever_comes_the_answer_is_an_address(lines: list[Any]) -> None:
     host, port = client_address(PEER, Headers(lines), TRUSTED)
@@ -277,6 +288,7 @@ def filled(piece: str) -> str:
     return (piece * MAX_HEAD_SIZE)[:MAX_HEAD_SIZE]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "line",
     [
@@ -308,6 +320,7 @@ def test_hostile_header_takes_little_work(line: str) -> None:
     x_forwarded_for(line * 64)
 
 
+@pytest.mark.one_backend
 def test_chain_of_proxies_is_followed_so_far() -> None:
     assert x_forwarded_for(", ".join(["192.0.2.43", *["10.1.1.1"] * 31])) == (
         "192.0.2.43",
@@ -396,6 +409,7 @@ PROTO = "X-Forwarded-Proto"
 CLIENT, NEAR = "192.0.2.1", "10.0.0.2"
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("fields", "scheme"),
     [
@@ -436,6 +450,7 @@ def test_scheme_is_that_of_the_client(
     assert client_scheme(("192.0.2.9", 1), Headers(fields), TRUSTED) is None
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("fields", "hosts"),
     [
@@ -462,6 +477,7 @@ def test_hosts_are_those_the_proxy_was_asked_for(
     assert client_hosts(("192.0.2.9", 1), Headers(fields), TRUSTED) == []
 
 
+@pytest.mark.one_backend
 @given(st.text(alphabet='for=,;" \\ht:/p1.[]', max_size=60))
 def test_scheme_and_hosts_are_read_of_whatever_comes(text: str) -> None:
     headers = Headers([("Forwarded", text), (PROTO, text), ("X-Forwarded-Host", text)])

@@ -655,9 +655,10 @@ def test_message_cut_off_in_a_block_is_refused(
         packed = packed[:-4]
     refused = 0
     for size in range(len(packed) + 1):
+        whole = is_whole_message(packed[:size])
         for cut in (lambda data: [data], bytewise):
             inflater = codecs.Inflater(15, takeover)
-            if is_whole_message(packed[:size]):
+            if whole:
                 assert (text + text + NOISE).startswith(
                     inflate(inflater, cut(packed[:size]))
                 )

@@ -129,6 +129,7 @@ def verdicts(backend: str, streams: list[dict[str, Any]]) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.one_backend
 def test_both_backends_come_to_the_same() -> None:
     if os.environ.get("SIMPLE_WS_EXTENSION") == "0":
         pytest.skip("SIMPLE_WS_EXTENSION=0")

@@ -121,6 +121,7 @@ def blocks(page: str, *languages: str) -> list[Block]:
     ]
 
 
+@pytest.mark.one_backend
 def test_blocks_are_found() -> None:
     assert len(blocks("docs/start.md", "python")) >= 4
     # Nothing escapes by another spelling of the language.
@@ -129,6 +130,7 @@ def test_blocks_are_found() -> None:
             pytest.fail(f"{page}:{block.line}: call it python")
 
 
+@pytest.mark.one_backend
 def test_few_blocks_are_not_run() -> None:
     left_out = [b for page in PAGES for b in blocks(page, "python") if b.not_run]
     assert len(left_out) <= MOST_NOT_RUN, left_out
@@ -854,6 +856,7 @@ def check_python(page: str, arguments: list[str]) -> None:
     assert arguments[0] in written or (ROOT / arguments[0]).is_file(), arguments
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("page", [*PAGES, "docs/gallery.md", "examples/README.md"])
 def test_commands_exist(page: str) -> None:
     for program, *arguments in commands(page):
@@ -868,29 +871,34 @@ def test_commands_exist(page: str) -> None:
             assert program in {".", "pytest", *ELSEWHERE}, program
 
 
+@pytest.mark.one_backend
 def test_commands_are_found() -> None:
     assert ["make", "run"] in commands("README.md")
     assert ["pip", "install", "."] in commands("docs/start.md")
     assert len(list(commands("docs/howto/command-line.md"))) >= 8
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", TEXTS)
 def test_targets_of_make_exist(name: str) -> None:
     for span in re.findall(r"`make ([a-z ]+)", read(name)):
         assert set(span.split()) <= targets(), span
 
 
+@pytest.mark.one_backend
 def test_every_target_is_in_the_table() -> None:
     table = " ".join(re.findall(r"^\| `make (.*?)`", read("README.md"), re.MULTILINE))
     told = set(table.split()) | {"run", "clean", "help"}
     assert targets() <= told
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", TEXTS)
 def test_nobody_is_told_to_install_by_name(name: str) -> None:
     assert not re.search(r"pip install [^\n`]*\bsimple[_-]ws\b(?!-\d)", read(name))
 
 
+@pytest.mark.one_backend
 def test_command_line_is_described_as_a_whole() -> None:
     page = read("docs/howto/command-line.md")
     parser = _parser()
@@ -917,6 +925,7 @@ def anchors(name: str) -> set[str]:
     }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", TEXTS)
 def test_links_lead_somewhere(name: str) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", read(name)):
@@ -930,10 +939,12 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in anchors(where), f"{name}: {link}"
 
 
+@pytest.mark.one_backend
 def test_anchors_are_found() -> None:
     assert "what-blocks" in anchors("docs/reference/server.md")
 
 
+@pytest.mark.one_backend
 def test_every_page_is_in_the_contents() -> None:
     listed = set()
     for page in DOCS.rglob("*.md"):
@@ -968,6 +979,7 @@ def plain(default: object) -> str:
     return str(default)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("page", "options"),
     [
@@ -1000,6 +1012,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         assert names <= documented()
 
 
+@pytest.mark.one_backend
 def test_every_module_is_in_the_design() -> None:
     rooms = read("docs/design.md").partition("## Rooms")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", rooms))
@@ -1009,6 +1022,7 @@ def test_every_module_is_in_the_design() -> None:
             assert path.stem in named, path.name
 
 
+@pytest.mark.one_backend
 def test_what_can_be_found_is_there() -> None:
     part = read("docs/design.md").partition("## Where do I find")[2]
     places = re.findall(r"`(\w+(?:/\w+)*(?:\.\w+)+)`", part)
@@ -1020,6 +1034,7 @@ def test_what_can_be_found_is_there() -> None:
             found = getattr(found, name)
 
 
+@pytest.mark.one_backend
 def test_files_that_are_named_are_there() -> None:
     """In the sources as well as in the documentation."""
     package, tests = ROOT / "simple_ws", ROOT / "tests"
@@ -1033,6 +1048,7 @@ def test_files_that_are_named_are_there() -> None:
             assert found, f"{text.relative_to(ROOT)} names {name}"
 
 
+@pytest.mark.one_backend
 def test_decisions_have_a_number_each() -> None:
     numbers = [path.name[:4] for path in sorted((DOCS / "adr").glob("*.md"))]
     assert numbers == [f"{number:04}" for number in range(1, len(numbers) + 1)]
@@ -1054,6 +1070,7 @@ def test_every_field_of_the_log_is_described() -> None:
     assert said == set(re.findall(r"`(ws_[a-z_]+)`", read("docs/howto/logging.md")))
 
 
+@pytest.mark.one_backend
 def test_every_cause_is_described() -> None:
     table = {row[0] for row in rows("docs/reference/words.md")}
     for cause in simple_ws.CloseCause:
@@ -1063,6 +1080,7 @@ def test_every_cause_is_described() -> None:
 # ---- Examples, pictures, figures -----------------------------------------------------
 
 
+@pytest.mark.one_backend
 def test_every_example_is_in_the_gallery() -> None:
     gallery = read("docs/gallery.md")
     examples = [ROOT / "ws_example.py", *(ROOT / "examples").rglob("*.py")]
@@ -1070,6 +1088,7 @@ def test_every_example_is_in_the_gallery() -> None:
         assert f"(../{example.relative_to(ROOT).as_posix()})" in gallery, example.name
 
 
+@pytest.mark.one_backend
 def test_pictures_are_small_and_used() -> None:
     gallery = read("docs/gallery.md")
     for image in (DOCS / "images").iterdir():
@@ -1101,6 +1120,7 @@ def charted(title: str) -> dict[str, str]:
     return {name.partition(",")[0]: value for name, value in pairs} | dict(pairs)
 
 
+@pytest.mark.one_backend
 def test_figures_of_the_readme_are_those_of_the_charts() -> None:
     table = rows("README.md")
     (head,) = (row for row in table if "picows" in row)
@@ -1129,6 +1149,7 @@ FOR_THE_HOUSE = [
 ]
 
 
+@pytest.mark.one_backend
 def test_documentation_is_built_without_warnings(tmp_path: Path) -> None:
     for module in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(module, reason=f"the documentation needs {module}")
