@@ -208,7 +208,7 @@ def test_buffer_may_be_of_any_kind_and_is_not_kept(
     assert all(type(payload) in (str, bytes, type(None)) for _, payload in events)
 
 
-# --- Pieces of compressed frames -------------------------------------------------------
+# --- Pieces of compressed frames ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
