@@ -1,0 +1,1 @@
+"""Several processes and nodes: engines, the link to them, the supervisor of workers."""

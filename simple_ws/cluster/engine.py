@@ -1,0 +1,112 @@
+"""What an engine is: the messages of several nodes go through it, sans-I/O.
+
+An engine is to the nodes of a cluster what `protocol.websocket.Protocol` is to a
+socket: bytes go in by `receive` and come out by `take_output`; it has no socket, clock
+or thread. `link` connects it to the server's reactor, `publisher` to a blocking socket.
+The promises of an engine are tests: `simple_ws.testing.engines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+__all__ = [
+    "Accepted",
+    "Delivered",
+    "Engine",
+    "EngineEvent",
+    "Failed",
+    "Ready",
+    "Refused",
+    "Subscribed",
+]
+
+
+class Ready(NamedTuple):
+    """The engine takes messages and subscriptions from now on."""
+
+    #: Its name and version, for the log.
+    server: str
+
+
+class Subscribed(NamedTuple):
+    """All channels that were asked for are subscribed to now."""
+
+
+class Delivered(NamedTuple):
+    """A message was published to a channel, by any node, this one too."""
+
+    channel: str
+    envelope: bytes
+
+
+class Accepted(NamedTuple):
+    """The engine has the oldest message that was neither accepted nor refused yet."""
+
+    #: Connections of the engine that it was sent to.
+    receivers: int
+
+
+class Refused(NamedTuple):
+    """The engine does not take the oldest message; the connection goes on."""
+
+    reason: str
+
+
+class Failed(NamedTuple):
+    """The connection must be given up."""
+
+    reason: str
+    #: It would fail again: the program or the operator must change something.
+    permanent: bool = False
+
+
+EngineEvent = Ready | Subscribed | Delivered | Accepted | Refused | Failed
+
+
+class Engine(Protocol):
+    """Messages between nodes, sans-I/O. All methods are for one thread.
+
+    After `connected` events come from `receive` and `tick`. Output is to be taken and
+    sent after each call. A message that was neither accepted nor refused when the
+    connection is lost may have been delivered or not.
+    """
+
+    @property
+    def channels(self) -> int:
+        """The channels that are asked for."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of output that were not taken."""
+
+    def connected(self, now: float) -> None:
+        """A connection is open; `now` in seconds of any clock that only goes forward.
+
+        The channels that were asked for before are subscribed to again.
+        """
+
+    def disconnected(self) -> None:
+        """The connection is closed: forget what belonged to it, and its output."""
+
+    def receive(self, data: bytes, now: float) -> list[EngineEvent]:
+        """Process bytes of the peer, cut anywhere; never raises for what they are."""
+
+    def take_output(self) -> bytes:
+        """Return the bytes that are to be sent, and forget them."""
+
+    def deadline(self) -> float | None:
+        """When `tick` is to be called."""
+
+    def tick(self, now: float) -> list[EngineEvent]:
+        """Look at the time: probe, or give up, a silent peer."""
+
+    def subscribe(self, channels: Iterable[str]) -> None:
+        """Receive what is published to these channels, from now on or once ready."""
+
+    def unsubscribe(self, channels: Iterable[str]) -> None:
+        """Receive it no more; something may still come."""
+
+    def publish(self, channel: str, envelope: bytes) -> None:
+        """Publish a message, once `Ready` has come; answered in order."""
