@@ -108,5 +108,9 @@ class Engine(Protocol):
     def unsubscribe(self, channels: Iterable[str]) -> None:
         """Receive it no more; something may still come."""
 
+    def receives(self, channel: str) -> bool:
+        """Whether a message that is published now will be delivered here as well: the
+        subscription is before it in the output, or done."""
+
     def publish(self, channel: str, envelope: bytes) -> None:
         """Publish a message, once `Ready` has come; answered in order."""
