@@ -47,6 +47,9 @@ class Kind(enum.IntEnum):
     JSON = 2
 
 
+_KINDS = (*Kind, None)
+
+
 class Envelope(NamedTuple):
     """A message and where it comes from."""
 
@@ -100,7 +103,8 @@ def open_(data: bytes, channel: str, secret: bytes | None) -> Envelope:
     version, flags, publisher, session, high, low = _HEAD.unpack_from(data)
     if version != _VERSION:
         raise EnvelopeError(f"version {version} of the envelope is not known")
-    if flags & ~(_KIND | _SIGNED) or flags & _KIND not in tuple(Kind):
+    kind = _KINDS[flags & _KIND]
+    if kind is None or flags & ~(_KIND | _SIGNED):
         raise EnvelopeError(f"the flags 0x{flags:02x} are not known")
     body = data[HEADER_SIZE:]
     if flags & _SIGNED:
@@ -111,7 +115,7 @@ def open_(data: bytes, channel: str, secret: bytes | None) -> Envelope:
         right = _sign(secret, channel, data[:HEADER_SIZE], body)
         if not hmac.compare_digest(signature, right):
             raise EnvelopeError("it is not signed with our secret")
-    return Envelope(publisher, session, high << 32 | low, Kind(flags & _KIND), body)
+    return Envelope(publisher, session, high << 32 | low, kind, body)
 
 
 def _sign(secret: bytes, channel: str, head: bytes, body: bytes) -> bytes:

@@ -1,0 +1,96 @@
+"""The names of channels of an engine: one for each topic and identity, and one for all.
+
+prefix.t.TOPIC    prefix.i.KIND:IDENTITY    prefix.all
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from uuid import UUID
+
+__all__ = ["Audience", "Channel", "Channels"]
+
+
+class Audience(enum.Enum):
+    """Who receives what is published to a channel."""
+
+    #: The subscribers of a topic.
+    TOPIC = "t"
+    #: The connections of an identity.
+    IDENTITY = "i"
+    EVERYBODY = "all"
+
+
+class Channel(NamedTuple):
+    """What a name stands for."""
+
+    audience: Audience
+    #: The topic, the identity, or None.
+    value: Any
+
+
+class Channels:
+    """The names of one application.
+
+    Args:
+        prefix: keeps applications apart that share an engine.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.all = f"{prefix}.all"
+        self._topic = f"{prefix}.t."
+        self._identity = f"{prefix}.i."
+
+    def topic(self, topic: str) -> str:
+        """The channel of a topic."""
+        return self._topic + topic
+
+    def identity(self, identity: Any) -> str:
+        """The channel of an identity.
+
+        Raises:
+            TypeError: Other processes could not know it: it is neither str, int, bytes
+                nor UUID.
+        """
+        kind = type(identity)
+        if kind is str:
+            return f"{self._identity}s:{identity}"
+        if kind is int:
+            return f"{self._identity}i:{identity}"
+        if kind is bytes:
+            return f"{self._identity}b:{identity.hex()}"
+        if kind is UUID:
+            return f"{self._identity}u:{identity.hex}"
+        raise TypeError(
+            "with an engine an identity must be a str, int, bytes or UUID, not "
+            f"{identity!r}"
+        )
+
+    def parse(self, name: str) -> Channel | None:
+        """What a name stands for; None if it is none of ours."""
+        if name.startswith(self._topic):
+            return Channel(Audience.TOPIC, name[len(self._topic) :])
+        if name == self.all:
+            return Channel(Audience.EVERYBODY, None)
+        if name.startswith(self._identity):
+            return _identity(name[len(self._identity) :])
+        return None
+
+
+_DECODERS: dict[str, Callable[[str], Any]] = {
+    "s": str,
+    "i": int,
+    "b": bytes.fromhex,
+    "u": UUID,
+}
+
+
+def _identity(text: str) -> Channel | None:
+    kind, _, value = text.partition(":")
+    decode = _DECODERS.get(kind)
+    try:
+        return None if decode is None else Channel(Audience.IDENTITY, decode(value))
+    except ValueError:
+        return None

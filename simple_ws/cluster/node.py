@@ -1,0 +1,338 @@
+"""This process among those that share an engine: one order, every loss counted or told.
+
+What is published goes to the engine, and is delivered here when it comes back: so all
+nodes see the messages of a channel in one order. When the connection is lost, what was
+not confirmed is delivered here at once, and counted as `unsure`; later messages are
+delivered here alone, and counted as `lost`, until the engine is there again.
+
+Each message has a number, by its publisher and channel. A node delivers none that is
+not newer than the last one of the same publisher, and tells of numbers that are missing
+(`on_gap`). The promises are in docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from .engine import (
+    Accepted,
+    Delivered,
+    Engine,
+    EngineEvent,
+    Failed,
+    Ready,
+    Refused,
+    Subscribed,
+)
+from .envelope import MAX_SEQ, Envelope, EnvelopeError, Kind, open_, seal
+from .interest import Interest
+
+__all__ = ["EngineState", "Message", "Node", "NodeCounts", "NodeHost"]
+
+#: Channels whose last number is remembered; above it the oldest are forgotten, and
+#: their next message has a number that is higher than all forgotten ones.
+_MAX_NUMBERED = 100_000
+#: Publishers remembered for each channel.
+_MAX_PUBLISHERS = 1_000
+
+
+class EngineState(NamedTuple):
+    """Whether the engine is there, as `Server.on_engine` is told.
+
+    Attributes:
+        up: messages go to the other nodes, and come from them.
+        reason: why it is not up, "" if it is.
+        server: the engine's name and version, "" until it was known.
+    """
+
+    up: bool
+    reason: str
+    server: str = ""
+
+
+class Message(NamedTuple):
+    """What is delivered here."""
+
+    channel: str
+    kind: Kind
+    body: bytes
+    #: Connections of this node that do not get it.
+    exclude: Collection[Any]
+
+
+@dataclass(slots=True)
+class NodeCounts:
+    """Counts since the node was made.
+
+    Attributes:
+        published: messages given to the engine.
+        received: messages delivered here that came from the engine.
+        lost: not given to the engine, as it was not there; delivered here alone.
+        unsure: given to it, but not confirmed; delivered here.
+        refused: not taken by the engine; delivered here alone.
+        repeats: came again, or late, and were not delivered.
+        missing: messages of others that never came, as far as they are known.
+        gaps: how often listeners were told of a gap.
+        invalid: envelopes that were malformed, or not signed as they must be.
+    """
+
+    published: int = 0
+    received: int = 0
+    lost: int = 0
+    unsure: int = 0
+    refused: int = 0
+    repeats: int = 0
+    missing: int = 0
+    gaps: int = 0
+    invalid: int = 0
+
+
+class NodeHost(Protocol):
+    """What a node needs of its server."""
+
+    def call_soon(self, callback: Callable[[], object]) -> object:
+        """Call it in this turn of the loop or the next."""
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> object:
+        """Call it in so many seconds."""
+
+    def flush_engine(self) -> None:
+        """The engine has output."""
+
+    def give_up_engine(self, reason: str) -> None:
+        """Close the connection to the engine, and connect again later."""
+
+    def deliver(self, message: Message) -> None:
+        """Send a message to those who listen here; must not raise."""
+
+    def note_gap(self, channel: str, missing: int | None) -> None:
+        """So many messages never came here; None: unknown whether there were any."""
+
+    def note_engine(self, state: EngineState) -> None:
+        """The engine has come, or has gone."""
+
+    def note_invalid(self, channel: str, why: str) -> None:
+        """Something else than our messages came on a channel."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A message that was given to the engine."""
+
+    message: Message
+    seq: int
+    #: It will come back, since this node listens to its channel.
+    comes_back: bool
+    accepted: bool = field(default=False)
+
+
+class Node:
+    """One process among those that share an engine.
+
+    All methods are for the loop's thread.
+
+    Args:
+        engine: sans-I/O; driven by a `link.Link`, whose events are passed to `on_event`
+            and whose changes of state to `on_link`.
+        host: the server.
+        secret: signs what is published; what is not signed so is not delivered.
+        output_limit: bytes that wait for the engine; above it, it is given up.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        host: NodeHost,
+        *,
+        secret: bytes | None = None,
+        output_limit: int = 8 * 2**20,
+    ) -> None:
+        self.state = EngineState(False, "not connected yet")
+        self.counts = NodeCounts()
+        self.interest = Interest(
+            engine, host.call_soon, host.call_later, self._seen_of_channel
+        )
+        self._engine = engine
+        self._host = host
+        self._secret = secret
+        self._output_limit = output_limit
+        self._id = os.urandom(8)
+        self._session = 0
+        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self._floor = 0  # no forgotten channel had a higher number
+        # In the order of publishing: neither accepted nor refused; and accepted, but
+        # not come back yet, by number and channel.
+        self._sent: deque[_Sent] = deque()
+        self._returning: dict[tuple[str, int], _Sent] = {}
+        #: The last number of each publisher, by channel, and whether it was told since
+        #: the connection exists.
+        self._last: dict[str, dict[bytes, tuple[int, bool]]] = {}
+        self._server = ""
+        self._connected = False
+
+    # Publishing
+
+    def publish(
+        self, channel: str, kind: Kind, body: bytes, exclude: Collection[Any] = ()
+    ) -> None:
+        """Publish a message to the engine; if it is not there, to this node alone."""
+        message = Message(channel, kind, body, exclude)
+        seq = self._next_number(channel)
+        if self.state.up and self._engine.size > self._output_limit:
+            self._host.give_up_engine(
+                f"more than {self._output_limit:,} bytes wait for it"
+            )
+        if not self.state.up:
+            self.counts.lost += 1
+            self._deliver_own(message, seq)
+            return
+        self.interest.apply()  # so that the subscription is before the message
+        comes_back = self._engine.receives(channel)
+        envelope = Envelope(self._id, self._session, seq, kind, body)
+        self._engine.publish(channel, seal(envelope, channel, self._secret))
+        self.counts.published += 1
+        sent = _Sent(message, seq, comes_back)
+        self._sent.append(sent)
+        if comes_back:
+            self._returning[channel, seq] = sent
+        else:
+            self._deliver_own(message, seq)
+        self._host.flush_engine()
+
+    def _next_number(self, channel: str) -> int:
+        numbers = self._numbers
+        seq = numbers.pop(channel, self._floor) + 1
+        if seq > MAX_SEQ:  # after 9,000 years of a million a second
+            raise OverflowError("the numbers of messages are used up")
+        numbers[channel] = seq
+        if len(numbers) > _MAX_NUMBERED:
+            _, forgotten = numbers.popitem(last=False)
+            self._floor = max(self._floor, forgotten)
+        return seq
+
+    def _deliver_own(self, message: Message, seq: int) -> None:
+        """Deliver a message of our own that does not come back, or has."""
+        if message.channel in self.interest:
+            self._note_number(message.channel, self._id, seq)
+            self._host.deliver(message)
+
+    # What the link says
+
+    def on_link(self, up: bool, reason: str) -> None:
+        """The connection to the engine was made (then `Subscribed` is waited for), or
+        lost, or could not be made."""
+        if up:
+            self._connected = True
+            self._session = (self._session + 1) & 0xFFFF
+            return
+        was_up = self.state.up
+        self._connected = False
+        self._set_state(EngineState(False, reason, self._server))
+        if was_up:
+            self._deliver_unsure()
+
+    def on_event(self, event: EngineEvent) -> None:
+        """Something came from the engine."""
+        kind = type(event)
+        if kind is Delivered:
+            self._on_delivered(*event)
+        elif kind is Accepted:
+            self._on_accepted()
+        elif isinstance(event, Refused):
+            self._on_refused(event.reason)
+        elif isinstance(event, Ready):
+            self._server = event.server
+        elif isinstance(event, Subscribed):
+            self._on_subscribed()
+        elif isinstance(event, Failed):
+            self._host.give_up_engine(event.reason)
+
+    def _on_subscribed(self) -> None:
+        if self.state.up or not self._connected:
+            return
+        self._set_state(EngineState(True, "", self._server))
+        # Nobody knows what was published while we were away.
+        self._last = {
+            channel: {who: (seq, False) for who, (seq, _) in publishers.items()}
+            for channel, publishers in self._last.items()
+        }
+        for channel in self.interest.channels:
+            self._tell_gap(channel, None)
+
+    def _on_accepted(self) -> None:
+        if self._sent:
+            self._sent.popleft().accepted = True
+
+    def _on_refused(self, reason: str) -> None:
+        if not self._sent:
+            return
+        sent = self._sent.popleft()
+        channel = sent.message.channel
+        self.counts.refused += 1
+        self._host.note_invalid(channel, f"the engine refused a message: {reason}")
+        if self._returning.pop((channel, sent.seq), None) is not None:
+            self._deliver_own(sent.message, sent.seq)
+
+    def _deliver_unsure(self) -> None:
+        """The connection is lost: deliver here what was not delivered, in order."""
+        sent, self._sent = self._sent, deque()
+        returning, self._returning = self._returning, {}
+        self.counts.unsure += len(sent)
+        for each in returning.values():
+            self._deliver_own(each.message, each.seq)
+
+    def _set_state(self, state: EngineState) -> None:
+        if state != self.state:
+            self.state = state
+            self._host.note_engine(state)
+
+    # What other nodes say
+
+    def _on_delivered(self, channel: str, data: bytes) -> None:
+        try:
+            envelope = open_(data, channel, self._secret)
+        except EnvelopeError as error:
+            self.counts.invalid += 1
+            self._host.note_invalid(channel, str(error))
+            return
+        publisher, _, seq, kind, body = envelope
+        exclude: Collection[Any] = ()
+        if publisher == self._id:
+            sent = self._returning.pop((channel, seq), None)
+            if sent is not None:
+                exclude = sent.message.exclude
+        if channel not in self.interest:
+            return  # the last listener has left meanwhile
+        if self._note_number(channel, publisher, seq):
+            self.counts.received += 1
+            self._host.deliver(Message(channel, kind, body, exclude))
+
+    def _note_number(self, channel: str, publisher: bytes, seq: int) -> bool:
+        """Note the number of a message; return whether it is to be delivered."""
+        publishers = self._last.setdefault(channel, {})
+        known = publishers.get(publisher)
+        if known is None:
+            if len(publishers) >= _MAX_PUBLISHERS:
+                del publishers[next(iter(publishers))]
+        elif seq <= known[0]:
+            self.counts.repeats += 1
+            return False
+        elif seq > known[0] + 1 and known[1] and publisher != self._id:
+            missing = seq - known[0] - 1
+            self.counts.missing += missing
+            publishers[publisher] = seq, True
+            self._tell_gap(channel, missing)
+        publishers[publisher] = seq, True
+        return True
+
+    def _tell_gap(self, channel: str, missing: int | None) -> None:
+        self.counts.gaps += 1
+        self._host.note_gap(channel, missing)
+
+    def _seen_of_channel(self, channel: str) -> None:
+        """Nobody listens to a channel any more: numbers will be missing."""
+        self._last.pop(channel, None)
