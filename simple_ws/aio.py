@@ -259,7 +259,7 @@ class _Opener:
     """
 
     def __init__(self, uri: URI, options: ClientOptions) -> None:
-        self._home = uri
+        self._given_uri = uri
         self._options = options
         self._opening = Opening(uri, options, stay=options.unix is not None)
 
@@ -313,7 +313,7 @@ class _Opener:
         """A transport to the server, with TLS if the address requires it."""
         if uri.secure and self._options.ssl is None:
             await asyncio.to_thread(default_context)  # cached from now on
-        tls = self._options.tls_to(uri, self._home)
+        tls = self._options.tls_to(uri, self._given_uri)
         loop = asyncio.get_running_loop()
         proxy = await self._find_proxy(uri)
         if self._options.unix is not None:

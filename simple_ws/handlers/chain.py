@@ -27,10 +27,10 @@ from ..loop.deferred import (
     run_steps,
 )
 from ..protocol.http11 import Request, Response
-from .answers import session_of
 from .handler import BaseHandler
 from .middleware import Middleware, changes_output, check_returned, overrides
 from .pending import report_failure
+from .return_values import session_of
 from .wrapper import Wrapper
 
 __all__ = ["Chain"]

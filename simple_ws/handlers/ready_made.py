@@ -11,8 +11,8 @@ from ..errors import AuthenticationError, InvalidData, InvalidState
 from ..loop.deferred import Steps, check_callback, run_steps
 from ..loop.schedule import check_interval
 from ..messages import encode_json
-from .answers import WrongAnswer, identity_of
 from .middleware import Middleware
+from .return_values import WrongReturnValue, identity_of
 
 __all__ = ["FirstMessageAuth", "JSONMessages", "Radio"]
 
@@ -59,7 +59,7 @@ class FirstMessageAuth(Middleware):
         what = "check of FirstMessageAuth"
         try:
             identity = identity_of(what, identity)
-        except WrongAnswer as error:
+        except WrongReturnValue as error:
             note_failure = client._host._log.note_failure
             note_failure(f"{what} failed", "%s", error, client=client)
             raise AuthenticationError("no identity") from error

@@ -18,7 +18,7 @@ from ..connection.log import Log
 from ..connection.options import Options
 from ..constants import Delivered, SendStatus
 from ..errors import FAILED, AuthenticationError, HandshakeError
-from ..handlers.answers import WrongAnswer
+from ..handlers.return_values import WrongReturnValue
 from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
 from ..protocol.http11 import (
     Request,
@@ -29,10 +29,10 @@ from ..protocol.http11 import (
 )
 from ..protocol.http_body import (
     CONTINUE,
-    Answer,
     ChunkedBody,
-    IncompleteAnswer,
+    IncompleteResponse,
     LengthBody,
+    ResponseEncoder,
     Stream,
     body_reader,
 )
@@ -67,11 +67,11 @@ WRITE_TIMEOUT = 30.0
 #: (MinResponseDataRate); GPRS had ten times that.
 MIN_RATE = 240
 #: Seconds without a sign from the responder; 100 to 300 in usual proxies.
-ANSWER_TIMEOUT = 300.0
+RESPONSE_TIMEOUT = 300.0
 #: Reads that are discarded after the last response before the socket is closed.
 _MAX_LINGER_READS = 64
 
-#: Produces the response to a request: calls `Exchange.answer`, at once or later.
+#: Produces the response to a request: calls `Exchange.respond`, at once or later.
 Responder = Callable[["Exchange"], object]
 
 
@@ -129,7 +129,7 @@ class Phase(enum.Enum):
     #: The responder was called, and has not answered.
     SERVING = enum.auto()
     #: The response is written.
-    ANSWERING = enum.auto()
+    RESPONDING = enum.auto()
     #: Our side is shut down; input is discarded until the peer closes.
     LINGERING = enum.auto()
     #: The connection is closed, or was given back.
@@ -158,7 +158,7 @@ class Exchange:
         self._body: LengthBody | ChunkedBody | None = None
         self._buffered_input = 0  # bytes of the incomplete body, as told to the loop
         self._unpaid = 0  # bytes of the body since its deadline was set
-        self._answer: Answer | None = None
+        self._encoder: ResponseEncoder | None = None
         self._unsent = memoryview(b"")
         self._sent = 0  # bytes, to detect progress
         self._taken = 0  # those the peer had read when its current period began
@@ -185,32 +185,32 @@ class Exchange:
         """Whether an answer is still wanted."""
         return self._phase in (Phase.BODY, Phase.SERVING)
 
-    def answer(self, given: Response | Stream) -> None:
+    def respond(self, given: Response | Stream) -> None:
         """Send the response; later calls for the same request are ignored."""
         if not self.waiting:
             if isinstance(given, Stream):
                 given.source.close()
             return
-        self._answer = self._encoded(given)
-        self._phase = Phase.ANSWERING
+        self._encoder = self._encoded(given)
+        self._phase = Phase.RESPONDING
         self._body = None
         self._note_input(0)
         self._reactor.wheel.discard(self)
         self._write()
 
-    def _encoded(self, given: Response | Stream) -> Answer:
+    def _encoded(self, given: Response | Stream) -> ResponseEncoder:
         """The encoded response; 500 if it cannot be sent."""
         try:
-            return self._answer_of(given)
+            return self._encoder_of(given)
         except Exception as error:
             self.note_failure(error, "%r has an answer that cannot be sent")
             if isinstance(given, Stream):
                 given.source.close()
-            return self._answer_of(server_error())
+            return self._encoder_of(server_error())
 
-    def _answer_of(self, given: Response | Stream) -> Answer:
+    def _encoder_of(self, given: Response | Stream) -> ResponseEncoder:
         request = self._request
-        return Answer(
+        return ResponseEncoder(
             given,
             version=(1, 1) if request is None else request.version,
             head_only=request is not None and request.method == "HEAD",
@@ -220,17 +220,17 @@ class Exchange:
     def fail(self, error: BaseException) -> None:
         """Respond with an error, because user code raised."""
         if isinstance(error, HandshakeError):
-            self.answer(refused_by(error, self.server._log))
+            self.respond(refused_by(error, self.server._log))
         elif isinstance(error, AuthenticationError):
             self.server._log.note_refusal(self._peer(), str(error), 401)
-            self.answer(refused_by(unauthorized(), self.server._log))
+            self.respond(refused_by(unauthorized(), self.server._log))
         else:
             self.note_failure(error)
-            self.answer(server_error())
+            self.respond(server_error())
 
     def note_failure(self, error: BaseException, text: str = "%r failed") -> None:
         """Log what the user's code raised, or made that cannot be sent."""
-        wrong = isinstance(error, WrongAnswer)
+        wrong = isinstance(error, WrongReturnValue)
         self.server._log.note_failure(
             "HTTP requests failed",
             "%s" if wrong else text,
@@ -245,7 +245,7 @@ class Exchange:
 
     def go_on(self) -> None:
         """The source of the response has bytes again."""
-        if self._phase is Phase.ANSWERING and self._starved:
+        if self._phase is Phase.RESPONDING and self._starved:
             self._write()
 
     # For the connection
@@ -268,11 +268,11 @@ class Exchange:
         except HandshakeError as error:
             self._ahead = rest
             self._stays = self._stays and self._body is None
-            self.answer(refused_by(error, self.server._log))
+            self.respond(refused_by(error, self.server._log))
             return
         if self._body is None:
             self._ahead = rest
-            self._ask()
+            self._call_responder()
         else:
             self._begin_body(rest, waits)
 
@@ -285,7 +285,7 @@ class Exchange:
         self.server._log.note_refusal(self._peer(), why, response.status)
         self._stays = False
         self._timeout = self.server.options.close_timeout
-        self.answer(response)
+        self.respond(response)
 
     def _peer(self) -> Any:
         """The client's address, from a trusted proxy if there is one."""
@@ -296,7 +296,7 @@ class Exchange:
     def stop(self) -> None:
         """The server stops: finish the answer, and nothing else."""
         self.take_no_other()
-        if self._phase not in (Phase.SERVING, Phase.ANSWERING):
+        if self._phase not in (Phase.SERVING, Phase.RESPONDING):
             self._connection.close()
 
     def take_no_other(self) -> None:
@@ -307,8 +307,8 @@ class Exchange:
         """The socket is closed; stop the responder."""
         self._leave()
         self._unsent = memoryview(b"")
-        if self._answer is not None:
-            self._answer.close()
+        if self._encoder is not None:
+            self._encoder.close()
 
     def _sweep(self, now: float) -> float | None:
         """A deadline has passed (`timers.Sweepable`)."""
@@ -318,7 +318,7 @@ class Exchange:
             why = "The server took too long."
             self.end(Response(503, f"{why}\n"), why)
         else:
-            if self._phase is Phase.ANSWERING:
+            if self._phase is Phase.RESPONDING:
                 if not self._starved and self._is_taking():
                     return now + self._timeout
                 self.cut("the client read too slowly")
@@ -331,7 +331,7 @@ class Exchange:
         Args:
             why: reason for the log.
         """
-        if self._phase is Phase.ANSWERING:
+        if self._phase is Phase.RESPONDING:
             self.server._log.note_cut(self._request, why, logging.INFO)
             self._connection.close()
 
@@ -377,7 +377,7 @@ class Exchange:
             self.request.body = self._body.body
             self._ahead = self._body.rest
             self._note_input(0)
-            self._ask()
+            self._call_responder()
             return
         self._note_input(self._body.buffered_input)
         self._unpaid += len(data)
@@ -394,7 +394,7 @@ class Exchange:
         """See `loop.shedding.InputHolder`."""
         self.refuse(overloaded())
 
-    def _ask(self) -> None:
+    def _call_responder(self) -> None:
         self._phase = Phase.SERVING
         assert self._serve is not None
         try:
@@ -406,7 +406,7 @@ class Exchange:
             raise
         # The response may come later, and the socket may be closed by now.
         if self._phase is Phase.SERVING:
-            self._wait(ANSWER_TIMEOUT)
+            self._wait(RESPONSE_TIMEOUT)
             self._watch()
 
     # The socket
@@ -420,14 +420,14 @@ class Exchange:
         reads_ahead = not self._ended and len(self._ahead) < _MAX_AHEAD
         if self._phase in (Phase.BODY, Phase.LINGERING) or reads_ahead:
             events |= READ
-        if self._unsent or (self._phase is Phase.ANSWERING and not self._starved):
+        if self._unsent or (self._phase is Phase.RESPONDING and not self._starved):
             events |= WRITE
         self._connection.watch(events, self._on_ready)
 
     def _on_ready(self, events: int) -> None:
         # Another callback of this turn may have closed the connection, and writing may
         # have closed it or given it back.
-        if events & WRITE and (self._unsent or self._phase is Phase.ANSWERING):
+        if events & WRITE and (self._unsent or self._phase is Phase.RESPONDING):
             self._write()
         if events & READ and self._phase is not Phase.DONE:
             self._read()
@@ -460,7 +460,7 @@ class Exchange:
             self._watch()
 
     def _on_end(self) -> None:
-        if self._phase in (Phase.SERVING, Phase.ANSWERING):
+        if self._phase in (Phase.SERVING, Phase.RESPONDING):
             # The peer has stopped sending, but may still read: finish the response.
             self._ended = True
             self._watch()
@@ -474,7 +474,7 @@ class Exchange:
             finished = self._write_burst()
         except (BlockingIOError, InterruptedError):
             finished = False
-        except (OSError, IncompleteAnswer) as error:
+        except (OSError, IncompleteResponse) as error:
             self.server._log.note_cut(self._request, str(error))
             self._connection.close()
             return
@@ -482,10 +482,10 @@ class Exchange:
             # Here, because not every caller is a connection the loop can abandon.
             self._reactor.on_failure(self, error)
             return
-        if self._phase is Phase.ANSWERING and finished:
+        if self._phase is Phase.RESPONDING and finished:
             self._finish()
             return
-        if self._phase is Phase.ANSWERING:
+        if self._phase is Phase.RESPONDING:
             self._prolong(self._sent > before, starved)
         self._watch()
 
@@ -498,7 +498,7 @@ class Exchange:
         """
         if self._starved:
             if progress or self._wheel_slot is None:
-                self._wait(ANSWER_TIMEOUT)
+                self._wait(RESPONSE_TIMEOUT)
         elif starved or self._wheel_slot is None or (progress and self._is_taking()):
             self._wait(self._timeout)
 
@@ -516,17 +516,17 @@ class Exchange:
 
     def _take_piece(self) -> bool:
         """Put the next bytes into `_unsent`; False when there are none."""
-        if self._answer is None:
+        if self._encoder is None:
             return False
-        piece = self._answer.read()
+        piece = self._encoder.read()
         self._starved = piece is None
         self._unsent = memoryview(piece or b"")
         return bool(piece)
 
     def _finish(self) -> None:
         """The response is sent."""
-        assert self._answer is not None
-        if self._stays and self._answer.stays and not self._ended:
+        assert self._encoder is not None
+        if self._stays and self._encoder.stays and not self._ended:
             self._leave()
             if self._ahead:
                 # One request per turn, so that the stack does not grow.

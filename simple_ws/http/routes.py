@@ -73,11 +73,11 @@ class Route:
         return ", ".join(methods)
 
     def _tell_methods(self, exchange: Exchange) -> None:
-        exchange.answer(Response(204, headers=[("Allow", self._allowed())]))
+        exchange.respond(Response(204, headers=[("Allow", self._allowed())]))
 
 
 #: RFC 9110 §9.3.7: OPTIONS for `*`, which is no path, asks whether the server responds.
-_WHOLE_SERVER = Route(lambda exchange: exchange.answer(Response(204)))
+_WHOLE_SERVER = Route(lambda exchange: exchange.respond(Response(204)))
 
 
 class Routes:
@@ -150,7 +150,7 @@ def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
     if is_deferred(given):
         exchange.server._run_limited(given, partial(_answer_deferred, exchange))
     else:
-        exchange.answer(response_of(given))
+        exchange.respond(response_of(given))
 
 
 def _answer_deferred(
@@ -160,7 +160,7 @@ def _answer_deferred(
         try:
             if error is not None:
                 raise error
-            exchange.answer(response_of(given))
+            exchange.respond(response_of(given))
         except BaseException as raised:
             exchange.fail(raised)
 

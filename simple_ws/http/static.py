@@ -97,7 +97,7 @@ class Static:
         self.route.add(prefix, ["GET"], self._serve)
 
     def _serve(self, exchange: Exchange) -> None:
-        exchange.answer(self._answer(exchange.request))
+        exchange.respond(self._answer(exchange.request))
 
     def _answer(self, request: Request) -> Response | Stream:
         found = self._find(request)

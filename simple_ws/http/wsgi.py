@@ -24,7 +24,7 @@ from ..errors import HandshakeError
 from ..loop.deferred import check_callback
 from ..loop.workers import Pool
 from ..protocol.http11 import Request, check_field
-from ..protocol.http_body import IncompleteAnswer, Stream
+from ..protocol.http_body import IncompleteResponse, Stream
 from .exchange import Exchange, server_error
 from .routes import Route, check_prefix
 
@@ -206,7 +206,7 @@ class _Pipe:
             if self._pieces:
                 return self._take()
             if self._failed:
-                raise IncompleteAnswer("the application failed")
+                raise IncompleteResponse("the application failed")
             self._asked = not self._ended
             return b"" if self._ended else None
 
@@ -296,7 +296,7 @@ class _Call:
         if self._head_sent:
             self.pipe.end(failed=True)
         else:
-            self._exchange.call(partial(self._exchange.answer, server_error()))
+            self._exchange.call(partial(self._exchange.respond, server_error()))
 
     def _start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -342,7 +342,7 @@ class _Call:
         if promised is not None:
             length = promised
         stream = Stream(status, headers, self.pipe, length, reason)
-        self._exchange.call(partial(self._exchange.answer, stream))
+        self._exchange.call(partial(self._exchange.respond, stream))
 
 
 def _length_of(result: object) -> int | None:

@@ -128,7 +128,7 @@ class Reactor(LoopState):
         self.turning = False
         self._interrupt: BaseException | None = None  # to be raised after this turn
         #: What is ready and was not heard, where the selector does not keep it itself.
-        self._unheard: list[Any] = []
+        self._undispatched: list[Any] = []
         self._pauses: deque[tuple[float, float]] = deque(maxlen=_MANY_PAUSES)
         self._busy_poll = busy_poll
         self.work_listener: Callable[[], object] = lambda: None
@@ -246,7 +246,7 @@ class Reactor(LoopState):
         """There is work to do outside of a turn."""
         self.work_listener()
 
-    def _turn(self, hear: Callable[[], object]) -> None:
+    def _turn(self, poll: Callable[[], object]) -> None:
         """Call what is ready, then what is due, then queued calls; write all output."""
         if self.turning:
             raise InvalidState("the loop is running already: called from a callback")
@@ -255,7 +255,7 @@ class Reactor(LoopState):
             # A signal handler may raise between any two lines.
             self.turning, self.eager = True, False
             self.owner = threading.get_ident()
-            hear()
+            poll()
             self._do_due()
             self._note_end()
         finally:
@@ -300,25 +300,25 @@ class Reactor(LoopState):
     def _run(self, selector: EpollSelector) -> None:
         deadlines = (self.timers.next_deadline(), self.wheel.next_deadline)
         due = min((when for when in deadlines if when is not None), default=None)
-        self._hear_all(selector, selector.run(self, due))
+        self._poll_rest(selector, selector.run(self, due))
 
     def _dispatch(self, timeout: float | None) -> None:
         """Wait, set the clock, and call what is ready."""
         selector = self._selector
         if not isinstance(selector, EpollSelector):
-            if self._unheard:
-                ready = self._with_unheard(selector)
+            if self._undispatched:
+                ready = self._with_undispatched(selector)
             else:
                 ready = self._spin(selector, timeout) or selector.select(timeout)
             self.tick()
-            self._hear(ready)
+            self._call_ready(ready)
             self._end_turn()
             return
-        self._hear_all(selector, selector.dispatch(self, timeout))
+        self._poll_rest(selector, selector.dispatch(self, timeout))
 
-    def _with_unheard(self, selector: selectors.BaseSelector) -> list[Any]:
+    def _with_undispatched(self, selector: selectors.BaseSelector) -> list[Any]:
         """What is ready, behind what is left of the last turn."""
-        left, self._unheard = self._unheard, []
+        left, self._undispatched = self._undispatched, []
         known = selector.get_map()
         by_number: dict[int, Any] = {}
         for key, events in left + selector.select(0):
@@ -328,7 +328,7 @@ class Reactor(LoopState):
                 by_number.setdefault(key.fd, (key, events))
         return list(by_number.values())
 
-    def _hear(self, ready: list[Any]) -> None:
+    def _call_ready(self, ready: list[Any]) -> None:
         """Call what is ready until the turn is used up; the others are the first of
         the next."""
         self._allot(len(ready))
@@ -343,9 +343,9 @@ class Reactor(LoopState):
                 if self.interrupted or self._is_spent():
                     break
         finally:
-            self._unheard.extend(rest)
+            self._undispatched.extend(rest)
 
-    def _hear_all(self, selector: EpollSelector, more: bool) -> None:
+    def _poll_rest(self, selector: EpollSelector, more: bool) -> None:
         """Read from every ready socket before a timeout is judged, also after a pause
         of our own. A descriptor is ready once at most in each round."""
         rounds = len(selector) // MAX_READY
@@ -494,7 +494,7 @@ class Reactor(LoopState):
             self._wakee.close()
 
     def _has_work(self) -> bool:
-        return bool(self._calls or self.dirty or self.run_queue or self._unheard)
+        return bool(self._calls or self.dirty or self.run_queue or self._undispatched)
 
     def time_to_sleep(self, timeout: float | None) -> float | None:
         """How long this turn may sleep."""

@@ -211,7 +211,7 @@ class Metrics:
         self._take = take
         self._rule = rule
 
-    def answer(self, request: Request) -> Response:
+    def respond(self, request: Request) -> Response:
         """Answer with the stats; HandshakeError if that is not allowed."""
         if self._rule is not None:
             self._rule.check(request)

@@ -17,8 +17,8 @@ from ..connection.log import LogCounts
 from ..connection.topics import Group, Identities, Topics
 from ..constants import CloseCause
 from ..errors import HandshakeError
-from ..handlers.answers import yes_or_no
 from ..handlers.handler import BaseHandler
+from ..handlers.return_values import yes_or_no
 from ..loop.deferred import check_callback, check_not_deferred
 from ..loop.reactor import Reactor
 from ..protocol.http11 import Request
@@ -176,8 +176,8 @@ class AccessRule:
 
         Raises:
             HandshakeError: 403, or what `allow` raises itself.
-            WrongAnswer: `allow` returned neither True nor False; a value that is merely
-                truthy, such as a coroutine, must not allow everyone.
+            WrongReturnValue: `allow` returned neither True nor False; a value that is
+                merely truthy, such as a coroutine, must not allow everyone.
         """
         if not yes_or_no("allow", self._allow(request)):
             raise HandshakeError(403, "You may not see this from where you are.")

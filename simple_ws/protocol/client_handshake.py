@@ -138,8 +138,8 @@ class Opening:
         self.uri = uri
         self._offer = offer
         self._stay = stay
-        self._home = uri
-        self._at_home = True  # not redirected to another origin yet
+        self._given_uri = uri
+        self._same_origin = True  # not redirected to another origin yet
         self._redirects = 0
         self._key = ""
         self._reader = ResponseReader()
@@ -160,7 +160,7 @@ class Opening:
         """
         try:
             self._reader.feed(data)
-            return self._judge()
+            return self._read_outcome()
         except HandshakeError as error:
             raise InvalidHandshake(self.uri.shown, str(error)) from None
 
@@ -176,7 +176,7 @@ class Opening:
             problem = f"the server closed the connection {when} an answer"
             raise ConnectError(self.uri.shown, problem)
         self._reader.feed_eof()
-        outcome = self._judge()
+        outcome = self._read_outcome()
         assert outcome is not None
         return outcome
 
@@ -192,7 +192,7 @@ class Opening:
         that [...] were not automatically generated from [...] the request's context".
         Any field set by the user may be a credential, whatever its name (X-Api-Key).
         """
-        offer, uri, at_home = self._offer, self.uri, self._at_home
+        offer, uri, same_origin = self._offer, self.uri, self._same_origin
         fields = [
             ("Host", uri.authority),
             ("Upgrade", "websocket"),
@@ -210,18 +210,18 @@ class Opening:
             )
         if offer.user_agent is not None:
             fields.append(("User-Agent", offer.user_agent))
-        if offer.cookies and at_home:
+        if offer.cookies and same_origin:
             pairs = (f"{name}={value}" for name, value in offer.cookies)
             fields.append(("Cookie", "; ".join(pairs)))
-        own = list(offer.headers) if at_home else []
+        own = list(offer.headers) if same_origin else []
         named = any(name.lower() == "authorization" for name, _ in own)
-        user = self._home.user
-        if user is not None and at_home and not named:
-            fields.append(("Authorization", basic(user, self._home.password)))
+        user = self._given_uri.user
+        if user is not None and same_origin and not named:
+            fields.append(("Authorization", basic(user, self._given_uri.password)))
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields + own)
         return f"GET {uri.target} HTTP/1.1\r\n{lines}\r\n"
 
-    def _judge(self) -> Outcome | None:
+    def _read_outcome(self) -> Outcome | None:
         reader = self._reader
         if not reader.status:
             return None
@@ -249,10 +249,10 @@ class Opening:
             self.refuse(f"; there were more than {MAX_REDIRECTS} redirects")
         if self.uri.secure and not uri.secure:
             self.refuse(f"; it redirects to {uri.shown}, which has no TLS")
-        if uri.origin != self._home.origin:
+        if uri.origin != self._given_uri.origin:
             if self._stay:
                 self.refuse(f"; it redirects to {uri.shown}, which is another server")
-            self._at_home = False
+            self._same_origin = False
         self.uri = uri
 
     def refuse(self, hint: str | None = None) -> NoReturn:
@@ -278,10 +278,10 @@ class Opening:
             yield value
             yield value.rpartition(" ")[2]  # after "Bearer"
         yield from self._offer.subprotocols
-        if self._home.password is not None:
-            yield self._home.password
-            yield basic(self._home.user or "", self._home.password).split()[1]
-        for part in self._home.target.partition("?")[2].split("&"):
+        if self._given_uri.password is not None:
+            yield self._given_uri.password
+            yield basic(self._given_uri.user or "", self._given_uri.password).split()[1]
+        for part in self._given_uri.target.partition("?")[2].split("&"):
             value = part.partition("=")[2] or part
             yield value
             yield unquote(value)

@@ -1,8 +1,8 @@
 """Where a body ends (RFC 9112 §6 and §7), for requests and responses.
 
 `body_reader` chooses `LengthBody` or `ChunkedBody`, which collect the body of a request
-at any byte boundary; `Answer` produces the bytes of a response as fast as they are
-taken. Sans-I/O, like `http11`, which has the heads.
+at any byte boundary; `ResponseEncoder` produces the bytes of a response as fast as they
+are taken. Sans-I/O, like `http11`, which has the heads.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .http11 import (
 
 __all__ = [
     "CONTINUE",
-    "Answer",
     "ChunkedBody",
-    "IncompleteAnswer",
+    "IncompleteResponse",
     "LengthBody",
+    "ResponseEncoder",
     "Source",
     "Stream",
     "body_reader",
@@ -233,10 +233,10 @@ def _length_body(lengths: list[str], max_size: int) -> LengthBody | None:
     return LengthBody(int(digits)) if digits else None
 
 
-# Answers
+# Responses
 
 
-class IncompleteAnswer(Exception):
+class IncompleteResponse(Exception):
     """A body ended too early: its source failed, or has fewer bytes than announced."""
 
 
@@ -247,7 +247,7 @@ class Source(Protocol):
         """The next piece; b"" at the end, None when there is none yet.
 
         Raises:
-            IncompleteAnswer, OSError: No more will follow.
+            IncompleteResponse, OSError: No more will follow.
         """
 
     def close(self) -> None:
@@ -280,7 +280,7 @@ class Stream:
         self.reason = reason
 
 
-class Answer:
+class ResponseEncoder:
     """The bytes of one response, piece by piece.
 
     Args:
@@ -351,7 +351,7 @@ class Answer:
         """The next bytes; b"" at the end, None when there are none yet.
 
         Raises:
-            IncompleteAnswer, OSError: The rest is not available.
+            IncompleteResponse, OSError: The rest is not available.
         """
         head, self._head = self._head, b""
         if head and len(self._body) > _MAX_JOINED:
@@ -378,7 +378,7 @@ class Answer:
         if not piece:
             self.close()
             if self._left:
-                raise IncompleteAnswer(f"{self._left:,} bytes are missing")
+                raise IncompleteResponse(f"{self._left:,} bytes are missing")
             return b"0\r\n\r\n" if self._chunked else b""
         if self._chunked:
             return b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -350,7 +350,7 @@ class App(Hub):
             ValueError: The path is malformed or already in use.
         """
         rule = None if allow is None else AccessRule(allow)
-        self.http(path)(Metrics(self.stats, rule).answer)
+        self.http(path)(Metrics(self.stats, rule).respond)
 
     def dashboard(
         self,

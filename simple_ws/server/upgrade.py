@@ -21,8 +21,8 @@ from ..connection.interfaces import ConnectionHost, Handler
 from ..connection.options import Options
 from ..deflate import Agreement, Deflate, negotiate, parse_extensions
 from ..errors import FAILED, AuthenticationError, HandshakeError
-from ..handlers.answers import WrongAnswer, session_of, subprotocol_of
 from ..handlers.pending import PendingCall
+from ..handlers.return_values import WrongReturnValue, session_of, subprotocol_of
 from ..http.exchange import (
     Exchange,
     HttpHost,
@@ -136,8 +136,8 @@ class UpgradeConnection:
     _kept = False  # a request was answered on it before
     _buffered_input = 0  # bytes of an incomplete head, as told to the loop
     _over = False  # closed, or handed over to a client
-    _question: PendingCall | None = None  # a deferred `on_request`
-    _early = b""  # bytes received meanwhile
+    _pending_request: PendingCall | None = None  # a deferred `on_request`
+    _early_input = b""  # bytes received meanwhile
     _request: Request | None = None  # for an upgrade
     _scheme: str | None = None  # by which the client has come, if that is known
 
@@ -161,7 +161,7 @@ class UpgradeConnection:
 
     def _sweep(self, now: float) -> float | None:
         """The timeout for a request has passed (`timers.Sweepable`)."""
-        if self._question is not None:
+        if self._pending_request is not None:
             self._refuse(HandshakeError(503, "The server took too long."))
         elif self._reader is None or self._reader.empty:
             self.close()
@@ -176,7 +176,7 @@ class UpgradeConnection:
         """
         if self._exchange is not None:
             self._exchange.stop()
-        elif self._question is not None:
+        elif self._pending_request is not None:
             self.close()  # nobody knows how long it takes
         elif self._kept and (self._reader is None or self._reader.empty):
             self.close()
@@ -187,7 +187,7 @@ class UpgradeConnection:
         """Close the socket; nothing else happens after that."""
         if not self._over:
             self._leave()
-            self._drop_question()
+            self._cancel_pending_request()
             if self._exchange is not None:
                 self._exchange.drop()
             elif self._is_tls():
@@ -261,9 +261,9 @@ class UpgradeConnection:
             self.close()
 
     def _receive(self, data: bytes) -> None:
-        if self._question is not None:
-            self._early += data
-            if len(self._early) >= _READ_SIZE:
+        if self._pending_request is not None:
+            self._early_input += data
+            if len(self._early_input) >= _READ_SIZE:
                 self.watch(0, self._on_ready)  # the limit before acceptance
             return
         # The request that nearly every client sends is parsed in one step. Others are
@@ -339,15 +339,19 @@ class UpgradeConnection:
         handler = self.server._find_handler(request)
         if offer is None:
             offer = _read_offer(request)
-        terms = self._judge(request, offer, handler.options)
-        session = self._ask_handler(handler, request, handler.on_request, request)
+        terms = self._negotiate_terms(request, offer, handler.options)
+        session = self._call_handler(handler, request, handler.on_request, request)
         if session is not None and is_deferred(session):
-            done = partial(self._on_answer, handler, request, terms, rest)
-            self._question = self._ask(self.server._run_limited, session, done)
+            done = partial(self._on_request_done, handler, request, terms, rest)
+            self._pending_request = self._call_user(
+                self.server._run_limited, session, done
+            )
         else:
             self._open(handler, request, terms, rest, session)
 
-    def _judge(self, request: Request, offer: _Offer, options: Options) -> _Terms:
+    def _negotiate_terms(
+        self, request: Request, offer: _Offer, options: Options
+    ) -> _Terms:
         """Check the request against a handler's options; HandshakeError if refused."""
         if options.origins is not None:
             self._check_origin(request, options.origins)
@@ -372,7 +376,7 @@ class UpgradeConnection:
         if allowed is not None:
             check_allowed_host(request, allowed)
 
-    def _on_answer(
+    def _on_request_done(
         self,
         handler: UpgradeHandler,
         request: Request,
@@ -382,22 +386,22 @@ class UpgradeConnection:
         error: BaseException | None,
     ) -> None:
         """A deferred `on_request` is done."""
-        if self._question is None:
+        if self._pending_request is None:
             return  # the client has disconnected, or was cut
-        self._question = None
+        self._pending_request = None
         try:
-            session = self._ask(_outcome, session, error)
+            session = self._call_user(_outcome, session, error)
             self.server._check_again(handler, request)
-            self._open(handler, request, terms, rest + self._early, session)
+            self._open(handler, request, terms, rest + self._early_input, session)
         except HandshakeError as refused:
             self._refuse(refused, request)
         except Exception as failure:
             self._fail(failure, request)
 
-    def _drop_question(self) -> None:
-        question, self._question = self._question, None
-        if question is not None:
-            question.cancel()
+    def _cancel_pending_request(self) -> None:
+        pending, self._pending_request = self._pending_request, None
+        if pending is not None:
+            pending.cancel()
 
     def _open(
         self,
@@ -410,11 +414,11 @@ class UpgradeConnection:
         """Let a client in, if `on_request` has."""
         if session is not None:
             what = f"on_request of {handler._log_name}"
-            session = self._ask(session_of, what, session)
+            session = self._call_user(session_of, what, session)
         if isinstance(session, Response):
             # A status below 200 is no refusal, and 101 would announce frames.
-            answer = self._ask(response_of, session)
-            self._end(answer, f"on_request answered {answer.status}", request)
+            response = self._call_user(response_of, session)
+            self._end(response, f"on_request answered {response.status}", request)
             return
         subprotocol = self._select_subprotocol(handler, request, terms.offered)
         client = self._make(
@@ -439,8 +443,8 @@ class UpgradeConnection:
             return None
         select = handler.select_subprotocol
         what = f"select_subprotocol of {handler._log_name}"
-        answer = self._ask_handler(handler, request, select, offered)
-        chosen: str | None = self._ask(subprotocol_of, what, answer, offered)
+        answer = self._call_handler(handler, request, select, offered)
+        chosen: str | None = self._call_user(subprotocol_of, what, answer, offered)
         return chosen
 
     def _make(self, handler: UpgradeHandler, request: Request, *terms: Any) -> Client:
@@ -449,7 +453,7 @@ class UpgradeConnection:
         if handler.client_class is Client:  # the default class needs no check
             return Client(*parts)
         create = partial(_create, handler.client_class)
-        client: Client = self._ask_handler(handler, request, create, *parts)
+        client: Client = self._call_handler(handler, request, create, *parts)
         return client
 
     def _introduce(self, request: Request) -> None:
@@ -465,15 +469,15 @@ class UpgradeConnection:
         if self._scheme == "https":
             request.secure = True
 
-    def _ask(self, question: Callable[..., Any], *args: object) -> Any:
+    def _call_user(self, function: Callable[..., Any], *args: object) -> Any:
         """Call user code; its exceptions are our fault, not the peer's."""
         try:
-            return question(*args)
+            return function(*args)
         except AuthenticationError as error:
             raise unauthorized() from error
         except HandshakeError:
             raise  # a refusal, in the user's own words
-        except WrongAnswer as error:
+        except WrongReturnValue as error:
             self._note_failure("%s", error)
             raise HandshakeError(500, FAILED) from None
         except Exception as error:
@@ -481,17 +485,17 @@ class UpgradeConnection:
             self._note_failure(text, self.address, error=error)
             raise HandshakeError(500, FAILED) from None
 
-    def _ask_handler(
+    def _call_handler(
         self,
         handler: UpgradeHandler,
         request: Request,
-        question: Callable[..., Any],
+        function: Callable[..., Any],
         *args: object,
     ) -> Any:
-        """As `_ask`, and log it when it is slow."""
-        name = getattr(question, "__name__", "client_class")
+        """As `_call_user`, and log it when it is slow."""
+        name = getattr(function, "__name__", "client_class")
         with self.server._log.timed(f"{handler._log_name}.{name}", request):
-            return self._ask(question, *args)
+            return self._call_user(function, *args)
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
         # Details for the operator, which the client is not told.
@@ -521,7 +525,7 @@ class UpgradeConnection:
         """Send an HTTP response that ends the connection, and let the peer read it."""
         if self._over:
             return
-        self._drop_question()
+        self._cancel_pending_request()
         self.server._admission.note_refusal(response.status)
         if self._exchange is None:
             self.server.reactor.wheel.discard(self)

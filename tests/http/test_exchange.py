@@ -783,7 +783,7 @@ def stream(driven: Driven, faucet: Faucet, path: str = "/stream") -> list[Exchan
 
     def serve(exchange: Exchange) -> None:
         exchanges.append(exchange)
-        exchange.answer(Stream(200, [], faucet))
+        exchange.respond(Stream(200, [], faucet))
 
     driven.server._routes.add(path, ["GET"], serve)
     return exchanges
@@ -927,8 +927,8 @@ def test_second_answer_is_thrown_away() -> None:
     faucet = Faucet(1)
 
     def serve(exchange: Exchange) -> None:
-        exchange.answer(Response(200, "first"))
-        exchange.answer(Stream(200, [], faucet))
+        exchange.respond(Response(200, "first"))
+        exchange.respond(Stream(200, [], faucet))
         raise ZeroDivisionError
 
     with Driven() as driven:
@@ -1103,11 +1103,11 @@ def test_page_that_never_answers_is_503() -> None:
         peer.peer.write(ask("GET", "/page"))
         driven.turn(2)
         assert kept[0].waiting
-        driven.advance(pages.ANSWER_TIMEOUT + 2)
+        driven.advance(pages.RESPONSE_TIMEOUT + 2)
         answered = peer.read()
         assert (answered.status, answered.headers["connection"]) == (503, "close")
         assert not kept[0].waiting
-        kept[0].answer(Response(200, "late"))
+        kept[0].respond(Response(200, "late"))
         assert peer.is_closed()
 
 
@@ -1119,7 +1119,7 @@ def test_source_that_is_silent_for_too_long_is_given_up() -> None:
         faucet.dry = True
         peer.write(ask("GET", "/stream"))
         driven.turn(2)
-        driven.advance(pages.ANSWER_TIMEOUT - 2)
+        driven.advance(pages.RESPONSE_TIMEOUT - 2)
         assert driven.handshaking
         exchanges[0].go_on()  # nothing has come of it
         driven.advance(4)
@@ -1179,7 +1179,7 @@ def test_answer_made_during_a_stop_says_that_the_connection_ends() -> None:
         peer.peer.write(ask("GET", "/page"))
         driven.turn(2)
         driven.stop_begins(60)
-        kept[0].answer(Response(200, "x"))
+        kept[0].respond(Response(200, "x"))
         answered = peer.read()
         assert (answered.text, answered.headers["connection"]) == ("x", "close")
         assert peer.is_closed()

@@ -16,10 +16,10 @@ from simple_ws.constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from simple_ws.errors import HandshakeError
 from simple_ws.protocol.http11 import Request, Response
 from simple_ws.protocol.http_body import (
-    Answer,
     ChunkedBody,
-    IncompleteAnswer,
+    IncompleteResponse,
     LengthBody,
+    ResponseEncoder,
     Stream,
     body_reader,
 )
@@ -338,7 +338,7 @@ class Pieces:
         self.closed += 1
 
 
-def sent(answer: Answer) -> tuple[list[str], bytes]:
+def sent(answer: ResponseEncoder) -> tuple[list[str], bytes]:
     """Head lines without the date, and the body, of a whole answer."""
     data = b""
     while (piece := answer.read()) != b"":
@@ -355,7 +355,7 @@ def sent(answer: Answer) -> tuple[list[str], bytes]:
 
 def test_large_body_is_not_copied() -> None:
     body = bytes(2**20)
-    answer = Answer(Response(200, body))
+    answer = ResponseEncoder(Response(200, body))
     head = answer.read()
     assert head is not None
     assert head.endswith(b"\r\n\r\n")
@@ -364,7 +364,7 @@ def test_large_body_is_not_copied() -> None:
 
 
 def test_response_is_sent_in_one_piece() -> None:
-    answer = Answer(Response(200, "hi"), stays=True)
+    answer = ResponseEncoder(Response(200, "hi"), stays=True)
     first = answer.read()
     assert first is not None
     assert first.endswith(b"\r\n\r\nhi")
@@ -384,7 +384,7 @@ def test_response_is_sent_in_one_piece() -> None:
 def test_answer_says_what_becomes_of_the_connection(
     version: tuple[int, int], stays: bool, line: str | None
 ) -> None:
-    answer = Answer(Response(200, "hi"), version=version, stays=stays)
+    answer = ResponseEncoder(Response(200, "hi"), version=version, stays=stays)
     lines, body = sent(answer)
     assert body == b"hi"
     assert "Content-Length: 2" in lines
@@ -393,7 +393,7 @@ def test_answer_says_what_becomes_of_the_connection(
 
 
 def test_answer_may_close_the_connection() -> None:
-    answer = Answer(Response(200, "hi", {"connection": "Close"}), stays=True)
+    answer = ResponseEncoder(Response(200, "hi", {"connection": "Close"}), stays=True)
     lines, _ = sent(answer)
     assert not answer.stays
     assert lines.count("Connection: close") == 1
@@ -402,7 +402,9 @@ def test_answer_may_close_the_connection() -> None:
 
 def test_users_cannot_break_the_framing() -> None:
     wrong = {"Content-Length": "99", "Transfer-Encoding": "chunked", "Keep-Alive": "1"}
-    lines, body = sent(Answer(Response(200, "hi", {**wrong, "X": "y"}), stays=True))
+    lines, body = sent(
+        ResponseEncoder(Response(200, "hi", {**wrong, "X": "y"}), stays=True)
+    )
     assert body == b"hi"
     kept = ["Content-Type: text/plain; charset=utf-8", "Content-Length: 2", "X: y"]
     assert sorted(lines[1:]) == sorted(kept)
@@ -410,13 +412,13 @@ def test_users_cannot_break_the_framing() -> None:
 
 def test_upgrade_stands_beside_close() -> None:
     offer = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
-    lines, _ = sent(Answer(Response(426, "no", offer)))
+    lines, _ = sent(ResponseEncoder(Response(426, "no", offer)))
     assert {"Connection: Upgrade", "Connection: close"} <= set(lines)
 
 
 def test_date_of_the_user_is_kept() -> None:
     date = "Sun, 06 Nov 1994 08:49:37 GMT"
-    data = Answer(Response(200, "hi", {"date": date})).read()
+    data = ResponseEncoder(Response(200, "hi", {"date": date})).read()
     assert data is not None
     assert data.lower().count(b"\r\ndate: ") == 1
     assert f"date: {date}\r\n".encode() in data
@@ -427,7 +429,7 @@ def test_date_of_the_user_is_kept() -> None:
 def test_head_is_answered_without_a_body(status: int, length: int | None) -> None:
     source = Pieces(b"hello")
     stream = Stream(status, [("X", "y")], source, length)
-    answer = Answer(stream, head_only=True, stays=True)
+    answer = ResponseEncoder(stream, head_only=True, stays=True)
     lines, body = sent(answer)
     assert body == b""
     assert source.closed == 1
@@ -437,15 +439,15 @@ def test_head_is_answered_without_a_body(status: int, length: int | None) -> Non
 
 def test_head_may_be_told_a_length_without_a_body() -> None:
     response = Response(200, headers={"Content-Length": "1234"})
-    assert "Content-Length: 1234" in sent(Answer(response, head_only=True))[0]
-    assert "Content-Length: 0" in sent(Answer(response))[0]
+    assert "Content-Length: 1234" in sent(ResponseEncoder(response, head_only=True))[0]
+    assert "Content-Length: 0" in sent(ResponseEncoder(response))[0]
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_answer_without_a_body_has_none(status: int) -> None:
     source = Pieces(b"hello")
     for told in (Response(status, "hi"), Stream(status, [], source, 5)):
-        lines, body = sent(Answer(told, stays=True))
+        lines, body = sent(ResponseEncoder(told, stays=True))
         assert body == b""
         assert not [line for line in lines if "ength" in line or "Transfer" in line]
     assert source.closed == 1
@@ -453,7 +455,7 @@ def test_answer_without_a_body_has_none(status: int) -> None:
 
 def test_stream_of_known_length_is_sent_as_it_is() -> None:
     source = Pieces(b"he", None, b"llo")
-    answer = Answer(Stream(200, [], source, 5), stays=True)
+    answer = ResponseEncoder(Stream(200, [], source, 5), stays=True)
     lines, body = sent(answer)
     assert body == b"hello"
     assert "Content-Length: 5" in lines
@@ -462,7 +464,7 @@ def test_stream_of_known_length_is_sent_as_it_is() -> None:
 
 
 def test_stream_of_unknown_length_is_sent_in_chunks() -> None:
-    answer = Answer(Stream(200, [], Pieces(b"he", None, b"llo")), stays=True)
+    answer = ResponseEncoder(Stream(200, [], Pieces(b"he", None, b"llo")), stays=True)
     lines, body = sent(answer)
     assert "Transfer-Encoding: chunked" in lines
     assert not [line for line in lines if "Length" in line]
@@ -472,7 +474,7 @@ def test_stream_of_unknown_length_is_sent_in_chunks() -> None:
 
 def test_stream_of_unknown_length_ends_with_the_connection_in_http_1_0() -> None:
     stream = Stream(200, [], Pieces(b"he", b"llo"))
-    answer = Answer(stream, version=(1, 0), stays=True)
+    answer = ResponseEncoder(stream, version=(1, 0), stays=True)
     lines, body = sent(answer)
     assert body == b"hello"
     assert "Connection: close" in lines
@@ -481,7 +483,7 @@ def test_stream_of_unknown_length_ends_with_the_connection_in_http_1_0() -> None
 
 
 def test_head_does_not_wait_for_the_body() -> None:
-    answer = Answer(Stream(200, [], Pieces(None, b"x"), 1))
+    answer = ResponseEncoder(Stream(200, [], Pieces(None, b"x"), 1))
     first = answer.read()
     assert first is not None
     assert first.endswith(b"\r\n\r\n")
@@ -489,30 +491,30 @@ def test_head_does_not_wait_for_the_body() -> None:
 
 
 def test_source_that_gives_nothing_yet_is_told_as_none() -> None:
-    answer = Answer(Stream(200, [], Pieces(b"x", None), 2))
+    answer = ResponseEncoder(Stream(200, [], Pieces(b"x", None), 2))
     answer.read()
     assert answer.read() is None
 
 
 def test_stream_never_sends_more_than_it_promised() -> None:
     source = Pieces(b"hello", b"more")
-    _, body = sent(Answer(Stream(200, [], source, 3), stays=True))
+    _, body = sent(ResponseEncoder(Stream(200, [], source, 3), stays=True))
     assert body == b"hel"
     assert source.closed == 1
 
 
 def test_stream_that_gives_less_than_it_promised_is_cut() -> None:
     source = Pieces(b"he")
-    answer = Answer(Stream(200, [], source, 5), stays=True)
+    answer = ResponseEncoder(Stream(200, [], source, 5), stays=True)
     answer.read()
-    with pytest.raises(IncompleteAnswer, match="3 bytes are missing"):
+    with pytest.raises(IncompleteResponse, match="3 bytes are missing"):
         answer.read()
     assert source.closed == 1
 
 
-@pytest.mark.parametrize("error", [IncompleteAnswer("x"), OSError(5, "disk")])
+@pytest.mark.parametrize("error", [IncompleteResponse("x"), OSError(5, "disk")])
 def test_failure_of_a_source_is_handed_on(error: Exception) -> None:
-    answer = Answer(Stream(200, [], Pieces(b"x", error)))
+    answer = ResponseEncoder(Stream(200, [], Pieces(b"x", error)))
     answer.read()
     with pytest.raises(type(error)):
         answer.read()
@@ -520,15 +522,15 @@ def test_failure_of_a_source_is_handed_on(error: Exception) -> None:
 
 def test_closed_answer_closes_its_source_once() -> None:
     source = Pieces(b"x")
-    answer = Answer(Stream(200, [], source))
+    answer = ResponseEncoder(Stream(200, [], source))
     answer.close()
     answer.close()
     assert source.closed == 1
-    Answer(Response(200, "x")).close()
+    ResponseEncoder(Response(200, "x")).close()
 
 
 def test_reason_of_a_stream_is_its_own() -> None:
-    lines, _ = sent(Answer(Stream(404, [], Pieces(), reason="Nothing Here")))
+    lines, _ = sent(ResponseEncoder(Stream(404, [], Pieces(), reason="Nothing Here")))
     assert lines[0] == "HTTP/1.1 404 Nothing Here"
 
 
@@ -552,7 +554,7 @@ def test_answer_is_understood_by_h11(
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="GET", target="/", headers=[("Host", "h")]))
     connection.send(h11.EndOfMessage())
-    answer = Answer(make(body), stays=True)
+    answer = ResponseEncoder(make(body), stays=True)
     while data := answer.read():
         connection.receive_data(data)
     got = b""

@@ -80,11 +80,12 @@ def test_first_burst_of_large_messages_keeps_nobody_waiting() -> None:
         peers = attackers(driven, 30, b"")
         polite = driven.open()
         clients = list(driven.handler.clients)
-        tally, clock, began = driven.handler._tally, driven.clock, driven.clock.now
+        counters, clock = driven.handler._counters, driven.clock
+        began = clock.now
 
         def read(self: Clock) -> float:
             unfinished = sum(client._protocol.buffered_input for client in clients)
-            return began + (tally.plain_received + unfinished) * 5e-9
+            return began + (counters.plain_received + unfinished) * 5e-9
 
         clock.__class__ = type("WorkClock", (Clock,), {"__call__": read})
         for peer in peers:
@@ -94,8 +95,8 @@ def test_first_burst_of_large_messages_keeps_nobody_waiting() -> None:
             driven.turn()
         assert reply == b"\x81\x06me too"
         assert clock() - began < 4 * TURN
-        assert not tally.plain_received
-        driven.until(lambda: tally.plain_received == 30 * 2**20)
+        assert not counters.plain_received
+        driven.until(lambda: counters.plain_received == 30 * 2**20)
 
 
 def test_one_connection_has_two_milliseconds_and_the_message_that_ends_them() -> None:

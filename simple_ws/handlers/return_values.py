@@ -2,7 +2,7 @@
 
 One rule for all of them: a value that cannot be meant as an answer, such as a status or
 an exception that was returned and not raised, is an error of the program. The client is
-refused, and one log line names the function (`WrongAnswer`).
+refused, and one log line names the function (`WrongReturnValue`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..text import excerpt
 from .middleware import Middleware
 
 __all__ = [
-    "WrongAnswer",
+    "WrongReturnValue",
     "as_bool",
     "identity_of",
     "session_of",
@@ -44,7 +44,7 @@ _NEVER = (
 )
 
 
-class WrongAnswer(TypeError):
+class WrongReturnValue(TypeError):
     """A callback returned a value that is no answer: an error of the program."""
 
 
@@ -59,7 +59,7 @@ def session_of(what: str, answer: Any) -> Any:
         None to accept the client, a `Response` to refuse it, or its session.
 
     Raises:
-        WrongAnswer: It is none of these.
+        WrongReturnValue: It is none of these.
     """
     if answer is None:
         return None
@@ -80,7 +80,7 @@ def yes_or_no(what: str, answer: Any) -> bool:
     """The answer of a function that must return True or False.
 
     Raises:
-        WrongAnswer: It returned something else, even if that is truthy.
+        WrongReturnValue: It returned something else, even if that is truthy.
     """
     flag = as_bool(answer)
     if flag is None:
@@ -93,8 +93,8 @@ def identity_of(what: str, answer: Any) -> Any:
     """The identity that a check of credentials returned; a number may be one.
 
     Raises:
-        WrongAnswer: It is not an identity: None, a bool (True would be the same for
-            all clients), a status, a `Response` and the like.
+        WrongReturnValue: It is not an identity: None, a bool (True would be the same
+            for all clients), a status, a `Response` and the like.
     """
     if answer is None or as_bool(answer) is not None or _says_nothing(answer):
         raise _wrong(what, answer, "return an identity, or raise AuthenticationError")
@@ -107,7 +107,7 @@ def subprotocol_of(what: str, answer: Any, offered: Sequence[str]) -> str | None
     """The subprotocol that was chosen, or None.
 
     Raises:
-        WrongAnswer: It is not one of those that the client offers.
+        WrongReturnValue: It is not one of those that the client offers.
     """
     if answer is None:
         return None
@@ -135,6 +135,8 @@ def _says_nothing(answer: Any) -> bool:
     return False
 
 
-def _wrong(what: str, answer: object, wanted: str) -> WrongAnswer:
+def _wrong(what: str, answer: object, wanted: str) -> WrongReturnValue:
     shown = excerpt(repr(answer))
-    return WrongAnswer(f"{what} returned {shown} ({type(answer).__name__}): {wanted}")
+    return WrongReturnValue(
+        f"{what} returned {shown} ({type(answer).__name__}): {wanted}"
+    )

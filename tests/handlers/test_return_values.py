@@ -21,8 +21,8 @@ from simple_ws import (
     in_thread,
 )
 from simple_ws.errors import ConnectError, HandshakeRefused
-from simple_ws.handlers.answers import (
-    WrongAnswer,
+from simple_ws.handlers.return_values import (
+    WrongReturnValue,
     identity_of,
     session_of,
     subprotocol_of,
@@ -97,7 +97,7 @@ SESSIONS: list[Any] = [
 @pytest.mark.parametrize("make", [make for _, make in WRONG], ids=NAMES)
 def test_what_says_nothing_is_no_session(make: Callable[[], Any]) -> None:
     answer = make()
-    with pytest.raises(WrongAnswer) as caught:
+    with pytest.raises(WrongReturnValue) as caught:
         session_of("on_request of Guarded", answer)
     assert str(caught.value).startswith("on_request of Guarded returned ")
     assert str(caught.value).endswith(
@@ -107,7 +107,7 @@ def test_what_says_nothing_is_no_session(make: Callable[[], Any]) -> None:
 
 
 def test_wrong_answer_is_quoted_in_one_line_of_bounded_length() -> None:
-    with pytest.raises(WrongAnswer) as caught:
+    with pytest.raises(WrongReturnValue) as caught:
         session_of("on_request of Guarded", ("\x9b", "x" * 10**6))
     assert len(str(caught.value)) < 600
     assert str(caught.value).isprintable()
@@ -126,7 +126,7 @@ def test_yes_or_no_is_not_guessed() -> None:
     assert yes_or_no("allow", True) is yes_or_no("allow", Bool(True)) is True
     assert yes_or_no("allow", False) is yes_or_no("allow", Bool(False)) is False
     for answer in [None, 1, 0, "", "yes", object(), *(make() for _, make in WRONG)]:
-        with pytest.raises(WrongAnswer, match="allow returned"):
+        with pytest.raises(WrongReturnValue, match="allow returned"):
             yes_or_no("allow", answer)
 
 
@@ -137,7 +137,7 @@ def test_identity_may_be_a_number_but_nothing_that_says_nothing() -> None:
     wrong = [make() for name, make in WRONG if name not in (*numbers, "tuple")]
     for identity in [None, True, False, Bool(True), Response(401), *wrong]:
         if identity != ():
-            with pytest.raises(WrongAnswer, match="check returned"):
+            with pytest.raises(WrongReturnValue, match="check returned"):
                 identity_of("check", identity)
 
 
@@ -145,7 +145,7 @@ def test_subprotocol_must_be_one_of_the_offered() -> None:
     assert subprotocol_of("f", None, ["a"]) is None
     assert subprotocol_of("f", "a", ["a"]) == "a"
     for answer in [False, True, "", "b", 0, ["a"], NotImplemented]:
-        with pytest.raises(WrongAnswer, match="offered"):
+        with pytest.raises(WrongReturnValue, match="offered"):
             subprotocol_of("f", answer, ["a"])
 
 
