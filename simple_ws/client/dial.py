@@ -28,6 +28,7 @@ __all__ = [
     "dial",
     "dial_unix",
     "interleaved",
+    "shake_tls",
     "start_tls",
     "wait_for",
 ]
@@ -228,6 +229,13 @@ def start_tls(
     Raises:
         OSError: It failed (`ssl.SSLError`), or the connection was lost.
     """
+    return BlockingTLSSocket(shake_tls(sock, context, server_hostname, left))
+
+
+def shake_tls(
+    sock: socket.socket, context: SSLContext, server_hostname: str, left: Left
+) -> SSLSocket:
+    """Likewise, with the socket of `ssl` as its result."""
     import ssl
 
     tls = context.wrap_socket(
@@ -237,7 +245,7 @@ def start_tls(
         while True:
             try:
                 tls.do_handshake()
-                return BlockingTLSSocket(tls)
+                return tls
             except ssl.SSLWantReadError:
                 wait_for(tls, READ, left())
             except ssl.SSLWantWriteError:
