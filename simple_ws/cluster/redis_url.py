@@ -1,0 +1,252 @@
+"""Addresses of Redis and Valkey: `redis://user:password@host:6379/0?prefix=app`.
+
+The forms are those of redis-py and of the provisional IANA registration of `redis`.
+Connecting is left to `connect`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
+from urllib.parse import unquote
+
+__all__ = ["DEFAULT_PREFIX", "EngineAddress", "is_client_name", "is_prefix", "parse"]
+
+#: Begins the names of all channels where the URL has no `prefix`.
+DEFAULT_PREFIX = "sws"
+
+#: Schemes, and whether they mean TLS.
+_SCHEMES = {
+    "redis": False,
+    "rediss": True,
+    "valkey": False,
+    "valkeys": True,
+    "unix": False,
+}
+_FORMS = (
+    "an engine's URL is redis://, rediss:// (TLS), valkey:// or valkeys:// with "
+    "[user:password@]host[:port][/db], or unix://[user:password@]/path/of/the/socket; "
+    "each with ?option=value"
+)
+_SHAPE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]@]*)(?::([0-9]{1,5}))?")
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]|%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(r"[^\x00-\x20\x7f/?#@:\\%\[\]]{1,255}")
+#: A dot would let one application name the channels of another: those of prefix `a` and
+#: topic `t.x` are `a.t.t.x`, as are those of prefix `a.t` and topic `x`.
+_PREFIX = re.compile(r"[A-Za-z0-9_:-]{1,64}")
+#: `CLIENT SETNAME` refuses other characters.
+_CLIENT_NAME = re.compile(r"[!-~]{0,128}")
+_PORT = 6379
+_YES_OR_NO = {"true": True, "1": True, "yes": True}
+_YES_OR_NO |= {"false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EngineAddress:
+    """Where an engine is and how to enter it.
+
+    Attributes:
+        scheme: as written, in lower case.
+        host: name or IP address without brackets; empty for a Unix socket.
+        port: 1 to 65535.
+        path: of a Unix socket; else empty.
+        username, password: decoded; empty where there are none.
+        db: number of the database; messages are the same in all of them.
+        prefix: begins the names of channels, so that applications share a server.
+        client_name: for `CLIENT LIST`.
+        tls: with TLS.
+        ca_file: certificates to check the server's with; empty: those of the system.
+        cert_file, key_file: our own certificate, where the server asks for one.
+        verify: check the server's certificate; `ssl_cert_reqs=none` does not.
+        check_hostname: and that it is for this host.
+    """
+
+    scheme: str
+    host: str = ""
+    port: int = _PORT
+    path: str = ""
+    username: str = ""
+    password: str = ""
+    db: int = 0
+    prefix: str = DEFAULT_PREFIX
+    client_name: str = ""
+    tls: bool = False
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    verify: bool = True
+    check_hostname: bool = True
+
+    def __str__(self) -> str:
+        """The URL for logs: without credentials and options."""
+        if self.path:
+            return f"{self.scheme}://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}" + (
+            f"/{self.db}" if self.db else ""
+        )
+
+    def __repr__(self) -> str:
+        return f"<EngineAddress {self} prefix={self.prefix!r}>"
+
+
+def is_prefix(prefix: object) -> bool:
+    """Whether a prefix may be used: 1 to 64 letters, digits, `_`, `-` and `:`."""
+    return isinstance(prefix, str) and _PREFIX.fullmatch(prefix) is not None
+
+
+def is_client_name(name: object) -> bool:
+    """Whether Redis takes a name: at most 128 visible ASCII characters."""
+    return isinstance(name, str) and _CLIENT_NAME.fullmatch(name) is not None
+
+
+def parse(url: str) -> EngineAddress:
+    """Read the URL of an engine.
+
+    Options, after a question mark: `prefix` (of the names of channels, `sws`), `db`,
+    `username`, `password`, `client_name`, and for TLS `ssl_ca_certs`, `ssl_certfile`,
+    `ssl_keyfile` (files), `ssl_cert_reqs` (`required` or `none`) and
+    `ssl_check_hostname` (`true` or `false`). Credentials are percent-encoded.
+
+    Raises:
+        TypeError: It is not a str.
+        ValueError: It is malformed, or an option is not known. The text names the forms
+            that are allowed and no part of the URL, which may be a password.
+    """
+    if not isinstance(url, str):
+        raise TypeError(f"an engine's URL is a str, not {type(url).__name__}")
+    shape = _SHAPE.fullmatch(url)
+    scheme = shape[1].lower() if shape else ""
+    if shape is None or scheme not in _SCHEMES:
+        raise ValueError(f"the scheme is not known: {_FORMS}")
+    if _NOT_IN_A_URL.search(url) or "#" in url:
+        raise ValueError(
+            "spaces, control characters, # and a % on its own must be percent-encoded "
+            f"(a # in a password is %23): {_FORMS}"
+        )
+    place, _, query = shape[2].partition("?")
+    userinfo, at, place = place.rpartition("@")
+    username, _, password = userinfo.partition(":")
+    if "/" in userinfo:
+        raise ValueError(f"a / in a name or password is written %2F: {_FORMS}")
+    options = _read_options(query, tls=_SCHEMES[scheme])
+    if at and ("username" in options or "password" in options):
+        raise ValueError("a password stands before the @ or in the options, not both")
+    where = _unix(place) if scheme == "unix" else _network(place)
+    if "db" in where and "db" in options:
+        raise ValueError("the db stands in the path or in the options, not in both")
+    fields = {"username": unquote(username), "password": unquote(password)}
+    return EngineAddress(
+        scheme=scheme,
+        tls=_SCHEMES[scheme],
+        **{**fields, **where, **options},  # type: ignore[arg-type]  # by their names
+    )
+
+
+def _unix(place: str) -> dict[str, object]:
+    path = unquote(place)
+    if not path.startswith("/") or "\0" in path:
+        raise ValueError(f"the path of a Unix socket begins with a slash: {_FORMS}")
+    return {"path": path}
+
+
+def _network(place: str) -> dict[str, object]:
+    authority, _, db = place.partition("/")
+    match = _HOST_AND_PORT.fullmatch(authority)
+    if match is None:
+        raise ValueError(f"the host or the port is malformed: {_FORMS}")
+    where: dict[str, object] = {"host": _host(match[1])}
+    if match[2] is not None:
+        if not 0 < int(match[2]) < 65536:
+            raise ValueError("the port must be 1 to 65535")
+        where["port"] = int(match[2])
+    if db:
+        where["db"] = _db(db)
+    return where
+
+
+def _host(text: str) -> str:
+    if text.startswith("["):
+        try:
+            IPv6Address(text[1:-1])
+        except AddressValueError:
+            raise ValueError("the host in brackets is no IPv6 address") from None
+        return text[1:-1]
+    host = unquote(text) or "localhost"
+    if not _HOST.fullmatch(host):
+        raise ValueError(f"the host is malformed: {_FORMS}")
+    return host
+
+
+def _db(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 6):
+        raise ValueError(f"the db is a number: {_FORMS}")
+    return int(text)
+
+
+def _read_options(query: str, *, tls: bool) -> dict[str, object]:
+    options: dict[str, object] = {}
+    for part in filter(None, query.split("&")):
+        name, _, value = part.partition("=")
+        if name not in _READERS:
+            raise ValueError(
+                f"an option is not known (a ? in a password is %3F): the options are "
+                f"{', '.join(_READERS)}"
+            )
+        if name.startswith("ssl_") and not tls:
+            raise ValueError(f"{name} is for rediss:// and valkeys://")
+        field, read = _READERS[name]
+        if field in options:
+            raise ValueError(f"{name} stands there twice")
+        options[field] = read(unquote(value))
+    if bool(options.get("key_file")) and not options.get("cert_file"):
+        raise ValueError("ssl_keyfile needs ssl_certfile")
+    return options
+
+
+def _prefix(text: str) -> str:
+    if not is_prefix(text):
+        raise ValueError("prefix must be 1 to 64 letters, digits, '_', '-' and ':'")
+    return text
+
+
+def _client_name(text: str) -> str:
+    if not is_client_name(text):
+        raise ValueError("client_name must be visible ASCII characters")
+    return text
+
+
+def _file(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("ssl_ca_certs, ssl_certfile and ssl_keyfile name files")
+    return text
+
+
+def _verify(text: str) -> bool:
+    if text not in ("required", "none"):
+        raise ValueError("ssl_cert_reqs must be required or none")
+    return text == "required"
+
+
+def _check_hostname(text: str) -> bool:
+    if text.lower() not in _YES_OR_NO:
+        raise ValueError("ssl_check_hostname must be true or false")
+    return _YES_OR_NO[text.lower()]
+
+
+#: Options of the URL: the attribute, and how it is read.
+_READERS: dict[str, tuple[str, Callable[[str], object]]] = {
+    "prefix": ("prefix", _prefix),
+    "db": ("db", _db),
+    "username": ("username", str),
+    "password": ("password", str),
+    "client_name": ("client_name", _client_name),
+    "ssl_ca_certs": ("ca_file", _file),
+    "ssl_certfile": ("cert_file", _file),
+    "ssl_keyfile": ("key_file", _file),
+    "ssl_cert_reqs": ("verify", _verify),
+    "ssl_check_hostname": ("check_hostname", _check_hostname),
+}
