@@ -298,9 +298,9 @@ class RedisEngine:
 
     def _send_changes(self) -> None:
         """Subscribe and unsubscribe as far as the window allows it."""
-        if not self._ready:
-            return
         waiting = len(self._to_subscribe) + len(self._to_unsubscribe)
+        if not waiting or not self._ready or self._failed:
+            return
         if self._outstanding and self._outstanding + waiting > _WINDOW:
             return  # a full batch when it is empty, rather than many small ones
         self._change(b"SUBSCRIBE", self._to_subscribe, self._subscribed.update)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import unquote
 
+from ..text import one_line
+
 __all__ = ["DEFAULT_PREFIX", "EngineAddress", "is_client_name", "is_prefix", "parse"]
 
 #: Begins the names of all channels where the URL has no `prefix`.
@@ -83,7 +85,7 @@ class EngineAddress:
     def __str__(self) -> str:
         """The URL for logs: without credentials and options."""
         if self.path:
-            return f"{self.scheme}://{self.path}"
+            return f"{self.scheme}://{one_line(self.path)}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}" + (
             f"/{self.db}" if self.db else ""

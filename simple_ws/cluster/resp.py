@@ -152,10 +152,16 @@ def _dict(items: list[Any]) -> dict[Any, Any]:
         raise _Problem("a key of a map is an aggregate") from None
 
 
-#: The beginning of nearly everything that is received, up to the name of the channel,
-#: and what is between that and the body.
-_MESSAGE = re.compile(rb">3\r\n\$7\r\nmessage\r\n\$([0-9]{1,8})\r\n")
-_BODY = re.compile(rb"\r\n\$([0-9]{1,8})\r\n")
+#: What comes often has patterns of its own: a message that was published (up to the
+#: name of the channel, and what is between that and the body), the answers to SUBSCRIBE
+#: and UNSUBSCRIBE (likewise), and the answer to PUBLISH.
+_MESSAGE = re.compile(rb">3\r\n\$7\r\nmessage\r\n\$([0-9]{1,7})\r\n")
+_BODY = re.compile(rb"\r\n\$([0-9]{1,7})\r\n")
+_CHANGE = re.compile(
+    rb">3\r\n\$(?:9\r\n(subscribe)|11\r\n(unsubscribe))\r\n\$([0-9]{1,7})\r\n"
+)
+_COUNT = re.compile(rb"\r\n:([0-9]{1,18})\r\n")
+_NUMBER = re.compile(rb":([0-9]{1,18})\r\n")
 _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 _BIG_NUMBER = re.compile(rb"-?[0-9]+")
 
@@ -198,7 +204,7 @@ class PythonReader:
         position = 0
         while position < len(data):
             if not assembler.open_frames:
-                position = _read_messages(data, position, assembler.items)
+                position = _read_often(data, position, assembler.items)
             after = self._read_element(data, position)
             if after < 0:
                 break
@@ -246,25 +252,46 @@ class PythonReader:
 _KINDS = b"+-:$*_#,(!=%~>"
 
 
-def _read_messages(data: bytes, position: int, items: list[Any]) -> int:
-    """Read the pushes of published messages that are complete and come next.
+def _read_often(data: bytes, position: int, items: list[Any]) -> int:
+    """Read what is complete, comes often, and comes next; return where the rest begins.
 
     What it leaves, for whatever reason, is read element by element, or refused there.
     """
-    message, body = _MESSAGE.match, _BODY.match
-    while head := message(data, position):
-        start = head.end()
-        end = start + int(head[1])
-        middle = body(data, end)
-        if middle is None:
-            break
-        first = middle.end()
-        last = first + int(middle[1])
-        if data[last : last + 2] != b"\r\n":
-            break
-        items.append((b"message", data[start:end], data[first:last]))
-        position = last + 2
-    return position
+    message, body, number = _MESSAGE.match, _BODY.match, _NUMBER.match
+    while True:
+        if head := message(data, position):
+            start = head.end()
+            end = start + int(head[1])
+            middle = body(data, end)
+            if middle is None:
+                return position
+            first = middle.end()
+            last = first + int(middle[1])
+            if data[last : last + 2] != b"\r\n":
+                return position
+            items.append((b"message", data[start:end], data[first:last]))
+            position = last + 2
+        elif found := number(data, position):
+            items.append(int(found[1]))
+            position = found.end()
+        else:
+            after = _read_change(data, position, items)
+            if after == position:
+                return position
+            position = after
+
+
+def _read_change(data: bytes, position: int, items: list[Any]) -> int:
+    """The same for one answer to SUBSCRIBE or UNSUBSCRIBE."""
+    if (head := _CHANGE.match(data, position)) is None:
+        return position
+    start = head.end()
+    end = start + int(head[3])
+    count = _COUNT.match(data, end)
+    if count is None:
+        return position
+    items.append((head[1] or head[2], data[start:end], int(count[1])))
+    return count.end()
 
 
 def _length(line: bytes, limit: int) -> int | None:
