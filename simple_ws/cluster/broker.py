@@ -1,0 +1,190 @@
+"""The broker of `workers=N` without an engine: messages between processes of a machine.
+
+It speaks the part of Redis's protocol that `redis_engine` and `Publisher` use, on a
+Unix socket that only this user can reach, and is a process of its own: when it is
+killed, the supervisor starts another on the same socket, and the links connect again.
+
+    supervisor: listening = BrokerSocket()      # before it forks
+    broker:     run_broker(listening.sock, listening.secret, parent=descriptor)
+    workers:    connect to listening.path, with listening.secret as the password
+
+What is published to a channel without subscribers is dropped; nothing is stored.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import tempfile
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+from ..loop.listener import Listener, bind_unix
+from ..loop.reactor import READ, Reactor
+from .broker_connection import BrokerConnection
+
+__all__ = ["Broker", "BrokerSocket", "run_broker"]
+
+logger = logging.getLogger("simple_ws")
+
+#: Connections that wait to be accepted, while a killed broker is replaced.
+_BACKLOG = 1024
+#: The level of LOCAL_PEERCRED, and bytes of its `struct xucred` (sys/ucred.h).
+_SOL_LOCAL, _XUCRED_SIZE = 0, 76
+
+
+class BrokerSocket:
+    """The listening socket of a broker, in a directory that only this user can enter.
+
+    It is the supervisor's, so that it outlives each broker.
+
+    Attributes:
+        sock: bound and listening.
+        path: for clients.
+        secret: their password.
+
+    Raises:
+        OSError: The directory or the socket cannot be made.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._directory = tempfile.mkdtemp(prefix="simple_ws-")  # of mode 0700
+        self.path = os.path.join(self._directory, "broker")
+        try:
+            self.sock, self._file = bind_unix(self.path, _BACKLOG)
+        except BaseException:
+            self._remove_directory()
+            raise
+        self.secret = secrets.token_hex(32)
+
+    def close(self) -> None:
+        """Close it and remove its file; a forked process leaves the file."""
+        self.sock.close()
+        if self._pid == os.getpid():
+            self._remove_directory()
+
+    def _remove_directory(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class Broker:
+    """Passes messages on between the connections of a listening Unix socket.
+
+    Args:
+        reactor: open; drives it.
+        sock: bound and listening, shared with other processes.
+        secret: the password of clients.
+    """
+
+    def __init__(self, reactor: Reactor, sock: socket.socket, secret: str) -> None:
+        self.channels: dict[bytes, dict[BrokerConnection, None]] = {}
+        self.connections: set[BrokerConnection] = set()
+        self._reactor = reactor
+        self._secret = secret.encode()
+        self._numbers = count(1)
+        self._dirty: list[BrokerConnection] = []
+        self._listener = Listener(reactor, sock, self._on_accept, shared=True)
+
+    def close(self) -> None:
+        """Close all connections, and stop listening."""
+        self._listener.close()
+        for connection in list(self.connections):
+            connection.close()
+
+    def is_secret(self, password: bytes) -> bool:
+        """Whether it is the password."""
+        return hmac.compare_digest(password, self._secret)
+
+    def flush_soon(self, connection: BrokerConnection) -> None:
+        """It has output: flush it at the end of the turn."""
+        connection.dirty = True
+        if not self._dirty:
+            self._reactor.call_soon(self._flush)
+        self._dirty.append(connection)
+
+    def remove(self, connection: BrokerConnection) -> None:
+        """It is closed."""
+        self.connections.discard(connection)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            try:
+                connection.flush()
+            except BaseException as error:
+                self._reactor.on_failure(connection, error)
+
+    def _on_accept(self, sock: socket.socket, address: Any) -> None:
+        user = _user_of(sock)
+        if user not in (None, 0, os.geteuid()):
+            logger.warning("the broker refuses a connection of user %d", user)
+            sock.close()
+            return
+        number = next(self._numbers)
+        self.connections.add(BrokerConnection(sock, self._reactor, self, number))
+
+
+def _user_of(sock: socket.socket) -> int | None:
+    """The user of the process that has connected; None where the system tells none.
+
+    The directory and the password keep others out, too.
+    """
+    linux = getattr(socket, "SO_PEERCRED", None)
+    bsd = getattr(socket, "LOCAL_PEERCRED", None)
+    with suppress(OSError):
+        if linux is not None:
+            data = sock.getsockopt(socket.SOL_SOCKET, linux, 12)
+            return int(struct.unpack("iII", data)[1])  # process, user, group
+        if bsd is not None:
+            data = sock.getsockopt(_SOL_LOCAL, bsd, _XUCRED_SIZE)
+            return int(struct.unpack_from("II", data)[1])  # version, user, …
+    return None
+
+
+def run_broker(sock: socket.socket, secret: str, parent: int) -> None:
+    """Serve as the broker, in a process of its own, until the parent has ended.
+
+    Signals that end a program are ignored: a terminal or systemd sends them to all
+    processes at once, and workers that drain still need it. It ends with the parent.
+
+    Args:
+        sock: of `BrokerSocket`.
+        secret: of it.
+        parent: descriptor of a pipe or socket whose other end only the parent has open:
+            its end ends the broker.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    reactor = Reactor()
+    reactor.open()
+    broker = Broker(reactor, sock, secret)
+    ended = False
+
+    def on_parent(events: int) -> None:
+        nonlocal ended
+        ended = _is_at_end(parent)
+        reactor.want_attention()
+
+    reactor.register(parent, READ, on_parent)
+    try:
+        while not ended:
+            reactor.run_turns()
+    finally:
+        broker.close()
+        reactor.close()
+
+
+def _is_at_end(descriptor: int) -> bool:
+    """Whether nothing more can come from a descriptor that is ready."""
+    try:
+        return not os.read(descriptor, 4096)
+    except ConnectionError:
+        return True
