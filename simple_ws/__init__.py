@@ -10,6 +10,7 @@ Echo("", 8080)
 """
 
 from .client.blocking import connect
+from .cluster.worker import Worker
 from .connection.client import Client
 from .constants import CloseCause, CloseCode, SendStatus
 from .deflate import Deflate
@@ -72,6 +73,7 @@ __all__ = [
     "TLSError",
     "WebSocket",
     "WebSocketError",
+    "Worker",
     "connect",
     "in_thread",
 ]

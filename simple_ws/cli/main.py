@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import BACKEND, Server, WebSocket, __version__
+from ..connection.options import check_options
 from ..errors import ConnectError, WebSocketError
 from ..handlers.handler import BaseHandler
 from ..loop.deferred import is_async
@@ -27,7 +28,7 @@ from ..text import for_terminal
 from .bench import add_bench
 from .connect import add_connect
 from .reload import keep_running
-from .values import Failure, UsageError, port
+from .values import Failure, UsageError, count, port
 
 __all__ = ["main"]
 
@@ -39,7 +40,8 @@ exit codes:
   0  success
   1  failure: a connection was lost, a message was not sent, a port is in use
   2  wrong arguments
-  3  the server could not be reached, or refused the connection
+  3  the server could not be reached, or refused the connection; or a worker
+     could not begin (serve --workers)
 """
 
 
@@ -141,6 +143,12 @@ def _add_serve(commands: Any) -> None:
         "--static", type=Path, metavar="DIR", help="also serve the files of this folder"
     )
     serve.add_argument(
+        "--workers",
+        type=count,
+        metavar="N",
+        help="serve in N processes; default: 1, or what the Server was given",
+    )
+    serve.add_argument(
         "--reload", action="store_true", help="restart when a source file changes"
     )
     serve.set_defaults(run=_serve)
@@ -153,6 +161,9 @@ def _serve(options: argparse.Namespace) -> int:
     server = _build(_find(options.what), options)
     if options.static is not None:
         server.static("/", options.static)
+    if options.workers is not None:
+        chosen = check_options({"workers": options.workers})
+        server.options = server.options.merged(chosen)
     return _run_server(server)
 
 
@@ -217,7 +228,12 @@ def _make_handler(kind: type[BaseHandler], what: str) -> BaseHandler:
 
 def _run_server(server: Server) -> int:
     # Printed once it runs: a reader of this line may send a signal at once.
-    server.call_later(0, partial(_announce, server))
+    announce = partial(_announce, server)
+    if server.options.workers > 1:
+        server._workers.on_ready = announce
+        server.run()
+        return 0
+    server.call_later(0, announce)
     if any(is_async(function) for _, function in server._all_callbacks()):
         import asyncio
 

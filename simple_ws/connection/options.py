@@ -34,7 +34,7 @@ from ..protocol.server_handshake import OriginRule, plain_origin
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["OptionAttributes", "Options", "check_options"]
+__all__ = ["OptionAttributes", "Options", "check_options", "divided"]
 
 
 _DEFAULT_DEFLATE = Deflate()
@@ -48,6 +48,16 @@ DEFAULT_FRAME_SIZE = _Default(8192)
 
 #: Most threads that make sense where one of them computes at a time.
 _MAX_THREADS = 1000
+#: Most workers; machines with more cores are served by several programs.
+_MAX_WORKERS = 1024
+#: Limits of all connections together. A rate of messages is that of one client.
+_DIVIDED = (
+    "max_connections",
+    "max_connections_per_ip",
+    "handshake_rate",
+    "max_buffered",
+    "max_buffered_input",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +124,9 @@ class Options:
             system; for the server only.
         busy_poll: poll for this long before sleeping, which saves a wake-up (some 10
             µs) at the cost of a core; for the server only, 0 never.
+        workers: processes that serve, see `Server.run`; for the server only. 1 serves
+            in the process that calls it. Limits of the server and of its handlers are
+            divided among the workers.
     """
 
     ping: bool = True
@@ -152,6 +165,7 @@ class Options:
     keep_alive: float = 75.0
     allowed_hosts: tuple[str, ...] | None = None
     notsent_lowat: int | None = 16 * 1024
+    workers: int = 1
 
     @property
     def splits_packed(self) -> bool:
@@ -164,6 +178,11 @@ class Options:
     def merged(self, given: Mapping[str, Any]) -> Options:
         """A copy of these options, updated with checked ones (`check_options`)."""
         return replace(self, **given)
+
+    def divided(self, count: int) -> Options:
+        """A copy with the limits of one of `count` workers; see `divided`."""
+        limits = {name: getattr(self, name) for name in _DIVIDED}
+        return self.merged(divided(limits, count))
 
 
 class OptionAttributes:
@@ -208,6 +227,7 @@ class OptionAttributes:
     keep_alive: float
     allowed_hosts: tuple[str, ...] | None
     notsent_lowat: int | None
+    workers: int
 
 
 def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,6 +249,34 @@ def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError("ping_interval and ping_intervall are the same option")
         checked[name] = _CHECKS[name](name, value)
     return checked
+
+
+def divided(given: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Checked options of a server or handler, for one of its `count` workers.
+
+    What the server may have in all is divided, rounded up: so the workers together may
+    exceed a limit by `count - 1`, but none is left without anything.
+    """
+    return {
+        name: _share(value, count) if name in _DIVIDED else value
+        for name, value in given.items()
+    }
+
+
+def _share(limit: Any, count: int) -> Any:
+    if limit is None:
+        return None
+    if isinstance(limit, tuple):
+        rate, burst = limit
+        return rate / count, max(1.0, burst / count)
+    return -(-limit // count)
+
+
+def _workers(name: str, value: Any) -> int:
+    workers: int = whole(1, "processes")(name, value)
+    if workers > _MAX_WORKERS:
+        raise ValueError(f"{name} must be at most {_MAX_WORKERS:,}, not {value!r}")
+    return workers
 
 
 def _busy_poll(name: str, value: Any) -> float:
@@ -357,5 +405,6 @@ _CHECKS: dict[str, Check] = {
     "keep_alive": seconds,
     "allowed_hosts": optional(_hosts),
     "notsent_lowat": optional(whole(1, "bytes")),
+    "workers": _workers,
 }
 assert set(_CHECKS) == {field.name for field in fields(Options)}

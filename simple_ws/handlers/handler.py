@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from ..connection.admission import Admission
 from ..connection.client import Client
-from ..connection.options import OptionAttributes, Options, check_options
+from ..connection.options import OptionAttributes, Options, check_options, divided
 from ..connection.topics import Group
 from ..errors import InvalidState
 from ..loop.deferred import check_callback, check_not_deferred, returns_deferred
@@ -239,6 +239,12 @@ class BaseHandler(OptionAttributes):
             for client in self.clients:
                 admission.enter(client.address)
         self._set(_admission=admission)
+
+    def _divide_limits(self, count: int) -> None:
+        """Take the limits of one of `count` workers, in its process."""
+        self._set(_given=divided(self._given, count))
+        self._take_options(self.server.options)
+        self._set_admission()
 
     def _abandon_server(self) -> None:
         """Undo `_adopt`: mounting failed."""

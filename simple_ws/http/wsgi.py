@@ -405,7 +405,7 @@ def _environ(exchange: Exchange, prefix: str) -> Environ:
         "wsgi.input": io.BytesIO(request.body),
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
+        "wsgi.multiprocess": server.options.workers > 1,
         "wsgi.run_once": False,
     }
     if isinstance(request.address, tuple):

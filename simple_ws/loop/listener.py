@@ -311,6 +311,7 @@ class Listener:
         on_accept: called with each connection, non-blocking, and its peer's address.
         file: of a Unix socket, to be removed at the end.
         shared: another process may have the socket, too, such as systemd.
+        batch: connections taken in one turn.
     """
 
     def __init__(
@@ -320,12 +321,14 @@ class Listener:
         on_accept: Callable[[socket.socket, Any], object],
         file: SocketFile | None = None,
         shared: bool = False,
+        batch: int | None = None,
     ) -> None:
         self._reactor = reactor
         self._sock = sock
         self._on_accept = on_accept
         self._file = file
         self._shared = shared
+        self._batch = _BATCH if batch is None else batch
         self._pid = os.getpid()
         self._paused = False
         self._silent_until = -math.inf
@@ -340,6 +343,10 @@ class Listener:
     def watch(self) -> None:
         """Register with the loop; again after the loop was opened again."""
         self._reactor.register(self._sock, READ, self._on_ready)
+
+    def own(self) -> None:
+        """No other process has the socket any more."""
+        self._shared = False
 
     def forget(self) -> None:
         """Close a forked process's copy of the socket."""
@@ -379,7 +386,7 @@ class Listener:
     def _on_ready(self, events: int) -> None:
         clock = self._reactor.clock
         latest = clock() + _LONG_BATCH
-        for _ in range(_BATCH):
+        for _ in range(self._batch):
             # Each may have run a handshake, with the user's `on_request`.
             if self._closed or self._reactor.interrupted or clock() > latest:
                 return

@@ -40,6 +40,7 @@ class Job:
         delay: seconds until the first call.
         moment: time of the first call, in seconds since the epoch; instead of `delay`.
         interval: see the property.
+        once: skip the calls that another process makes, see `Schedule.leads`.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Job:
         delay: float = 0.0,
         moment: float | None = None,
         interval: float | None = None,
+        once: bool = False,
     ) -> None:
         self._interval = interval
+        self._once = once
         self._schedule = schedule
         self._callback: Callable[[], object] | None = callback
         self._delay = delay
@@ -119,6 +122,9 @@ class Job:
     def _fire(self, callback: Callable[[], object], reactor: Reactor) -> None:
         if self._interval is None:
             self.cancel()
+        if self._once and not self._schedule.leads():
+            self._plan_next(reactor)
+            return
         try:
             with self._schedule.timed(f"the timer {name_of(callback)}", None):
                 result = callback()
@@ -166,6 +172,8 @@ class Schedule:
 
     Attributes:
         reactor: the reactor while the loop runs; timers count only then.
+        leads: returns whether this process makes the calls that only one of several
+            makes.
     """
 
     def __init__(
@@ -178,12 +186,15 @@ class Schedule:
         self.reactor: Reactor | None = None
         self.run_deferred = run_deferred
         self.timed = timed
+        self.leads: Callable[[], bool] = lambda: True
         self._check = check
 
-    def every(self, interval: float, callback: Callable[[], object]) -> Job:
+    def every(
+        self, interval: float, callback: Callable[[], object], once: bool = False
+    ) -> Job:
         """Call `callback()` repeatedly."""
         interval = check_interval(interval)
-        return self._add(callback, delay=interval, interval=interval)
+        return self._add(callback, delay=interval, interval=interval, once=once)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Job:
         """Call `callback()` once, in `delay` seconds."""
@@ -205,7 +216,7 @@ class Schedule:
         for job in tuple(self.jobs):
             job._disarm()
 
-    def _add(self, callback: Any, **when: float) -> Job:
+    def _add(self, callback: Any, **when: Any) -> Job:
         check_callback("callback", callback, ())
         self._check(callback)
         job = Job(self, callback, **when)

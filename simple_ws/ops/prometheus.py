@@ -185,6 +185,15 @@ TABLE = (
         "Bytes of output that the system has not accepted yet.",
         _one("buffered"),
     ),
+    Metric(
+        "simple_ws_worker_endings_total",
+        "counter",
+        "Processes of a worker that ended by themselves, by exit code or signal.",
+        lambda stats: [
+            ({"reason": reason}, number)
+            for reason, number in stats.get("endings", {}).items()
+        ],
+    ),
     Metric("simple_ws_topics", "gauge", "Topics with subscribers.", _one("topics")),
     Metric(
         "simple_ws_identities",
@@ -232,8 +241,22 @@ def render(stats: Mapping[str, Any]) -> bytes:
 def _lines(metric: Metric, stats: Mapping[str, Any]) -> Iterator[str]:
     yield f"# HELP {metric.name} {_escaped(metric.help)}"
     yield f"# TYPE {metric.name} {metric.kind}"
-    for labels, value in metric.samples(stats):
+    for labels, value in _samples(metric, stats):
         yield f"{metric.name}{_labels(labels)} {value!r}"
+
+
+def _samples(metric: Metric, stats: Mapping[str, Any]) -> Iterator[Sample]:
+    """The samples of the server, or of each of its workers.
+
+    Not the sums besides: who adds up a metric would count everything twice.
+    """
+    if "workers" not in stats:
+        yield from metric.samples(stats)
+        return
+    for worker in stats["workers"]:
+        label = {"worker": str(worker["worker"])}
+        for labels, value in metric.samples(worker):
+            yield {**label, **labels}, value
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, TypeVar
 
+from ..checks import flag
+from ..cluster.worker import Worker
 from ..connection.admission import Admission, retry_after
 from ..connection.client import Client
 from ..connection.log import Log, LogCounts
@@ -40,12 +42,15 @@ from .hub import Hub
 from .run import Run
 from .state import ServerState
 from .upgrade import UpgradeHandler
+from .worker_hooks import WorkerHooks
+from .workers import Workers
 
 __all__ = ["App"]
 
 H = TypeVar("H", bound=BaseHandler)
 F = TypeVar("F", bound=Callable[..., Any])
 W = TypeVar("W", bound=Middleware)
+StartOrStop = TypeVar("StartOrStop", bound=Callable[[Worker], object])
 
 #: Options of a listening socket, which a single handler cannot have.
 _OF_THE_SOCKET = (
@@ -58,6 +63,7 @@ _OF_THE_SOCKET = (
     "keep_alive",
     "allowed_hosts",
     "notsent_lowat",
+    "workers",
 )
 
 
@@ -80,6 +86,8 @@ class App(Hub):
         clock: seconds that never run backwards.
     """
 
+    _workers: Workers
+
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
         super().__init__()
         self.options = options
@@ -93,6 +101,7 @@ class App(Hub):
         self._applications: list[Wsgi] = []
         self._middlewares: list[Middleware] = []
         self._denied: tuple[int, str] | Denial | None = None
+        self._worker_hooks = WorkerHooks()
         self._schedule = Schedule(self._run_deferred, self._check_timer, self._timed)
 
     # Handlers and middleware
@@ -331,8 +340,13 @@ class App(Hub):
                 `slow_callback`.
             longest_turn: the longest turn of the loop in the last 10 to 20 seconds;
                 other clients waited this long.
+            workers: with the option `workers`, for each worker the same values, its
+                number as `worker`, its process as `pid` (None while it is replaced),
+                and `endings`: how often its process ended by itself, by the name of
+                the signal or exit code. All other values are then sums over all
+                workers, about a second old; the same in each of them.
         """
-        return self._stats.gather(self)
+        return self._workers.totals(self._stats.gather(self))
 
     def metrics(
         self, path: str = "/metrics", allow: Callable[[Request], bool] | None = None
@@ -389,7 +403,9 @@ class App(Hub):
 
     # Timers
 
-    def every(self, interval: float, callback: Callable[[], object]) -> Job:
+    def every(
+        self, interval: float, callback: Callable[[], object], *, once: bool = False
+    ) -> Job:
         """Call `callback()` every `interval` seconds while the server runs.
 
         Calls do not drift: they happen at multiples of the interval, and calls that a
@@ -397,13 +413,20 @@ class App(Hub):
         be `in_thread`, or async where callbacks of handlers can be; a call does not
         start before the previous one has ended.
 
+        Args:
+            interval: seconds.
+            callback: the function to call.
+            once: with the option `workers`, call it in one of the workers only (the
+                first that serves), and not in each.
+
         Returns:
             The timer; call `cancel()` to end it, from any thread.
 
         Raises:
-            TypeError, ValueError: `interval` is not 0.001 seconds or more.
+            TypeError, ValueError: `interval` is not 0.001 seconds or more, or `once`
+                not True or False.
         """
-        return self._schedule.every(interval, callback)
+        return self._schedule.every(interval, callback, flag("once", once))
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Job:
         """Call `callback()` once, after `delay` seconds; see `every`.
@@ -427,6 +450,47 @@ class App(Hub):
             TypeError, ValueError: `when` is not such a time.
         """
         return self._schedule.call_at(when, callback)
+
+    # Workers
+
+    def on_worker_start(self, callback: StartOrStop) -> StartOrStop:
+        """Call `callback(worker)` in each process that serves, before it serves.
+
+        With the option `workers` that is in each worker after the fork, otherwise in
+        this process: the place to open what must not be shared, such as connections to
+        a database. If it raises, the worker does not serve: at the start the whole
+        server ends with the exit code 3; one that replaces another is tried again.
+
+        Works as a decorator. Callbacks are called in the order they were added, in the
+        thread that calls `run`, `start`, `poll` or `attach`.
+
+        Args:
+            callback: called with a `Worker`, which has `number` (from 1), `count` and
+                `pid`.
+
+        Returns:
+            The callback.
+
+        Raises:
+            TypeError: The callback takes other arguments, or is async or `in_thread`.
+        """
+        self._worker_hooks.add("start", callback)
+        return callback
+
+    def on_worker_stop(self, callback: StartOrStop) -> StartOrStop:
+        """Call `callback(worker)` in each process that served, when all is closed.
+
+        Not when it is killed. Exceptions are logged. See `on_worker_start`.
+        """
+        self._worker_hooks.add("stop", callback)
+        return callback
+
+    def _divide_limits(self, count: int) -> None:
+        """Take the limits of one of `count` workers, in its process."""
+        self.options = self.options.divided(count)
+        self._admission = Admission(self.options, self._clock)
+        for handler in self._router.targets():
+            handler._divide_limits(count)
 
     # The run
 

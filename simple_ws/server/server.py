@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..checks import duration
+from ..cluster.worker import Worker
 from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.options import Options, check_options
@@ -43,6 +44,7 @@ from .run import Run
 from .shutdown import Shutdown
 from .state import ServerState
 from .upgrade import UpgradeConnection
+from .workers import Workers
 
 __all__ = ["Server"]
 
@@ -99,6 +101,7 @@ class Server(App):
         self.proxies = _proxies(own)
         super().__init__(own, self._clock)
         self._asked_port = port
+        self._workers = Workers(self)
         forks.note(self)
         self._handled: StopSignals | None = None
 
@@ -119,29 +122,43 @@ class Server(App):
             TypeError: One of `sockets` is not a socket.
             ValueError: One of `sockets` is not a stream socket.
         """
+        if self._workers.apply:
+            self._workers.listen(sockets)
+            return
         if self._run is not None:
             raise InvalidState("the server listens already")
         given = take_over(sockets, self.options.backlog)
         opened, file = (given, None) if given else self._open_sockets()
-        try:
-            run = self._make_run()
-        except OSError:  # no descriptor is left
-            for sock in opened:
-                sock.close()
-            raise
-        for sock in opened:
-            limit_unsent(sock, self.options.notsent_lowat)
-        run.listeners = [
-            Listener(run.reactor, sock, self._on_accept, file, shared=bool(given))
-            for sock in opened
-        ]
-        self._move(ServerState.LISTENING)
+        self._open_run(opened, file, shared=bool(given))
         if given:
             self.port = next(filter(None, map(port_of, given)), self.port)
             where = ", ".join(map(name_of, given))
         else:
             where = f"unix:{file.path}" if file else f"{self.host or '*'}:{self.port}"
         logger.info("listening on %s (backend: %s)", where, BACKEND)
+
+    def _open_run(
+        self,
+        sockets: Iterable[socket.socket],
+        file: SocketFile | None,
+        shared: bool,
+        batch: int | None = None,
+    ) -> None:
+        """Create the run that accepts from listening sockets; see `Listener`."""
+        sockets = tuple(sockets)
+        try:
+            run = self._make_run()
+        except OSError:  # no descriptor is left
+            for sock in sockets:
+                sock.close()
+            raise
+        for sock in sockets:
+            limit_unsent(sock, self.options.notsent_lowat)
+        run.listeners = [
+            Listener(run.reactor, sock, self._on_accept, file, shared, batch)
+            for sock in sockets
+        ]
+        self._move(ServerState.LISTENING)
 
     def _open_sockets(self) -> tuple[list[socket.socket], SocketFile | None]:
         options = self.options
@@ -164,10 +181,19 @@ class Server(App):
         earlier are written, then `run` returns. A second signal ends it at once, a
         third one even interrupts a callback that hangs.
 
+        With the option `workers` this process serves nothing itself: it forks so many
+        processes that do, and replaces those that end. SIGHUP replaces all of them, one
+        after another, without refusing a connection. See `on_worker_start`.
+
         Raises:
-            InvalidState: The server is running already, or a callback is async.
+            InvalidState: The server is running already, or a callback is async. Or it
+                has workers, and other threads are alive, or the system has no fork.
             OSError: See `listen`.
+            SystemExit: A worker could not begin, with the code 3.
         """
+        if self._workers.apply:
+            self._workers.run()
+            return
         run = self._begin()
         with self._signals():
             self._serve(run)
@@ -179,6 +205,7 @@ class Server(App):
             InvalidState: The server is running already, or a callback is async.
             OSError: See `listen`.
         """
+        self._workers.refuse("start()")
         run = self._begin()
         run.thread = threading.Thread(
             target=self._serve, args=(run,), name="simple_ws", daemon=True
@@ -205,6 +232,7 @@ class Server(App):
             OSError: See `listen`.
         """
         duration("timeout", timeout)
+        self._workers.refuse("poll()")
         run = self._run
         if run is None and self._state is ServerState.STOPPED:
             return False
@@ -242,6 +270,7 @@ class Server(App):
             RuntimeError: No loop is given, and none is running.
             OSError: See `listen`.
         """
+        self._workers.refuse("attach()")
         if loop is None:
             import asyncio
 
@@ -274,6 +303,7 @@ class Server(App):
         """
         import asyncio
 
+        self._workers.refuse("serve_async()")
         loop = asyncio.get_running_loop()
         run = self._run
         if run is None or run.attachment is None or run.orphaned:
@@ -323,6 +353,7 @@ class Server(App):
             InvalidState: This platform (Windows) has no such descriptor: use a timer.
                 Or the server has stopped: call `listen` to start it again.
         """
+        self._workers.refuse("fileno()")
         if self._state is ServerState.STOPPED:
             raise InvalidState("the server has stopped")
         if self._run is None:
@@ -356,6 +387,9 @@ class Server(App):
         """
         if drain is not None:
             duration("drain", drain)
+        if self._workers.apply:
+            self._workers.stop(drain)
+            return
         # Only this run: a later one must not be stopped.
         run = self._run
         if run is None or self._state is ServerState.CLOSING:
@@ -366,13 +400,13 @@ class Server(App):
         elif threading.get_ident() == run.reactor.owner:
             self._stop_here(run, drain)
         else:
-            run.reactor.call_threadsafe(partial(self._begin_stop, drain))
+            run.reactor.call_threadsafe(partial(self._begin_stop_of_all, drain))
             self._wait_for_end(run, drain)
 
     def _stop_here(self, run: Run, drain: float | None) -> None:
         """Stop in the loop's thread, possibly in a callback."""
         reactor = run.reactor
-        self._begin_stop(drain)
+        self._begin_stop_of_all(drain)
         if not reactor.turning:
             reactor.flush()  # before the deadline, which may be now
         if run.attachment is not None:
@@ -422,6 +456,12 @@ class Server(App):
         # Before other threads may ask for the loop's thread.
         run.begin(loop)
         self._move(ServerState.RUNNING)
+        link = self._workers.link
+        try:
+            self._worker_hooks.start(Worker() if link is None else link.worker)
+        except BaseException:
+            self._tear_down()
+            raise
         return run
 
     def _make_run(self) -> Run:
@@ -467,6 +507,12 @@ class Server(App):
         shutdown = Shutdown(run, self.options, self._everybody, self._abort)
         shutdown.begin([*self.clients, *self._stats.viewers], drain)
 
+    def _begin_stop_of_all(self, drain: float | None) -> None:
+        """Begin the shutdown here, and in the other workers if there are any."""
+        if self._workers.link is not None:
+            self._workers.link.ask_to_stop(drain)
+        self._begin_stop(drain)
+
     @property
     def _is_stopping(self) -> bool:
         return self._state is ServerState.STOPPING
@@ -501,6 +547,7 @@ class Server(App):
             finally:
                 self._run = None
                 self._move(ServerState.STOPPED)
+                self._worker_hooks.stop()
                 run.finished.set()
 
     def _signals(self, yielding: bool = False) -> StopSignals:

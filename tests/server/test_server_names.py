@@ -17,7 +17,8 @@ from simple_ws import Server
 PROMISED = """
 allow_new_connections attach bind broadcast call_at call_later clients count dashboard
 deliver deny_new_connections every figures fileno host http is_online listen members
-metrics mount online options poll port proxies publish reactor route run run_in_thread
+metrics mount on_worker_start on_worker_stop online options poll port proxies publish
+reactor route run run_in_thread
 send_to serve_async start static stats stop subscribe unsubscribe use wsgi
 """
 

@@ -1,0 +1,229 @@
+"""`Workers`: a server that serves in several processes (the option `workers`).
+
+Here is what the server does in the supervisor, which never has a run, and what in each
+worker, which has one as any server. Keeping the workers alive is left to
+`cluster.supervisor`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from ..cluster.sockets import ListeningSockets
+from ..cluster.supervisor import Supervisor, check_fork
+from ..cluster.worker import WorkerHost, WorkerLink
+from ..connection.options import Options
+from ..errors import InvalidState
+from ..loop.listener import name_of, port_of, take_over
+from ..loop.schedule import Schedule
+from ..ops.stats import Stats, StatsSource
+from ..speedups import BACKEND
+from .run import Run
+
+__all__ = ["Workers"]
+
+logger = logging.getLogger("simple_ws")
+
+
+class WorkersHost(StatsSource, Protocol):
+    """What they need of their server (`server.Server` has it)."""
+
+    options: Options
+    host: str
+    port: int
+    _asked_port: int
+    _run: Run | None
+    _schedule: Schedule
+    _stats: Stats
+
+    @property
+    def _is_stopping(self) -> bool:
+        """Whether the shutdown has begun."""
+
+    def _all_callbacks(self) -> Iterable[tuple[str, Callable[..., Any]]]:
+        """The callbacks of users, with names."""
+
+    def _check_awaited(self, callbacks: Any, loop: None) -> None:
+        """Refuse async callbacks."""
+
+    def _divide_limits(self, count: int) -> None:
+        """Take the limits of one of `count` workers."""
+
+    def _open_run(
+        self,
+        sockets: Iterable[socket.socket],
+        file: None,
+        shared: bool,
+        batch: int | None,
+    ) -> None:
+        """Accept from these sockets."""
+
+    def _begin(self) -> Run:
+        """Begin to run in this thread."""
+
+    def _serve(self, run: Run) -> None:
+        """Run the loop to its end."""
+
+    def _begin_stop(self, drain: float | None) -> None:
+        """Begin the shutdown."""
+
+    def _abort(self) -> None:
+        """End after this turn of the loop."""
+
+
+class Workers:
+    """The workers of one server.
+
+    Args:
+        server: whose workers they are.
+
+    Attributes:
+        link: to the supervisor, in a worker; None elsewhere.
+        on_ready: called in the supervisor when all of them serve for the first time.
+    """
+
+    def __init__(self, server: WorkersHost) -> None:
+        self.link: WorkerLink | None = None
+        self.on_ready: Callable[[], object] | None = None
+        self._server = server
+        self._sockets: ListeningSockets | None = None
+        self._supervisor: Supervisor | None = None
+
+    @property
+    def apply(self) -> bool:
+        """Whether this is the supervisor of a server with workers, or will be."""
+        return self.link is None and self._server.options.workers > 1
+
+    def refuse(self, what: str) -> None:
+        """Refuse another way to serve.
+
+        Raises:
+            InvalidState: The server has workers.
+        """
+        if self.apply:
+            raise InvalidState(
+                f"{what} serves in one process: call run() for "
+                f"workers={self._server.options.workers}, or leave the option out"
+            )
+
+    # In the supervisor
+
+    def listen(self, sockets: Iterable[socket.socket]) -> None:
+        """Bind the port for all workers; see `Server.listen`."""
+        if self._sockets is not None:
+            raise InvalidState("the server listens already")
+        server, options = self._server, self._server.options
+        given = take_over(sockets, options.backlog)
+        if given:
+            self._sockets = ListeningSockets.one_for_all(
+                given, options.workers, given=True
+            )
+            server.port = next(filter(None, map(port_of, given)), server.port)
+        elif options.unix is not None:
+            self._sockets = ListeningSockets.bind_unix(
+                options.unix, options.backlog, options.workers
+            )
+        else:
+            self._sockets = ListeningSockets.bind(
+                server.host,
+                server._asked_port,
+                options.backlog,
+                options.reuse_port,
+                options.workers,
+            )
+            server.port = port_of(self._sockets.first)
+        logger.info(
+            "listening on %s with %d workers (backend: %s)",
+            name_of(self._sockets.first),
+            options.workers,
+            BACKEND,
+        )
+
+    def run(self) -> None:
+        """Serve until all workers have ended; see `Server.run`.
+
+        Raises:
+            InvalidState: It runs already, a callback is async, there are threads, or
+                this system has no fork.
+            SystemExit: A worker could not begin; with the code 3.
+        """
+        if self._supervisor is not None:
+            raise InvalidState("the server runs already")
+        check_fork()
+        server = self._server
+        server._check_awaited(server._all_callbacks(), None)
+        if self._sockets is None:
+            self.listen(())
+        assert self._sockets is not None
+        count = server.options.workers
+        if count > (cores := _cores()):
+            logger.warning("%d workers share %d cores", count, cores)
+        self._supervisor = Supervisor(self._sockets, count, self._serve, self.on_ready)
+        try:
+            code = self._supervisor.run()
+        finally:
+            self._supervisor = self._sockets = None
+        if code:
+            raise SystemExit(code)
+
+    def stop(self, drain: float | None) -> None:
+        """Stop all workers; in the supervisor, such as in a handler of a signal."""
+        if self._supervisor is not None:
+            self._supervisor.stop(drain)
+        elif self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
+
+    def totals(self, own: dict[str, Any]) -> dict[str, Any]:
+        """The sums of all workers, or the stats of this process without workers."""
+        sums = None
+        if self.link is not None:
+            sums = self.link.board.read()
+        elif self._supervisor is not None:
+            sums = self._supervisor.stats()
+        return own if sums is None else sums
+
+    # In a worker
+
+    def _serve(self, link: WorkerLink, sockets: Sequence[socket.socket]) -> None:
+        server, listening = self._server, self._sockets
+        assert listening is not None
+        self.link = link
+        self._supervisor = None
+        server._divide_limits(link.worker.count)
+        server._schedule.leads = partial(_leads, server, link)
+        server._open_run(sockets, None, shared=True, batch=listening.batch)
+        run = server._begin()
+        stop = run.reactor.call_threadsafe
+        signal.signal(
+            signal.SIGTERM, lambda *_: stop(partial(server._begin_stop, None))
+        )
+        gather = partial(server._stats.gather, server)
+        link.begin(run.reactor, WorkerHost(gather, self._stop_worker, server._abort))
+        server._serve(run)
+        link.end(gather())
+
+    def _stop_worker(self, drain: float | None, last: bool) -> None:
+        """The supervisor says so."""
+        server = self._server
+        if last and server._run is not None:
+            for listener in server._run.listeners:
+                listener.own()
+        server._begin_stop(drain)
+
+
+def _leads(server: WorkersHost, link: WorkerLink) -> bool:
+    return link.leads and not server._is_stopping
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,82 @@
+"""`totals`: the stats of several processes as one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness import Driven, Echo
+
+from simple_ws.ops.totals import retired, total
+
+pytestmark = pytest.mark.one_backend
+
+
+def figures(**changes: Any) -> dict[str, Any]:
+    base = {
+        "time": 100.0,
+        "started": 50.0,
+        "uptime": 50.0,
+        "backend": "extension",
+        "connections": {"open": 2, "opened": 5, "dashboards": 1},
+        "handlers": [{"name": "Echo", "paths": ["/", "/b"], "clients": 2, "busy": 0.5}],
+        "closed": {"peer": 3},
+        "refused": {"503": 1},
+        "buffered": 7,
+        "longest_turn": 0.2,
+    }
+    return {**base, **changes}
+
+
+def test_counts_are_added() -> None:
+    other = figures(
+        time=101.0,
+        started=60.0,
+        uptime=40.0,
+        handlers=[
+            {"name": "Chat", "paths": ["/chat"], "clients": 1, "busy": 0.1},
+            {"name": "Echo", "paths": ["/"], "clients": 1, "busy": 0.25},
+        ],
+        refused={"429": 2},
+        longest_turn=0.1,
+    )
+    assert total([figures(), other]) == {
+        "time": 101.0,
+        "started": 50.0,
+        "uptime": 50.0,
+        "backend": "extension",
+        "connections": {"open": 4, "opened": 10, "dashboards": 2},
+        "handlers": [
+            {"name": "Echo", "paths": ["/"], "clients": 3, "busy": 0.75},
+            {"name": "Chat", "paths": ["/chat"], "clients": 1, "busy": 0.1},
+        ],
+        "closed": {"peer": 6},
+        "refused": {"503": 1, "429": 2},
+        "buffered": 14,
+        "longest_turn": 0.2,
+    }
+
+
+def test_counters_of_a_process_that_has_ended_remain() -> None:
+    assert retired(figures()) == figures(
+        started=None,
+        uptime=0,
+        connections={"open": 0, "opened": 5, "dashboards": 0},
+        handlers=[{"name": "Echo", "paths": ["/", "/b"], "clients": 0, "busy": 0.5}],
+        buffered=0,
+        longest_turn=0,
+    )
+    assert total([retired(figures()), figures(started=90.0)])["started"] == 90.0
+    assert total([{}, retired({})]) == {}
+
+
+def test_real_stats_can_be_added() -> None:
+    with Driven(Echo()) as driven:
+        driven.join().shake().text("hello")
+        driven.advance(0)
+        stats = driven.server.stats()
+    both = total([stats, retired(stats)])
+    assert both["connections"]["open"] == stats["connections"]["open"] == 1
+    assert both["connections"]["opened"] == 2 * stats["connections"]["opened"]
+    assert both["total"]["messages_received"] == 2
+    assert both.keys() == stats.keys()
