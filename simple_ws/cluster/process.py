@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-__all__ = ["CANNOT_START", "fork", "leave_signals", "serve_and_exit"]
+__all__ = ["CANNOT_START", "fork", "leave_signals", "reap", "serve_and_exit"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -70,6 +70,15 @@ def fork(child: Callable[[], int]) -> int:
         traceback.print_exc()
     finally:
         _exit(code)
+
+
+def reap(pid: int) -> int | None:
+    """The exit code of a child that has ended, negative for a signal; else None."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # the program has waited for all its children
+        return 0
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def leave_signals() -> None:

@@ -68,14 +68,6 @@ class WorkerProcess:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
-    def reap(self) -> int | None:
-        """Its exit code if it has ended, negative for a signal; else None."""
-        try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:  # the program has waited for all its children
-            return 0
-        return os.waitstatus_to_exitcode(status) if pid else None
-
 
 class Slot:
     """The place of one worker.

@@ -102,9 +102,13 @@ class ListeningSockets:
         """One of them, whose address says where the server listens."""
         return self.sets[0][0]
 
-    def keep_only(self, index: int) -> None:
-        """Close the copies of the other workers' sockets; in a worker."""
-        if not self.shared:
+    def keep_only(self, index: int | None) -> None:
+        """Close a new process's copies of the sockets that are not its own.
+
+        Args:
+            index: of the worker that it is; None if it is none.
+        """
+        if index is None or not self.shared:
             _close([each for at, each in enumerate(self.sets) if at != index])
 
     def close(self) -> None:

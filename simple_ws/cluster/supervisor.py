@@ -34,8 +34,9 @@ from typing import Any
 from ..errors import InvalidState
 from ..ops.totals import total
 from .board import Board
+from .broker_process import BrokerProcess
 from .pipe import Pipe
-from .process import CANNOT_START, SUPERVISED, fork, serve_and_exit
+from .process import CANNOT_START, SUPERVISED, fork, reap, serve_and_exit
 from .slot import Slot, WorkerProcess, ending
 from .sockets import ListeningSockets
 from .worker import HEARTBEAT, NamesWorker, Worker, WorkerLink
@@ -56,6 +57,8 @@ class Supervisor:
         count: of the workers.
         serve: what a worker does.
         on_ready: called once, when all workers serve for the first time.
+        broker: the broker for the workers, or None if they need none; it is one more
+            process that is kept alive.
         clock: seconds that never run backwards.
     """
 
@@ -72,11 +75,13 @@ class Supervisor:
         count: int,
         serve: Serve,
         on_ready: Callable[[], object] | None = None,
+        broker: BrokerProcess | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sockets = sockets
         self._serve = serve
         self._on_ready = on_ready
+        self._broker = broker
         self._clock = clock
         self._board = Board()
         self._slots = [Slot(number) for number in range(1, count + 1)]
@@ -108,6 +113,8 @@ class Supervisor:
                 self._run()
         finally:
             self._kill_all()
+            if self._broker is not None:
+                self._broker.end()
             self._sockets.close()
             self._selector.close()
             self._wake.close()
@@ -126,6 +133,8 @@ class Supervisor:
     # The loop
 
     def _run(self) -> None:
+        if self._broker is not None:
+            self._broker.start(self._clock(), self._leave)
         for slot in self._slots:
             self._start(slot)
         while self._stops == 0 or any(slot.processes for slot in self._slots):
@@ -149,6 +158,8 @@ class Supervisor:
                 self._look_after(slot, process, now)
             if slot.due is not None and now >= slot.due and not self._stops:
                 self._start(slot)
+        if self._broker is not None:
+            self._broker.look_after(now, self._leave)
         if self._news and now >= self._summed + self.SUM_EVERY:
             self._sum_up()
 
@@ -156,6 +167,8 @@ class Supervisor:
         now = self._clock()
         waits = [min(HEARTBEAT, self.STUCK_AFTER / 4)]
         waits += [slot.due - now for slot in self._slots if slot.due is not None]
+        if self._broker is not None and self._broker.due is not None:
+            waits.append(self._broker.due - now)
         if self._news:
             waits.append(self._summed + self.SUM_EVERY - now)
         return max(0.0, min(waits))
@@ -258,19 +271,30 @@ class Supervisor:
     def _work(self, slot: Slot, ours: Pipe, theirs: Pipe) -> int:
         """What the new process does."""
         ours.close()
+        self._leave(slot)
+        worker = Worker(slot.number, len(self._slots))
+        logger.addFilter(NamesWorker(worker))
+        broker = None if self._broker is None else self._broker.socket
+        link = WorkerLink(worker, theirs, self._board, broker)
+        sockets = self._sockets.sets[slot.number - 1]
+        return serve_and_exit(
+            partial(self._serve, link, sockets), lambda: link.is_up, link.fail
+        )
+
+    def _leave(self, slot: Slot | None = None) -> None:
+        """Close the copies of what a new process has no use for.
+
+        Args:
+            slot: of the worker that it is; None for the broker.
+        """
         for other in self._slots:
             for process in other.processes:
                 process.pipe.close()
         self._wake.close()
         self._woken.close()
-        self._sockets.keep_only(slot.number - 1)
-        worker = Worker(slot.number, len(self._slots))
-        logger.addFilter(NamesWorker(worker))
-        link = WorkerLink(worker, theirs, self._board)
-        sockets = self._sockets.sets[slot.number - 1]
-        return serve_and_exit(
-            partial(self._serve, link, sockets), lambda: link.is_up, link.fail
-        )
+        self._sockets.keep_only(None if slot is None else slot.number - 1)
+        if slot is not None and self._broker is not None:
+            self._broker.forget()
 
     def _read(self, slot: Slot, process: WorkerProcess, now: float) -> None:
         messages, there = process.pipe.receive()
@@ -306,7 +330,7 @@ class Supervisor:
 
     def _look_after(self, slot: Slot, process: WorkerProcess, now: float) -> None:
         """Note that a process has ended, or end one that does nothing."""
-        code = process.reap()
+        code = reap(process.pid)
         if code is not None:
             if process.pipe.fileno() in self._selector.get_map():
                 self._read(slot, process, now)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..loop.reactor import READ, Reactor
 from .board import Board
+from .broker import BrokerSocket
 from .pipe import Pipe
 
 __all__ = ["HEARTBEAT", "Worker", "WorkerHost", "WorkerLink"]
@@ -61,15 +62,23 @@ class WorkerLink:
         worker: who it is.
         pipe: to the supervisor.
         board: where the supervisor writes the sums.
+        broker: whose `path` and `secret` lead to the broker; None if there is none.
 
     Attributes:
-        worker, board: see above.
+        worker, board, broker: see above.
         is_up: the loop has turned.
     """
 
-    def __init__(self, worker: Worker, pipe: Pipe, board: Board) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        pipe: Pipe,
+        board: Board,
+        broker: BrokerSocket | None = None,
+    ) -> None:
         self.worker = worker
         self.board = board
+        self.broker = broker
         self.is_up = False
         self._pipe = pipe
         self._host: WorkerHost

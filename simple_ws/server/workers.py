@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from ..cluster.broker_process import BrokerProcess
 from ..cluster.sockets import ListeningSockets
 from ..cluster.supervisor import Supervisor, check_fork
 from ..cluster.worker import WorkerHost, WorkerLink
@@ -164,13 +165,21 @@ class Workers:
         count = server.options.workers
         if count > (cores := _cores()):
             logger.warning("%d workers share %d cores", count, cores)
-        self._supervisor = Supervisor(self._sockets, count, self._serve, self.on_ready)
+        broker = BrokerProcess() if self._needs_broker else None
+        self._supervisor = Supervisor(
+            self._sockets, count, self._serve, self.on_ready, broker
+        )
         try:
             code = self._supervisor.run()
         finally:
             self._supervisor = self._sockets = None
         if code:
             raise SystemExit(code)
+
+    @property
+    def _needs_broker(self) -> bool:
+        """Whether nothing else carries messages from one worker to the others."""
+        return getattr(self._server.options, "engine", None) is None
 
     def stop(self, drain: float | None) -> None:
         """Stop all workers; in the supervisor, such as in a handler of a signal."""

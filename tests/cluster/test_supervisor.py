@@ -539,6 +539,43 @@ def end(worker):
             assert said == ["1 2 True", "2 2 True"]
 
 
+BROKER = """
+import socket
+
+@server.on_worker_start
+def begin(worker):
+    broker = server._workers.link.broker
+    @server.http("/ask")
+    def ask(request):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(10)
+        sock.connect(broker.path)
+        words = ["HELLO", "3", "AUTH", "default", broker.secret]
+        sock.sendall(b"*5\\r\\n" + b"".join(
+            b"$%d\\r\\n%s\\r\\n" % (len(w), w.encode()) for w in words))
+        answer = sock.recv(100)
+        return {"hello": answer[:1].decode(), "path": broker.path}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_broker_is_kept_alive_and_workers_can_reach_it() -> None:
+    with Program.with_workers(BROKER) as program:
+        workers = program.wait_for_workers()
+        first = json.loads(program.get("/ask"))
+        assert first["hello"] == "%"
+        assert Path(first["path"]).exists()
+        children = Path(f"/proc/{program.process.pid}/task/{program.process.pid}")
+        every = (children / "children").read_text().split()
+        (broker,) = set(map(int, every)) - set(workers)
+        os.kill(broker, signal.SIGKILL)
+        program.wait_for("the broker ended: SIGKILL; it is started again in 0 s")
+        assert json.loads(program.get("/ask")) == first
+        assert program.end() == 0
+        until(lambda: is_gone(broker))
+        assert not Path(first["path"]).exists()
+
+
 # --- Other ways to listen ------------------------------------------------------------
 
 
