@@ -362,8 +362,12 @@ State that connections share with the loop that drives them.
                     self.dirty.append(connection)
                     continue
                 try:
-                    (<ConnectionCore?> connection).dirty = False
-                    (<ConnectionCore> connection).write_out()
+                    if isinstance(connection, ConnectionCore):
+                        (<ConnectionCore> connection).dirty = False
+                        (<ConnectionCore> connection).write_out()
+                    else:  # see `Reactor.flush_soon`
+                        connection._dirty = False
+                        connection._flush()
                 except BaseException as error:
                     self.on_failure(connection, error)
         return 0

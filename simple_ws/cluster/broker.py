@@ -90,7 +90,6 @@ class Broker:
         self._reactor = reactor
         self._secret = secret.encode()
         self._numbers = count(1)
-        self._dirty: list[BrokerConnection] = []
         self._listener = Listener(reactor, sock, self._on_accept, shared=True)
 
     def close(self) -> None:
@@ -103,24 +102,9 @@ class Broker:
         """Whether it is the password."""
         return hmac.compare_digest(password, self._secret)
 
-    def flush_soon(self, connection: BrokerConnection) -> None:
-        """It has output: flush it at the end of the turn."""
-        connection.dirty = True
-        if not self._dirty:
-            self._reactor.call_soon(self._flush)
-        self._dirty.append(connection)
-
     def remove(self, connection: BrokerConnection) -> None:
         """It is closed."""
         self.connections.discard(connection)
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        for connection in dirty:
-            try:
-                connection.flush()
-            except BaseException as error:
-                self._reactor.on_failure(connection, error)
 
     def _on_accept(self, sock: socket.socket, address: Any) -> None:
         user = _user_of(sock)

@@ -53,9 +53,6 @@ class BrokerHost(Protocol):
     def is_secret(self, password: bytes) -> bool:
         """Whether it is the password."""
 
-    def flush_soon(self, connection: BrokerConnection) -> None:
-        """It has output: flush it at the end of the turn."""
-
     def remove(self, connection: BrokerConnection) -> None:
         """It is closed."""
 
@@ -71,7 +68,6 @@ class BrokerConnection:
 
     Attributes:
         waiting: bytes of output.
-        dirty: it is among those that are flushed at the end of the turn.
         closed: its socket is closed.
     """
 
@@ -79,6 +75,7 @@ class BrokerConnection:
         "__weakref__",
         "_channels",
         "_commands",
+        "_dirty",
         "_ending",
         "_entered",
         "_events",
@@ -91,7 +88,6 @@ class BrokerConnection:
         "_stream",
         "_timer",
         "closed",
-        "dirty",
         "waiting",
     )
 
@@ -102,10 +98,11 @@ class BrokerConnection:
         self._stream = Stream(sock)
         self._reader = CommandReader(_STRANGER_LIMIT)
         self._commands: deque[Publication | Command] = deque()
-        self._entered = self._ending = self.closed = self.dirty = False
+        self._entered = self._ending = self.closed = False
+        self._dirty = False  # it will be flushed at the end of the turn
         self._channels: dict[bytes, None] = {}
         self._output: deque[bytes] = deque()
-        self._rest = memoryview(b"")  # of the output, offered to the system
+        self._rest: bytes | memoryview = b""  # of what was offered to the system
         self.waiting = 0
         self._events = READ
         reactor.register(self._stream, READ, self._on_ready)
@@ -116,7 +113,7 @@ class BrokerConnection:
     def _on_ready(self, events: int) -> None:
         if events & WRITE:
             self._stream.blocked = False
-            self.flush()
+            self._flush()
         if events & READ and self._events & READ and not self.closed:
             self._read()
 
@@ -170,12 +167,12 @@ class BrokerConnection:
         if receivers is None:
             self._send(b":0\r\n")
             return 1
-        push, flush_soon = _MESSAGE + encoded, self._host.flush_soon
+        push, flush_soon = _MESSAGE + encoded, self._reactor.flush_soon
         size = len(push)
         for receiver in receivers:
             receiver._output.append(push)
             receiver.waiting += size
-            if not receiver.dirty:
+            if not receiver._dirty:
                 flush_soon(receiver)
         self._send(b":%d\r\n" % len(receivers))
         return 1 + len(receivers)
@@ -282,22 +279,20 @@ class BrokerConnection:
     def _send(self, data: bytes) -> None:
         self._output.append(data)
         self.waiting += len(data)
-        if not self.dirty:
-            self._host.flush_soon(self)
+        if not self._dirty:
+            self._reactor.flush_soon(self)
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         """Write output as far as the system takes it; cut it if too much is left."""
-        self.dirty = False
         if self.closed:
             return
         stream = self._stream
         try:
             while self.waiting and not stream.blocked:
-                if not self._rest:
-                    self._rest = memoryview(self._next_piece())
-                sent = stream.send(self._rest)
-                self._rest = self._rest[sent:]
+                piece = self._rest or self._next_piece()
+                sent = stream.send(piece)
                 self.waiting -= sent
+                self._rest = memoryview(piece)[sent:] if sent < len(piece) else b""
         except OSError:
             self.close()
             return
@@ -313,6 +308,8 @@ class BrokerConnection:
 
     def _next_piece(self) -> bytes:
         output = self._output
+        if len(output) == 1:
+            return output.popleft()
         if self.waiting <= _PIECE:
             piece = b"".join(output)
             output.clear()
@@ -321,7 +318,7 @@ class BrokerConnection:
         while output and size < _PIECE:
             parts.append(output.popleft())
             size += len(parts[-1])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     # Ending
 

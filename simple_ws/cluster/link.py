@@ -105,7 +105,7 @@ class Link:
         self._stream: Stream | None = None
         self._events = READ  # that the stream is registered for
         self._rest = memoryview(b"")  # of the engine's output, offered to the system
-        self._flushing = False  # a flush is queued
+        self._dirty = False  # it will be flushed at the end of the turn
         self._failures = 0  # one after the other
         self._up_since = 0.0
         self._timer: Timer | None = None  # of the state
@@ -151,7 +151,7 @@ class Link:
         if self._attempt is not None:
             self._attempt.forget()
         self._attempt = self._timer = self._tick = None
-        self._flushing = False
+        self._dirty = False
         self.state, self.reason = LinkState.STOPPED, "forked"
 
     _on_fork = forget
@@ -163,9 +163,8 @@ class Link:
 
     def flush_soon(self) -> None:
         """The engine has output: write it, once, at the end of this turn."""
-        if not self._flushing and self._stream is not None:
-            self._flushing = True
-            self._reactor.call_soon(self._flush_queued)
+        if self._stream is not None:
+            self._reactor.flush_soon(self)
 
     def flush(self) -> None:
         """Write the engine's output now, as far as the system takes it."""
@@ -182,8 +181,7 @@ class Link:
             self._events = events
             self._reactor.modify(stream, events, self._on_ready)
 
-    def _flush_queued(self) -> None:
-        self._flushing = False
+    def _flush(self) -> None:
         self.flush()
         self._set_tick()
 

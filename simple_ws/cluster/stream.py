@@ -65,7 +65,7 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             return None
 
-    def send(self, data: memoryview) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """Send some of the data; 0 if there is no room.
 
         Raises:
@@ -133,7 +133,7 @@ class TLSStream(Stream):
             self._recv_writes = True
             return None
 
-    def send(self, data: memoryview) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """See `Stream.send`. After 0, the same data must be passed again."""
         self._send_reads = False
         try:

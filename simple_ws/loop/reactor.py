@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ..constants import LEAST_SHARE, MAX_READY, TURN
 from ..errors import InvalidState
@@ -36,7 +36,7 @@ if sys.platform == "linux":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-__all__ = ["Reactor", "unsent_by_system"]
+__all__ = ["Outbox", "Reactor", "unsent_by_system"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -52,6 +52,16 @@ _MANY_PAUSES = 100
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
+
+
+class Outbox(Protocol):
+    """What can be flushed at the end of a turn."""
+
+    #: It is among those that will be.
+    _dirty: bool
+
+    def _flush(self) -> object:
+        """Write output; it may be called without any."""
 
 
 def unsent_by_system(sock: Any) -> int:
@@ -241,6 +251,17 @@ class Reactor(LoopState):
         self.attention = True
         if self.eager:
             self.on_dirty()
+
+    def flush_soon(self, outbox: Outbox) -> None:
+        """Call `outbox._flush()` once at the end of this turn, or of the next.
+
+        It is the cheapest way to be called there: the loop need not leave C for it.
+        """
+        if not outbox._dirty:
+            outbox._dirty = True
+            self.dirty.append(outbox)
+            if self.eager:
+                self.on_dirty()
 
     def on_dirty(self) -> None:
         """There is work to do outside of a turn."""

@@ -390,3 +390,67 @@ def test_busy_poll_keeps_deadlines() -> None:
             reactor.run_once()
     finally:
         reactor.close()
+
+
+class Flushed:
+    """What is flushed like a connection, and is none."""
+
+    def __init__(self) -> None:
+        self._dirty = False
+        self.flushes = 0
+        self.error: BaseException | None = None
+
+    def _flush(self) -> None:
+        self.flushes += 1
+        if self.error is not None:
+            raise self.error
+
+    def _abandon(self) -> None:
+        self.error = None
+
+
+def test_anything_can_be_flushed_once_at_the_end_of_a_turn(
+    reactor: Reactor, pair: Any
+) -> None:
+    near, far = pair
+    outbox, connection = Flushed(), Outbox(reactor, near)
+    reactor.register(far, WRITE, lambda events: fill())
+
+    def fill() -> None:
+        reactor.flush_soon(outbox)
+        connection.fill()
+        reactor.flush_soon(outbox)
+        assert outbox.flushes == 0
+
+    reactor.run_once(0)
+    assert (outbox.flushes, connection.flushes) == (1, 1)
+    reactor.unregister(far)
+    reactor.flush_soon(outbox)
+    reactor.run_once()  # does not sleep
+    assert outbox.flushes == 2
+    assert not outbox._dirty
+
+
+def test_one_that_fails_to_flush_is_abandoned_and_no_other(
+    reactor: Reactor, pair: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing, other = Flushed(), Flushed()
+    failing.error = ValueError("a fault of ours")
+    reactor.flush_soon(failing)
+    reactor.flush_soon(other)
+    reactor.run_once(0)
+    assert failing.error is None
+    assert other.flushes == 1
+    assert len(caplog.records) == 1
+
+
+def test_flush_outside_of_a_turn_is_told_to_the_loop_that_drives_it(
+    reactor: Reactor,
+) -> None:
+    told: list[int] = []
+    reactor.eager, reactor.work_listener = True, lambda: told.append(1)
+    outbox = Flushed()
+    reactor.flush_soon(outbox)
+    reactor.flush_soon(outbox)
+    assert told == [1]
+    reactor.eager = False
