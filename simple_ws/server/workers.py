@@ -164,7 +164,8 @@ class Workers:
         assert self._sockets is not None
         count = server.options.workers
         if count > (cores := _cores()):
-            logger.warning("%d workers share %d cores", count, cores)
+            plural = "" if cores == 1 else "s"
+            logger.warning("%d workers share %d core%s", count, cores, plural)
         broker = BrokerProcess() if self._needs_broker else None
         self._supervisor = Supervisor(
             self._sockets, count, self._serve, self.on_ready, broker

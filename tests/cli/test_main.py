@@ -535,6 +535,41 @@ def test_other_things_can_be_served(what: str, tmp_path: Path) -> None:
         assert client.recv(DEADLINE) == "answer x"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers need os.fork")
+def test_serve_with_workers(tmp_path: Path) -> None:
+    text = "import os\ndef f(msg, client):\n    return str(os.getpid())\n"
+    (tmp_path / "app.py").write_text(text)
+    options = ["serve", "app:f", "--port", "0", "--workers", "2"]
+    with serving(*options, cwd=tmp_path) as (process, url):
+        with connect(url) as client:
+            client.send("x")
+            worker = int(client.recv(DEADLINE))
+        assert worker != process.pid
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers need os.fork")
+def test_workers_start_anew_when_a_file_changes(tmp_path: Path) -> None:
+    module = tmp_path / "app.py"
+    text = "def f(msg, client):\n    return 'one'\n"
+    module.write_text(text)
+    options = ["serve", "app:f", "--port", "0", "--workers", "2", "--reload"]
+    with serving(*options, cwd=tmp_path) as (process, _):
+        module.write_text(text.replace("one", "two!"))
+        with connect(read_line(process)) as client:
+            client.send("x")
+            assert client.recv(DEADLINE) == "two!"
+
+
+def test_wrong_number_of_workers_is_refused(capsys: Any) -> None:
+    for value in ("0", "-1", "x"):
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", "app:f", "--workers", value])
+        assert ended.value.code == 2
+        assert "at least 1" in capsys.readouterr().err
+
+
 def test_reload_starts_anew_when_a_file_changes(tmp_path: Path) -> None:
     module = tmp_path / "app.py"
     text = "def f(msg, client):\n    return 'one'\n"

@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
+import trustme
 from harness import CLOSE, DEADLINE, Peer, request
 from programs import WORKERS, Program
 
@@ -100,6 +103,61 @@ def test_signal_to_the_whole_group_is_one_signal() -> None:
             assert peer.read_close()[0] == 1001
             peer.close()
         assert program.wait() == 0
+
+
+def test_clients_that_wait_to_be_accepted_are_still_served_at_the_end() -> None:
+    with Program.with_workers() as program:
+        workers = program.wait_for_workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        waiting = [program.connect() for _ in range(20)]
+        for sock in waiting:
+            sock.sendall(request("/"))
+        program.send(signal.SIGTERM)
+        program.wait_for("stopping 2 workers")
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        for sock in waiting:
+            peer = Peer(sock)
+            assert peer.read_head().startswith(b"HTTP/1.1 101 ")
+            assert peer.read_close()[0] == 1001
+            peer.close()
+        assert program.wait() == 0
+
+
+def test_more_workers_than_cores_are_warned_of() -> None:
+    body = "os.sched_getaffinity = lambda pid: {0}"
+    with Program.with_workers(body) as program:
+        program.wait_for(r"^2 workers share 1 core$")
+        program.wait_for_workers()
+        assert program.end() == 0
+
+
+def test_tls_and_wsgi_and_files(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("a page")
+    authority = trustme.CA()
+    certificate = tmp_path / "cert.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
+        str(certificate)
+    )
+    body = f"""
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [str(environ["wsgi.multiprocess"]).encode()]
+server.wsgi("/app", application)
+server.static("/files", {str(tmp_path)!r})
+"""
+    options = f'"127.0.0.1", 0, workers=2, certfile={str(certificate)!r}'
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with Program.with_workers(body, options) as program:
+        program.wait_for_workers()
+        for path, answer in (("/app", "True"), ("/files/page.html", "a page")):
+            url = f"https://localhost:{program.port}{path}"
+            for _ in range(4):
+                with urlopen(url, timeout=DEADLINE, context=context) as page:
+                    assert page.read().decode() == answer
+        assert program.end() == 0
 
 
 def test_second_signal_cuts() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from html.parser import HTMLParser
@@ -32,6 +34,7 @@ from harness import (
     small_buffers,
 )
 from http_peer import Answered, HttpPeer
+from programs import Program
 
 from simple_ws import FirstMessageAuth, HandshakeError, JSONMessages, Server
 from simple_ws.ops.dashboard import from_this_machine
@@ -645,7 +648,7 @@ class Looking:
         self._stack = stack
         self.errors: list[str] = []
 
-    def at(self, server: Server, **context_options: Any) -> Page:
+    def at(self, server: Server | Program, **context_options: Any) -> Page:
         context = self._browser.new_context(**context_options)
         self._stack.callback(context.close)
         page = context.new_page()
@@ -803,3 +806,30 @@ def test_hidden_page_lets_the_server_rest(served: Server, looking: Looking) -> N
     page.evaluate(hide, False)
     wait_for_state(page, "live", "Live")
     assert looking.errors == []
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers need os.fork")
+def test_page_has_a_row_for_each_worker(looking: Looking) -> None:
+    body = "server.dashboard(allow=lambda request: True)"
+    with Program.with_workers(body) as program:
+        workers = program.wait_for_workers()
+        with program.peer(), program.peer():
+            page = looking.at(program)
+            for row, pid in enumerate(sorted(workers), 1):
+                place = f"#worker-rows tr:nth-child({row})"
+                wait_for_text(page, place, rf"^{row} process {pid}\b")
+            wait_for_text(page, "#connections .now", r"^2\s+open")
+            os.kill(min(workers), signal.SIGKILL)
+            wait_for_text(page, "#worker-rows tr:first-child", "SIGKILL × 1")
+        # The page may have been served by that worker: the connection is lost then.
+        lost = [error for error in looking.errors if "WebSocket" not in error]
+        assert lost == []
+        assert program.end() == 0
+
+
+@pytest.mark.browser
+def test_page_of_one_process_has_no_workers(served: Server, looking: Looking) -> None:
+    page = looking.at(served)
+    wait_for_text(page, "#rows", "Echo")
+    assert not page.locator("#workers").is_visible()
