@@ -13,6 +13,7 @@ What is published to a channel without subscribers is dropped; nothing is stored
 
 from __future__ import annotations
 
+import gc
 import hmac
 import logging
 import os
@@ -147,6 +148,7 @@ def run_broker(sock: socket.socket, secret: str, parent: int) -> None:
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    gc.freeze()  # what the parent has left is not ours to look through
     reactor = Reactor()
     reactor.open()
     broker = Broker(reactor, sock, secret)

@@ -211,7 +211,7 @@ class Link:
     def _read(self, stream: Stream) -> None:
         """Read at most `_MAX_READ` bytes, and for as long as a turn may take."""
         begun, left = self._reactor.clock(), _MAX_READ
-        while stream is self._stream and left > 0:
+        while left > 0:
             try:
                 data = stream.recv(_READ_SIZE)
             except OSError as error:
@@ -225,11 +225,13 @@ class Link:
             left -= len(data)
             self.bytes_received += len(data)
             self._handle(self._engine.receive(data, self._reactor.clock()))
+            if stream is not self._stream:
+                return  # it was given up, or stopped
             if len(data) < _READ_SIZE and not stream.pending:
                 return  # another read would find nothing
             if self._reactor.clock() - begun > TURN:
                 break
-        if stream is self._stream and stream.pending:
+        if stream.pending:
             self._reactor.call_soon(partial(self._on_pending, stream))
 
     def _on_pending(self, stream: Stream) -> None:

@@ -540,6 +540,21 @@ def test_killed_broker_is_replaced_on_the_same_socket(listening: BrokerSocket) -
     assert process.end() == 0
 
 
+def test_stopped_broker_is_noticed_and_comes_back(listening: BrokerSocket) -> None:
+    process = Process(listening)
+    with Node(listening) as node:
+        node.engine.subscribe(["a"])
+        turn_until([node], lambda: Subscribed() in node.events)
+        os.kill(process.pid, signal.SIGSTOP)
+        for _ in range(4):
+            node.advance(1)
+        assert node.states[-1][0] is False
+        assert not node.link.permanent
+        os.kill(process.pid, signal.SIGCONT)
+        turn_until([node], lambda: node.link.up)
+    assert process.end() == 0
+
+
 def test_wrong_password_is_permanent(listening: BrokerSocket) -> None:
     process = Process(listening)
     secret, listening.secret = listening.secret, "wrong"

@@ -672,6 +672,66 @@ class TestTLS:
             assert stream.events == READ
 
 
+class Faulty(Wrapped):
+    """A socket whose n-th call fails, or does nothing."""
+
+    def __init__(self, sock: socket.socket, number: int, error: OSError) -> None:
+        super().__init__(sock)
+        self.left, self.error = number, error
+
+    def _call(self, function: Any, argument: Any) -> Any:
+        self.left -= 1
+        if not self.left:
+            raise self.error
+        return function(argument)
+
+    def recv(self, size: int) -> Any:
+        return self._call(self._sock.recv, size)
+
+    def send(self, data: Any) -> Any:
+        return self._call(self._sock.send, data)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(errno.ECONNRESET, "reset"),
+        OSError(errno.EHOSTUNREACH, "no route"),
+        BlockingIOError(errno.EAGAIN, "not now"),
+        InterruptedError(errno.EINTR, "interrupted"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_any_call_of_the_socket_may_fail(error: OSError) -> None:
+    passing = isinstance(error, BlockingIOError | InterruptedError)
+    for number in range(1, 50):
+        with Linked() as linked:
+            far = linked.peer()
+            near = Faulty(linked.results.pop(), number, error)
+            linked.results.append(near)
+            linked.link.start()
+            linked.turn()
+            with suppress(BrokenPipeError):
+                far.sendall(b"ready\n")
+                linked.turn()
+                linked.engine.publish("c", b"1")
+                linked.link.flush_soon()
+                linked.turn()
+                far.sendall(b"a 1\n")
+                linked.turn()
+            if near.left > 0:
+                assert number > 4
+                return
+            if passing:
+                assert linked.events == [Ready("lines 1.0"), Delivered("a", b"1")]
+                assert read_all(far) == b"hello\nc 1\n"
+            else:
+                assert linked.states[-1] == (False, error.strerror)
+                assert near.fileno() == -1
+                assert linked.link.state is LinkState.WAITING
+    raise AssertionError("no run without a failure")
+
+
 def test_stream_of_a_closed_socket_can_be_closed_again() -> None:
     near, far = socket.socketpair()
     far.close()
