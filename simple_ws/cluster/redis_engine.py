@@ -4,11 +4,15 @@ One connection publishes and receives. Replies come in the order of commands, an
 where the server worked on them, so a subscription whose command was sent is before all
 messages that are published later. What bytes mean is left to `resp`, sockets to `link`.
 
-    connected: HELLO 3 with AUTH and SETNAME ─► master? ─► Ready
-        ─► SUBSCRIBE, 512 at a time ─► Subscribed ─► PUBLISH, a probe each 10 s
+    connected: HELLO 3 with AUTH and SETNAME ─► a master? ─► SELECT, if a db is set
+        ─► SUBSCRIBE and PUBLISH, a probe ─► Ready
+        ─► SUBSCRIBE, 512 channels at a time ─► Subscribed
+        ─► PUBLISH, and another probe each 10 s
 
-No command but these is needed: HELLO, SELECT (where a db is set), SUBSCRIBE,
-UNSUBSCRIBE, PUBLISH, PING; and the channels `{prefix}.*`.
+A user with these rights is enough, where the prefix is `sws`:
+
+    ACL SETUSER node on >… resetchannels &sws.* -@all
+        +hello +subscribe +unsubscribe +publish +ping
 """
 
 from __future__ import annotations
@@ -141,6 +145,7 @@ class RedisEngine:
         #: What answers are awaited, in order: of a PUBLISH None, else who takes it.
         self._pending: deque[Callable[[Any], object] | _Changing | None] = deque()
         self._ready = False
+        self._server = ""
         self._failed = False
         self._now = now
         self._reset_channels()
@@ -163,8 +168,6 @@ class RedisEngine:
         self._to_unsubscribe: dict[str, None] = {}
         #: Those that were asked for until the server was ready, less the confirmed.
         self._initial: set[bytes] = set(self._names)
-        if not self._publish_only:
-            self._initial.add(self._probe_channel)
         self._outstanding = 0
 
     # The engine's interface: see `Engine`
@@ -385,12 +388,12 @@ class RedisEngine:
             return
         if not self._is_master(reply):
             return
-        server = f"{_word(reply, b'server').capitalize()} {_word(reply, b'version')}"
+        name, version = _word(reply, b"server"), _word(reply, b"version")
+        self._server = f"{name.capitalize()} {version}"
         if self._db:
-            command = encode_command(b"SELECT", b"%d" % self._db)
-            self._send(command, lambda reply: self._on_select(reply, server))
+            self._send(encode_command(b"SELECT", b"%d" % self._db), self._on_select)
         else:
-            self._become_ready(server)
+            self._try_channels()
 
     def _on_hello_refused(self, error: ErrorReply) -> None:
         if error.code == "NOPROTO" or "unknown command" in error.text.lower():
@@ -417,17 +420,23 @@ class RedisEngine:
             self._fail(f"it is no master but a {_word(reply, b'role')}")
         return not self._failed
 
-    def _on_select(self, reply: Any, server: str) -> None:
+    def _on_select(self, reply: Any) -> None:
         if isinstance(reply, ErrorReply):
             self._fail_by(reply, permanent=reply.code == "ERR")
         else:
-            self._become_ready(server)
+            self._try_channels()
 
-    def _become_ready(self, server: str) -> None:
-        self._ready = True
-        self._events.append(Ready(server))
-        if not self._publish_only:
+    def _try_channels(self) -> None:
+        """Learn whether we may publish and subscribe, before others rely on it."""
+        if self._publish_only:
+            self._become_ready()
+        else:
             self._send_change(b"SUBSCRIBE", [self._probe_channel])
+            self._send_probe()
+
+    def _become_ready(self) -> None:
+        self._ready = True
+        self._events.append(Ready(self._server))
         self._send_changes()
         self._check_subscribed(initial=True)
 
@@ -460,9 +469,8 @@ class RedisEngine:
         return True
 
     def _on_subscribed(self, key: bytes) -> None:
-        if key == self._probe_channel:
-            self._next_probe = self._now
-            self._check_probe(self._now)
+        if not self._ready:
+            return  # the channel of probes
         initial = bool(self._initial)
         self._initial.discard(key)
         self._send_changes()
@@ -531,18 +539,19 @@ class RedisEngine:
             if self._probe_unanswered:
                 self._fail(f"it did not answer a command for {_PROBE_INTERVAL:g} s")
             else:
-                self._send_probe(now)
+                self._send_probe()
+                # A master that became a replica still publishes, to its own
+                # subscribers. HELLO tells the role as ROLE does, which few ACL users
+                # may call.
+                self._send(_HELLO, self._is_master)
 
-    def _send_probe(self, now: float) -> None:
-        self._next_probe = now + _PROBE_INTERVAL
+    def _send_probe(self) -> None:
+        self._next_probe = self._now + _PROBE_INTERVAL
         self._probe = secrets.token_hex(8).encode()
-        self._probe_sent = now
+        self._probe_sent = self._now
         self._probe_unanswered = True
         key, body = self._probe_channel, self._probe
         self._send(_PUBLISH % (len(key), key, len(body), body), self._on_probe_accepted)
-        # A master that became a replica still publishes, to its own subscribers. HELLO
-        # tells the role as ROLE does, which few ACL users may call.
-        self._send(_HELLO, self._is_master)
 
     def _on_probe_accepted(self, reply: Any) -> None:
         self._probe_unanswered = False
@@ -550,8 +559,11 @@ class RedisEngine:
             self._fail_by(reply, "it lets us not publish: ")
         elif type(reply) is not int:
             self._fail(_unexpected(reply, "to PUBLISH"))
-        elif self._probe:  # Redis 7.2 and later push it after the reply
-            self._probe_accepted = self._now
+        else:
+            if self._probe:  # Redis 7.2 and later push it after the reply
+                self._probe_accepted = self._now
+            if not self._ready:
+                self._become_ready()
 
     def _on_probe(self, body: bytes) -> None:
         if body == self._probe:

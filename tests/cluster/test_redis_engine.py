@@ -233,15 +233,14 @@ def test_a_db_that_is_not_there(reader: Any) -> None:
 
 def test_channels_that_are_forbidden(redis: FakeRedis) -> None:
     redis.instead[b"SUBSCRIBE"] = b"-NOPERM No permissions to access a channel\r\n"
-    ready, event = redis.run()
-    assert ready == Ready("Redis 7.0.15")
-    assert failure([event]).permanent
-    assert "subscribe" in failure([event]).reason
+    event = failure(redis.run())
+    assert event.permanent
+    assert "subscribe" in event.reason
 
 
 def test_publishing_that_is_forbidden_altogether(redis: FakeRedis) -> None:
     redis.instead[b"PUBLISH"] = b"-NOPERM No permissions\r\n"
-    event = failure(redis.run()[-1:])
+    event = failure(redis.run())
     assert event.permanent
     assert "publish" in event.reason
 
@@ -388,7 +387,7 @@ def test_ten_thousand_channels_are_subscribed_to_in_windows(reader: Any) -> None
                 redis.feed(answer[700:])
                 confirmed = len(redis.channels)
         assert redis.events == [Ready("Redis 7.0.15"), Subscribed()]
-        assert len(batches) <= 22
+        assert len(batches) <= 21
         assert {name.encode() for name in names} < redis.channels
         assert all(map(engine.receives, names))
         engine.disconnected()
@@ -523,6 +522,24 @@ def test_a_late_loop_is_not_a_silent_server(ready: FakeRedis) -> None:
     assert ready.engine.tick(ready.now) == []
     assert ready.feed(b"+PONG\r\n") == []
     assert ready.tick(1.0) == []
+
+
+def test_a_late_loop_is_not_a_deaf_server(ready: FakeRedis) -> None:
+    ready.channels.clear()
+    assert live(ready, 10.5) == []  # the probe is accepted, and does not come
+    ready.now += 5.0
+    ready.feed(b"+")
+    assert ready.engine.tick(ready.now) == []
+
+
+def test_wrong_answers_to_a_probe(ready: FakeRedis) -> None:
+    ready.instead[b"PUBLISH"] = b"+OK\r\n"
+    assert "to PUBLISH" in failure(live(ready, 20)).reason
+
+
+def test_an_error_to_the_question_for_the_role(ready: FakeRedis) -> None:
+    ready.instead[b"HELLO"] = b"-LOADING x\r\n"
+    assert failure(live(ready, 20)) == Failed("LOADING x")
 
 
 def test_an_error_to_ping(ready: FakeRedis) -> None:
