@@ -13,6 +13,7 @@ What is published to a channel without subscribers is dropped; nothing is stored
 
 from __future__ import annotations
 
+import errno
 import gc
 import hmac
 import logging
@@ -21,9 +22,12 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import struct
 import tempfile
+import time
 from contextlib import suppress
+from glob import glob
 from itertools import count
 from typing import Any
 
@@ -37,6 +41,10 @@ logger = logging.getLogger("simple_ws")
 
 #: Connections that wait to be accepted, while a killed broker is replaced.
 _BACKLOG = 1024
+#: Names of the directory and of the socket in it.
+_PREFIX, _NAME = "simple_ws-", "broker"
+#: Seconds in which a directory is new.
+_NEW = 60.0
 #: The level of LOCAL_PEERCRED, and bytes of its `struct xucred` (sys/ucred.h).
 _SOL_LOCAL, _XUCRED_SIZE = 0, 76
 
@@ -57,8 +65,9 @@ class BrokerSocket:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._directory = tempfile.mkdtemp(prefix="simple_ws-")  # of mode 0700
-        self.path = os.path.join(self._directory, "broker")
+        _remove_stale()
+        self._directory = tempfile.mkdtemp(prefix=_PREFIX)  # of mode 0700
+        self.path = os.path.join(self._directory, _NAME)
         try:
             self.sock, self._file = bind_unix(self.path, _BACKLOG)
         except BaseException:
@@ -74,6 +83,28 @@ class BrokerSocket:
 
     def _remove_directory(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _remove_stale() -> None:
+    """Remove what supervisors that were killed have left."""
+    for path in glob(os.path.join(tempfile.gettempdir(), f"{_PREFIX}*", _NAME)):
+        directory = os.path.dirname(path)
+        with suppress(OSError):  # it is another user's, or somebody else was faster
+            status = os.lstat(directory)
+            ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+            # One that was made just now may be bound, and not listen yet.
+            if ours and time.time() - status.st_mtime > _NEW and _refuses(path):
+                os.unlink(path)
+                os.rmdir(directory)
+
+
+def _refuses(path: str) -> bool:
+    """Whether it is a socket on which nobody listens."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
 class Broker:

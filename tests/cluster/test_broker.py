@@ -146,6 +146,27 @@ class TestEntering:
         assert os.path.exists(listening.path)
         listening.close()
 
+    def test_what_killed_supervisors_have_left_is_removed(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+        dead, new, alive = BrokerSocket(), BrokerSocket(), BrokerSocket()
+        dead.sock.close()
+        new.sock.close()
+        for old in (dead, alive):
+            os.utime(os.path.dirname(old.path), (0, 0))
+        other = tmp_path / "simple_ws-other"
+        other.mkdir()
+        (other / "broker").write_text("no socket")
+        os.utime(other, (0, 0))
+        last = BrokerSocket()
+        left = {path.parent.name for path in tmp_path.glob("*/broker")}
+        expected = {Path(each.path).parent.name for each in (new, alive, last)}
+        assert left == {*expected, other.name}
+        assert not os.path.exists(os.path.dirname(dead.path))
+        for each in (new, alive, last):
+            each.close()
+
     def test_directory_is_removed_if_binding_fails(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
