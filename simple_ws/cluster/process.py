@@ -90,8 +90,13 @@ def leave_signals() -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Not SIG_IGN, which programs that a worker starts would inherit.
+    signal.signal(signal.SIGINT, _ignore)
+    signal.signal(signal.SIGHUP, _ignore)
+
+
+def _ignore(number: int, frame: object) -> None:
+    """Leave a signal to the supervisor."""
 
 
 def _end_with(parent: int) -> None:

@@ -84,6 +84,10 @@ class Supervisor:
         self._broker = broker
         self._clock = clock
         self._board = Board()
+        self._selector = selectors.PollSelector()  # it has no descriptor to inherit
+        self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
+        self._woken.setblocking(False)
         self._slots = [Slot(number) for number in range(1, count + 1)]
         self._requests: deque[Callable[[], object]] = deque()  # of signals
         self._stops = 0  # how often it was told to stop
@@ -94,6 +98,7 @@ class Supervisor:
         self._turned = self._began  # when the last turn began
         self._summed = -self.SUM_EVERY
         self._news = False  # since the last sum
+        self._too_large = False  # the stats, as was said
 
     # Called by the program
 
@@ -103,10 +108,6 @@ class Supervisor:
         Returns:
             The exit code for the program: 0, or 3 when a worker could not begin.
         """
-        self._selector = selectors.PollSelector()  # it has no descriptor to inherit
-        self._wake, self._woken = socket.socketpair()
-        self._wake.setblocking(False)
-        self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         try:
             with self._handled_signals():
@@ -124,7 +125,8 @@ class Supervisor:
     def stop(self, drain: float | None = None) -> None:
         """Stop all workers, as at SIGTERM; also in a handler of another signal."""
         self._requests.append(partial(self._stop, drain))
-        self._wake.send(b"\0")
+        with suppress(BlockingIOError):  # so many wait that it will wake anyway
+            self._wake.send(b"\0")
 
     def stats(self) -> dict[str, Any] | None:
         """The sums of all workers; None before the first of them serves."""
@@ -412,7 +414,9 @@ class Supervisor:
         for name in ("worker", "pid", "endings"):
             del sums[name]
         sums["started"], sums["uptime"] = self._started, now - self._began
-        if not self._board.write({**sums, "workers": workers}):
+        fits = self._board.write({**sums, "workers": workers})
+        if not fits and not self._too_large:
+            self._too_large = True
             logger.warning("the stats of all workers are too large to be added up")
 
     def _kill_all(self) -> None:

@@ -166,13 +166,14 @@ class Workers:
         if count > (cores := _cores()):
             plural = "" if cores == 1 else "s"
             logger.warning("%d workers share %d core%s", count, cores, plural)
-        broker = BrokerProcess() if self._needs_broker else None
-        self._supervisor = Supervisor(
-            self._sockets, count, self._serve, self.on_ready, broker
-        )
         try:
+            broker = BrokerProcess() if self._needs_broker else None
+            self._supervisor = Supervisor(
+                self._sockets, count, self._serve, self.on_ready, broker
+            )
             code = self._supervisor.run()
         finally:
+            self._sockets.close()
             self._supervisor = self._sockets = None
         if code:
             raise SystemExit(code)

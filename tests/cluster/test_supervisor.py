@@ -214,6 +214,35 @@ def test_stop_in_a_signal_handler_of_the_program() -> None:
         assert program.end(signal.SIGUSR1) == 0
 
 
+def test_server_can_be_run_again() -> None:
+    source = WORKERS.format(options='"127.0.0.1", 0, workers=2', body="")
+    again = "server.run()\nsay('again')\nserver.run()\n"
+    with Program(source.replace("server.run()\n", again)) as program:
+        program.wait_for_workers()
+        program.send(signal.SIGTERM)
+        program.wait_for("^again")
+        program.wait_for_workers(4)
+        port = int(program.wait_for(r"listening on .*:(\d+) with", 2)[1])
+        with Peer(socket.create_connection(("127.0.0.1", port))) as peer:
+            peer.shake()
+        assert program.end() == 0
+
+
+def test_programs_that_a_worker_starts_can_be_interrupted() -> None:
+    body = """
+import subprocess
+@server.http("/child")
+def child(request):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('ignored')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    return done.stdout
+"""
+    with Program.with_workers(body) as program:
+        program.wait_for_workers()
+        assert program.get("/child") == ""
+        assert program.end() == 0
+
+
 def test_workers_leave_the_program_to_the_supervisor() -> None:
     """Neither `atexit` nor `finally` of the program run in a worker."""
     source = WORKERS.format(
@@ -249,6 +278,50 @@ def test_killed_worker_is_replaced_at_once_and_its_queue_is_served() -> None:
             assert peer.read_head().startswith(b"HTTP/1.1 101 ")
             peer.close()
         assert len(program.found("SIGKILL; it is replaced now")) == 2
+        assert program.end() == 0
+
+
+def test_only_clients_of_a_killed_worker_notice() -> None:
+    """Under a stream of handshakes, those it had in its hands are lost, nobody else."""
+    with Program.with_workers(HASTY) as program:
+        workers = program.wait_for_workers()
+        staying: dict[int, list[Peer]] = {}
+        for _ in range(20):
+            peer = program.peer()
+            peer.text("pid")
+            staying.setdefault(int(peer.read_message()), []).append(peer)
+        over, lost, served = Event(), [0], [0]
+
+        def visit() -> None:
+            while not over.is_set():
+                sock = program.connect()  # never refused
+                try:
+                    with Peer(sock) as peer:
+                        peer.shake().text("hello")
+                        assert peer.read_message() == "hello"
+                    served[0] += 1
+                except (OSError, AssertionError):
+                    lost[0] += 1
+
+        with ThreadPoolExecutor(4) as pool:
+            visits = [pool.submit(visit) for _ in range(4)]
+            try:
+                for count in range(3, 6):
+                    killed = workers[-1]
+                    os.kill(killed, signal.SIGKILL)
+                    workers = program.wait_for_workers(count)
+                    for peer in staying.pop(killed, []):
+                        peer.close()
+                    until(lambda before=served[0]: served[0] > before + 20)
+            finally:
+                over.set()
+            for each in visits:
+                each.result(DEADLINE)
+        assert lost[0] <= 4 * 3  # one for each visitor and kill
+        for peer in [peer for peers in staying.values() for peer in peers]:
+            peer.text("still here")
+            assert peer.read_message() == "still here"
+            peer.close()
         assert program.end() == 0
 
 
