@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from simple_ws.cluster.connect import connect
 from simple_ws.cluster.engine import (
     Accepted,
     Delivered,
+    EngineEvent,
     Failed,
     Ready,
     Refused,
     Subscribed,
 )
+from simple_ws.cluster.link import Link
 from simple_ws.cluster.redis_engine import RedisEngine
 from simple_ws.cluster.redis_url import parse
+from simple_ws.loop.reactor import Reactor
 
 pytestmark = pytest.mark.one_backend
 
@@ -283,3 +287,70 @@ def test_tls(program: str, tmp_path: Path) -> None:
             answered(subscribed(made, "sws.t.a"))
         with pytest.raises(ssl.SSLError, match="cannot connect to rediss://localhost"):
             connect(parse(url + files["other"]), DEADLINE)
+
+
+class Linked:
+    """A link in a reactor of its own, which turns while something is waited for."""
+
+    def __init__(self, url: str) -> None:
+        self.reactor = Reactor()
+        self.reactor.open()
+        self.events: list[EngineEvent] = []
+        self.states: list[tuple[bool, str]] = []
+        address = parse(url)
+        self.engine = RedisEngine.from_address(address)
+        self.link = Link(
+            self.reactor,
+            self.engine,
+            lambda cancelled: connect(address, DEADLINE, cancelled),
+            on_event=self.events.append,
+            on_state=lambda up, reason: self.states.append((up, reason)),
+        )
+
+    def __enter__(self) -> Linked:
+        self.link.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.link.stop()
+        self.reactor.close()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < end, (self.states, self.events)
+            self.reactor.run_once(0.1)
+
+
+def test_a_link_survives_a_crash_of_the_server() -> None:
+    with redis_server() as server, Linked(server.url) as node:
+        engine, events = node.engine, node.events
+        engine.subscribe(["sws.t.a"])
+        node.until(lambda: Subscribed() in events)
+        server.kill()
+        node.until(lambda: not node.link.up)
+        events.clear()
+        server.start()
+        node.until(lambda: Subscribed() in events)
+        engine.publish("sws.t.a", b"x")
+        node.link.flush_soon()
+        node.until(lambda: Delivered("sws.t.a", b"x") in events)
+        assert [up for up, _ in node.states if up] == [True, True]
+
+
+@pytest.mark.parametrize("missing", ["password", "channels", "publish"])
+def test_what_forbids_a_link_is_told_once(server: RedisServer, missing: str) -> None:
+    rules = NODE.replace("&sws.*", "") if missing == "channels" else NODE
+    rules = rules.replace(f"+{missing}", "").replace("secret", "s3cret")
+    with server.commands() as ask:
+        ask("ACL", "DELUSER", "node")
+        ask("ACL", "SETUSER", "node", *rules.split())
+    password = "wrongpw" if missing == "password" else "s3cret"
+    url = f"redis://node:{password}@127.0.0.1:{server.port}"
+    with Linked(url) as node:
+        node.until(lambda: node.states)
+        ((up, reason),) = node.states
+        assert not up
+        assert node.link.permanent
+        assert reason.partition(" ")[0] == "WRONGPASS" or "NOPERM" in reason
+        assert password not in reason
