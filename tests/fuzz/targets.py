@@ -563,6 +563,43 @@ class Codecs(Target):
         return bool(good and validator.finish())
 
 
+class EngineReplies(Target):
+    """Whatever an engine's server sends, cut anywhere, the events are the same.
+
+    The first byte is the size of the pieces. No reader of replies raises.
+    """
+
+    def seeds(self) -> Iterator[bytes]:
+        hello = b"%1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n"
+        message = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nab\r\n"
+        subscribed = b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"
+        for size in (b"\0", b"\1", b"\7"):
+            yield size + hello + b":1\r\n" + subscribed + message + b":1\r\n"
+            yield size + b"*2\r\n:1\r\n" + message + b"*1\r\n$-1\r\n"
+            yield size + b"-NOPERM x\r\n"
+            yield size + b"~1\r\n#t\r\n,1.5\r\n(12\r\n=5\r\ntxt:a\r\n!1\r\nx\r\n_\r\n"
+
+    def __call__(self, data: bytes) -> None:
+        copy, size, replies = self.copies[1], (data or b"\0")[0], data[1:]
+        whole = self._events(copy, [replies], "PythonReader")
+        assert self._events(copy, pieces(replies, size), "PythonReader") == whole
+        if copy["cluster.resp"]._hiredis is not None:
+            self._events(copy, pieces(replies, size), "HiredisReader")
+
+    def _events(self, copy: Copy, parts: list[bytes], reader: str) -> list[Any]:
+        make = getattr(copy["cluster.resp"], reader)
+        engine = copy["cluster.redis_engine"].RedisEngine(
+            publish_only=True, reader=make
+        )
+        engine.connected(0.0)
+        engine.subscribe(["c"])
+        for _ in range(3):
+            engine.publish("c", b"x")
+        events = [event for part in parts for event in engine.receive(part, 0.0)]
+        engine.take_output()
+        return events
+
+
 def _is_utf8(data: bytes) -> bool:
     try:
         data.decode()
@@ -580,4 +617,5 @@ TARGETS: dict[str, type[Target]] = {
     "client": ClientConnection,
     "inflater": Inflating,
     "codecs": Codecs,
+    "replies": EngineReplies,
 }
