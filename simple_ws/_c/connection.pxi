@@ -202,7 +202,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
                 self.rest = None
                 self.drop_tail()
                 self.drop_large()
-                self.note_input()
+                self.set_buffered_input(0)
 
     # Receiving
 
@@ -406,7 +406,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef inline int note_input(self) except -1:
         """Tell the loop how much input is kept here, if that may have changed."""
         if (
-            self._on_fast_path
+            (self._on_fast_path or not self._attached)
             and self.rest is None
             and self.large == NULL
             and not self.tail_size
@@ -416,7 +416,6 @@ Moves messages between a socket and a callback; subclasses do the rest.
         return self.count_input()
 
     cdef int count_input(self) except -1:
-        cdef int64_t before = self._buffered_input
         cdef int64_t size = <int64_t> self.tail_size
         if self.rest is not None:
             size += PyBytes_GET_SIZE(self.rest)
@@ -424,6 +423,10 @@ Moves messages between a socket and a callback; subclasses do the rest.
             size += PyBytes_GET_SIZE(<object> self.large.block)
         if not self._on_fast_path:
             size += self._protocol.buffered_input
+        return self.set_buffered_input(size)
+
+    cdef int set_buffered_input(self, int64_t size) except -1:
+        cdef int64_t before = self._buffered_input
         if size != before:
             self._buffered_input = size
             (<LoopState> self._loop).count_input(self, before, size)

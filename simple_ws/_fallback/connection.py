@@ -173,7 +173,8 @@ class ConnectionCore(_Base):
         self._on_fast_path = protocol.between_messages
         if protocol.state == _CLOSED:
             self._rest = b""
-            self._note_input()
+            if self._buffered_input:
+                self._note_input()
 
     # Receiving
 
@@ -193,7 +194,7 @@ class ConnectionCore(_Base):
                     self._on_readable()
                 finally:
                     self._feeding = False
-                if self._buffered_input or not self._on_fast_path or self._rest:
+                if self._buffered_input or self._rest or self._is_unfinished():
                     self._note_input()
         if events & _WRITE and self._write_blocked:
             self._flush()
@@ -295,6 +296,10 @@ class ConnectionCore(_Base):
             self._read_size = max(self._buffer_size, self._read_size >> 2)
             self._join_run_queue()
         return len(data)
+
+    def _is_unfinished(self) -> bool:
+        """Whether the protocol keeps input."""
+        return not self._on_fast_path and self._attached
 
     def _note_input(self) -> None:
         """Tell the loop how much input is kept here."""

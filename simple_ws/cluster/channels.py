@@ -43,6 +43,12 @@ class Channels:
         self._topic = f"{prefix}.t."
         self._identity = f"{prefix}.i."
 
+    def name(self, audience: Audience, value: Any) -> str:
+        """The channel of an audience; see `identity` for the error that it raises."""
+        if audience is Audience.TOPIC:
+            return self._topic + value  # type: ignore[no-any-return]
+        return self.all if audience is Audience.EVERYBODY else self.identity(value)
+
     def topic(self, topic: str) -> str:
         """The channel of a topic."""
         return self._topic + topic

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -154,7 +154,7 @@ class Node:
         self.state = EngineState(False, "not connected yet")
         self.counts = NodeCounts()
         self.interest = Interest(
-            engine, host.call_soon, host.call_later, self._seen_of_channel
+            self, host.call_soon, host.call_later, self._forget_channel
         )
         self._engine = engine
         self._host = host
@@ -219,6 +219,18 @@ class Node:
         if message.channel in self.interest:
             self._note_number(message.channel, self._id, seq)
             self._host.deliver(message)
+
+    # For `interest`
+
+    def subscribe(self, channels: Iterable[str]) -> None:
+        """See `interest.Subscriptions`."""
+        self._engine.subscribe(channels)
+        self._host.flush_engine()
+
+    def unsubscribe(self, channels: Iterable[str]) -> None:
+        """See `interest.Subscriptions`."""
+        self._engine.unsubscribe(channels)
+        self._host.flush_engine()
 
     # What the link says
 
@@ -333,6 +345,6 @@ class Node:
         self.counts.gaps += 1
         self._host.note_gap(channel, missing)
 
-    def _seen_of_channel(self, channel: str) -> None:
+    def _forget_channel(self, channel: str) -> None:
         """Nobody listens to a channel any more: numbers will be missing."""
         self._last.pop(channel, None)

@@ -11,7 +11,6 @@ from typing import Any
 
 from ..constants import CloseCause, CloseCode, Delivered, SendStatus, State
 from ..errors import AuthenticationError, ProtocolError
-from ..loop.deferred import name_of
 from ..speedups import ConnectionCore
 from ..text import excerpt
 from .interfaces import Connection
@@ -42,14 +41,13 @@ class UserCalls:
             args: its arguments.
             owner: name of its owner for the log; the handler's by default.
         """
-        what = f"{owner or client._handler._log_name}.{name_of(callback)}"
-        with client._host._log.timed(what, client._request):
-            try:
-                callback(*args)
-            except Exception as error:
-                self.on_error(client, error)
-            except BaseException as error:
-                client._interrupt(error)
+        owner = owner or client._handler._log_name
+        try:
+            client._host._log.call(client._request, owner, callback, *args)
+        except Exception as error:
+            self.on_error(client, error)
+        except BaseException as error:
+            client._interrupt(error)
 
     def answer(self, client: Any, value: object) -> None:
         """Send the return value of a message callback, unless it is no reply.

@@ -116,7 +116,7 @@ class Client(ConnectionCore):
         protocol = WebSocketProtocol(
             max_size=options.max_size,
             max_frame_size=options.max_frame_size,
-            splits_packed=options.splits_packed,
+            splits_packed=agreement is None or options.splits_packed,
             agreement=agreement,
         )
         super().__init__(
@@ -393,7 +393,7 @@ class Client(ConnectionCore):
         timeout = self._options.auth_timeout
         if timeout is not None and self._handler.authenticates is True:
             self._timer = self._loop.call_later(timeout, self._check_identity)
-        self._call(self._handler.on_open, self)
+        self._calls.call(self, self._handler.on_open, self)
         if rest:
             self._feed(rest)
 

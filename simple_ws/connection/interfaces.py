@@ -81,6 +81,9 @@ class Handler(Protocol):
     def on_error(self, error: Exception, client: Any) -> object:
         """Called when a callback has raised."""
 
+    def on_gap(self, topic: str | None, missing: int | None) -> object:
+        """Called when messages of other nodes did not arrive."""
+
 
 class ConnectionHost(Protocol):
     """What a connection needs of its server (the server implements this)."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from ..constants import FAULTS, CloseCause
+from ..loop.deferred import name_of
 from ..loop.reactor import Reactor
 from ..protocol.http11 import Request
 from ..text import one_line
@@ -20,6 +21,8 @@ from ..text import one_line
 __all__ = ["Ended", "Log", "LogCounts"]
 
 logger = logging.getLogger("simple_ws")
+
+R = TypeVar("R")
 
 #: Slow callbacks that are remembered, so that each is named once.
 _NAMED = 16
@@ -187,15 +190,32 @@ class Log:
                 extra={"ws_event": kind.replace(" ", "_"), "ws_reason": why},
             )
 
-    def timed(self, what: str, request: Request | None) -> _Timed:
-        """Time the calls inside the block, and log them if they block the loop.
+    def call(
+        self,
+        request: Request | None,
+        owner: str,
+        function: Callable[..., R],
+        *args: object,
+    ) -> R:
+        """Call a function of the user's, and log its name if it blocks the loop.
 
         Args:
-            what: the callback's name.
             request: the request it is called for; None for timers. Its path is read
                 only when needed: a parsed request takes memory.
+            owner: the name of its owner, or words before its name, with a space.
+            function: raises what it likes.
+            args: its arguments.
         """
-        return _Timed(self, what, request)
+        reactor = self._reactor
+        began = reactor.clock()
+        try:
+            return function(*args)
+        finally:
+            spent = reactor.clock() - began
+            if spent > reactor.slow:
+                point = "" if owner[-1:] in ("", " ", ".") else "."
+                path = None if request is None else request.path
+                self.note_slow(f"{owner}{point}{name_of(function)}", path, spent)
 
     def note_slow(self, what: str, path: str | None, seconds: float) -> None:
         """Log a callback that has blocked the loop for too long, until now.
@@ -264,27 +284,6 @@ class Log:
         when, who = self._blame
         since = client._pinged_at
         return f"; meanwhile {who} blocked the loop" if since and when >= since else ""
-
-
-class _Timed:
-    """A timed block; a generator-based context manager would take twice as long."""
-
-    __slots__ = ("_began", "_log", "_request", "_what")
-
-    def __init__(self, log: Log, what: str, request: Request | None) -> None:
-        self._log = log
-        self._what = what
-        self._request = request
-
-    def __enter__(self) -> None:
-        self._began = self._log._reactor.clock()
-
-    def __exit__(self, *error: object) -> None:
-        reactor = self._log._reactor
-        spent = reactor.clock() - self._began
-        if spent > reactor.slow:
-            path = None if self._request is None else self._request.path
-            self._log.note_slow(self._what, path, spent)
 
 
 def _fields(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
 
@@ -122,6 +122,11 @@ class Options:
             besides (TCP_NOTSENT_LOWAT); what exceeds it waits here, where
             `write_limit` and `slow_consumer` see it. None leaves megabytes to the
             system; for the server only.
+        engine: URL of what connects several processes and nodes, such as
+            "redis://localhost"; see `docs/cluster.md` for its forms. None: this
+            process is alone; for the server only.
+        engine_secret: signs what goes through the engine; what is not signed with it is
+            dropped. None does not; for the server only.
         busy_poll: poll for this long before sleeping, which saves a wake-up (some 10
             µs) at the cost of a core; for the server only, 0 never.
         workers: processes that serve, see `Server.run`; for the server only. 1 serves
@@ -166,6 +171,9 @@ class Options:
     allowed_hosts: tuple[str, ...] | None = None
     notsent_lowat: int | None = 16 * 1024
     workers: int = 1
+    # Not in the representation: a URL may hold a password.
+    engine: str | None = field(default=None, repr=False)
+    engine_secret: bytes | None = field(default=None, repr=False)
 
     @property
     def splits_packed(self) -> bool:
@@ -228,6 +236,8 @@ class OptionAttributes:
     allowed_hosts: tuple[str, ...] | None
     notsent_lowat: int | None
     workers: int
+    engine: str | None
+    engine_secret: bytes | None
 
 
 def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -368,6 +378,22 @@ def _host(name: str, item: Any) -> str:
     return host
 
 
+def _engine(name: str, value: Any) -> str:
+    """A URL; its form is checked by the server, which knows the engines."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a URL, not {type(value).__name__}")
+    return value
+
+
+def _secret(name: str, value: Any) -> bytes:
+    # Never with its value: it would stand in logs.
+    if not isinstance(value, str | bytes):
+        raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
 _CHECKS: dict[str, Check] = {
     "ping": flag,
     "ping_interval": seconds,
@@ -406,5 +432,7 @@ _CHECKS: dict[str, Check] = {
     "allowed_hosts": optional(_hosts),
     "notsent_lowat": optional(whole(1, "bytes")),
     "workers": _workers,
+    "engine": optional(_engine),
+    "engine_secret": optional(_secret),
 }
 assert set(_CHECKS) == {field.name for field in fields(Options)}

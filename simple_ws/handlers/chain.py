@@ -23,7 +23,6 @@ from ..loop.deferred import (
     Then,
     discard,
     is_deferred,
-    name_of,
     run_steps,
 )
 from ..protocol.http11 import Request, Response
@@ -143,9 +142,8 @@ class Chain(Wrapper):
             try:
                 owner = self._name_of(target)
                 callback = getattr(target, name)
-                what = f"{owner}.{name_of(callback)}"
-                with client._host._log.timed(what, client._request):
-                    result = callback(client)
+                log, request = client._host._log, client._request
+                result = log.call(request, owner, callback, client)
                 yield self._may_wait(result, owner, name)
             except (Exception, DeferredCancelled) as error:
                 report_failure(client, error)

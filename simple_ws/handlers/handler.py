@@ -39,6 +39,7 @@ CALLBACKS = {
     "on_pong": ("client",),
     "on_drain": ("client",),
     "on_error": ("error", "client"),
+    "on_gap": ("topic", "missing"),
     "select_subprotocol": ("offered",),
 }
 
@@ -146,6 +147,18 @@ class BaseHandler(OptionAttributes):
             client=client,
         )
         client._fail_handler()
+
+    def on_gap(self, topic: str | None, missing: int | None) -> Any:
+        """With an engine: messages of other nodes did not arrive here.
+
+        Called once for each handler with subscribers of the topic, which may want to
+        load their state again.
+
+        Args:
+            topic: None for messages to an identity or to everybody.
+            missing: how many; None if nobody knows whether there were any, as after
+                each interruption of the connection to the engine.
+        """
 
     def select_subprotocol(self, offered: Sequence[str]) -> str | None:
         """Choose among the subprotocols that a client offers (RFC 6455 §4.2.2).

@@ -107,6 +107,10 @@ class Wrapper:
         """A callback raised."""
         return self._inner.on_error(error, client)
 
+    def on_gap(self, topic: str | None, missing: int | None) -> Any:
+        """Messages of other nodes did not arrive here."""
+        return self._inner.on_gap(topic, missing)
+
     def select_subprotocol(self, offered: list[str]) -> str | None:
         """Choose among the subprotocols that a client offers."""
         return self._inner.select_subprotocol(offered)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import HandshakeError
-from ..loop.deferred import check_callback, is_deferred, name_of
+from ..loop.deferred import check_callback, is_deferred
 from ..protocol.http11 import Request, Response
 from .exchange import Exchange, Responder, response_of
 from .routing import Router, check_pattern, routing_path
@@ -145,8 +145,7 @@ def answered_by(function: Callable[[Request], object]) -> Responder:
 
 def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
     request = exchange.request
-    with exchange.server._log.timed(name_of(function), request):
-        given = function(request)
+    given = exchange.server._log.call(request, "", function, request)
     if is_deferred(given):
         exchange.server._run_limited(given, partial(_answer_deferred, exchange))
     else:

@@ -10,13 +10,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from threading import get_ident
 from typing import Any
 
-from .deferred import check_callback, is_deferred, name_of
+from .deferred import check_callback, is_deferred
 from .reactor import Reactor
 from .timers import Timer
 
@@ -126,8 +125,7 @@ class Job:
             self._plan_next(reactor)
             return
         try:
-            with self._schedule.timed(f"the timer {name_of(callback)}", None):
-                result = callback()
+            result = self._schedule.call(callback)
             if is_deferred(result):
                 done = partial(self._on_done, callback, reactor)
                 self._schedule.run_deferred(result, done)
@@ -168,7 +166,7 @@ class Schedule:
     Args:
         run_deferred: runs a deferred result of a callback.
         check: raises when the loop cannot await a callback.
-        timed: times a call and logs it when slow, see `Log.timed`.
+        call: calls a callback, and logs it when it is slow; see `Log.call`.
 
     Attributes:
         reactor: the reactor while the loop runs; timers count only then.
@@ -180,12 +178,12 @@ class Schedule:
         self,
         run_deferred: Callable[[Any, Any], object],
         check: Callable[[Any], object],
-        timed: Callable[[str, None], AbstractContextManager[None]],
+        call: Callable[[Callable[[], object]], object],
     ) -> None:
         self.jobs: set[Job] = set()
         self.reactor: Reactor | None = None
         self.run_deferred = run_deferred
-        self.timed = timed
+        self.call = call
         self.leads: Callable[[], bool] = lambda: True
         self._check = check
 

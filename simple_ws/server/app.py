@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import flag
 from ..cluster.worker import Worker
@@ -29,7 +28,7 @@ from ..http.routes import Route, Routes, answered_by, check_methods
 from ..http.routing import Router, check_pattern, routing_path
 from ..http.static import Static
 from ..http.wsgi import Wsgi
-from ..loop.deferred import is_async, returns_deferred
+from ..loop.deferred import check_callback, is_async, returns_deferred
 from ..loop.reactor import Reactor
 from ..loop.schedule import Job, Schedule
 from ..messages import check_close
@@ -44,6 +43,10 @@ from .state import ServerState
 from .upgrade import UpgradeHandler
 from .worker_hooks import WorkerHooks
 from .workers import Workers
+
+if TYPE_CHECKING:
+    from ..cluster.node import EngineState
+    from .engine import EngineHost
 
 __all__ = ["App"]
 
@@ -64,6 +67,8 @@ _OF_THE_SOCKET = (
     "allowed_hosts",
     "notsent_lowat",
     "workers",
+    "engine",
+    "engine_secret",
 )
 
 
@@ -102,7 +107,10 @@ class App(Hub):
         self._middlewares: list[Middleware] = []
         self._denied: tuple[int, str] | Denial | None = None
         self._worker_hooks = WorkerHooks()
-        self._schedule = Schedule(self._run_deferred, self._check_timer, self._timed)
+        self._engine_listeners: list[Callable[[EngineState], Any]] = []
+        self._schedule = Schedule(
+            self._run_deferred, self._check_timer, self._call_timer
+        )
 
     # Handlers and middleware
 
@@ -191,6 +199,30 @@ class App(Hub):
             self._filtered = True
         self._middlewares.append(middleware)
         return middleware
+
+    def on_engine(self, listener: F) -> F:
+        """Call a function whenever the engine has come or has gone; as a decorator.
+
+        Args:
+            listener: called in the loop's thread with an `EngineState`: `up`, `reason`
+                (why not) and `server` (name and version of the engine).
+
+        Returns:
+            The function.
+
+        Raises:
+            TypeError: It takes other arguments.
+        """
+        check_callback("on_engine", listener, ("state",))
+        if self._running:
+            self._check_awaited([("on_engine", listener)], self._asyncio_loop)
+        self._engine_listeners.append(listener)
+        return listener
+
+    @property
+    def engine(self) -> EngineHost | None:
+        """The engine of this run, or None: `state` (an `EngineState`) and `counts`."""
+        return self._engine
 
     def deny_new_connections(
         self, status: int = 503, reason: str = "No new connections at the moment."
@@ -508,7 +540,9 @@ class App(Hub):
 
     @property
     def _log(self) -> Log:
-        return self._current.log
+        run = self._run
+        assert run is not None, "the server does not run"
+        return run.log
 
     @property
     def _asyncio_loop(self) -> Any:
@@ -679,8 +713,8 @@ class App(Hub):
     ) -> None:
         self._current.pending.run(deferred, done)
 
-    def _timed(self, what: str, request: None) -> AbstractContextManager[None]:
-        return self._log.timed(what, request)
+    def _call_timer(self, callback: Callable[[], object]) -> object:
+        return self._log.call(None, "the timer ", callback)
 
 
 def _check_mounted(given: Mapping[str, Any], options: Options) -> None:

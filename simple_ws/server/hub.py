@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..cluster.channels import Audience
 from ..connection.client import Client
 from ..connection.topics import Group, Identities, Topics
 from ..constants import Delivered
@@ -24,6 +25,9 @@ from ..messages import encode_message
 from ..speedups import fan_out
 from .run import Run
 from .state import ServerState, step
+
+if TYPE_CHECKING:
+    from .engine import EngineHost
 
 __all__ = ["Hub"]
 
@@ -55,6 +59,7 @@ class Hub:
         self._complain_at = 0.0
         self._state = ServerState.NEW
         self._run: Run | None = None  # while it listens or runs
+        self._engine: EngineHost | None = None  # of this run
 
     def _move(self, to: ServerState) -> None:
         """Change the state of the server; see `life.STEPS`."""
@@ -62,18 +67,23 @@ class Hub:
 
     # Sending
 
-    def broadcast(self, msg: object, exclude: Collection[Client] = ()) -> int:
+    def broadcast(
+        self, msg: object, exclude: Collection[Client] = (), *, local: bool = False
+    ) -> int:
         """Send a message to every client; return how many accepted it.
 
         A callback may return the result without sending a reply (`Delivered`); the same
         is true for `publish`, `deliver` and `send_to`.
 
         From a thread other than the loop's, the message is queued, and 0 is returned.
+        With an engine it goes to the clients of all nodes: here it is sent when it
+        comes back from the engine, and 0 is returned, too.
 
         Args:
             msg: str, bytes, dict …, as for `Client.write_message`; encoded once for
                 all.
             exclude: clients that do not get the message.
+            local: send it to the clients of this process alone.
 
         Raises:
             TypeError: The message has a type that `Client.write_message` does not take,
@@ -82,27 +92,36 @@ class Hub:
             Exception: The first exception of a middleware's `on_send`, raised after the
                 message was sent to all other clients.
         """
-        return self._send_to(lambda: self.clients, msg, exclude)
+        return self._send_to(Audience.EVERYBODY, None, msg, exclude, local)
 
-    def publish(self, topic: str, msg: object, exclude: Collection[Client] = ()) -> int:
+    def publish(
+        self,
+        topic: str,
+        msg: object,
+        exclude: Collection[Client] = (),
+        *,
+        local: bool = False,
+    ) -> int:
         """Send a message to all subscribers of a topic; return how many accepted it.
 
         Args:
             topic: any name, even one without subscribers.
             msg: as for `broadcast`, also for the result and the errors raised.
             exclude: clients that do not get the message.
+            local: send it to subscribers of this process alone.
 
         Raises:
             TypeError: The topic is not a str.
         """
         _check_topic(topic)
-        return self._send_to(lambda: self._topics.members(topic), msg, exclude)
+        return self._send_to(Audience.TOPIC, topic, msg, exclude, local)
 
     def deliver(self, topic: str, msg: object) -> Client | None:
         """Send a message to one subscriber of a topic: the first that accepts it.
 
         Subscribers are tried by priority, the highest first; among equals the latest is
         tried first. A subscriber that is closing or whose buffer is full is skipped.
+        Only subscribers of this process are tried, even with an engine.
 
         Args:
             topic: any name.
@@ -118,7 +137,8 @@ class Hub:
         _check_topic(topic)
         reactor = self._other_loop()
         if reactor is not None:
-            self._queue(reactor, msg, lambda frozen: self.deliver(topic, frozen))
+            send = partial(self.deliver, topic)
+            self._queue(reactor, msg, send, anything=self._filtered)
             return None
         ranked = self._topics.by_priority(topic)
         for client in ranked:
@@ -128,45 +148,71 @@ class Hub:
             encode_message(msg, None)  # raises for a wrong one, without subscribers too
         return None
 
-    def send_to(self, client_id: Any, msg: object) -> int:
+    def send_to(self, client_id: Any, msg: object, *, local: bool = False) -> int:
         """Send a message to all connections of an identity; return how many took it.
 
         Args:
             client_id: as given to `bind`; it does not need to be online.
             msg: as for `broadcast`, also for the result and the errors raised.
+            local: send it to connections of this process alone.
 
         Raises:
-            TypeError: The identity is not hashable.
+            TypeError: The identity is not hashable; or there is an engine, and it is
+                neither str, int, bytes nor UUID.
         """
         _check_identity(client_id)
-        return self._send_to(lambda: self._identities.members(client_id), msg, ())
+        return self._send_to(Audience.IDENTITY, client_id, msg, (), local)
 
     def _send_to(
         self,
-        find: Callable[[], Iterable[Client]],
+        audience: Audience,
+        value: Any,
         msg: object,
         exclude: Collection[Client],
+        local: bool,
     ) -> int:
         left_out = _clients_in(exclude)
-        send = _send_to_each if self._filtered else fan_out
-        reactor = self._other_loop()
-        if reactor is not None:
-            self._queue(
-                reactor,
-                msg,
-                lambda frozen: send(find(), frozen, self._with_strangers(left_out)),
+        engine = None if local else self._engine
+        send: Callable[[object], int | None]
+        if engine is None:
+            send = lambda given: self._send_here(  # noqa: E731
+                self._receivers(audience, value), given, left_out
             )
-            return Delivered(0)
-        return Delivered(send(find(), msg, self._with_strangers(left_out)))
+        else:
+            channel = engine.channels.name(audience, value)
+            send = lambda given: engine.publish(channel, given, left_out)  # noqa: E731
+        reactor = self._other_loop()
+        if reactor is None:
+            return Delivered(send(msg) or 0)
+        self._queue(reactor, msg, send, anything=self._filtered and engine is None)
+        return Delivered(0)
 
-    def _with_strangers(self, left_out: Collection[Client]) -> Collection[Client]:
-        return self._strangers.union(left_out) if self._strangers else left_out
+    def _receivers(self, audience: Audience, value: Any) -> Iterable[Client]:
+        """The connections of this process that listen to something."""
+        if audience is Audience.TOPIC:
+            return self._topics.members(value)
+        if audience is Audience.IDENTITY:
+            return self._identities.members(value)
+        return self.clients
+
+    def _send_here(
+        self, receivers: Iterable[Client], msg: object, exclude: Collection[Client]
+    ) -> int:
+        """Send a message to connections of this process."""
+        send = _send_to_each if self._filtered else fan_out
+        if self._strangers:
+            exclude = self._strangers.union(exclude)
+        return send(receivers, msg, exclude)
 
     def _queue(
-        self, reactor: Reactor, msg: object, send: Callable[[object], object]
+        self,
+        reactor: Reactor,
+        msg: object,
+        send: Callable[[object], object],
+        anything: bool,
     ) -> None:
         """Send a message from the loop's thread, with its present content."""
-        frozen, size = _frozen(msg, self._filtered)
+        frozen, size = _frozen(msg, anything)
         if not reactor.reserve(size):
             self._note_lost()
             return
@@ -242,11 +288,14 @@ class Hub:
                 None removes the identity of the client.
 
         Raises:
-            TypeError: `client` is not a `Client`, or `client_id` is not hashable.
+            TypeError: `client` is not a `Client`, or `client_id` is not hashable; or
+                there is an engine, and it is neither str, int, bytes nor UUID.
             ValueError: The client belongs to another server.
         """
         self._check_client(client)
         _check_identity(client_id)
+        if self._engine is not None and client_id is not None:
+            self._engine.channels.identity(client_id)  # raises for a wrong one
         self._on_loop(self._bind, client, client_id)
 
     def is_online(self, client_id: Any) -> bool:
@@ -264,23 +313,37 @@ class Hub:
 
     def _subscribe(self, topic: str, client: Client, priority: float) -> None:
         if client in self.clients and client.is_open():
+            if self._engine is not None and client not in self._topics.members(topic):
+                self._engine.listen(self._engine.channels.topic(topic))
             self._topics.subscribe(topic, client, priority)
             client._note_topic(topic, True)
 
     def _unsubscribe(self, topic: str, client: Client) -> None:
+        if self._engine is not None and client in self._topics.members(topic):
+            self._engine.leave(self._engine.channels.topic(topic))
         self._topics.unsubscribe(topic, client)
         client._note_topic(topic, False)
 
     def _bind(self, client: Client, client_id: Any) -> None:
         bound = client in self._identities.members(client_id)
         if client in self.clients and client.is_open() and not bound:
-            self._identities.unbind(client._client_id, client)
+            self._unbind(client)
             client._note_identity(client_id)
             if client_id is not None:
+                if self._engine is not None:
+                    self._engine.listen(self._engine.channels.identity(client_id))
                 self._identities.bind(client_id, client)
                 self._strangers.discard(client)
             elif client._handler._closed_to_strangers:
                 self._strangers.add(client)
+
+    def _unbind(self, client: Client) -> None:
+        identity = client._client_id
+        if identity is None:
+            return
+        if self._engine is not None and client in self._identities.members(identity):
+            self._engine.leave(self._engine.channels.identity(identity))
+        self._identities.unbind(identity, client)
 
     # Called by connections
 
@@ -295,7 +358,7 @@ class Hub:
         """A connection ended."""
         for topic in tuple(client._topics or ()):
             self._unsubscribe(topic, client)
-        self._identities.unbind(client._client_id, client)
+        self._unbind(client)
         self._strangers.discard(client)
         self.clients.discard(client)
         client._handler.clients.discard(client)

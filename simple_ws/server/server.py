@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import duration
 from ..cluster.worker import Worker
@@ -46,6 +46,10 @@ from .state import ServerState
 from .upgrade import UpgradeConnection
 from .workers import Workers
 
+if TYPE_CHECKING:
+    from ..cluster.redis_url import EngineAddress
+    from .engine import EngineHost
+
 __all__ = ["Server"]
 
 logger = logging.getLogger("simple_ws")
@@ -75,6 +79,8 @@ class Server(App):
         proxies: the proxies trusted to give client addresses, or None.
         clients: open connections of all handlers, the earliest first.
         reactor: the event loop; for measurements and tools.
+        engine: the engine of this run, or None: `state` is an `EngineState`, `counts`
+            what went through it and what did not.
         figures: what `stats()` gathers from; for measurements and tools.
 
     Raises:
@@ -99,6 +105,7 @@ class Server(App):
         _check_unix(own, host, port)
         self._encrypted = _encryption(own)
         self.proxies = _proxies(own)
+        self._engine_address = _engine_address(own)
         super().__init__(own, self._clock)
         self._asked_port = port
         self._workers = Workers(self)
@@ -456,6 +463,8 @@ class Server(App):
         # Before other threads may ask for the loop's thread.
         run.begin(loop)
         self._move(ServerState.RUNNING)
+        if self._engine is not None:
+            self._engine.begin()
         link = self._workers.link
         try:
             self._worker_hooks.start(Worker() if link is None else link.worker)
@@ -469,10 +478,19 @@ class Server(App):
         mounted = [handler.options for handler in self._router.targets()]
         run = Run(self.options, mounted, self._clock, self._log_counts)
         run.pending.on_idle = self._note_idle
+        if self._engine_address is not None:
+            self._engine = self._make_engine(run, self._engine_address)
         self._schedule.begin(run.reactor)
         self._stats.begin(run.reactor)
         self._run = run
         return run
+
+    def _make_engine(self, run: Run, address: EngineAddress) -> EngineHost:
+        from ..cluster.engines import open_engine  # only when needed
+        from .engine import EngineHost
+
+        setup = open_engine(address, self.options.engine_secret)
+        return EngineHost(setup, run.reactor, self)
 
     def _use_clock(self, clock: Callable[[], float]) -> None:
         """Use another clock; before anything runs. For `testing`."""
@@ -540,12 +558,14 @@ class Server(App):
             self._routes.end()
             self._schedule.end()
             self._stats.end()
+            if self._engine is not None:
+                self._engine.end()
             run.reactor.finish_calls()
         finally:  # also when `on_close` ends the program
             try:
                 run.close()
             finally:
-                self._run = None
+                self._run = self._engine = None
                 self._move(ServerState.STOPPED)
                 self._worker_hooks.stop()
                 run.finished.set()
@@ -567,10 +587,12 @@ class Server(App):
             return
         if self._state is not ServerState.CLOSING:
             self._move(ServerState.CLOSING)
+        if self._engine is not None:
+            self._engine.forget()
         run.forget(self._everybody())
         self._schedule.end()
         self._stats.end()
-        self._run = None
+        self._run = self._engine = None
         self._move(ServerState.STOPPED)
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -651,6 +673,14 @@ def _check_unix(options: Options, host: str, port: int) -> None:
 def _proxies(options: Options) -> TrustedProxies | None:
     networks = options.trusted_proxies
     return TrustedProxies(networks) if networks else None
+
+
+def _engine_address(options: Options) -> EngineAddress | None:
+    if options.engine is None:
+        return None
+    from ..cluster.redis_url import parse  # only when needed
+
+    return parse(options.engine)
 
 
 def _encryption(options: Options) -> Callable[..., Any] | None:

@@ -235,7 +235,8 @@ class UpgradeConnection:
 
     def _leave(self) -> None:
         self._over = True
-        self._note_input(0)
+        if self._buffered_input:
+            self._note_input(0)
         self.server.reactor.wheel.discard(self)
         self.server._forget_upgrade(self)
 
@@ -335,7 +336,8 @@ class UpgradeConnection:
         request.address = self.address
         if self.server.proxies is not None or type(self.sock) is not socket.socket:
             self._introduce(request)
-        self._check_host(request)
+        if self.server.options.allowed_hosts is not None:
+            self._check_host(request)
         handler = self.server._find_handler(request)
         if offer is None:
             offer = _read_offer(request)
@@ -493,9 +495,9 @@ class UpgradeConnection:
         *args: object,
     ) -> Any:
         """As `_call_user`, and log it when it is slow."""
-        name = getattr(function, "__name__", "client_class")
-        with self.server._log.timed(f"{handler._log_name}.{name}", request):
-            return self._call_user(function, *args)
+        return self._call_user(
+            self.server._log.call, request, handler._log_name, function, *args
+        )
 
     def _refuse(self, error: HandshakeError, request: Request | None = None) -> None:
         # Details for the operator, which the client is not told.

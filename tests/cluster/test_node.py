@@ -60,6 +60,7 @@ class FakeHost:
         self.invalid: list[str] = []
         self.given_up: list[str] = []
         self.now = 0.0
+        self.flushes = 0
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         self.soon.append(callback)
@@ -68,7 +69,7 @@ class FakeHost:
         self.later.append((self.now + delay, callback))
 
     def flush_engine(self) -> None:
-        pass
+        self.flushes += 1
 
     def give_up_engine(self, reason: str) -> None:
         self.given_up.append(reason)
@@ -383,6 +384,18 @@ def test_thousand_changes_in_a_turn_are_one_command_at_most() -> None:
     cluster.node.interest.add("sws.t.b")
     cluster.host.turn()
     assert commands == [[TOPIC, "sws.t.b"]]
+
+
+def test_every_command_is_flushed() -> None:
+    """Also where nothing is published."""
+    cluster = Cluster(listens=False)
+    cluster.node.interest.add(TOPIC)
+    cluster.host.turn()
+    assert cluster.host.flushes == 1
+    cluster.node.interest.remove(TOPIC)
+    for _ in range(2):
+        cluster.host.turn(LINGER)
+    assert cluster.host.flushes == 2
 
 
 def test_listener_that_comes_back_soon_costs_nothing() -> None:

@@ -1,0 +1,206 @@
+"""`EngineHost`: what a run of a server has of its engine.
+
+It joins the three parts: the hub, which knows who listens here; the node, which keeps
+order and numbers; the link, which moves bytes. Without an engine there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Protocol
+
+from ..cluster.channels import Audience, Channels
+from ..cluster.engines import EngineSetup
+from ..cluster.envelope import Kind
+from ..cluster.link import Link
+from ..cluster.node import EngineState, Message, Node, NodeCounts
+from ..connection.client import Client
+from ..constants import Opcode
+from ..loop.deferred import is_deferred, name_of
+from ..loop.reactor import Reactor
+from ..messages import encode_message
+
+__all__ = ["EngineHost", "EngineUser"]
+
+logger = logging.getLogger("simple_ws")
+
+
+class EngineUser(Protocol):
+    """What it needs of its server."""
+
+    #: Middlewares see what is sent: they get JSON as what it stands for.
+    _filtered: bool
+    _engine_listeners: list[Callable[[EngineState], Any]]
+
+    @property
+    def _log(self) -> Any:
+        """The log of this run."""
+
+    def _receivers(self, audience: Audience, value: Any) -> Iterable[Client]:
+        """Those of this process who listen to a channel."""
+
+    def _send_here(
+        self, receivers: Iterable[Client], msg: object, exclude: Collection[Client]
+    ) -> int:
+        """Send a message to clients of this process."""
+
+    def _run_deferred(
+        self, deferred: Any, done: Callable[[Any, BaseException | None], object]
+    ) -> None:
+        """Run the deferred result of a callback."""
+
+
+class EngineHost:
+    """The engine of one run, see `node.NodeHost`.
+
+    Args:
+        setup: the engine, and how to connect to it.
+        reactor: of the run.
+        user: the server.
+
+    Attributes:
+        channels: the names that are used in the engine.
+    """
+
+    def __init__(self, setup: EngineSetup, reactor: Reactor, user: EngineUser) -> None:
+        self.channels = Channels(setup.prefix)
+        self._reactor = reactor
+        self._user = user
+        self._node = Node(setup.engine, self, secret=setup.secret)
+        self._link = Link(
+            reactor,
+            setup.engine,
+            setup.connect,
+            on_event=self._node.on_event,
+            on_state=self._node.on_link,
+            name=setup.name,
+        )
+        self._node.interest.add(self.channels.all)
+
+    @property
+    def state(self) -> EngineState:
+        """Whether the engine is there."""
+        return self._node.state
+
+    @property
+    def counts(self) -> NodeCounts:
+        """What went through it, and what did not."""
+        return self._node.counts
+
+    def begin(self) -> None:
+        """Connect, now and whenever the connection is lost."""
+        self._link.start()
+
+    def end(self) -> None:
+        """Send what waits if the system takes it, and close the connection."""
+        self._link.stop()
+
+    def forget(self) -> None:
+        """Close a forked process's copy of the connection."""
+        self._link.forget()
+
+    # For the hub
+
+    def publish(self, channel: str, msg: object, exclude: Collection[Client]) -> None:
+        """Publish a message.
+
+        Raises:
+            TypeError, ValueError: See `messages.encode_message`: middlewares of other
+                nodes cannot turn any object into a message.
+        """
+        opcode, body = encode_message(msg, None)
+        if isinstance(msg, dict | list):
+            kind = Kind.JSON
+        else:
+            kind = Kind.TEXT if opcode == Opcode.TEXT else Kind.BINARY
+        self._node.publish(channel, kind, body, exclude)
+
+    def listen(self, channel: str) -> None:
+        """Somebody here listens to a channel."""
+        self._node.interest.add(channel)
+
+    def leave(self, channel: str) -> None:
+        """Somebody listens to it no more."""
+        self._node.interest.remove(channel)
+
+    # For the node
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """See `NodeHost`; likewise below."""
+        self._reactor.call_soon(callback)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
+        """Call it in so many seconds."""
+        self._reactor.call_later(delay, callback)
+
+    def flush_engine(self) -> None:
+        """The engine has output."""
+        self._link.flush_soon()
+
+    def give_up_engine(self, reason: str) -> None:
+        """Close the connection to the engine, and connect again later."""
+        self._link.give_up(reason)
+
+    def deliver(self, message: Message) -> None:
+        """Send a message to those who listen here."""
+        channel = self.channels.parse(message.channel)
+        if channel is None:
+            return
+        user = self._user
+        msg: object = message.body
+        try:
+            if message.kind is not Kind.BINARY:
+                msg = message.body.decode()
+                if message.kind is Kind.JSON and user._filtered:
+                    msg = json.loads(msg)
+            user._send_here(user._receivers(*channel), msg, message.exclude)
+        except Exception as error:
+            user._log.note_failure(
+                "messages of the engine failed",
+                "a message of channel %r could not be sent",
+                message.channel,
+                error=error,
+            )
+
+    def note_gap(self, channel: str, missing: int | None) -> None:
+        """So many messages never came here."""
+        meant = self.channels.parse(channel)
+        if meant is None:
+            return
+        topic = meant.value if meant.audience is Audience.TOPIC else None
+        receivers = self._user._receivers(*meant)
+        for handler in dict.fromkeys(client._handler for client in receivers):
+            self._tell(f"{handler._log_name}.", handler.on_gap, topic, missing)
+
+    def note_engine(self, state: EngineState) -> None:
+        """The engine has come, or has gone."""
+        for listener in list(self._user._engine_listeners):
+            self._tell("", listener, state)
+
+    def note_invalid(self, channel: str, why: str) -> None:
+        """Something else than our messages came on a channel."""
+        if self._user._log.may_say("engine", logging.WARNING):
+            logger.warning("engine, channel %r: %s", channel, why)
+
+    def _tell(self, owner: str, callback: Callable[..., Any], *args: Any) -> None:
+        """Call a function of the user's; a failure is only logged."""
+
+        def done(_: object, error: BaseException | None) -> None:
+            if error is not None:
+                self._user._log.note_failure(
+                    "callbacks about the engine failed",
+                    "%s%s failed",
+                    owner,
+                    name_of(callback),
+                    error=error,
+                )
+
+        try:
+            result = self._user._log.call(None, owner, callback, *args)
+        except Exception as error:
+            done(None, error)
+            return
+        if is_deferred(result):
+            self._user._run_deferred(result, done)
