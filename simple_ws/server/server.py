@@ -478,8 +478,9 @@ class Server(App):
         mounted = [handler.options for handler in self._router.targets()]
         run = Run(self.options, mounted, self._clock, self._log_counts)
         run.pending.on_idle = self._note_idle
-        if self._engine_address is not None:
-            self._engine = self._make_engine(run, self._engine_address)
+        address = self._engine_address or self._workers.broker_address
+        if address is not None:
+            self._engine = self._make_engine(run, address)
         self._schedule.begin(run.reactor)
         self._stats.begin(run.reactor)
         self._run = run

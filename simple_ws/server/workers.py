@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..cluster.broker_process import BrokerProcess
+from ..cluster.redis_url import EngineAddress
 from ..cluster.sockets import ListeningSockets
 from ..cluster.supervisor import Supervisor, check_fork
 from ..cluster.worker import WorkerHost, WorkerLink
@@ -181,7 +182,7 @@ class Workers:
     @property
     def _needs_broker(self) -> bool:
         """Whether nothing else carries messages from one worker to the others."""
-        return getattr(self._server.options, "engine", None) is None
+        return self._server.options.engine is None
 
     def stop(self, drain: float | None) -> None:
         """Stop all workers; in the supervisor, such as in a handler of a signal."""
@@ -201,6 +202,14 @@ class Workers:
         return own if sums is None else sums
 
     # In a worker
+
+    @property
+    def broker_address(self) -> EngineAddress | None:
+        """Where a worker reaches the others, if that is by the supervisor's broker."""
+        broker = None if self.link is None else self.link.broker
+        if broker is None:
+            return None
+        return EngineAddress("local", path=broker.path, password=broker.secret)
 
     def _serve(self, link: WorkerLink, sockets: Sequence[socket.socket]) -> None:
         server, listening = self._server, self._sockets
