@@ -1,0 +1,346 @@
+"""Two servers on one engine, as users run them: a real Redis, and the broker.
+
+Every wait is for a message or an event, with a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import pytest
+from harness import DEADLINE, Peer, Recorder, open_peer
+from redis_server import PROGRAMS, RedisServer, redis_server
+
+from simple_ws import Middleware, Server
+from simple_ws.cluster.broker import BrokerSocket, run_broker
+from simple_ws.cluster.node import EngineState
+from simple_ws.cluster.redis_url import EngineAddress, parse
+
+IDENTITIES = ["alice", 7, b"\xff\0", uuid.UUID(int=5)]
+
+
+class BrokerServer:
+    """The broker in a process of its own, in the place of a Redis."""
+
+    def __init__(self) -> None:
+        self.listening = BrokerSocket()
+        self.address = EngineAddress(
+            "local", path=self.listening.path, password=self.listening.secret
+        )
+
+    def start(self) -> None:
+        ours, self._parent = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._parent)
+            with suppress(BaseException):
+                run_broker(self.listening.sock, self.listening.secret, ours)
+            os._exit(0)
+        os.close(ours)
+
+    def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._parent)
+
+
+@contextmanager
+def broker_server() -> Iterator[BrokerServer]:
+    made = BrokerServer()
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+        made.listening.close()
+
+
+@pytest.fixture(params=["broker", *PROGRAMS])
+def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param == "broker":
+        with broker_server() as made:
+            yield made
+    else:
+        with redis_server(program=request.param) as server:
+            yield server
+
+
+class Room(Recorder):
+    """Everybody is in a room, and says who he is by a message."""
+
+    def on_open(self, client: Any) -> None:
+        super().on_open(client)
+        client.subscribe(client.query.get("room", "hall"))
+        name = client.query.get("id")
+        if name is not None:
+            client.bind(IDENTITIES[int(name)])
+
+    def on_message(self, msg: Any, client: Any) -> None:
+        client.publish("hall", msg)
+
+    def on_gap(self, topic: str | None, missing: int | None) -> None:
+        self.note("gap", None, (topic, missing))
+
+
+class Nodes:
+    """Servers on one engine."""
+
+    def __init__(self, stack: ExitStack, engine: Any, count: int = 2, **options: Any):
+        self.engine, self._stack = engine, stack
+        self.rooms = [Room() for _ in range(count)]
+        self.states: list[list[EngineState]] = [[] for _ in range(count)]
+        self._changed = threading.Condition()
+        self.servers = [self._start(stack, number, options) for number in range(count)]
+        for number in range(count):
+            self.until(number, up=True)
+
+    def _start(self, stack: ExitStack, number: int, options: Any) -> Server:
+        if isinstance(self.engine, RedisServer):
+            query = options.pop("query", "")
+            options = {"engine": self.engine.url + query, **options}
+        server = Server("127.0.0.1", 0, **options)
+        if isinstance(self.engine, BrokerServer):
+            server._engine_address = self.engine.address
+        server.mount("*", self.rooms[number])
+
+        @server.on_engine
+        def changed(state: EngineState) -> None:
+            with self._changed:
+                self.states[number].append(state)
+                self._changed.notify_all()
+
+        server.start()
+        stack.callback(server.stop, 0)
+        return server
+
+    def until(self, number: int, up: bool, after: int = 0) -> None:
+        """Wait until the engine of a server has come or has gone."""
+
+        def reached() -> bool:
+            states = self.states[number][after:]
+            return bool(states) and states[-1].up is up
+
+        with self._changed:
+            assert self._changed.wait_for(reached, DEADLINE), self.states
+
+    def peer(self, number: int, query: str = "") -> Peer:
+        """A client that the engine knows of."""
+        peer = self._stack.enter_context(open_peer(self.servers[number], f"/{query}"))
+        server = self.servers[number]
+        heard = threading.Event()
+        # Its channels are subscribed to: what is published after that comes back.
+        server.reactor.call_threadsafe(
+            lambda: _when_heard(server, heard.set, query.partition("room=")[2])
+        )
+        assert heard.wait(DEADLINE)
+        return peer
+
+
+def _when_heard(server: Any, done: Callable[[], object], room: str) -> None:
+    host = server.engine
+    host._node.interest.apply()
+    channel = host.channels.topic(room or "hall")
+    if host._node._engine.receives(channel):
+        done()
+    else:
+        host.call_later(0.001, lambda: _when_heard(server, done, room))
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_messages_reach_the_clients_of_all_nodes(engine: Any, stack: ExitStack) -> None:
+    nodes = Nodes(stack, engine)
+    here, there = nodes.peer(0), nodes.peer(1)
+    assert nodes.servers[0].publish("hall", "text") == 0
+    nodes.servers[1].publish("hall", b"\0binary")
+    nodes.servers[0].publish("hall", {"a": [1, None]})
+    nodes.servers[1].broadcast("all")
+    nodes.servers[0].publish("nobody", "x")
+    for peer in (here, there):
+        messages = sorted(map(repr, (peer.read_message() for _ in range(4))))
+        assert messages == sorted(
+            map(repr, ["text", b"\0binary", '{"a":[1,null]}', "all"])
+        )
+        assert peer.nothing_waits()
+
+
+def test_who_publishes_is_left_out_and_local_stays_here(
+    engine: Any, stack: ExitStack
+) -> None:
+    nodes = Nodes(stack, engine)
+    one, two, other = nodes.peer(0), nodes.peer(0), nodes.peer(1)
+    one.text("not to me")
+    assert two.read_message() == other.read_message() == "not to me"
+    nodes.servers[0].publish("hall", "here", local=True)
+    assert one.read_message() == two.read_message() == "here"
+    nodes.servers[0].publish("hall", "end")
+    assert one.read_message() == two.read_message() == other.read_message() == "end"
+
+
+@pytest.mark.parametrize("name", range(len(IDENTITIES)))
+def test_identity_is_reached_on_any_node(
+    engine: Any, stack: ExitStack, name: int
+) -> None:
+    nodes = Nodes(stack, engine)
+    mine = [nodes.peer(number, f"?id={name}") for number in (0, 1)]
+    other = nodes.peer(1, f"?id={(name + 1) % len(IDENTITIES)}")
+    nodes.servers[0].send_to(IDENTITIES[name], "you")
+    nodes.servers[0].broadcast("end")
+    for peer in mine:
+        assert [peer.read_message(), peer.read_message()] == ["you", "end"]
+    assert other.read_message() == "end"
+
+
+def test_all_nodes_see_one_order(engine: Any, stack: ExitStack) -> None:
+    nodes = Nodes(stack, engine, 3)
+    peers = [nodes.peer(number) for number in range(3)]
+
+    def publish(number: int) -> None:
+        for count in range(300):
+            nodes.servers[number].publish("hall", f"{number} {count}")
+
+    threads = [threading.Thread(target=publish, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    heard = [[peer.read_message() for _ in range(900)] for peer in peers]
+    for thread in threads:
+        thread.join()
+    assert heard[0] == heard[1] == heard[2]
+    for number in range(3):
+        own = [each for each in heard[0] if each.startswith(f"{number} ")]
+        assert own == [f"{number} {count}" for count in range(300)]
+
+
+def test_engine_that_is_killed_costs_local_clients_nothing_and_is_told(
+    engine: Any, stack: ExitStack
+) -> None:
+    nodes = Nodes(stack, engine)
+    here, there = nodes.peer(0), nodes.peer(1)
+    nodes.servers[0].publish("hall", "before")
+    assert here.read_message() == there.read_message() == "before"
+    engine.kill()
+    for number in (0, 1):
+        nodes.until(number, up=False)
+    for count in range(50):
+        nodes.servers[0].publish("hall", f"alone {count}")
+    assert [here.read_message() for _ in range(50)] == [
+        f"alone {count}" for count in range(50)
+    ]
+    counts = nodes.servers[0].engine.counts
+    assert counts.lost + counts.unsure == 50
+    seen = [len(states) for states in nodes.states]
+    engine.start()
+    for number in (0, 1):
+        nodes.until(number, up=True, after=seen[number])
+        room = nodes.rooms[number]
+        while ("hall", None) not in room.of("gap"):
+            room.wait_for("gap", len(room.of("gap")) + 1)
+    nodes.servers[0].publish("hall", "after")
+    assert here.read_message() == there.read_message() == "after"
+
+
+class Shouting(Middleware):
+    """Sees what each client gets."""
+
+    def on_send(self, msg: Any, client: Any) -> Any:
+        return {**msg, "to": client.path} if isinstance(msg, dict) else msg
+
+
+def test_middlewares_of_each_node_see_json_as_what_it_stands_for(
+    engine: Any, stack: ExitStack
+) -> None:
+    nodes = Nodes(stack, engine)
+    for server in nodes.servers:
+        server.use(Shouting())
+    here, there = nodes.peer(0), nodes.peer(1)
+    nodes.servers[0].publish("hall", {"a": 1})
+    for peer in (here, there):
+        assert json.loads(peer.read_message()) == {"a": 1, "to": "/"}
+    with pytest.raises(TypeError, match="a message must be"):
+        nodes.servers[0].publish("hall", object())
+
+
+def test_wrong_identities_and_urls_are_refused(engine: Any, stack: ExitStack) -> None:
+    nodes = Nodes(stack, engine, 1)
+    nodes.peer(0)
+    client = nodes.rooms[0].client()
+    for wrong in (True, 1.5, ("a",)):
+        with pytest.raises(TypeError, match="with an engine an identity must be"):
+            nodes.servers[0].bind(client, wrong)
+        with pytest.raises(TypeError, match="with an engine an identity must be"):
+            nodes.servers[0].send_to(wrong, "x")
+
+
+@pytest.mark.parametrize(
+    ("engine_option", "error", "text"),
+    [
+        (7, TypeError, "engine must be a URL or None, not int"),
+        ("http://x", ValueError, "redis://"),
+        ("redis://:secret@/x y", ValueError, "redis://"),
+    ],
+)
+def test_wrong_engine_is_refused_at_construction(
+    engine_option: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text) as raised:
+        Server(engine=engine_option)
+    assert "secret" not in str(raised.value)
+
+
+def test_password_and_secret_are_not_shown() -> None:
+    server = Server(engine="redis://me:hidden@localhost", engine_secret="buried")
+    for text in (repr(server.options), str(server.options), repr(server)):
+        assert "hidden" not in text
+        assert "buried" not in text
+    assert server._engine_address == parse("redis://me:hidden@localhost")
+
+
+def test_engine_that_is_not_there_is_no_reason_not_to_serve(stack: ExitStack) -> None:
+    """It is down, and everybody here gets what is published."""
+    room = Room()
+    server = Server("127.0.0.1", 0, engine="redis://127.0.0.1:1")
+    server.mount("*", room)
+    told = threading.Event()
+    server.on_engine(lambda state: told.set())
+    server.start()
+    stack.callback(server.stop, 0)
+    assert told.wait(DEADLINE)
+    assert not server.engine.state.up
+    assert "Connection refused" in server.engine.state.reason
+    peer = stack.enter_context(open_peer(server))
+    room.wait_for("open")
+    server.publish("hall", "alone")
+    assert peer.read_message() == "alone"
+    assert server.engine.counts.lost == 1
+
+
+def test_secret_keeps_strangers_out(stack: ExitStack) -> None:
+    with redis_server(program=PROGRAMS[0]) as engine:
+        nodes = Nodes(stack, engine, 1, engine_secret="ours")
+        strange = Nodes(stack, engine, 1, engine_secret=b"theirs")
+        here = nodes.peer(0)
+        strange.servers[0].publish("hall", "spam")
+        nodes.servers[0].publish("hall", "ham")
+        assert here.read_message() == "ham"
+        assert nodes.servers[0].engine.counts.invalid == 1
+
+
+def test_prefix_keeps_applications_apart(stack: ExitStack) -> None:
+    with redis_server(program=PROGRAMS[0]) as engine:
+        nodes = Nodes(stack, engine, 1)
+        other = Nodes(stack, engine, 1, query="?prefix=other")
+        here = nodes.peer(0)
+        other.servers[0].publish("hall", "theirs")
+        nodes.servers[0].publish("hall", "ours")
+        assert here.read_message() == "ours"
