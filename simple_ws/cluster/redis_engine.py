@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -166,6 +166,8 @@ class RedisEngine:
         self._subscribed: set[str] = set()
         self._to_subscribe: dict[str, None] = dict.fromkeys(self._wanted)
         self._to_unsubscribe: dict[str, None] = {}
+        #: UNSUBSCRIBEs that are not confirmed: until the last one messages come back.
+        self._leaving: Counter[bytes] = Counter()
         #: Those that were asked for until the server was ready, less the confirmed.
         self._initial: set[bytes] = set(self._names)
         self._outstanding = 0
@@ -323,7 +325,10 @@ class RedisEngine:
         for channel in batch:
             del waiting[channel]
         note(batch)
-        self._send_change(command, list(map(_encode, batch)))
+        keys = list(map(_encode, batch))
+        if waiting is self._to_unsubscribe:
+            self._leaving.update(keys)
+        self._send_change(command, keys)
 
     def _send_change(self, command: bytes, keys: list[bytes]) -> None:
         self._outstanding += len(keys)
@@ -477,9 +482,10 @@ class RedisEngine:
         self._check_subscribed(initial)
 
     def _on_unsubscribed(self, key: bytes) -> None:
-        name = self._names.get(key)
-        if name is not None:
-            self._forget_name(key, name)
+        self._leaving[key] -= 1
+        if not self._leaving[key]:
+            del self._leaving[key]
+            self._forget_name(key, self._names[key])
         self._send_changes()
 
     def _on_cut_off(self, key: bytes) -> None:
@@ -493,7 +499,9 @@ class RedisEngine:
             self._fail("it took the channel of our probes from us")
 
     def _forget_name(self, key: bytes, channel: str) -> None:
-        if channel not in self._wanted and channel not in self._subscribed:
+        if channel in self._wanted or channel in self._subscribed:
+            return
+        if key not in self._leaving:
             del self._names[key]
 
     def _check_subscribed(self, initial: bool) -> None:

@@ -428,6 +428,75 @@ def test_subscribed_again_before_the_end_is_confirmed(ready: FakeRedis) -> None:
     assert ready.run() == [Delivered("sws.t.a", b"x"), Accepted(1)]
 
 
+def test_a_message_between_two_ends_of_a_subscription_comes_back(
+    ready: FakeRedis,
+) -> None:
+    ready.engine.unsubscribe(["sws.t.a"])
+    ready.engine.subscribe(["sws.t.a"])
+    ready.engine.publish("sws.t.a", b"x")
+    ready.engine.unsubscribe(["sws.t.a"])
+    assert Delivered("sws.t.a", b"x") in ready.run()
+    assert ready.feed(message(b"sws.t.a", b"y")) == []
+
+
+def test_the_same_while_the_second_end_waits_for_the_window(ready: FakeRedis) -> None:
+    ready.engine.unsubscribe(["sws.t.a"])
+    ready.engine.subscribe(["sws.t.a"])
+    ready.engine.publish("sws.t.a", b"x")
+    ready.engine.subscribe([f"sws.t.{i}" for i in range(600)])
+    ready.engine.unsubscribe(["sws.t.a"])
+    assert Delivered("sws.t.a", b"x") in ready.run()
+    assert ready.feed(message(b"sws.t.a", b"y")) == []
+
+
+def test_wanted_for_a_moment_while_the_end_is_not_confirmed(ready: FakeRedis) -> None:
+    ready.engine.publish("sws.t.a", b"x")
+    ready.engine.unsubscribe(["sws.t.a"])
+    ready.engine.subscribe([f"sws.t.{i}" for i in range(600)])  # the window is full
+    ready.engine.subscribe(["sws.t.a"])
+    ready.engine.unsubscribe(["sws.t.a"])
+    assert Delivered("sws.t.a", b"x") in ready.run()
+    assert ready.feed(message(b"sws.t.a", b"y")) == []
+
+
+names = st.lists(st.integers(0, 700).map(lambda i: f"sws.t.{i}"), max_size=3)
+changes = st.one_of(
+    st.tuples(st.sampled_from(["subscribe", "unsubscribe", "publish"]), names),
+    st.just(("subscribe", [f"sws.t.{i}" for i in range(600)])),
+    st.just(("unsubscribe", [f"sws.t.{i}" for i in range(3, 590)])),
+    st.tuples(st.just("answer"), st.integers(1, 3)),
+)
+
+
+@given(st.lists(changes, max_size=20))
+def test_any_changes_end_with_what_is_wanted(steps: list[tuple[str, Any]]) -> None:
+    redis = FakeRedis(RedisEngine())
+    redis.run()
+    wanted: set[str] = set()
+    back = 0
+    waiting: list[list[bytes]] = []
+    for step, value in steps:
+        if step == "answer":
+            waiting += redis.take()
+            redis.feed(b"".join(map(redis.answer, waiting[:value])))
+            del waiting[:value]
+            continue
+        for name in value if step == "publish" else ():
+            back += redis.engine.receives(name)
+            redis.engine.publish(name, b"x")
+        if step != "publish":
+            getattr(redis.engine, step)(value)
+            wanted = wanted | set(value) if step == "subscribe" else wanted - {*value}
+    redis.feed(b"".join(map(redis.answer, waiting)))
+    redis.run()
+    channels = {name.decode() for name in redis.channels}
+    assert {name for name in channels if not name.startswith("sws.probe")} == wanted
+    assert all(map(redis.engine.receives, wanted))
+    delivered = [event for event in redis.events if isinstance(event, Delivered)]
+    assert len(delivered) >= back  # what was to come back has come back
+    assert len(redis.engine._names) == len(wanted)
+
+
 def test_known_and_unknown_channels_change_nothing(ready: FakeRedis) -> None:
     ready.engine.subscribe(["sws.t.a"])
     ready.engine.unsubscribe(["sws.t.z"])
