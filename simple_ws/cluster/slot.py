@@ -55,9 +55,9 @@ class WorkerProcess:
             last: no other process will accept what waits in the queue of its sockets.
         """
         self.stopping = True
-        if not self.up:
-            self.signal(signal.SIGTERM)  # its loop does not turn yet
         self.pipe.send({"stop": drain, "last": last})
+        if not self.up:
+            self.signal(signal.SIGTERM)  # its loop may not turn yet
 
     def cut(self) -> None:
         """Tell it to end at once."""

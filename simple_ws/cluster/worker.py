@@ -11,12 +11,14 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..loop.reactor import READ, Reactor
 from .board import Board
-from .broker import BrokerSocket
 from .pipe import Pipe
+
+if TYPE_CHECKING:
+    from .broker import BrokerSocket
 
 __all__ = ["HEARTBEAT", "Worker", "WorkerHost", "WorkerLink"]
 

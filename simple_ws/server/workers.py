@@ -2,7 +2,7 @@
 
 Here is what the server does in the supervisor, which never has a run, and what in each
 worker, which has one as any server. Keeping the workers alive is left to
-`cluster.supervisor`.
+`cluster.supervisor`, which is imported when it is needed: most programs are one process.
 """
 
 from __future__ import annotations
@@ -13,12 +13,8 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..cluster.broker_process import BrokerProcess
-from ..cluster.redis_url import EngineAddress
-from ..cluster.sockets import ListeningSockets
-from ..cluster.supervisor import Supervisor, check_fork
 from ..cluster.worker import WorkerHost, WorkerLink
 from ..connection.options import Options
 from ..errors import InvalidState
@@ -27,6 +23,11 @@ from ..loop.schedule import Schedule
 from ..ops.stats import Stats, StatsSource
 from ..speedups import BACKEND
 from .run import Run
+
+if TYPE_CHECKING:
+    from ..cluster.redis_url import EngineAddress
+    from ..cluster.sockets import ListeningSockets
+    from ..cluster.supervisor import Supervisor
 
 __all__ = ["Workers"]
 
@@ -118,6 +119,8 @@ class Workers:
 
     def listen(self, sockets: Iterable[socket.socket]) -> None:
         """Bind the port for all workers; see `Server.listen`."""
+        from ..cluster.sockets import ListeningSockets
+
         if self._sockets is not None:
             raise InvalidState("the server listens already")
         server, options = self._server, self._server.options
@@ -155,6 +158,9 @@ class Workers:
                 this system has no fork.
             SystemExit: A worker could not begin; with the code 3.
         """
+        from ..cluster.broker_process import BrokerProcess
+        from ..cluster.supervisor import Supervisor, check_fork
+
         if self._supervisor is not None:
             raise InvalidState("the server runs already")
         check_fork()
@@ -209,6 +215,8 @@ class Workers:
         broker = None if self.link is None else self.link.broker
         if broker is None:
             return None
+        from ..cluster.redis_url import EngineAddress
+
         return EngineAddress("local", path=broker.path, password=broker.secret)
 
     def _serve(self, link: WorkerLink, sockets: Sequence[socket.socket]) -> None:
