@@ -2,7 +2,7 @@
 
 Here is what the server does in the supervisor, which never has a run, and what in each
 worker, which has one as any server. Keeping the workers alive is left to
-`cluster.supervisor`, which is imported when it is needed: most programs are one process.
+`cluster.supervisor`, which is imported when needed: most programs are one process.
 """
 
 from __future__ import annotations
