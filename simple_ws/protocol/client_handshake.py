@@ -416,9 +416,10 @@ class ResponseReader:
         except ValueError:
             phrase = ""
         kind = self.headers.get("Content-Type", "text/plain")
-        line = self.body.decode("utf-8", "replace").strip().partition("\n")[0][:200]
+        text = self.body.decode("utf-8", "replace").strip()
+        line = text.partition("\n")[0].strip()[:200].strip()
         shown = kind.startswith("text/plain") and line.isprintable() and line
-        return f"{self.status}{phrase}" + (f" ({line.strip()})" if shown else "")
+        return f"{self.status}{phrase}" + (f" ({line})" if shown else "")
 
     def _find_end(self) -> int:
         """Where the head ends, or -1 while it is incomplete."""

@@ -66,7 +66,11 @@ class URI:
 
     def __str__(self) -> str:
         """The address with its query, but without user and password."""
-        return f"{'wss' if self.secure else 'ws'}://{self.authority}{self.target}"
+        scheme, host = "wss" if self.secure else "ws", self.authority
+        zone = self.host.partition("%")[2]
+        if zone:  # RFC 6874 §2: "the percent sign [...] MUST be encoded"
+            host = host.replace("]", f"%25{zone}]")
+        return f"{scheme}://{host}{self.target}"
 
     def __repr__(self) -> str:
         return f"<URI {self.shown}>"

@@ -26,6 +26,8 @@ from simple_ws.cli.bench import histogram, percentile
 from simple_ws.cli.main import main
 from simple_ws.text import for_terminal
 
+pytestmark = pytest.mark.one_backend
+
 #: Seconds after which a test gives up; only a failing test waits so long.
 DEADLINE = 30.0
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,6 +8,7 @@ modules, or rows of `rfc_cases`.
 from __future__ import annotations
 
 import logging
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -308,6 +309,7 @@ class HeaderFields(Target):
             b"ws://user:pass@[::1]:8080/path?query#fragment",
             b"wss://ex\xc3\xa4mple.org:443/%zz/\xf0\x9f\x98\x80?a=b&c",
             b"HTTP://Example.com:80/../a",
+            b"ws://user:1s,@[::%0]:?/patn",
             b"localhost,.example.com,10.0.0.0/8,[::1],*",
             b"bytes=0-4,-5",
             b"/a/%2f/b//c?x=%ff&y=1",
@@ -383,6 +385,7 @@ class ClientHandshake(Target):
         yield b"\0HTTP/1.1 403 No\r\n" + chunked
         yield b"\0HTTP/1.1 100 Continue\r\n\r\n" + RESPONSE
         yield b"\0HTTP/1.1 200 OK\r\n\r\n"
+        yield b"@HTTP/1.1 307 x\r\nLocation: //\xa9\r\n\r\nabcHTTP/1.1 307 x\r\n\r\n"
 
     def __call__(self, data: bytes) -> None:
         if data:
@@ -410,7 +413,10 @@ class ClientHandshake(Target):
             if reached is None:
                 reached = opening.receive_eof()
         except errors.ConnectError as error:
-            return type(error).__name__, without_secrets(str(error))
+            text = without_secrets(str(error))
+            # A redirect is refused with what has come of its body.
+            text = re.sub(r" \(.*?\)(; .*redirect)", r"\1", text)
+            return type(error).__name__, text
         if reached is client.Outcome.REDIRECT:
             return str(opening.uri)
         accepted = opening.accepted

@@ -245,6 +245,18 @@ def test_redirects_lead_where_they_say(location: str, to: str) -> None:
     assert str(uri.join(as_received)) == to
 
 
+def test_redirect_of_a_link_local_address_stays_in_its_zone() -> None:
+    uri = parse_uri("wss://[fe80::1%25eth0]:81/a/b?c")
+    assert str(uri) == "wss://[fe80::1%25eth0]:81/a/b?c"
+    assert uri.join("../up").host == "fe80::1%eth0"
+    assert uri.join("//[fe80::2]/").host == "fe80::2"
+
+
+@pytest.mark.parametrize("url", ["ws://[::%0]/", "ws://[fe80::1%25a~b]:443/x?y"])
+def test_what_is_written_is_read_again(url: str) -> None:
+    assert parse_uri(str(parse_uri(url))) == parse_uri(url)
+
+
 def test_location_that_is_not_utf8_leads_somewhere_all_the_same() -> None:
     assert str(parse_uri("ws://h/").join("/\xff")) == "ws://h/%EF%BF%BD"
 

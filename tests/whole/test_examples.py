@@ -35,9 +35,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-pytestmark = pytest.mark.skipif(
-    not EXAMPLES.exists(), reason="no checkout: the examples are not here"
-)
+pytestmark = [
+    pytest.mark.one_backend,  # programs like those of users: what they show is tested
+    pytest.mark.skipif(
+        not EXAMPLES.exists(), reason="no checkout: the examples are not here"
+    ),
+]
 
 browser, programs = test_drawing_board.browser, test_drawing_board.programs
 
