@@ -707,6 +707,44 @@ def test_broker_is_kept_alive_and_workers_can_reach_it() -> None:
         assert not Path(first["path"]).exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_messages_reach_all_workers_again_after_the_broker_was_killed() -> None:
+    body = """
+@server.route("/all")
+def tell(msg, client):
+    if msg == "who":
+        return str(os.getpid())
+    server.broadcast(msg)
+"""
+    with Program.with_workers(body) as program:
+        workers = program.wait_for_workers()
+        peers: dict[int, Peer] = {}
+        while len(peers) < 2:
+            peer = Peer(program.connect()).shake("/all")
+            peer.text("who")
+            worker = int(peer.read_message())
+            if peers.setdefault(worker, peer) is not peer:
+                peer.close()
+        one, other = peers.values()
+
+        def reaches(text: str) -> bool:
+            """Tell everybody through one worker, and look at the client of another."""
+            one.text(text)
+            assert one.read_message() == text
+            return text.encode() in other.read_now()
+
+        until(lambda: reaches("before"))
+        children = Path(f"/proc/{program.process.pid}/task/{program.process.pid}")
+        every = (children / "children").read_text().split()
+        (broker,) = set(map(int, every)) - set(workers)
+        os.kill(broker, signal.SIGKILL)
+        program.wait_for("the broker ended: SIGKILL; it is started again in 0 s")
+        until(lambda: reaches("after"))
+        one.close()
+        other.close()
+        assert program.end() == 0
+
+
 # --- Other ways to listen ------------------------------------------------------------
 
 
