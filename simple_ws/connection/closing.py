@@ -61,7 +61,8 @@ class Closing:
         """Close the socket now, whatever state the protocol is in."""
         client._protocol.conclude(CloseCode.ABNORMAL, reason, cause)
         client._sync()
-        self._release(client)
+        # A peer that has gone need not be told.
+        self._release(client, _close if cause is CloseCause.RESET else close_socket)
         if not client._ended:
             # Not from here: this may run inside a user callback.
             client._loop.call_soon(client._end)
@@ -179,6 +180,10 @@ class Closing:
         close(client._sock)
         client._detach()
         client._host._release_client(client)
+
+
+def _close(sock: Any) -> None:
+    sock.close()
 
 
 def _arm(client: Connection, callback: Callable[[], object], delay: float) -> None:

@@ -29,15 +29,7 @@ class Forgetful(Protocol):
         """This is a forked process: forget what belongs to the parent."""
 
 
-class _Process:
-    """What is known of this process."""
-
-    #: Others may have copies of its descriptors.
-    has_forked = False
-
-
 _owners: WeakSet[Forgetful] = WeakSet()
-_process = _Process()
 
 
 def note(owner: Forgetful) -> None:
@@ -48,10 +40,9 @@ def note(owner: Forgetful) -> None:
 def close_socket(sock: Any) -> None:
     """Close a socket so that the peer sees its end.
 
-    `close` alone sends nothing while another process has a copy; a system call more for
-    each connection costs a fiftieth of a handshake, so only where there may be one.
+    `close` alone sends nothing while another process has a copy.
     """
-    if _process.has_forked and type(sock) is socket.socket:
+    if type(sock) is socket.socket:
         with suppress(OSError):  # the peer has gone before
             sock.shutdown(socket.SHUT_RDWR)
     sock.close()  # a `TLSSocket` does both
@@ -82,7 +73,6 @@ class _SignalMask(threading.local):
         self._before: set[Any] | None = None
 
     def block(self) -> None:
-        _process.has_forked = True
         if _owners:
             stops = {signal.SIGTERM, signal.SIGINT}
             self._before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)

@@ -454,8 +454,8 @@ class UpgradeConnection:
         parts = self.sock, self.server, handler, request, *terms
         if handler.client_class is Client:  # the default class needs no check
             return Client(*parts)
-        create = partial(_create, handler.client_class)
-        client: Client = self._call_handler(handler, request, create, *parts)
+        made = handler.client_class, *parts
+        client: Client = self._call_handler(handler, request, _create, *made)
         return client
 
     def _introduce(self, request: Request) -> None:
@@ -561,6 +561,9 @@ def _create(client_class: Callable[..., Any], *args: object) -> Client:
         name = type(client).__name__
         raise TypeError(f"{name}.__init__ must call super().__init__(*args)")
     return client
+
+
+_create.__name__ = "client_class"  # in the log, where it is slow
 
 
 @lru_cache(maxsize=256)  # all browsers of one kind send the same

@@ -105,7 +105,7 @@ class Nodes:
         if isinstance(self.engine, RedisServer):
             query = options.pop("query", "")
             options = {"engine": self.engine.url + query, **options}
-        server = Server("127.0.0.1", 0, **options)
+        server = Server("127.0.0.1", 0, ping=False, **options)
         if isinstance(self.engine, BrokerServer):
             server._engine_address = self.engine.address
         server.mount("*", self.rooms[number])
@@ -329,8 +329,9 @@ def test_secret_keeps_strangers_out(stack: ExitStack) -> None:
     with redis_server(program=PROGRAMS[0]) as engine:
         nodes = Nodes(stack, engine, 1, engine_secret="ours")
         strange = Nodes(stack, engine, 1, engine_secret=b"theirs")
-        here = nodes.peer(0)
+        here, stranger = nodes.peer(0), strange.peer(0)
         strange.servers[0].publish("hall", "spam")
+        assert stranger.read_message() == "spam"
         nodes.servers[0].publish("hall", "ham")
         assert here.read_message() == "ham"
         assert nodes.servers[0].engine.counts.invalid == 1
@@ -340,7 +341,8 @@ def test_prefix_keeps_applications_apart(stack: ExitStack) -> None:
     with redis_server(program=PROGRAMS[0]) as engine:
         nodes = Nodes(stack, engine, 1)
         other = Nodes(stack, engine, 1, query="?prefix=other")
-        here = nodes.peer(0)
+        here, stranger = nodes.peer(0), other.peer(0)
         other.servers[0].publish("hall", "theirs")
+        assert stranger.read_message() == "theirs"
         nodes.servers[0].publish("hall", "ours")
         assert here.read_message() == "ours"
