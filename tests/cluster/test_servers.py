@@ -135,7 +135,7 @@ class Nodes:
         peer = self._stack.enter_context(open_peer(self.servers[number], f"/{query}"))
         server = self.servers[number]
         heard = threading.Event()
-        # Its channels are subscribed to: what is published after that comes back.
+        # The engine has confirmed its channels: whatever is published comes here.
         server.reactor.call_threadsafe(
             lambda: _when_heard(server, heard.set, query.partition("room=")[2])
         )
@@ -147,7 +147,8 @@ def _when_heard(server: Any, done: Callable[[], object], room: str) -> None:
     host = server.engine
     host._node.interest.apply()
     channel = host.channels.topic(room or "hall")
-    if host._node._engine.receives(channel):
+    engine = host._node._engine
+    if engine.receives(channel) and not engine._outstanding:
         done()
     else:
         host.call_later(0.001, lambda: _when_heard(server, done, room))
