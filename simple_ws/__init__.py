@@ -20,6 +20,7 @@ from .errors import (
     ConnectError,
     ConnectionClosed,
     ConnectTimeout,
+    EngineError,
     HandshakeError,
     HandshakeRefused,
     InvalidData,
@@ -36,6 +37,7 @@ from .handlers.middleware import Middleware
 from .handlers.ready_made import FirstMessageAuth, JSONMessages, Radio
 from .loop.deferred import in_thread
 from .protocol.http11 import Request, Response
+from .publisher import Publisher
 from .server.server import Server
 from .server.websocket import WebSocket
 from .speedups import BACKEND
@@ -53,6 +55,7 @@ __all__ = [
     "ConnectTimeout",
     "ConnectionClosed",
     "Deflate",
+    "EngineError",
     "FirstMessageAuth",
     "HandshakeError",
     "HandshakeRefused",
@@ -65,6 +68,7 @@ __all__ = [
     "Middleware",
     "ProtocolError",
     "ProxyError",
+    "Publisher",
     "Radio",
     "Request",
     "Response",

@@ -1,4 +1,4 @@
-"""The asyncio client: `connect(url)`, and the `Connection` it returns.
+"""The asyncio client: `connect(url)`, and the `Connection` it returns; `Publisher`.
 
     async with connect("ws://localhost:8080/") as ws:
         await ws.send("hello")
@@ -44,6 +44,7 @@ from .client.options import (
     check_client_options,
     check_tls_options,
 )
+from .cluster.aio_publishing import Publisher
 from .errors import (
     ConnectError,
     ConnectTimeout,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-__all__ = ["Backoff", "Connection", "connect"]
+__all__ = ["Backoff", "Connection", "Publisher", "connect"]
 
 logger = logging.getLogger("simple_ws")
 

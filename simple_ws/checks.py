@@ -28,6 +28,7 @@ __all__ = [
     "path",
     "rate",
     "seconds",
+    "secret",
     "several",
     "ssl_context",
     "subprotocols",
@@ -54,6 +55,15 @@ def seconds(name: str, value: Any) -> float:
     if value > LARGEST:
         raise ValueError(f"{name} must be at most {LARGEST:,} seconds, not {value!r}")
     return float(value)
+
+
+def secret(name: str, value: Any) -> bytes:
+    """Check a key that signs; errors do not show it, since they stand in logs."""
+    if not isinstance(value, str | bytes):
+        raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+    return value.encode() if isinstance(value, str) else bytes(value)
 
 
 def duration(name: str, value: Any, least: float = 0.0) -> float:

@@ -10,6 +10,7 @@
     │   └── BadRequest             a plain or opening request is faulty        400
     │       └── MissingField       it lacks a value (a KeyError as well)       400
     ├── AuthenticationError        wrong credentials            HTTP 401, 1008
+    ├── EngineError                a `Publisher` could not publish
     ├── InvalidState               a call that is not allowed in this state
     ├── ConnectError               clients: the connection failed
     │   ├── InvalidURI             the address is wrong (a ValueError as well)
@@ -39,6 +40,7 @@ __all__ = [
     "ConnectError",
     "ConnectTimeout",
     "ConnectionClosed",
+    "EngineError",
     "HandshakeError",
     "HandshakeRefused",
     "InvalidData",
@@ -178,6 +180,27 @@ class AuthenticationError(WebSocketError):
     closes the client with 1008. The text goes only to the log, so that it reveals
     nothing to the peer.
     """
+
+
+class EngineError(WebSocketError):
+    """A `Publisher` could not publish, or does not know whether it did.
+
+    Attributes:
+        url: of the engine, without user, password and options.
+        problem: what was wrong.
+        unsure: the message was sent and not confirmed: it may have been published all
+            the same. False: it certainly was not.
+    """
+
+    def __init__(self, url: str, problem: str, unsure: bool = False) -> None:
+        super().__init__(url, problem, unsure)
+        self.url = url
+        self.problem = problem
+        self.unsure = unsure
+
+    def __str__(self) -> str:
+        unsure = "; the message may have been published" if self.unsure else ""
+        return f"{self.url}: {self.problem}{unsure}"
 
 
 class InvalidState(WebSocketError):

@@ -39,6 +39,7 @@ MADE: list[errors.WebSocketError] = [
     errors.BadRequest("no"),
     errors.MissingField("cookie", "sid"),
     errors.AuthenticationError("no"),
+    errors.EngineError("redis://a:6379", "x", True),
     errors.InvalidState("x"),
     errors.ConnectError("ws://a/", "x"),
     errors.InvalidURI("ws://a/", "x"),

@@ -17,7 +17,7 @@ from typing import Any, cast
 from ..protocol.client_handshake import BODY_TIMEOUT
 from .dial import NEXT_ATTEMPT, interleaved
 
-__all__ = ["HandshakeProtocol", "attach", "dial", "dial_unix"]
+__all__ = ["AbortableProtocol", "HandshakeProtocol", "attach", "dial", "dial_unix"]
 
 # Sockets are connected here and not by `loop.create_connection`: if cancelled, it may
 # leave a socket open with its `happy_eyeballs_delay` (seen on Python 3.11.7 and
@@ -107,7 +107,7 @@ def _close_socket(task: asyncio.Task[socket.socket]) -> None:
         task.result().close()
 
 
-async def attach(sock: socket.socket, handshake: HandshakeProtocol) -> None:
+async def attach(sock: socket.socket, handshake: AbortableProtocol) -> None:
     """Attach a connected socket to a transport."""
     loop = asyncio.get_running_loop()
     create = loop.create_connection(lambda: handshake, sock=sock)
@@ -120,12 +120,20 @@ async def attach(sock: socket.socket, handshake: HandshakeProtocol) -> None:
         raise
 
 
-def _abandon(handshake: HandshakeProtocol, attaching: asyncio.Future[Any]) -> None:
+def _abandon(handshake: AbortableProtocol, attaching: asyncio.Future[Any]) -> None:
     if not attaching.cancelled() and attaching.exception() is None:
         handshake.abort()
 
 
-class HandshakeProtocol(asyncio.Protocol):
+class AbortableProtocol(asyncio.Protocol):
+    """What `attach` needs of a protocol."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        raise NotImplementedError
+
+
+class HandshakeProtocol(AbortableProtocol):
     """Sends a request to a server or a proxy, and passes on the response.
 
     Attributes:

@@ -17,7 +17,7 @@ from ..client.dial import NEXT_ATTEMPT, Left, dial, dial_unix, shake_tls
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["Address", "connect"]
+__all__ = ["Address", "connect", "named", "tls_context"]
 
 #: Seconds before the next attempt where the backlog of a Unix socket is full: the
 #: system tells this at once, and not when there is room.
@@ -100,7 +100,7 @@ def connect(
     except UnicodeError:  # an empty label, or one with more than 63 characters
         raise OSError(errno.EINVAL, _text(address, "not a host name")) from None
     except OSError as error:
-        raise _named(error, address) from None
+        raise named(error, address) from None
 
 
 def _connect(address: Address, left: Left) -> Any:
@@ -110,7 +110,7 @@ def _connect(address: Address, left: Left) -> Any:
     if not address.tls:
         return sock
     try:
-        context = _context(address)
+        context = tls_context(address)
     except BaseException:
         sock.close()
         raise
@@ -125,7 +125,12 @@ def _dial_unix(path: str, left: Left) -> Any:
             time.sleep(min(left(), _FULL))
 
 
-def _context(address: Address) -> SSLContext:
+def tls_context(address: Address) -> SSLContext:
+    """The context of TLS to an address; it reads files.
+
+    Raises:
+        OSError: A file cannot be read, or this Python has no TLS.
+    """
     try:
         import ssl
     except ImportError:
@@ -157,8 +162,8 @@ def _refuse_password() -> str:
     raise OSError(errno.EACCES, "the key is encrypted")
 
 
-def _named(error: OSError, address: Address) -> OSError:
-    """The same error with a text for people."""
+def named(error: OSError, address: Address) -> OSError:
+    """The same error with a text for people: one line with the address."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.filename:
         reason = f"{reason}: {error.filename}"

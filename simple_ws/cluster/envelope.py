@@ -18,12 +18,16 @@ import hmac
 import struct
 from typing import NamedTuple
 
+from ..constants import Opcode
+from ..messages import encode_message
+
 __all__ = [
     "HEADER_SIZE",
     "MAX_SEQ",
     "Envelope",
     "EnvelopeError",
     "Kind",
+    "encode_body",
     "open_",
     "seal",
 ]
@@ -62,6 +66,19 @@ class Envelope(NamedTuple):
 
 class EnvelopeError(ValueError):
     """Bytes that are no envelope, or one that is not signed as it must be."""
+
+
+def encode_body(msg: object) -> tuple[Kind, bytes]:
+    """Encode a message: what it is, and the body of its envelope.
+
+    Raises:
+        TypeError, ValueError: See `messages.encode_message`: other processes cannot
+            turn any object into a message.
+    """
+    opcode, body = encode_message(msg, None)
+    if isinstance(msg, dict | list):
+        return Kind.JSON, body
+    return (Kind.TEXT if opcode == Opcode.TEXT else Kind.BINARY), body
 
 
 def seal(envelope: Envelope, channel: str, secret: bytes | None) -> bytes:

@@ -13,7 +13,7 @@ not newer than the last one of the same publisher, and tells of numbers that are
 from __future__ import annotations
 
 import os
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -28,14 +28,12 @@ from .engine import (
     Refused,
     Subscribed,
 )
-from .envelope import MAX_SEQ, Envelope, EnvelopeError, Kind, open_, seal
+from .envelope import Envelope, EnvelopeError, Kind, open_, seal
 from .interest import Interest
+from .numbers import Numbers
 
 __all__ = ["EngineState", "Message", "Node", "NodeCounts", "NodeHost"]
 
-#: Channels whose last number is remembered; above it the oldest are forgotten, and
-#: their next message has a number that is higher than all forgotten ones.
-_MAX_NUMBERED = 100_000
 #: Publishers remembered for each channel.
 _MAX_PUBLISHERS = 1_000
 
@@ -162,8 +160,7 @@ class Node:
         self._output_limit = output_limit
         self._id = os.urandom(8)
         self._session = 0
-        self._numbers: OrderedDict[str, int] = OrderedDict()
-        self._floor = 0  # no forgotten channel had a higher number
+        self._numbers = Numbers()
         # In the order of publishing: neither accepted nor refused; and accepted, but
         # not come back yet, by number and channel.
         self._sent: deque[_Sent] = deque()
@@ -181,7 +178,7 @@ class Node:
     ) -> None:
         """Publish a message to the engine; if it is not there, to this node alone."""
         message = Message(channel, kind, body, exclude)
-        seq = self._next_number(channel)
+        seq = self._numbers.next(channel)
         if self.state.up and self._engine.size > self._output_limit:
             self._host.give_up_engine(
                 f"more than {self._output_limit:,} bytes wait for it"
@@ -202,17 +199,6 @@ class Node:
         else:
             self._deliver_own(message, seq)
         self._host.flush_engine()
-
-    def _next_number(self, channel: str) -> int:
-        numbers = self._numbers
-        seq = numbers.pop(channel, self._floor) + 1
-        if seq > MAX_SEQ:  # after 9,000 years of a million a second
-            raise OverflowError("the numbers of messages are used up")
-        numbers[channel] = seq
-        if len(numbers) > _MAX_NUMBERED:
-            _, forgotten = numbers.popitem(last=False)
-            self._floor = max(self._floor, forgotten)
-        return seq
 
     def _deliver_own(self, message: Message, seq: int) -> None:
         """Deliver a message of our own that does not come back, or has."""

@@ -219,6 +219,15 @@ class RedisEngine:
         """See `Engine.receives`."""
         return channel in self._subscribed and channel in self._wanted
 
+    def ask(self, answer: Callable[[Any], object], *command: bytes) -> None:
+        """Send another command, once `Ready` has come; for tools.
+
+        Args:
+            answer: called with the reply, which may be an `ErrorReply`.
+            command: its name and arguments.
+        """
+        self._send(encode_command(*command), answer)
+
     def subscribe(self, channels: Iterable[str]) -> None:
         """See `Engine.subscribe`.
 
@@ -376,10 +385,10 @@ class RedisEngine:
     def _on_refused(self, reply: Any) -> None:
         if not isinstance(reply, ErrorReply):
             self._fail(_unexpected(reply, "to PUBLISH"))
-        elif reply.code in _STATE:
-            self._fail_by(reply)
         else:
             self._events.append(Refused(self._clean(reply.text)))
+            if reply.code in _STATE:
+                self._fail_by(reply)
 
     def _on_change_refused(self, reply: Any) -> None:
         if not isinstance(reply, ErrorReply):

@@ -21,6 +21,7 @@ from ..checks import (
     path,
     rate,
     seconds,
+    secret,
     several,
     ssl_context,
     subprotocols,
@@ -385,15 +386,6 @@ def _engine(name: str, value: Any) -> str:
     return value
 
 
-def _secret(name: str, value: Any) -> bytes:
-    # Never with its value: it would stand in logs.
-    if not isinstance(value, str | bytes):
-        raise TypeError(f"{name} must be str or bytes, not {type(value).__name__}")
-    if not value:
-        raise ValueError(f"{name} must not be empty")
-    return value.encode() if isinstance(value, str) else bytes(value)
-
-
 _CHECKS: dict[str, Check] = {
     "ping": flag,
     "ping_interval": seconds,
@@ -433,6 +425,6 @@ _CHECKS: dict[str, Check] = {
     "notsent_lowat": optional(whole(1, "bytes")),
     "workers": _workers,
     "engine": optional(_engine),
-    "engine_secret": optional(_secret),
+    "engine_secret": optional(secret),
 }
 assert set(_CHECKS) == {field.name for field in fields(Options)}

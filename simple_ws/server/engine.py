@@ -13,14 +13,12 @@ from typing import Any, Protocol
 
 from ..cluster.channels import Audience, Channels
 from ..cluster.engines import EngineSetup
-from ..cluster.envelope import Kind
+from ..cluster.envelope import Kind, encode_body
 from ..cluster.link import Link
 from ..cluster.node import EngineState, Message, Node, NodeCounts
 from ..connection.client import Client
-from ..constants import Opcode
 from ..loop.deferred import is_deferred, name_of
 from ..loop.reactor import Reactor
-from ..messages import encode_message
 
 __all__ = ["EngineHost", "EngineUser"]
 
@@ -107,14 +105,9 @@ class EngineHost:
         """Publish a message.
 
         Raises:
-            TypeError, ValueError: See `messages.encode_message`: middlewares of other
-                nodes cannot turn any object into a message.
+            TypeError, ValueError: See `envelope.encode_body`.
         """
-        opcode, body = encode_message(msg, None)
-        if isinstance(msg, dict | list):
-            kind = Kind.JSON
-        else:
-            kind = Kind.TEXT if opcode == Opcode.TEXT else Kind.BINARY
+        kind, body = encode_body(msg)
         self._node.publish(channel, kind, body, exclude)
 
     def listen(self, channel: str) -> None:

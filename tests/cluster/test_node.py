@@ -350,7 +350,7 @@ def test_what_is_not_signed_or_no_envelope_is_counted_and_dropped() -> None:
 def test_numbers_of_many_channels_are_bounded_and_only_grow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("simple_ws.cluster.node._MAX_NUMBERED", 3)
+    monkeypatch.setattr("simple_ws.cluster.numbers._MAX_NUMBERED", 3)
     cluster = Cluster(listens=False)
     for _ in range(5):
         cluster.publish(b"x", channel="a")

@@ -1,0 +1,391 @@
+"""The `Publisher` for asyncio, and its connection.
+
+Messages of several tasks are sent at once, and answered in order. No thread stands on
+their path; only names and certificates are looked up in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ..client.aio_dial import AbortableProtocol, attach, dial, dial_unix
+from ..errors import EngineError, InvalidState
+from .connect import named, tls_context
+from .engine import Accepted, EngineEvent, Failed, Ready, Refused
+from .envelope import encode_body
+from .publishing import (
+    CLOSED_BY_PEER,
+    MAX_IDLE,
+    PublishingOptions,
+    Sealer,
+    cannot_connect,
+    check_publishing_options,
+    closed,
+    engine_to,
+    lost,
+    no_answer,
+    refused,
+)
+
+if TYPE_CHECKING:
+    import socket
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["Publisher"]
+
+#: Bytes that wait for the engine; above it a message is refused.
+_OUTPUT_LIMIT = 8 * 2**20
+_clock = time.monotonic
+
+
+class Publisher:
+    """Publishes to the clients of all servers that share an engine, in asyncio.
+
+    It connects when it is first used, and again when the connection was lost. Tasks of
+    one event loop may use it at once, and do not wait for each other's answers. In
+    another loop, when the first is over, and after a fork, it connects anew.
+
+    Args:
+        url: of the engine, as for the option `engine` of a server: `redis://`,
+            `rediss://`, `valkey://`, `valkeys://` or `unix://`.
+        prefix: of the application; None: that of the URL (`?prefix=`), or `sws`.
+        secret: signs the messages, as the servers' option `engine_secret` asks for.
+        timeout: seconds that a call may take, with connecting.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the text shows no password.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str | None = None,
+        secret: str | bytes | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        self._options = check_publishing_options(url, prefix, secret, timeout)
+        self._closed = False
+        self._reset(None)
+
+    def _reset(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._pid = os.getpid()
+        self._loop = loop
+        self._sealer = Sealer(self._options.secret)
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Task[_Connection] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Publisher {self._options.address}>"
+
+    async def publish(self, topic: str, msg: object) -> int:
+        """Publish a message to the subscribers of a topic.
+
+        If it is cancelled, the message may have been published.
+
+        Args:
+            topic: its name.
+            msg: str, bytes, bytearray, memoryview, or dict or list (sent as JSON text).
+
+        Returns:
+            The connections of the engine that got it: the servers (each worker is one)
+            where somebody has subscribed, and not the clients.
+
+        Raises:
+            EngineError: The engine cannot be reached, refused it, or did not answer
+                within `timeout`; its `unsure` tells whether the message may have been
+                published all the same.
+            TypeError, ValueError: The message or the topic is of another type, or the
+                message cannot be encoded.
+            InvalidState: The publisher is closed, or another loop, which is running,
+                uses it.
+        """
+        return await self._send(self._options.topic(topic), msg)
+
+    async def broadcast(self, msg: object) -> int:
+        """Send a message to all clients of all servers; as `publish`."""
+        return await self._send(self._options.channels.all, msg)
+
+    async def send_to(self, client_id: object, msg: object) -> int:
+        """Send a message to the connections of an identity (`bind`); as `publish`.
+
+        Args:
+            client_id: a str, int, bytes or UUID.
+            msg: see `publish`.
+
+        Raises:
+            TypeError: The identity is of another type; and as `publish`.
+        """
+        return await self._send(self._options.channels.identity(client_id), msg)
+
+    async def close(self) -> None:
+        """Close the connection; may be repeated.
+
+        Calls that wait for an answer raise `EngineError`.
+        """
+        self._closed = True
+        self._settle()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _send(self, channel: str, msg: object) -> int:
+        kind, body = encode_body(msg)
+        if self._closed:
+            raise closed()
+        self._settle()
+        problem = no_answer(self._options.timeout)
+        connection = self._usable()
+        try:
+            async with asyncio.timeout(self._options.timeout):
+                if connection is None:
+                    connection = await self._connected()
+                envelope = self._sealer.seal(channel, kind, body)
+                return await connection.publish(channel, envelope)
+        except TimeoutError:
+            if connection is None:
+                raise EngineError(str(self._options.address), problem) from None
+            raise connection.give_up(problem) from None
+
+    def _settle(self) -> None:
+        """Forget what belongs to a parent process, or to a loop that is over."""
+        loop = asyncio.get_running_loop()
+        if self._pid != os.getpid():
+            # Not even closed: the parent's loop shares its selector with this process.
+            self._reset(loop)
+        elif self._loop is not loop:
+            if self._loop is not None and self._loop.is_running():
+                raise InvalidState("another event loop uses this publisher")
+            if self._connection is not None:
+                self._connection.forget()
+            sealer = self._sealer
+            self._reset(loop)
+            self._sealer = sealer
+
+    def _usable(self) -> _Connection | None:
+        connection = self._connection
+        if connection is not None and not connection.is_usable():
+            connection.abort("it was not used")
+            connection = self._connection = None
+        return connection
+
+    async def _connected(self) -> _Connection:
+        """A new connection, which all calls that wait for it share."""
+        if self._connecting is None:
+            self._connecting = asyncio.ensure_future(self._connect())
+            self._connecting.add_done_callback(self._on_connected)
+        connecting = self._connecting
+        try:
+            # Shielded: one call that is cancelled does not take it from the others.
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            if connecting.cancelled():
+                raise closed() from None
+            raise
+
+    def _on_connected(self, task: asyncio.Task[_Connection]) -> None:
+        self._connecting = None
+        if not task.cancelled() and task.exception() is None:
+            self._connection = task.result()
+
+    async def _connect(self) -> _Connection:
+        options = self._options
+        connection = _Connection(options)
+        try:
+            async with asyncio.timeout(options.timeout):
+                await connection.open()
+        except TimeoutError:
+            problem = no_answer(options.timeout)
+            raise EngineError(str(options.address), problem) from None
+        finally:
+            if not connection.ready:
+                await connection.close()
+        self._sealer.begin_session()
+        return connection
+
+
+class _Connection(AbortableProtocol):
+    """A connection to the engine.
+
+    Args:
+        options: of the publisher.
+
+    Attributes:
+        ready: `open` has succeeded.
+    """
+
+    def __init__(self, options: PublishingOptions) -> None:
+        self._address = options.address
+        self._engine = engine_to(options.address)
+        self._transport: asyncio.Transport | None = None
+        self._sock: socket.socket | None = None
+        self._problem = ""
+        self.ready = False
+        self._used = _clock()
+        loop = asyncio.get_running_loop()
+        self._entered: asyncio.Future[None] = loop.create_future()
+        self._lost: asyncio.Future[None] = loop.create_future()
+        #: Of messages that were neither accepted nor refused.
+        self._answers: deque[asyncio.Future[int]] = deque()
+
+    async def open(self) -> None:
+        """Connect, and wait until the engine takes messages.
+
+        Raises:
+            EngineError: It is not possible.
+        """
+        try:
+            await self._reach()
+        except UnicodeError:  # an empty label, or one with more than 63 characters
+            error = OSError(0, "not a host name")
+            raise cannot_connect(self._address, error) from None
+        except OSError as error:
+            explained = named(error, self._address)
+            raise cannot_connect(self._address, explained) from error
+        self._engine.connected(_clock())
+        self._flush()
+        await self._entered
+        self.ready = True
+
+    async def _reach(self) -> None:
+        address = self._address
+        context = await asyncio.to_thread(tls_context, address) if address.tls else None
+        if address.path:
+            self._sock = await dial_unix(address.path)
+        else:
+            self._sock = await dial(address.host, address.port, None)
+        await attach(self._sock, self)
+        if context is not None:
+            assert self._transport is not None
+            transport = await asyncio.get_running_loop().start_tls(
+                self._transport, self, context, server_hostname=address.host
+            )
+            if transport is None:  # possible according to typeshed
+                raise ConnectionResetError("connection lost")
+            self._transport = transport
+
+    def is_usable(self) -> bool:
+        """Whether it is open, as far as that is known, and was used lately."""
+        if self._problem:
+            return False
+        return bool(self._answers) or _clock() - self._used <= MAX_IDLE
+
+    def publish(self, channel: str, envelope: bytes) -> asyncio.Future[int]:
+        """Publish a message; its answer comes later.
+
+        Raises:
+            EngineError: It was not sent.
+        """
+        if self._problem or self._transport is None:
+            raise EngineError(str(self._address), self._problem)
+        if self._transport.get_write_buffer_size() > _OUTPUT_LIMIT:
+            raise EngineError(
+                str(self._address), f"more than {_OUTPUT_LIMIT:,} bytes wait for it"
+            )
+        answer = asyncio.get_running_loop().create_future()
+        self._answers.append(answer)
+        self._engine.publish(channel, envelope)
+        self._flush()
+        return answer
+
+    def give_up(self, problem: str) -> EngineError:
+        """Close it at once; return the error of a message that was sent."""
+        self.abort(problem)
+        return EngineError(str(self._address), problem, unsure=True)
+
+    async def close(self) -> None:
+        """Close it at once, and wait until it is."""
+        self.abort("it was closed")
+        if self._transport is not None:
+            await self._lost
+
+    def abort(self, problem: str = "it was given up") -> None:
+        """Close it at once: nobody waits any more for what was not sent."""
+        self._end(problem)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def forget(self) -> None:
+        """Close it after the end of its loop."""
+        with suppress(RuntimeError):  # the loop is closed
+            if self._transport is not None:
+                self._transport.abort()
+        if self._sock is not None:
+            self._sock.close()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`; likewise below."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the engine."""
+        for event in self._engine.receive(data, _clock()):
+            self._on_event(event)
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._end(CLOSED_BY_PEER if exc is None else lost(exc))
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+    def _on_event(self, event: EngineEvent) -> None:
+        if isinstance(event, Accepted | Refused):
+            self._used = _clock()
+            self._on_answer(event)
+        elif isinstance(event, Ready):
+            if not self._entered.done():
+                self._entered.set_result(None)
+        elif isinstance(event, Failed):
+            self.abort(event.reason)
+
+    def _on_answer(self, event: Accepted | Refused) -> None:
+        if not self._answers:
+            return
+        answer = self._answers.popleft()
+        if answer.done():
+            return  # cancelled
+        if isinstance(event, Accepted):
+            answer.set_result(event.receivers)
+        else:
+            answer.set_exception(EngineError(str(self._address), refused(event.reason)))
+
+    def _flush(self) -> None:
+        data = self._engine.take_output()
+        if data and self._transport is not None and not self._problem:
+            self._transport.write(data)
+
+    def _end(self, problem: str) -> None:
+        if self._problem:
+            return
+        self._problem = problem
+        url = str(self._address)
+        if not self._entered.done():
+            self._entered.set_exception(EngineError(url, problem))
+            self._entered.exception()  # nobody may wait for it
+        answers, self._answers = self._answers, deque()
+        for answer in answers:
+            if not answer.done():
+                answer.set_exception(EngineError(url, problem, unsure=True))
+                answer.exception()  # likewise
