@@ -6,60 +6,18 @@ Every wait is for a message or an event, with a deadline.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from harness import DEADLINE, Peer, Recorder, open_peer
-from redis_server import PROGRAMS, RedisServer, redis_server
+from harness import DEADLINE, open_peer
+from nodes import IDENTITIES, Nodes, Room, broker_server
+from redis_server import PROGRAMS, redis_server
 
 from simple_ws import Middleware, Server
-from simple_ws.cluster.broker import BrokerSocket, run_broker
-from simple_ws.cluster.node import EngineState
-from simple_ws.cluster.redis_url import EngineAddress, parse
-
-IDENTITIES = ["alice", 7, b"\xff\0", uuid.UUID(int=5)]
-
-
-class BrokerServer:
-    """The broker in a process of its own, in the place of a Redis."""
-
-    def __init__(self) -> None:
-        self.listening = BrokerSocket()
-        self.address = EngineAddress(
-            "local", path=self.listening.path, password=self.listening.secret
-        )
-
-    def start(self) -> None:
-        ours, self._parent = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(self._parent)
-            with suppress(BaseException):
-                run_broker(self.listening.sock, self.listening.secret, ours)
-            os._exit(0)
-        os.close(ours)
-
-    def kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        os.close(self._parent)
-
-
-@contextmanager
-def broker_server() -> Iterator[BrokerServer]:
-    made = BrokerServer()
-    made.start()
-    try:
-        yield made
-    finally:
-        made.kill()
-        made.listening.close()
+from simple_ws.cluster.redis_url import parse
 
 
 @pytest.fixture(params=["broker", *PROGRAMS])
@@ -70,88 +28,6 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
     else:
         with redis_server(program=request.param) as server:
             yield server
-
-
-class Room(Recorder):
-    """Everybody is in a room, and says who he is by a message."""
-
-    def on_open(self, client: Any) -> None:
-        super().on_open(client)
-        client.subscribe(client.query.get("room", "hall"))
-        name = client.query.get("id")
-        if name is not None:
-            client.bind(IDENTITIES[int(name)])
-
-    def on_message(self, msg: Any, client: Any) -> None:
-        client.publish("hall", msg)
-
-    def on_gap(self, topic: str | None, missing: int | None) -> None:
-        self.note("gap", None, (topic, missing))
-
-
-class Nodes:
-    """Servers on one engine."""
-
-    def __init__(self, stack: ExitStack, engine: Any, count: int = 2, **options: Any):
-        self.engine, self._stack = engine, stack
-        self.rooms = [Room() for _ in range(count)]
-        self.states: list[list[EngineState]] = [[] for _ in range(count)]
-        self._changed = threading.Condition()
-        self.servers = [self._start(stack, number, options) for number in range(count)]
-        for number in range(count):
-            self.until(number, up=True)
-
-    def _start(self, stack: ExitStack, number: int, options: Any) -> Server:
-        if isinstance(self.engine, RedisServer):
-            query = options.pop("query", "")
-            options = {"engine": self.engine.url + query, **options}
-        server = Server("127.0.0.1", 0, ping=False, **options)
-        if isinstance(self.engine, BrokerServer):
-            server._engine_address = self.engine.address
-        server.mount("*", self.rooms[number])
-
-        @server.on_engine
-        def changed(state: EngineState) -> None:
-            with self._changed:
-                self.states[number].append(state)
-                self._changed.notify_all()
-
-        server.start()
-        stack.callback(server.stop, 0)
-        return server
-
-    def until(self, number: int, up: bool, after: int = 0) -> None:
-        """Wait until the engine of a server has come or has gone."""
-
-        def reached() -> bool:
-            states = self.states[number][after:]
-            return bool(states) and states[-1].up is up
-
-        with self._changed:
-            assert self._changed.wait_for(reached, DEADLINE), self.states
-
-    def peer(self, number: int, query: str = "") -> Peer:
-        """A client that the engine knows of."""
-        peer = self._stack.enter_context(open_peer(self.servers[number], f"/{query}"))
-        server = self.servers[number]
-        heard = threading.Event()
-        # The engine has confirmed its channels: whatever is published comes here.
-        server.reactor.call_threadsafe(
-            lambda: _when_heard(server, heard.set, query.partition("room=")[2])
-        )
-        assert heard.wait(DEADLINE)
-        return peer
-
-
-def _when_heard(server: Any, done: Callable[[], object], room: str) -> None:
-    host = server.engine
-    host._node.interest.apply()
-    channel = host.channels.topic(room or "hall")
-    engine = host._node._engine
-    if engine.receives(channel) and not engine._outstanding:
-        done()
-    else:
-        host.call_later(0.001, lambda: _when_heard(server, done, room))
 
 
 @pytest.fixture

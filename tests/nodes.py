@@ -1,0 +1,167 @@
+"""Servers of one process on one engine, for tests: a real Redis, or the broker in a
+process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from harness import DEADLINE, Peer, Recorder, open_peer
+from redis_server import RedisServer
+
+from simple_ws import Server
+from simple_ws.cluster.broker import BrokerSocket, run_broker
+from simple_ws.cluster.node import EngineState
+from simple_ws.cluster.redis_url import EngineAddress
+
+__all__ = ["IDENTITIES", "BrokerServer", "Nodes", "Room", "broker_server"]
+
+IDENTITIES = ["alice", 7, b"\xff\0", uuid.UUID(int=5)]
+
+
+class BrokerServer:
+    """The broker in a process of its own, in the place of a Redis."""
+
+    def __init__(self) -> None:
+        self.listening = BrokerSocket()
+        self.address = EngineAddress(
+            "local", path=self.listening.path, password=self.listening.secret
+        )
+
+    def start(self) -> None:
+        ours, self._parent = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._parent)
+            with suppress(BaseException):
+                run_broker(self.listening.sock, self.listening.secret, ours)
+            os._exit(0)
+        os.close(ours)
+
+    def stop(self) -> None:
+        """Let it neither read nor write, until `go_on`."""
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self._pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._parent)
+
+
+@contextmanager
+def broker_server() -> Iterator[BrokerServer]:
+    made = BrokerServer()
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+        made.listening.close()
+
+
+class Room(Recorder):
+    """Everybody is in a room, and says who he is by a message."""
+
+    def on_open(self, client: Any) -> None:
+        super().on_open(client)
+        client.subscribe(client.query.get("room", "hall"))
+        name = client.query.get("id")
+        if name is not None:
+            client.bind(IDENTITIES[int(name)])
+
+    def on_message(self, msg: Any, client: Any) -> None:
+        client.publish("hall", msg)
+
+    def on_gap(self, topic: str | None, missing: int | None) -> None:
+        self.note("gap", None, (topic, missing))
+
+
+class Nodes:
+    """Servers on one engine.
+
+    Args:
+        stack: ends them.
+        engine: a `RedisServer`, a `BrokerServer`, or the URL for each server.
+        count: of servers.
+        room: makes the handler of each.
+        options: of each server.
+    """
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        engine: RedisServer | BrokerServer | Sequence[str],
+        count: int = 2,
+        room: Callable[[], Room] = Room,
+        **options: Any,
+    ) -> None:
+        self.engine, self._stack = engine, stack
+        self.rooms = [room() for _ in range(count)]
+        self.states: list[list[EngineState]] = [[] for _ in range(count)]
+        self._changed = threading.Condition()
+        self.servers = [self._start(stack, number, options) for number in range(count)]
+        for number in range(count):
+            self.until(number, up=True)
+
+    def _start(self, stack: ExitStack, number: int, options: Any) -> Server:
+        if isinstance(self.engine, RedisServer):
+            rest = {key: options[key] for key in options if key != "query"}
+            options = {"engine": self.engine.url + options.get("query", ""), **rest}
+        elif not isinstance(self.engine, BrokerServer):
+            options = {"engine": self.engine[number], **options}
+        server = Server("127.0.0.1", 0, ping=False, **options)
+        if isinstance(self.engine, BrokerServer):
+            server._engine_address = self.engine.address
+        server.mount("*", self.rooms[number])
+
+        @server.on_engine
+        def changed(state: EngineState) -> None:
+            with self._changed:
+                self.states[number].append(state)
+                self._changed.notify_all()
+
+        server.start()
+        stack.callback(server.stop, 0)
+        return server
+
+    def until(self, number: int, up: bool, after: int = 0) -> None:
+        """Wait until the engine of a server has come or has gone, since it has changed
+        so often."""
+
+        def reached() -> bool:
+            states = self.states[number][after:]
+            return bool(states) and states[-1].up is up
+
+        with self._changed:
+            assert self._changed.wait_for(reached, DEADLINE), self.states
+
+    def peer(self, number: int, query: str = "") -> Peer:
+        """A client that the engine knows of."""
+        peer = self._stack.enter_context(open_peer(self.servers[number], f"/{query}"))
+        server = self.servers[number]
+        heard = threading.Event()
+        # The engine has confirmed its channels: whatever is published comes here.
+        server.reactor.call_threadsafe(
+            lambda: _when_heard(server, heard.set, query.partition("room=")[2])
+        )
+        assert heard.wait(DEADLINE)
+        return peer
+
+
+def _when_heard(server: Any, done: Callable[[], object], room: str) -> None:
+    host = server.engine
+    host._node.interest.apply()
+    channel = host.channels.topic(room or "hall")
+    engine = host._node._engine
+    if engine.receives(channel) and not engine._outstanding:
+        done()
+    else:
+        host.call_later(0.001, lambda: _when_heard(server, done, room))

@@ -1,0 +1,120 @@
+"""A proxy between a node and its engine, for tests of the network's faults."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+
+from harness import DEADLINE
+
+__all__ = ["Proxy"]
+
+
+class Proxy:
+    """Passes bytes on to a port of this machine, until it is told otherwise.
+
+    Attributes:
+        url: of the engine through it.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._passing = threading.Event()
+        self._passing.set()
+        #: Bytes that may still come from the engine; None: as many as it likes.
+        self._left: int | None = None
+        self._start(self._accept)
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.release()
+        self.cut()
+        for thread in tuple(self._threads):
+            thread.join(DEADLINE)
+
+    def hold(self) -> None:
+        """Read no more, and pass nothing on, until `release`."""
+        self._passing.clear()
+
+    def release(self) -> None:
+        self._passing.set()
+
+    def cut(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            for sock in self._sockets:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def cut_after(self, size: int) -> None:
+        """Close the connection when so many bytes more have come from the engine."""
+        with self._lock:
+            self._left = size
+
+    def _start(self, target: object, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                node, _ = self._listening.accept()
+            except OSError:
+                return
+            try:
+                engine = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                node.close()
+                continue
+            with self._lock:
+                self._sockets |= {node, engine}
+            ended = threading.Barrier(2)
+            self._start(self._pass_on, node, engine, ended, False)
+            self._start(self._pass_on, engine, node, ended, True)
+
+    def _pass_on(
+        self,
+        source: socket.socket,
+        to: socket.socket,
+        ended: threading.Barrier,
+        from_engine: bool,
+    ) -> None:
+        with suppress(OSError):
+            while True:
+                self._passing.wait()
+                data = source.recv(4096)
+                self._passing.wait()
+                if from_engine:
+                    data = self._limit(data)
+                if not data:
+                    break
+                to.sendall(data)
+        for sock in (source, to):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        ended.wait(DEADLINE)  # the other direction may use them until now
+        with self._lock:
+            self._sockets.discard(source)
+        source.close()
+
+    def _limit(self, data: bytes) -> bytes:
+        """What may be passed on; nothing ends the connection."""
+        with self._lock:
+            if self._left is None:
+                return data
+            data = data[: self._left]
+            self._left -= len(data)
+            if not data:
+                self._left = None
+            return data
