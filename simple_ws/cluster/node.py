@@ -288,6 +288,15 @@ class Node:
             self.state = state
             self._host.note_engine(state)
 
+    def end(self) -> None:
+        """The link has stopped, and nothing will come of it any more.
+
+        Nobody knows whether others got what was not confirmed, so it is counted.
+        """
+        self._connected = False
+        self.state = EngineState(False, "stopped", self._server)
+        self._deliver_unsure()
+
     # What other nodes say
 
     def _on_delivered(self, channel: str, data: bytes) -> None:

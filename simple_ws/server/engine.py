@@ -94,6 +94,7 @@ class EngineHost:
     def end(self) -> None:
         """Send what waits if the system takes it, and close the connection."""
         self._link.stop()
+        self._node.end()
 
     def forget(self) -> None:
         """Close a forked process's copy of the connection."""

@@ -415,3 +415,17 @@ def test_listener_that_comes_back_soon_costs_nothing() -> None:
     assert gone == [TOPIC]
     cluster.host.turn(10 * LINGER)
     assert cluster.host.later == []
+
+
+def test_what_was_not_confirmed_at_the_end_is_counted() -> None:
+    cluster = Cluster()
+    cluster.publish(b"sure", b"unsure", b"too")
+    cluster.echo(0)
+    cluster.accept()
+    cluster.node.end()
+    assert cluster.node.counts.unsure == 2
+    assert cluster.bodies == [b"sure", b"unsure", b"too"]
+    cluster.publish(b"late")
+    assert cluster.node.counts.lost == 1
+    assert cluster.node.state == EngineState(False, "stopped", "fake 1.0")
+    assert cluster.host.states == [EngineState(True, "", "fake 1.0")]
