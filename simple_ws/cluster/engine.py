@@ -81,6 +81,10 @@ class Engine(Protocol):
     def size(self) -> int:
         """Bytes of output that were not taken."""
 
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds of the last probe from here to here; None: not known yet."""
+
     def connected(self, now: float) -> None:
         """A connection is open; `now` in seconds of any clock that only goes forward.
 

@@ -31,9 +31,12 @@ from .attempt import Attempt, Connect, start_thread
 from .engine import Delivered, Engine, EngineEvent, Failed, Ready
 from .stream import Stream, open_stream
 
-__all__ = ["Link", "LinkState"]
+__all__ = ["CONNECT_REASONS", "Link", "LinkState"]
 
 logger = logging.getLogger("simple_ws")
+
+#: What makes an attempt to connect necessary, see `Link.connects`.
+CONNECT_REASONS = ("start", "refused", "closed", "error", "failed")
 
 #: Bytes of one read: small, so that the clock is read between the messages of two.
 _READ_SIZE = 16384
@@ -76,7 +79,8 @@ class Link:
         state: of `LinkState`.
         reason: why it is down, or the name of the engine's server.
         permanent: it is down until somebody changes something.
-        connects: attempts to connect, by what made them necessary: "start", or how the
+        connects: attempts to connect, by what made them necessary (one of
+            `CONNECT_REASONS`, if there was one): "start", or how the
             connection before has ended: "refused" (it was not possible), "closed" (by
             the peer), "error" (of the network), "failed" (the engine gave it up).
         bytes_received, bytes_sent: without TLS.

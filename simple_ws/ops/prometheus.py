@@ -58,6 +58,34 @@ def _of_handlers(key: str) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
     ]
 
 
+def _of_engine(key: str) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
+    """A value of the engine, where there is one and it is known."""
+
+    def samples(stats: Mapping[str, Any]) -> Iterable[Sample]:
+        engine = stats.get("engine")
+        if engine is None or engine[key] is None:
+            return []
+        return [({}, engine[key])]
+
+    return samples
+
+
+def _engine_connects(stats: Mapping[str, Any]) -> Iterable[Sample]:
+    engine = stats.get("engine")
+    if engine is None:
+        return []
+    return [({"reason": name}, value) for name, value in engine["connects"].items()]
+
+
+def _engine_lost(stats: Mapping[str, Any]) -> Iterable[Sample]:
+    """Messages that other nodes did not get, or may not have got."""
+    engine = stats.get("engine")
+    if engine is None:
+        return []
+    reasons = {"unsure": "unsure", "down": "lost", "refused": "refused"}
+    return [({"why": why}, engine[key]) for why, key in reasons.items()]
+
+
 def _start_time(stats: Mapping[str, Any]) -> Iterable[Sample]:
     """The start time: the reader computes the time since then."""
     started = stats["started"]
@@ -200,6 +228,90 @@ TABLE = (
         "gauge",
         "Identities with an open connection.",
         _one("identities"),
+    ),
+    Metric(
+        "simple_ws_engine_up",
+        "gauge",
+        "Whether the engine takes messages: 1 or 0; 2 while a worker is replaced.",
+        _of_engine("up"),
+    ),
+    Metric(
+        "simple_ws_engine_connects_total",
+        "counter",
+        "Attempts to connect to the engine, by what made them necessary.",
+        _engine_connects,
+    ),
+    Metric(
+        "simple_ws_engine_rtt_seconds",
+        "gauge",
+        "Time that a message took to the engine and back, at the last probe.",
+        _of_engine("rtt"),
+    ),
+    Metric(
+        "simple_ws_engine_published_total",
+        "counter",
+        "Messages that were given to the engine.",
+        _of_engine("published"),
+    ),
+    Metric(
+        "simple_ws_engine_received_total",
+        "counter",
+        "Messages from the engine that were sent to clients here.",
+        _of_engine("received"),
+    ),
+    Metric(
+        "simple_ws_engine_lost_total",
+        "counter",
+        "Messages published here that others did not get, or may not have got.",
+        _engine_lost,
+    ),
+    Metric(
+        "simple_ws_engine_gaps_total",
+        "counter",
+        "Times that handlers were told that messages are missing.",
+        _of_engine("gaps"),
+    ),
+    Metric(
+        "simple_ws_engine_missing_total",
+        "counter",
+        "Messages of others that never came, as far as they are known.",
+        _of_engine("missing"),
+    ),
+    Metric(
+        "simple_ws_engine_repeats_total",
+        "counter",
+        "Messages that came again or late, and were dropped.",
+        _of_engine("repeats"),
+    ),
+    Metric(
+        "simple_ws_engine_invalid_total",
+        "counter",
+        "What came from the engine malformed, or not signed, and was dropped.",
+        _of_engine("invalid"),
+    ),
+    Metric(
+        "simple_ws_engine_received_bytes_total",
+        "counter",
+        "Bytes received from the engine, without TLS.",
+        _of_engine("bytes_received"),
+    ),
+    Metric(
+        "simple_ws_engine_sent_bytes_total",
+        "counter",
+        "Bytes sent to the engine, without TLS.",
+        _of_engine("bytes_sent"),
+    ),
+    Metric(
+        "simple_ws_engine_output_bytes",
+        "gauge",
+        "Bytes of output that the engine has not accepted yet.",
+        _of_engine("buffered"),
+    ),
+    Metric(
+        "simple_ws_engine_channels",
+        "gauge",
+        "Channels of the engine that this process listens to.",
+        _of_engine("channels"),
     ),
 )
 

@@ -23,8 +23,12 @@ from ..loop.deferred import check_callback, check_not_deferred
 from ..loop.reactor import Reactor
 from ..protocol.http11 import Request
 from ..speedups import BACKEND, Counters
+from .totals import retired, total
 
 __all__ = ["AccessRule", "Stats", "StatsSource"]
+
+#: Returns what the engine of a run counts.
+EngineStats = Callable[[], dict[str, Any]]
 
 #: Seconds of a window for the longest turn, which is reported for one to two of them.
 _LAG_WINDOW = 10.0
@@ -72,14 +76,23 @@ class Stats:
         self._began = 0.0  # by the loop's clock
         self._started: float | None = None  # by the system's clock
         self._lag_before = 0.0  # the longest turn of the previous window
+        # What the engine of this run says, and what those of earlier runs have said:
+        # replaced together, since other threads read them.
+        self._engine: tuple[EngineStats | None, dict[str, Any]] = None, {}
 
     def note_mount(self, path: str, handler: BaseHandler) -> None:
         """A handler is served on one more path."""
         self._paths.setdefault(handler, []).append(path)
 
-    def begin(self, reactor: Reactor) -> None:
-        """The server is about to run."""
+    def begin(self, reactor: Reactor, engine: EngineStats | None = None) -> None:
+        """The server is about to run.
+
+        Args:
+            reactor: of this run.
+            engine: returns the entry `engine`, counted from the beginning of this run.
+        """
         self._reactor = reactor
+        self._engine = engine, self._engine[1]
         self._began, self._started = reactor.time(), time.time()
         self._lag_before = 0.0
         reactor.call_later(_LAG_WINDOW, self._next_window)
@@ -87,6 +100,9 @@ class Stats:
     def end(self) -> None:
         """The server has stopped."""
         self._reactor = self._started = None
+        engine, before = self._engine
+        if engine is not None:
+            self._engine = None, total([before, retired(engine())])
 
     def _next_window(self) -> None:
         if self._reactor is not None:
@@ -137,7 +153,15 @@ class Stats:
             "identities": len(server._identities._groups),
             "slow_callbacks": server._log_counts.slow_calls,
             "longest_turn": self._longest_turn(),
+            "engine": self._engine_stats(),
         }
+
+    def _engine_stats(self) -> dict[str, Any] | None:
+        """Of this run and those before; None if there was never an engine."""
+        engine, before = self._engine
+        if engine is not None:
+            return total([before, engine()])
+        return {**before, "reason": "the server is stopped"} if before else None
 
     def _buffered(self, viewers: list[Client]) -> int:
         """Bytes of unsent output, without that of dashboards."""

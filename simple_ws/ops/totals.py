@@ -11,12 +11,21 @@ from typing import Any
 
 __all__ = ["retired", "total"]
 
+
+def _last_said(texts: list[str]) -> str:
+    """The last one that is not empty."""
+    return next(filter(None, reversed(texts)), "")
+
+
 #: Values that are not added up.
 _OTHERWISE: dict[str, Callable[[list[Any]], Any]] = {
     "time": max,
     "started": min,
     "uptime": max,
     "longest_turn": max,
+    "reason": _last_said,
+    "server": _last_said,
+    "rtt": max,
 }
 
 #: What a process has now, and no longer when it has ended; all else are counters.
@@ -30,8 +39,13 @@ _GAUGES = frozenset(
         "identities",
         "longest_turn",
         "uptime",
+        "up",
+        "channels",
     )
 )
+
+#: What only a process that lives can say, and what stands there without one.
+_UNSAID = {"started": None, "rtt": None, "reason": ""}
 
 
 def total(stats: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -76,8 +90,8 @@ def _joined_handlers(lists: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def _remains(name: str, value: Any) -> Any:
     if name in _GAUGES:
         return 0
-    if name == "started":
-        return None
+    if name in _UNSAID:
+        return _UNSAID[name]
     if name == "handlers":
         return [retired(handler) for handler in value]
     return retired(value) if isinstance(value, Mapping) else value

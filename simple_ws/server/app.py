@@ -372,6 +372,19 @@ class App(Hub):
                 `slow_callback`.
             longest_turn: the longest turn of the loop in the last 10 to 20 seconds;
                 other clients waited this long.
+            engine: None without an engine; else `up`, 1 if it takes messages and 0 if
+                not; `reason`, why not; `server`, its name and version; `rtt`, how long
+                the last probe took to the engine and back (every 10 seconds; None if
+                it is not up); `published` and `received` messages; not given to it or
+                not taken by it (`lost`, `refused`), or not confirmed (`unsure`);
+                `repeats`, `missing`, `gaps`, `invalid` (see the page on several nodes);
+                `connects`, attempts to connect by what made them necessary: start (of
+                the server), refused (the attempt before failed), closed (by the
+                engine), error (of the network), failed (no sign of life, too much
+                unsent output, or a wrong answer); bytes_received, bytes_sent without
+                TLS, `buffered` bytes of unsent output, and the number of `channels`.
+                With workers, `up` is the number of them whose engine is up, `rtt` the
+                longest.
             workers: with the option `workers`, for each worker the same values, its
                 number as `worker`, its process as `pid` (None while it is replaced),
                 and `endings`: how often its process ended by itself, by the name of

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from ..cluster.channels import Audience, Channels
 from ..cluster.engines import EngineSetup
 from ..cluster.envelope import Kind, encode_body
-from ..cluster.link import Link
+from ..cluster.link import CONNECT_REASONS, Link
 from ..cluster.node import EngineState, Message, Node, NodeCounts
 from ..connection.client import Client
 from ..loop.deferred import is_deferred, name_of
@@ -66,6 +67,7 @@ class EngineHost:
         self.channels = Channels(setup.prefix)
         self._reactor = reactor
         self._user = user
+        self._engine = setup.engine
         self._node = Node(setup.engine, self, secret=setup.secret)
         self._link = Link(
             reactor,
@@ -86,6 +88,22 @@ class EngineHost:
     def counts(self) -> NodeCounts:
         """What went through it, and what did not."""
         return self._node.counts
+
+    def stats(self) -> dict[str, Any]:
+        """The entry `engine` of `Server.stats`. From any thread."""
+        state, link = self.state, self._link
+        return {
+            "up": int(state.up),
+            "reason": state.reason,
+            "server": state.server,
+            "rtt": self._engine.round_trip if state.up else None,
+            **asdict(self.counts),
+            "connects": dict.fromkeys(CONNECT_REASONS, 0) | link.connects,
+            "bytes_received": link.bytes_received,
+            "bytes_sent": link.bytes_sent,
+            "buffered": link.waiting,
+            "channels": self._engine.channels,
+        }
 
     def begin(self) -> None:
         """Connect, now and whenever the connection is lost."""

@@ -482,7 +482,8 @@ class Server(App):
         if address is not None:
             self._engine = self._make_engine(run, address)
         self._schedule.begin(run.reactor)
-        self._stats.begin(run.reactor)
+        engine = None if self._engine is None else self._engine.stats
+        self._stats.begin(run.reactor, engine)
         self._run = run
         return run
 
@@ -558,7 +559,6 @@ class Server(App):
             run.cut(self._everybody())
             self._routes.end()
             self._schedule.end()
-            self._stats.end()
             if self._engine is not None:
                 self._engine.end()
             run.reactor.finish_calls()
@@ -566,6 +566,7 @@ class Server(App):
             try:
                 run.close()
             finally:
+                self._stats.end()
                 self._run = self._engine = None
                 self._move(ServerState.STOPPED)
                 self._worker_hooks.stop()

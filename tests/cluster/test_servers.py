@@ -223,3 +223,51 @@ def test_prefix_keeps_applications_apart(stack: ExitStack) -> None:
         assert stranger.read_message() == "theirs"
         nodes.servers[0].publish("hall", "ours")
         assert here.read_message() == "ours"
+
+
+# --- Stats ---------------------------------------------------------------------------
+
+
+def test_stats_tell_of_the_engine_and_never_go_back(
+    engine: Any, stack: ExitStack
+) -> None:
+    nodes = Nodes(stack, engine)
+    server, here, there = nodes.servers[0], nodes.peer(0), nodes.peer(1)
+    for number in (0, 1):
+        nodes.servers[number].publish("hall", "hello")
+    for _ in range(2):
+        assert here.read_message() == there.read_message() == "hello"
+    stats = server.stats()["engine"]
+    assert json.loads(json.dumps(stats)) == stats
+    assert (stats["up"], stats["reason"]) == (1, "")
+    assert stats["server"] == nodes.states[0][-1].server
+    assert stats["rtt"] > 0
+    assert (stats["published"], stats["received"]) == (1, 2)
+    assert stats["connects"]["start"] == sum(stats["connects"].values()) == 1
+    assert stats["channels"] == 2  # the hall, and all
+    assert stats["bytes_received"] > 0
+    assert stats["bytes_sent"] > 0
+    doc = Server.stats.__doc__ or ""
+    for key in [*stats, *stats["connects"]]:
+        assert key in doc, f"{key} is not explained"
+    engine.kill()
+    nodes.until(0, up=False)
+    server.publish("hall", "alone")
+    assert here.read_message() == "alone"
+    stats = server.stats()["engine"]
+    assert (stats["up"], stats["rtt"]) == (0, None)
+    assert stats["reason"]
+    assert stats["lost"] + stats["unsure"] == 1
+    server.stop(0)
+    stopped = server.stats()["engine"]
+    assert stopped["reason"] == "the server is stopped"
+    assert (stopped["up"], stopped["channels"], stopped["buffered"]) == (0, 0, 0)
+    seen = len(nodes.states[0])
+    engine.start()
+    server.start()
+    nodes.until(0, up=True, after=seen)
+    again = server.stats()["engine"]
+    assert (again["up"], again["reason"]) == (1, "")
+    assert again["connects"]["start"] == 2
+    for name in ("published", "received", "lost", "bytes_received", "bytes_sent"):
+        assert again[name] >= stopped[name] >= stats[name], name

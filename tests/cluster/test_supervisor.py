@@ -598,6 +598,43 @@ def test_every_worker_tells_the_sums_and_they_never_go_back() -> None:
         assert program.end() == 0
 
 
+PUBLISHING = """
+@server.http("/publish")
+def publish(request):
+    server.publish("somewhere", "hello")
+    return "done"
+"""
+
+
+def test_engines_of_all_workers_are_added_up_and_ended_ones_stay_counted() -> None:
+    with Program.with_workers(HASTY + PUBLISHING) as program:
+        first = set(program.wait_for_workers())
+        watcher = Watcher(program)
+
+        def engine() -> Any:
+            watcher.look()
+            return program.stats()["engine"] or {"up": 0, "published": 0}
+
+        until(lambda: engine()["up"] == 2)
+        for number in range(1, 6):
+            program.get("/publish")
+            until(lambda count=number: engine()["published"] == count)
+        program.send(signal.SIGHUP)
+        program.wait_for_workers(4)
+        until(lambda: not first & watcher.processes() and engine()["up"] == 2)
+        program.get("/publish")
+        until(lambda: engine()["published"] == 6)
+        stats = program.stats()
+        assert stats["engine"]["connects"]["start"] == 4
+        assert stats["engine"]["reason"] == ""
+        assert [each["engine"]["up"] for each in stats["workers"]] == [1, 1]
+        series = watcher.look()
+        assert series['simple_ws_engine_up{worker="2"}'] == 1
+        published = 'simple_ws_engine_published_total{worker="%d"}'
+        assert series[published % 1] + series[published % 2] == 6
+        assert program.end() == 0
+
+
 def test_limits_are_divided() -> None:
     body = """
 @server.on_worker_start

@@ -819,6 +819,8 @@ def test_page_has_a_row_for_each_worker(looking: Looking) -> None:
             for row, pid in enumerate(sorted(workers), 1):
                 place = f"#worker-rows tr:nth-child({row})"
                 wait_for_text(page, place, rf"^{row} process {pid}\b")
+                wait_for_text(page, place, r"\bup, [\d.]+\s(ms|µs)")
+            wait_for_text(page, "#engine", r"^Engine \S.*\s+State\s+up\b")
             wait_for_text(page, "#connections .now", r"^2\s+open")
             os.kill(min(workers), signal.SIGKILL)
             wait_for_text(page, "#worker-rows tr:first-child", "SIGKILL × 1")
@@ -833,3 +835,17 @@ def test_page_of_one_process_has_no_workers(served: Server, looking: Looking) ->
     page = looking.at(served)
     wait_for_text(page, "#rows", "Echo")
     assert not page.locator("#workers").is_visible()
+    assert not page.locator("#engine").is_visible()
+
+
+@pytest.mark.browser
+def test_page_tells_of_an_engine_that_is_down(looking: Looking) -> None:
+    with running(Echo(), engine="redis://127.0.0.1:1") as server:
+        server.dashboard(allow=everybody)
+        for _ in range(3):
+            server.broadcast("to those here alone")
+        page = looking.at(server)
+        wait_for_text(page, "#engine-facts", r"State\s+down: .*refused")
+        wait_for_text(page, "#engine-facts", r"Lost\s+3\b")
+        assert page.locator("#engine-facts .bad").count() == 2
+        assert looking.errors == []

@@ -160,9 +160,43 @@ def test_every_figure_is_in_the_metrics() -> None:
     for name in ("started", "buffered", "topics", "identities", "longest_turn"):
         stats[name] = fresh()
     stats["slow_callbacks"] = fresh()
+    names = "up rtt published received unsure lost refused gaps missing repeats invalid"
+    sizes = "bytes_received bytes_sent buffered channels"
+    stats["engine"] = {name: fresh() for name in f"{names} {sizes}".split()}
+    stats["engine"]["connects"] = {"start": fresh(), "error": fresh()}
     series = series_of(render(stats).decode())
     assert set(series.values()) == expected | {1}
     assert len(series) == len(expected) + 1
+
+
+def test_engine_is_in_the_metrics_only_if_there_is_one() -> None:
+    stats = Server().stats()
+    names = {name for name, _ in series_of(render(stats).decode())}
+    assert not any("engine" in name for name in names)
+
+
+def test_losses_of_an_engine_are_told_apart_and_an_unknown_time_is_left_out() -> None:
+    stats = Server().stats()
+    counts = ("received", "repeats", "missing", "gaps", "invalid", "published")
+    sizes = ("bytes_received", "bytes_sent", "buffered", "channels")
+    stats["engine"] = dict.fromkeys((*counts, *sizes), 0) | {
+        "up": 0,
+        "rtt": None,
+        "connects": {"start": 1, "error": 2},
+        "unsure": 3,
+        "lost": 4,
+        "refused": 5,
+    }
+    workers = {"workers": [{**stats, "worker": 1}, {**stats, "worker": 2}]}
+    for labels, shown in (({}, stats), ({"worker": "2"}, {**stats, **workers})):
+        series = series_of(render(shown).decode())
+        assert not any("rtt" in name for name, _ in series)
+        assert find(series, "simple_ws_engine_up", **labels) == 0
+        for why, value in (("unsure", 3), ("down", 4), ("refused", 5)):
+            name = "simple_ws_engine_lost_total"
+            assert find(series, name, why=why, **labels) == value
+        name = "simple_ws_engine_connects_total"
+        assert find(series, name, reason="error", **labels) == 2
 
 
 def test_counters_never_go_back_from_scrape_to_scrape() -> None:

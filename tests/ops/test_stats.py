@@ -94,7 +94,9 @@ def test_server_that_has_seen_nobody_has_zeros() -> None:
         "identities",
         "slow_callbacks",
         "longest_turn",
+        "engine",
     }
+    assert stats["engine"] is None
     assert stats["backend"] == BACKEND
     assert stats["started"] is None
     assert stats["uptime"] == 0

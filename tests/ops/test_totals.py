@@ -70,6 +70,48 @@ def test_counters_of_a_process_that_has_ended_remain() -> None:
     assert total([{}, retired({})]) == {}
 
 
+def engine_figures(**changes: Any) -> dict[str, Any]:
+    base = {
+        "up": 1,
+        "reason": "",
+        "server": "redis 7.2",
+        "rtt": 0.001,
+        "published": 3,
+        "lost": 1,
+        "connects": {"start": 1},
+        "buffered": 9,
+        "channels": 4,
+    }
+    return {**base, **changes}
+
+
+def test_engines_are_added_and_those_of_the_ended_keep_their_counts() -> None:
+    down = engine_figures(
+        up=0, reason="cut", server="", rtt=None, connects={"start": 1, "error": 2}
+    )
+    assert total([{"engine": engine_figures(rtt=0.5)}, {"engine": down}]) == {
+        "engine": engine_figures(
+            reason="cut",
+            rtt=0.5,
+            published=6,
+            lost=2,
+            connects={"start": 2, "error": 2},
+            buffered=18,
+            channels=8,
+        )
+    }
+    assert retired({"engine": down})["engine"] == engine_figures(
+        up=0,
+        server="",
+        rtt=None,
+        connects={"start": 1, "error": 2},
+        buffered=0,
+        channels=0,
+    )
+    assert total([{"engine": None}, {"engine": None}]) == {"engine": None}
+    assert total([{"engine": None}, {"engine": down}]) == {"engine": down}
+
+
 def test_real_stats_can_be_added() -> None:
     with Driven(Echo()) as driven:
         driven.join().shake().text("hello")
