@@ -107,8 +107,12 @@ class NodeHost(Protocol):
     def deliver(self, message: Message) -> None:
         """Send a message to those who listen here; must not raise."""
 
-    def note_gap(self, channel: str, missing: int | None) -> None:
-        """So many messages never came here; None: unknown whether there were any."""
+    def note_gap(self, channel: str, missing: int | None) -> bool:
+        """So many messages never came here; None: unknown whether there were any.
+
+        Returns:
+            Whether somebody was told.
+        """
 
     def note_engine(self, state: EngineState) -> None:
         """The engine has come, or has gone."""
@@ -337,8 +341,8 @@ class Node:
         return True
 
     def _tell_gap(self, channel: str, missing: int | None) -> None:
-        self.counts.gaps += 1
-        self._host.note_gap(channel, missing)
+        if self._host.note_gap(channel, missing):
+            self.counts.gaps += 1
 
     def _forget_channel(self, channel: str) -> None:
         """Nobody listens to a channel any more: numbers will be missing."""

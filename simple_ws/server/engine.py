@@ -176,15 +176,17 @@ class EngineHost:
                 error=error,
             )
 
-    def note_gap(self, channel: str, missing: int | None) -> None:
+    def note_gap(self, channel: str, missing: int | None) -> bool:
         """So many messages never came here."""
         meant = self.channels.parse(channel)
         if meant is None:
-            return
+            return False
         topic = meant.value if meant.audience is Audience.TOPIC else None
         receivers = self._user._receivers(*meant)
-        for handler in dict.fromkeys(client._handler for client in receivers):
+        handlers = dict.fromkeys(client._handler for client in receivers)
+        for handler in handlers:
             self._tell(f"{handler._log_name}.", handler.on_gap, topic, missing)
+        return bool(handlers)
 
     def note_engine(self, state: EngineState) -> None:
         """The engine has come, or has gone."""

@@ -79,8 +79,9 @@ class FakeHost:
         self.delivered.append((message.channel, message.body))
         self.excluded.append(message.exclude)
 
-    def note_gap(self, channel: str, missing: int | None) -> None:
+    def note_gap(self, channel: str, missing: int | None) -> bool:
         self.gaps.append((channel, missing))
+        return True
 
     def note_engine(self, state: EngineState) -> None:
         self.states.append(state)
