@@ -1,7 +1,8 @@
-"""The command line: serve a handler, echo, connect to a server, measure one.
+"""The command line: serve a handler, echo, connect to a server, publish, measure.
 
-Here are the arguments, the short commands and the exit codes; `connect`, `bench` and
-`reload` do the rest. Results go to standard output, messages to standard error.
+Here are the arguments, the short commands and the exit codes; `connect`, `bench`,
+`publish` and `reload` do the rest. Results go to standard output, messages to standard
+error.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from typing import Any
 
 from .. import BACKEND, Server, WebSocket, __version__
 from ..connection.options import check_options
-from ..errors import ConnectError, WebSocketError
+from ..errors import ConnectError, EngineError, WebSocketError
 from ..handlers.handler import BaseHandler
 from ..loop.deferred import is_async
 from ..text import for_terminal
 from .bench import add_bench
 from .connect import add_connect
+from .publish import add_publish, add_topics
 from .reload import keep_running
 from .values import Failure, UsageError, count, port
 
@@ -40,8 +42,8 @@ exit codes:
   0  success
   1  failure: a connection was lost, a message was not sent, a port is in use
   2  wrong arguments
-  3  the server could not be reached, or refused the connection; or a worker
-     could not begin (serve --workers)
+  3  the server or engine could not be reached, or refused what was asked for;
+     or a worker could not begin (serve --workers)
 """
 
 
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except ConnectError as error:
         return _complain(error, UNREACHABLE)
+    except EngineError as error:
+        return _complain(error, FAILED if error.unsure else UNREACHABLE)
     except (UsageError, ValueError) as error:
         return _complain(error, USAGE)
     except (OSError, WebSocketError, Failure) as error:
@@ -91,7 +95,7 @@ def _leave_quietly() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simple-ws",
-        description="Serve WebSockets, connect to a server, or measure one.",
+        description="Serve WebSockets, connect to a server, publish, or measure.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -104,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_echo(commands)
     add_connect(commands)
     add_bench(commands)
+    add_publish(commands)
+    add_topics(commands)
     info = commands.add_parser("info", help="print version and environment")
     info.set_defaults(run=_info)
     return parser

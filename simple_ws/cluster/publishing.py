@@ -34,6 +34,7 @@ __all__ = [
     "cannot_connect",
     "check_publishing_options",
     "closed",
+    "count_topics",
     "engine_to",
     "lost",
     "no_answer",
@@ -153,6 +154,22 @@ def cannot_connect(address: EngineAddress, error: OSError) -> EngineError:
     reason = str(error.strerror or error)
     reason = reason.removeprefix(f"cannot connect to {address}: ")
     return EngineError(str(address), f"cannot connect: {reason}")
+
+
+def count_topics(options: PublishingOptions) -> dict[str, int]:
+    """The topics that somebody has subscribed to, and on how many nodes; it blocks.
+
+    Raises:
+        EngineError: The engine does not tell in time.
+    """
+    end = _clock() + options.timeout
+    connection = PublishingConnection(options.address, end, options.timeout)
+    try:
+        beginning = options.channels.topic("")
+        channels = connection.subscribers(beginning, end)
+    finally:
+        connection.close()
+    return {name.removeprefix(beginning): count for name, count in channels.items()}
 
 
 class PublishingConnection:
