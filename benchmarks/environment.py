@@ -29,6 +29,8 @@ BENCH = ROOT / ".bench"
 PYTHON_PEERS = ("uvloop", "picows", "websockets", "aiohttp", "tornado", "socketify")
 #: What the clients of `clients.py` need.
 CLIENT_PEERS = ("uvloop", "websockets", "aiohttp", "websocket_client")
+#: What `engines.py` compares with.
+ENGINE_PEERS = ("redis", "hiredis")
 NODE_PEERS = ("ws", "bun")
 OLD = "simple_ws==0.3.1"
 
@@ -137,6 +139,11 @@ def install_clients() -> dict[str, str]:
     return _install_python("venv", list(CLIENT_PEERS))
 
 
+def install_engines() -> dict[str, str]:
+    """Install what engines are compared with; the reason for each that is missing."""
+    return _install_python("venv", list(ENGINE_PEERS))
+
+
 def _make_venv(name: str) -> str:
     if Path(python(name)).exists():
         return ""
@@ -200,7 +207,7 @@ def _installed(venv: str) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The versions of everything that is compared."""
-    known = {*PYTHON_PEERS, *CLIENT_PEERS}
+    known = {*PYTHON_PEERS, *CLIENT_PEERS, *ENGINE_PEERS}
     found = {k: v for k, v in _installed("venv").items() if k in known}
     old = _installed("venv-old").get("simple_ws")
     if old:
