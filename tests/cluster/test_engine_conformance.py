@@ -1,0 +1,178 @@
+"""The promises of an engine, kept by that for Redis: with Redis, Valkey and the broker.
+
+The broker is in the test's thread, the others are servers of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from harness import DEADLINE, Clock
+from redis_server import PROGRAMS, redis_server
+
+from simple_ws.cluster import resp
+from simple_ws.cluster.broker import Broker, BrokerSocket
+from simple_ws.cluster.connect import connect
+from simple_ws.cluster.engine import Delivered, EngineEvent, Failed
+from simple_ws.cluster.redis_engine import RedisEngine
+from simple_ws.cluster.redis_url import parse
+from simple_ws.loop.reactor import Reactor
+from simple_ws.testing.engines import EngineConformance
+
+pytestmark = pytest.mark.one_backend
+
+
+READERS: list[Any] = [resp.PythonReader]
+if resp._hiredis is not None:
+    READERS.append(resp.HiredisReader)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+class TestRedis(EngineConformance):
+    @pytest.fixture(autouse=True, params=READERS)
+    def _served(self, request: pytest.FixtureRequest, program: str) -> Iterator[None]:
+        self.reader = request.param
+        with redis_server("--requirepass", "right", program=program) as server:
+            self.url = server.url
+            yield
+
+    def make_engine(self) -> RedisEngine:
+        return RedisEngine(password="right", reader=self.reader)
+
+    def make_refused_engine(self) -> RedisEngine:
+        return RedisEngine(password="hidden", reader=self.reader)
+
+    def connect(self) -> socket.socket:
+        made = connect(parse(self.url), DEADLINE)
+        assert isinstance(made, socket.socket)
+        return made
+
+
+class BrokerConformance(EngineConformance):
+    reader: type[resp.ReplyReader] = resp.PythonReader
+    engine: type[RedisEngine] = RedisEngine
+
+    @contextmanager
+    def serve(self) -> Iterator[None]:
+        self.reactor = Reactor(clock=Clock())
+        self.reactor.open()
+        self.listening = BrokerSocket()
+        broker = Broker(self.reactor, self.listening.sock, self.listening.secret)
+        yield
+        broker.close()
+        self.listening.close()
+        self.reactor.close()
+
+    def make_engine(self) -> RedisEngine:
+        return self.engine(password=self.listening.secret, reader=self.reader)
+
+    def make_refused_engine(self) -> RedisEngine:
+        return self.engine(password="hidden", reader=self.reader)
+
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(self.listening.path)
+        return sock
+
+    def pump(self) -> None:
+        self.reactor.run_once(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers need os.fork")
+class TestBroker(BrokerConformance):
+    @pytest.fixture(autouse=True, params=READERS)
+    def _served(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        self.reader = request.param
+        with self.serve():
+            yield
+
+
+# --- The kit notices what it is for ---------------------------------------------------
+
+
+class Twice(RedisEngine):
+    def receive(self, data: bytes, now: float) -> list[EngineEvent]:
+        events = super().receive(data, now)
+        return events + [event for event in events if isinstance(event, Delivered)]
+
+
+class Hasty(RedisEngine):
+    """It trusts that nothing is cut."""
+
+    def receive(self, data: bytes, now: float) -> list[EngineEvent]:
+        self._reader = self._new_reader()
+        return super().receive(data, now)
+
+
+class Forgetful(RedisEngine):
+    def disconnected(self) -> None:
+        self._wanted.clear()
+        super().disconnected()
+
+
+class Patient(RedisEngine):
+    def deadline(self) -> float | None:
+        return None
+
+
+class Raising(RedisEngine):
+    def receive(self, data: bytes, now: float) -> list[EngineEvent]:
+        events = super().receive(data, now)
+        if any(isinstance(event, Failed) for event in events):
+            raise ValueError("what is this?")
+        return events
+
+
+class Trusting(RedisEngine):
+    def receives(self, channel: str) -> bool:
+        return True
+
+
+class Talkative(RedisEngine):
+    def _clean(self, text: str) -> str:
+        return f"{text} ({self._password})"
+
+
+class Hoarding(RedisEngine):
+    def disconnected(self) -> None:
+        output = self._output
+        super().disconnected()
+        self._output = output
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers need os.fork")
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        (Twice, "all_receive_all_in_one_order"),
+        (Hasty, "bytes_may_be_cut_anywhere"),
+        (Forgetful, "a_connection_may_end_within_any_byte"),
+        (Patient, "silence_is_noticed"),
+        (Patient, "silence_at_the_beginning_is_noticed"),
+        (Raising, "garbage_is_a_failure_and_never_an_exception"),
+        (Trusting, "a_subscription_is_before_the_next_message"),
+        (Talkative, "what_is_refused_is_permanent_and_one_line"),
+        (Hoarding, "without_a_connection_it_only_remembers_channels"),
+    ],
+)
+def test_a_faulty_engine_is_noticed(engine: type[RedisEngine], name: str) -> None:
+    kit = BrokerConformance()
+    kit.engine, kit.timeout = engine, 0.2
+    with kit.serve():
+        kit.setup_method()
+        try:
+            with pytest.raises((AssertionError, ValueError)):
+                getattr(kit, f"test_{name}")()
+        finally:
+            kit.teardown_method()
+
+
+def test_those_who_let_in_anybody_skip_what_is_refused() -> None:
+    with pytest.raises(unittest.SkipTest):
+        EngineConformance().make_refused_engine()
