@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from simple_ws import Server, WebSocket  # noqa: E402
+from simple_ws.cluster import resp  # noqa: E402
 from simple_ws.cluster.broker import BrokerSocket, run_broker  # noqa: E402
 from simple_ws.cluster.envelope import HEADER_SIZE  # noqa: E402
 from simple_ws.cluster.redis_url import EngineAddress  # noqa: E402
@@ -51,13 +52,13 @@ class Way(NamedTuple):
     #: "engine", or "thread" for redis-py.
     receiver: str
     broker: bool
-    #: hiredis is installed.
+    #: hiredis reads the replies.
     hiredis: bool
 
 
 WAYS = (
     Way("Redis", "engine", broker=False, hiredis=False),
-    Way("Redis, hiredis installed", "engine", broker=False, hiredis=True),
+    Way("Redis, hiredis", "engine", broker=False, hiredis=True),
     Way("broker of workers=N", "engine", broker=True, hiredis=False),
     Way("redis-py in a thread", "thread", broker=False, hiredis=True),
 )
@@ -188,7 +189,8 @@ def broker() -> Iterator[tuple[str, str]]:
 def role(way: Way, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """This program in another process."""
     python = environment.python("venv") if way.hiredis else sys.executable
-    command = [python, __file__, "--role", *map(str, arguments)]
+    reader = "hiredis" if way.hiredis else "python"
+    command = [python, __file__, "--role", reader, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -254,8 +256,10 @@ def measure(way: Way, rate: int, seconds: float) -> Result:
                 return read(sock, receiver.pid, seconds)
 
 
-def run_role(name: str, *arguments: str) -> None:
+def run_role(reader: str, name: str, *arguments: str) -> None:
     """Be one of the other processes."""
+    if reader == "python":
+        resp._hiredis = None  # it may be installed all the same
     if name == "receive":
         receive(*arguments)
     else:
