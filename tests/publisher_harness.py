@@ -17,7 +17,15 @@ from simple_ws import Publisher
 from simple_ws.cluster.envelope import Envelope, open_
 from simple_ws.cluster.resp import PythonReader
 
-__all__ = ["AsyncPublisher", "Published", "PublisherServer", "publisher_server"]
+__all__ = [
+    "HELLO",
+    "KINDS",
+    "AsyncPublisher",
+    "Published",
+    "PublisherServer",
+    "hurry",
+    "publisher_server",
+]
 
 HELLO = b"%3\r\n+server\r\n+redis\r\n+version\r\n+7.0.0\r\n+role\r\n+master\r\n"
 
@@ -147,9 +155,9 @@ def publisher_server() -> Iterator[PublisherServer]:
 class AsyncPublisher:
     """The publisher for asyncio, called as the one that blocks."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, loop_factory: Any = None, **options: Any) -> None:
         self.publisher = simple_ws.aio.Publisher(*args, **options)
-        self._runner = asyncio.Runner()
+        self._runner = asyncio.Runner(loop_factory=loop_factory)
 
     def publish(self, topic: Any, msg: Any) -> int:
         return self._runner.run(self.publisher.publish(topic, msg))
@@ -174,6 +182,12 @@ class AsyncPublisher:
 
     def __repr__(self) -> str:
         return repr(self.publisher)
+
+
+def hurry(publisher: Any, timeout: float) -> None:
+    """Give it another timeout: where the test needs time to be over, and not before."""
+    inner = getattr(publisher, "publisher", publisher)
+    inner._options = inner._options._replace(timeout=timeout)
 
 
 KINDS = {"blocking": Publisher, "asyncio": AsyncPublisher}

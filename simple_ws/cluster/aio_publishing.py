@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..client.aio_dial import AbortableProtocol, attach, dial, dial_unix
 from ..errors import EngineError, InvalidState
@@ -80,6 +80,7 @@ class Publisher:
         self._sealer = Sealer(self._options.secret)
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
+        self._waiting = 0  # calls that wait for it
 
     def __repr__(self) -> str:
         return f"<Publisher {self._options.address}>"
@@ -131,8 +132,7 @@ class Publisher:
         """
         self._closed = True
         self._settle()
-        if self._connecting is not None:
-            self._connecting.cancel()
+        self._stop_connecting()
         if self._connection is not None:
             await self._connection.close()
 
@@ -189,32 +189,51 @@ class Publisher:
 
     async def _connected(self) -> _Connection:
         """A new connection, which all calls that wait for it share."""
-        if self._connecting is None:
-            self._connecting = asyncio.ensure_future(self._connect())
-            self._connecting.add_done_callback(self._on_connected)
-        connecting = self._connecting
+        self._waiting += 1
+        connecting = None
         try:
-            # Shielded: one call that is cancelled does not take it from the others.
-            return await asyncio.shield(connecting)
+            while True:
+                if self._connecting is None:
+                    self._begin_to_connect()
+                connecting = self._connecting
+                assert connecting is not None
+                # The time of an attempt that an earlier call began ends earlier.
+                with suppress(TimeoutError):
+                    # Shielded: a call that is cancelled does not take it from others.
+                    return await asyncio.shield(connecting)
         except asyncio.CancelledError:
-            if connecting.cancelled():
+            if connecting is not None and connecting.cancelled():
                 raise closed() from None
             raise
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._stop_connecting()
+
+    def _begin_to_connect(self) -> None:
+        self._connecting = asyncio.ensure_future(self._connect())
+        self._connecting.add_done_callback(self._on_connected)
+
+    def _stop_connecting(self) -> None:
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
 
     def _on_connected(self, task: asyncio.Task[_Connection]) -> None:
-        self._connecting = None
+        connection = None
         if not task.cancelled() and task.exception() is None:
-            self._connection = task.result()
+            connection = task.result()
+        if task is self._connecting:
+            self._connecting = None
+            self._connection = connection
+        elif connection is not None:
+            connection.abort()  # nobody waits for it any more
 
     async def _connect(self) -> _Connection:
-        options = self._options
-        connection = _Connection(options)
+        connection = _Connection(self._options)
         try:
-            async with asyncio.timeout(options.timeout):
+            async with asyncio.timeout(self._options.timeout):
                 await connection.open()
-        except TimeoutError:
-            problem = no_answer(options.timeout)
-            raise EngineError(str(options.address), problem) from None
         finally:
             if not connection.ready:
                 await connection.close()
@@ -335,8 +354,8 @@ class _Connection(AbortableProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`; likewise below."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports do not inherit from asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the engine."""
