@@ -25,7 +25,7 @@ from harness import DEADLINE, Peer, open_peer
 from nodes import BrokerServer, Nodes, Room, broker_server
 from programs import Program
 from proxy import Proxy
-from redis_server import PROGRAMS, RedisServer, redis_server
+from redis_server import PROGRAMS, Commands, RedisServer, redis_server
 from traffic import WINDOW, Traffic
 
 from simple_ws import Server
@@ -411,10 +411,12 @@ def changed(state):
 OPTIONS = '"127.0.0.1", 0, workers=2, ping=False'
 
 
-def enter_hall(program: Program, stack: ExitStack, worker: int) -> Peer:
+def enter_hall(
+    program: Program, stack: ExitStack, worker: int, path: str = "/hall"
+) -> Peer:
     """A client of a worker."""
     while True:
-        peer = Peer(program.connect()).shake("/hall")
+        peer = Peer(program.connect()).shake(path)
         if peer.read_message() == str(worker):
             return stack.enter_context(peer)
         peer.close()
@@ -486,4 +488,57 @@ def test_broker_of_workers_that_is_killed(program: Program, stack: ExitStack) ->
         traffic.more(100)
     for number in (0, 1):
         traffic.check(number)
+    assert program.end() == 0
+
+
+NOISE = """
+class Noise(Hall):
+    def on_open(self, client):
+        client.send(str(os.getpid()))
+    def on_message(self, msg, client):
+        client.subscribe("noise")
+        return "listening"
+
+server.mount("/noise", Noise())
+"""
+
+
+def fill(ask: Commands, pid: int) -> None:
+    """Publish to a worker that reads nothing, until its connection is cut."""
+    for _ in range(1000):
+        for _ in range(20):
+            ask("PUBLISH", "sws.t.noise", "x" * 2**16)
+        if f"name=simple_ws-{pid} ".encode() not in ask("CLIENT", "LIST"):
+            return
+    raise AssertionError("Redis has kept it all")
+
+
+def test_worker_that_stands_still_until_redis_cuts_it(stack: ExitStack) -> None:
+    """It goes on with what the system has kept, then with a gap that is told."""
+    redis = stack.enter_context(
+        redis_server("--client-output-buffer-limit", "pubsub 200000 0 0")
+    )
+    options = f'{OPTIONS}, engine="{redis.url}"'
+    program = stack.enter_context(Program.with_workers(HALL + NOISE, options))
+    workers = program.wait_for_workers()
+    for pid in workers:
+        program.wait_for(f"engine {pid} up")
+    peers = [enter_hall(program, stack, pid) for pid in workers]
+    listener = enter_hall(program, stack, workers[0], "/noise")
+    listener.text("listen")
+    assert listener.read_message() == "listening"
+    ask = stack.enter_context(redis.commands())
+    with Traffic(peers, lambda number, text: peers[number].text(text)) as traffic:
+        traffic.more(100)
+        os.kill(workers[0], signal.SIGSTOP)
+        try:
+            fill(ask, workers[0])
+        finally:
+            os.kill(workers[0], signal.SIGCONT)
+        program.wait_for(f"engine {workers[0]} up", 2)
+        traffic.more(100)
+    assert traffic.check(0).missing
+    missing, told = traffic.check(1)  # while the first was cut off
+    assert told == len(missing)
+    assert len(program.found(f"engine {workers[1]} ")) == 1
     assert program.end() == 0
