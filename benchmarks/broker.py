@@ -8,22 +8,18 @@ Redis is measured on a Unix socket, too, where `redis-server` is installed; Linu
 
 from __future__ import annotations
 
-import os
 import select
 import shutil
 import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
+
+from engine_servers import Served, broker, redis
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from simple_ws.cluster.broker import BrokerSocket, run_broker  # noqa: E402
 from simple_ws.cluster.resp import encode_command  # noqa: E402
 
 BODY = b"x" * 128
@@ -31,7 +27,6 @@ PUBLISH = encode_command(b"PUBLISH", b"c", BODY)
 PUSH = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$128\r\n%b\r\n" % BODY
 BATCHES = (1, 10, 100)
 SUBSCRIBERS = {0: 20_000, 1: 20_000, 10: 5_000, 100: 1_000}
-Connect = Callable[[], socket.socket]
 
 
 def cpu_of(pid: int) -> float:
@@ -40,53 +35,22 @@ def cpu_of(pid: int) -> float:
     return int(text.split()[0]) / 1e9
 
 
-def enter(path: str, *login: bytes) -> socket.socket:
+def enter(served: Served) -> socket.socket:
+    login = (b"AUTH", b"default", served.secret.encode()) if served.secret else ()
     sock = socket.socket(socket.AF_UNIX)
-    sock.connect(path)
+    sock.connect(served.path)
     sock.sendall(encode_command(b"HELLO", b"3", *login))
     sock.recv(4096)
     return sock
 
 
-@contextmanager
-def broker() -> Iterator[tuple[int, Connect]]:
-    listening = BrokerSocket()
-    theirs, ours = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(ours)
-        run_broker(listening.sock, listening.secret, theirs)
-        os._exit(0)
-    login = (b"AUTH", b"default", listening.secret.encode())
-    yield pid, lambda: enter(listening.path, *login)
-    os.close(ours)
-    os.waitpid(pid, 0)
-    listening.close()
-
-
-@contextmanager
-def redis() -> Iterator[tuple[int, Connect]]:
-    with tempfile.TemporaryDirectory() as directory:
-        path = os.path.join(directory, "redis")
-        options = ["--port", "0", "--unixsocket", path, "--save", ""]
-        command = ["redis-server", *options, "--dir", directory]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while not os.path.exists(path):
-            time.sleep(0.01)
-        try:
-            yield server.pid, lambda: enter(path)
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def measure(pid: int, connect: Connect, count: int, total: int, batch: int) -> float:
+def measure(served: Served, count: int, total: int, batch: int) -> float:
     """CPU seconds of the broker for each message."""
-    receivers = [connect() for _ in range(count)]
+    receivers = [enter(served) for _ in range(count)]
     for sock in receivers:
         sock.sendall(encode_command(b"SUBSCRIBE", b"c"))
         sock.recv(4096)
-    sender = connect()
+    sender = enter(served)
     sockets = {sock.fileno(): sock for sock in [*receivers, sender]}
     poll = select.epoll()
     for number, sock in sockets.items():
@@ -94,7 +58,7 @@ def measure(pid: int, connect: Connect, count: int, total: int, batch: int) -> f
         poll.register(number, select.EPOLLIN)
     reply = len(b":%d\r\n" % count)
     sent = replied = pushed = 0
-    begun = cpu_of(pid)
+    begun = cpu_of(served.pid)
     while replied < total * reply or pushed < total * count * len(PUSH):
         more = min(batch - (sent - replied // reply), total - sent)
         if more > 0:
@@ -109,7 +73,7 @@ def measure(pid: int, connect: Connect, count: int, total: int, batch: int) -> f
                     replied += size
                 else:
                     pushed += size
-    spent = cpu_of(pid) - begun
+    spent = cpu_of(served.pid) - begun
     for sock in sockets.values():
         sock.close()
     poll.close()
@@ -122,14 +86,12 @@ def main() -> None:
         servers["redis"] = redis
     print("CPU µs of the server for a message (for a delivery)")
     for name, serve in servers.items():
-        with serve() as (pid, connect):
+        with serve() as served:
             for batch in BATCHES:
                 cells = []
                 for count, total in SUBSCRIBERS.items():
                     size = total // 4 if batch == 1 else total
-                    rounds = [
-                        measure(pid, connect, count, size, batch) for _ in range(3)
-                    ]
+                    rounds = [measure(served, count, size, batch) for _ in range(3)]
                     best = min(rounds) * 1e6
                     cells.append(f"{count}: {best:.1f} ({best / max(count, 1):.2f})")
                 print(f"{name}, {batch} at once, by subscribers: {', '.join(cells)}")

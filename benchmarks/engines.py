@@ -14,13 +14,11 @@ times do. Linux only; Redis has to be installed.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -29,13 +27,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import environment
+from engine_servers import broker, redis
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from simple_ws import Server, WebSocket  # noqa: E402
 from simple_ws.cluster import resp  # noqa: E402
-from simple_ws.cluster.broker import BrokerSocket, run_broker  # noqa: E402
 from simple_ws.cluster.envelope import HEADER_SIZE  # noqa: E402
 from simple_ws.cluster.redis_url import EngineAddress  # noqa: E402
 
@@ -152,40 +150,6 @@ def cpu_of(pid: int) -> float:
 
 
 @contextmanager
-def redis() -> Iterator[tuple[str, str]]:
-    """Path of a Redis, and no secret."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = os.path.join(directory, "redis")
-        options = ["--port", "0", "--unixsocket", path, "--save", ""]
-        command = ["redis-server", *options, "--dir", directory]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-            while not os.path.exists(path):
-                time.sleep(0.01)
-            try:
-                yield path, ""
-            finally:
-                server.terminate()
-
-
-@contextmanager
-def broker() -> Iterator[tuple[str, str]]:
-    """Path and secret of a broker."""
-    listening = BrokerSocket()
-    theirs, ours = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(ours)
-        run_broker(listening.sock, listening.secret, theirs)
-        os._exit(0)
-    try:
-        yield listening.path, listening.secret
-    finally:
-        os.close(ours)
-        os.waitpid(pid, 0)
-        listening.close()
-
-
-@contextmanager
 def role(way: Way, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """This program in another process."""
     python = environment.python("venv") if way.hiredis else sys.executable
@@ -245,7 +209,7 @@ def read(sock: socket.socket, pid: int, seconds: float) -> Result:
 
 def measure(way: Way, rate: int, seconds: float) -> Result:
     """One round of one way."""
-    with broker() if way.broker else redis() as (path, secret):
+    with broker() if way.broker else redis() as (_, path, secret):
         name = way.receiver
         with role(way, "receive", name, path, secret) as receiver:
             assert receiver.stdout is not None
