@@ -1,6 +1,6 @@
 #!/bin/sh
 # Run the tests twice, with the extension and in pure Python, and say last what became of
-# each half. Without arguments both run at the same time, and what the second prints comes
+# each half. What is the same in both is run in one of them (`tests/conftest.py`). Without arguments both run at the same time, and what the second prints comes
 # when the first has ended.
 # usage: scripts/run_tests.sh PYTHON EXTENSION [pytest arguments]
 set -u
@@ -11,13 +11,13 @@ shift 2
 
 with_extension() {
     echo "== tests with the extension"
-    SIMPLE_WS_EXTENSION=1 EXPECT_EXTENSION=1 "$python" -m pytest "$@"
+    SIMPLE_WS_EXTENSION=1 EXPECT_EXTENSION=1 ONE_BACKEND_HALF=${done:+extension} \
+        "$python" -m pytest "$@"
 }
 
-# Tests of what is the same in both need not be run again where the first half runs.
 in_pure_python() {
     echo "== tests in pure Python"
-    SIMPLE_WS_EXTENSION=0 ONE_BACKEND_DONE=$done "$python" -m pytest "$@"
+    SIMPLE_WS_EXTENSION=0 ONE_BACKEND_HALF=${done:+python} "$python" -m pytest "$@"
 }
 
 # Where Python may not write bytecode, as in containers, each of the hundreds of processes
