@@ -89,6 +89,7 @@ class Agreement:
         send_window_bits: our window, 8 to 15.
         receive_window_bits: the peer's largest window.
         level, mem_level, threshold: as in `Deflate`.
+        splits: `max_frame_size` holds for compressed messages as well.
     """
 
     send_takeover: bool
@@ -98,6 +99,7 @@ class Agreement:
     level: int
     mem_level: int
     threshold: int
+    splits: bool = True
 
 
 def parse_extensions(lines: Sequence[str]) -> list[tuple[str, Parameters]]:

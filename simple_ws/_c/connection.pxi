@@ -167,9 +167,9 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self.fd = sock.fileno() if type(sock) is _plain_socket else -1
         self.max_size = protocol.max_size
         self.max_frame_size = protocol.max_frame_size
-        self.whole_packed = not protocol.splits_packed
         agreement = protocol.agreement
         self.packing = agreement is not None
+        self.whole_packed = self.packing and not agreement.splits
         self.threshold = min(agreement.threshold, _NO_LIMIT) if self.packing else 0
         self._open = True
         self._on_fast_path = True

@@ -116,7 +116,6 @@ class Client(ConnectionCore):
         protocol = WebSocketProtocol(
             max_size=options.max_size,
             max_frame_size=options.max_frame_size,
-            splits_packed=agreement is None or options.splits_packed,
             agreement=agreement,
         )
         super().__init__(

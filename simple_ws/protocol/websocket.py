@@ -87,7 +87,6 @@ class Protocol:
         server: we are the server; peers of servers mask (§5.1).
         max_size: bytes of the largest message taken, after inflation; None takes any.
         max_frame_size: bytes of the largest frame payload sent; None never splits.
-        splits_packed: whether that holds for compressed messages.
         agreement: what was negotiated about compression, or None.
 
     Attributes:
@@ -126,7 +125,6 @@ class Protocol:
         "max_size",
         "output",
         "server",
-        "splits_packed",
         "state",
     )
 
@@ -136,13 +134,11 @@ class Protocol:
         server: bool = True,
         max_size: int | None = 2**20,
         max_frame_size: int | None = None,
-        splits_packed: bool = True,
         agreement: Agreement | None = None,
     ) -> None:
         self.server = server
         self.max_size = _NO_LIMIT if max_size is None else min(max_size, _NO_LIMIT)
         self.max_frame_size = max_frame_size or _NO_LIMIT
-        self.splits_packed = splits_packed
         self.agreement = agreement
         self.state = State.OPEN
         self.event: Event | None = None
@@ -490,7 +486,7 @@ class Protocol:
             payload: as sent on the wire.
         """
         limit = self.max_frame_size
-        if first & _RSV1 and not self.splits_packed:
+        if first & _RSV1 and self.agreement is not None and not self.agreement.splits:
             limit = _NO_LIMIT
         if len(payload) <= limit:
             return self._frame(_FIN | first, payload)

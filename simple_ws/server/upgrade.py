@@ -362,7 +362,7 @@ class UpgradeConnection:
         if offer.extensions and options.compression is not None:
             drop_old = options.slow_consumer == "drop_old"
             extension, agreement = _negotiate(
-                offer.extensions, options.compression, drop_old
+                offer.extensions, options.compression, drop_old, options.splits_packed
             )
         return _Terms(offer.key, offered, extension, agreement)
 
@@ -568,10 +568,14 @@ _create.__name__ = "client_class"  # in the log, where it is slow
 
 @lru_cache(maxsize=256)  # all browsers of one kind send the same
 def _negotiate(
-    lines: tuple[str, ...], config: Deflate, drop_old: bool
+    lines: tuple[str, ...], config: Deflate, drop_old: bool, splits: bool
 ) -> tuple[str, Agreement] | tuple[None, None]:
     """Agree on compression: the element of the response, and the agreement."""
     if drop_old:
         # With takeover, messages dropped after compression would break later ones.
         config = replace(config, server_no_context_takeover=True)
-    return negotiate(parse_extensions(lines), config) or (None, None)
+    agreed = negotiate(parse_extensions(lines), config)
+    if agreed is None:
+        return None, None
+    extension, agreement = agreed
+    return extension, replace(agreement, splits=splits)
