@@ -1,4 +1,4 @@
-"""What the broker of one machine pays, beside Redis: ``python benchmarks/broker.py``
+"""CPU time of the local broker, compared with Redis: ``python benchmarks/broker.py``
 
 One client publishes messages of 128 bytes to a channel with 0, 1, 10 and 100
 subscribers, one by one (each waits for its reply) or so many at once. The output has

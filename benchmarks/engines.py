@@ -2,7 +2,7 @@
 
 A server publishes messages of 128 bytes at a fixed rate; a client of another server, in
 another process, receives them. The way between the two is Redis, or the broker that
-`workers=N` starts; beside them, what users write without an engine: redis-py, with
+`workers=N` starts; for comparison, what users write without an engine: redis-py, with
 hiredis, in a thread of the receiving process, on the same Redis.
 
 The output has the CPU time of the receiving process, all threads, for a message, and

@@ -197,7 +197,7 @@ def measure(port: int, seconds: float, core: int) -> list[float]:
 def beside(
     port: int, kind: str, hostile: int, seconds: float, core: int
 ) -> tuple[list[float], str]:
-    """Latencies beside firehoses, and how much they were."""
+    """Latencies next to firehoses, and how much these sent."""
     hose = start("firehoses", port, kind, hostile, core=core)
     try:
         assert hose.stdout is not None
