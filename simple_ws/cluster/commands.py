@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from .partial import PartialInput
+
 __all__ = ["MAX_COMMAND", "Command", "CommandReader", "Publication"]
 
 #: A published message: its channel, and channel and body as they were encoded.
@@ -32,7 +34,7 @@ class _Problem(Exception):
     """The bytes are no commands."""
 
 
-class CommandReader:
+class CommandReader(PartialInput):
     """Reads the commands of one client.
 
     Attributes:
@@ -41,11 +43,9 @@ class CommandReader:
     """
 
     def __init__(self, limit: int = MAX_COMMAND) -> None:
+        super().__init__()
         self.limit = limit
         self.problem: str | None = None
-        #: Bytes that are not read yet, and how many more the next command needs.
-        self._waiting: list[bytes] = []
-        self._needed = 0
 
     def receive(self, data: bytes) -> list[Publication | Command]:
         """Return the commands that are complete, for bytes that are cut anywhere.
@@ -54,20 +54,16 @@ class CommandReader:
         """
         if self.problem is not None:
             return []
-        if self._waiting:
-            self._waiting.append(data)
-            self._needed -= len(data)
-            if self._needed > 0:
-                return []
-            data = b"".join(self._waiting)
-            self._waiting.clear()
+        whole = self._join(data)
+        if whole is None:
+            return []
         items: list[Publication | Command] = []
         position = 0
         try:
-            while (position := _read_publications(data, position, items)) < len(data):
-                after = self._read_command(data, position, items)
+            while (position := _read_publications(whole, position, items)) < len(whole):
+                after = self._read_command(whole, position, items)
                 if after < 0:
-                    self._waiting.append(data[position:])
+                    self._waiting.append(whole[position:])
                     break
                 position = after
         except _Problem as problem:

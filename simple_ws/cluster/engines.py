@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .attempt import Connect
@@ -37,13 +38,8 @@ def open_engine(address: EngineAddress, secret: bytes | None) -> EngineSetup:
         address: as parsed from the URL.
         secret: signs the messages, or None.
     """
-    engine = RedisEngine(
-        address.username,
-        address.password,
-        address.client_name or f"simple_ws-{os.getpid()}",
-        address.db,
-        prefix=address.prefix,
-    )
+    name = address.client_name or f"simple_ws-{os.getpid()}"
+    engine = RedisEngine.from_address(replace(address, client_name=name))
 
     def reach(cancelled: Callable[[], bool]) -> Any:
         return connect(address, _CONNECT_TIMEOUT, cancelled)

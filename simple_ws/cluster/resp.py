@@ -12,6 +12,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
+from .partial import PartialInput
+
 __all__ = [
     "MAX_BULK",
     "ErrorReply",
@@ -166,34 +168,28 @@ _INTEGER = re.compile(rb"-?[0-9]{1,19}")
 _BIG_NUMBER = re.compile(rb"-?[0-9]+")
 
 
-class PythonReader:
+class PythonReader(PartialInput):
     """A `ReplyReader` without dependencies: 1.2 µs for a message of 128 bytes."""
 
     push: type[Any] = tuple
 
     def __init__(self) -> None:
+        super().__init__()
         self.problem: str | None = None
         self._assembler = _Assembler(tuple)
-        #: Bytes that are not read yet, and how many more the next element needs.
-        self._waiting: list[bytes] = []
-        self._needed = 0
 
     def receive(self, data: bytes) -> list[Any]:
         """See `ReplyReader.receive`."""
         if self.problem is not None:
             return []
-        if self._waiting:
-            self._waiting.append(data)
-            self._needed -= len(data)
-            if self._needed > 0:
-                return []
-            data = b"".join(self._waiting)
-            self._waiting.clear()
+        whole = self._join(data)
+        if whole is None:
+            return []
         assembler = self._assembler
         try:
-            position = self._read_all(data, assembler)
-            if position < len(data):
-                self._waiting.append(data[position:])
+            position = self._read_all(whole, assembler)
+            if position < len(whole):
+                self._waiting.append(whole[position:])
         except _Problem as problem:
             self.problem = str(problem)
         items, assembler.items = assembler.items, []

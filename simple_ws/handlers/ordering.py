@@ -14,6 +14,7 @@ from typing import Any, Union
 from ..connection.client import Client
 from ..constants import CloseCause
 from ..loop.deferred import discard, is_deferred
+from ..loop.shedding import hold_input
 from .handler import BaseHandler
 from .pending import PendingCall, PendingCalls, report_failure
 from .wrapper import Wrapper
@@ -87,10 +88,7 @@ class EventQueue:
         return kind, function, args
 
     def _add_size(self, size: int) -> None:
-        if size:
-            before = self._buffered_input
-            self._buffered_input += size
-            self.client._loop.note_input(self, before, self._buffered_input)
+        hold_input(self.client._loop, self, self._buffered_input + size)
 
     def drop_messages(self) -> None:
         """Drop the messages that wait: they are not delivered any more."""

@@ -20,6 +20,7 @@ from ..constants import Delivered, SendStatus
 from ..errors import FAILED, AuthenticationError, HandshakeError
 from ..handlers.return_values import WrongReturnValue
 from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
+from ..loop.shedding import hold_input
 from ..protocol.http11 import (
     Request,
     Response,
@@ -194,7 +195,7 @@ class Exchange:
         self._encoder = self._encoded(given)
         self._phase = Phase.RESPONDING
         self._body = None
-        self._note_input(0)
+        hold_input(self._reactor, self, 0)
         self._reactor.wheel.discard(self)
         self._write()
 
@@ -356,7 +357,7 @@ class Exchange:
 
     def _leave(self) -> None:
         self._phase = Phase.DONE
-        self._note_input(0)
+        hold_input(self._reactor, self, 0)
         self._reactor.wheel.discard(self)
 
     # The body, and the responder
@@ -376,19 +377,14 @@ class Exchange:
         if self._body.feed(data):
             self.request.body = self._body.body
             self._ahead = self._body.rest
-            self._note_input(0)
+            hold_input(self._reactor, self, 0)
             self._call_responder()
             return
-        self._note_input(self._body.buffered_input)
+        hold_input(self._reactor, self, self._body.buffered_input)
         self._unpaid += len(data)
         if self._unpaid >= _PROGRESS:
             self._unpaid = 0
             self._wait(self.server.options.open_timeout)
-
-    def _note_input(self, size: int) -> None:
-        before, self._buffered_input = self._buffered_input, size
-        if size != before:
-            self._reactor.note_input(self, before, size)
 
     def _shed_input(self) -> None:
         """See `loop.shedding.InputHolder`."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ..speedups import LoopState
 
-__all__ = ["InputHolder", "shed_input"]
+__all__ = ["InputHolder", "hold_input", "shed_input"]
 
 
 class InputHolder(Protocol):
@@ -23,6 +23,14 @@ class InputHolder(Protocol):
 
     def _shed_input(self) -> None:
         """Let go of the input, and tell the peer."""
+
+
+def hold_input(loop: LoopState, holder: InputHolder, size: int) -> None:
+    """A holder of input has so many bytes now: note it there, and tell the loop."""
+    before = holder._buffered_input
+    if size != before:
+        holder._buffered_input = size
+        loop.note_input(holder, before, size)
 
 
 def shed_input(loop: LoopState) -> None:

@@ -35,6 +35,7 @@ from ..http.routes import Route
 from ..loop.deferred import is_deferred
 from ..loop.forks import close_copy, close_socket
 from ..loop.reactor import READ
+from ..loop.shedding import hold_input
 from ..protocol.http11 import (
     Request,
     RequestReader,
@@ -236,7 +237,7 @@ class UpgradeConnection:
     def _leave(self) -> None:
         self._over = True
         if self._buffered_input:
-            self._note_input(0)
+            hold_input(self.server.reactor, self, 0)
         self.server.reactor.wheel.discard(self)
         self.server._forget_upgrade(self)
 
@@ -297,13 +298,10 @@ class UpgradeConnection:
             if self._kept:
                 self._wait(self.server.options.open_timeout)
         request = self._reader.feed(data)
-        self._note_input(0 if request else self._reader.buffered_input)
+        hold_input(
+            self.server.reactor, self, 0 if request else self._reader.buffered_input
+        )
         return request
-
-    def _note_input(self, size: int) -> None:
-        before, self._buffered_input = self._buffered_input, size
-        if size != before:
-            self.server.reactor.note_input(self, before, size)
 
     def _shed_input(self) -> None:
         """See `loop.shedding.InputHolder`."""
@@ -336,8 +334,7 @@ class UpgradeConnection:
         request.address = self.address
         if self.server.proxies is not None or type(self.sock) is not socket.socket:
             self._introduce(request)
-        if self.server.options.allowed_hosts is not None:
-            self._check_host(request)
+        self._check_host(request)
         handler = self.server._find_handler(request)
         if offer is None:
             offer = _read_offer(request)
@@ -531,7 +528,7 @@ class UpgradeConnection:
         self.server._admission.note_refusal(response.status)
         if self._exchange is None:
             self.server.reactor.wheel.discard(self)
-            self._note_input(0)
+            hold_input(self.server.reactor, self, 0)
             self._exchange = Exchange(self, request)
         self._exchange.end(response, why)
 

@@ -422,17 +422,21 @@ def connect_to_database(worker):
         assert not program.found("returned")
 
 
-def test_worker_that_cannot_begin_again_is_tried_again() -> None:
-    """A database that is down for a while does not end the whole site."""
-    body = """
+def fails_to_begin(attempts: str) -> str:
+    """Code of workers that cannot begin at each attempt that is a minus."""
+    return f"""
 tried = os.pipe()
-os.write(tried[1], b"++-+++")
+os.write(tried[1], {attempts.encode()!r})
 @server.on_worker_start
 def connect_to_database(worker):
     if os.read(tried[0], 1) == b"-":
         raise RuntimeError("no database")
 """
-    with Program.with_workers(body) as program:
+
+
+def test_worker_that_cannot_begin_again_is_tried_again() -> None:
+    """A database that is down for a while does not end the whole site."""
+    with Program.with_workers(fails_to_begin("++-+++")) as program:
         workers = program.wait_for_workers()
         os.kill(workers[0], signal.SIGKILL)
         program.wait_for("ended: RuntimeError: no database .* it is replaced in 1 s")
@@ -513,15 +517,7 @@ def test_sighup_replaces_all_without_refusing_or_resetting_anybody() -> None:
 
 
 def test_sighup_keeps_the_old_workers_if_a_successor_cannot_begin() -> None:
-    body = """
-tried = os.pipe()
-os.write(tried[1], b"++-")
-@server.on_worker_start
-def connect_to_database(worker):
-    if os.read(tried[0], 1) == b"-":
-        raise RuntimeError("no database")
-"""
-    with Program.with_workers(body) as program:
+    with Program.with_workers(fails_to_begin("++-")) as program:
         workers = program.wait_for_workers()
         peer = program.peer()
         program.send(signal.SIGHUP)
