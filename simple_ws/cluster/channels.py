@@ -1,6 +1,9 @@
 """The names of channels of an engine: one for each topic and identity, and one for all.
 
 prefix.t.TOPIC    prefix.i.KIND:IDENTITY    prefix.all
+
+A topic with history has {prefix.k.TOPIC}e, and an engine that stores it begins the
+names of its keys with what is before the `e`: so they are in one slot of a cluster.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ class Audience(enum.Enum):
 
     #: The subscribers of a topic.
     TOPIC = "t"
+    #: Those of a topic with history.
+    KEPT = "k"
     #: The connections of an identity.
     IDENTITY = "i"
     EVERYBODY = "all"
@@ -41,17 +46,24 @@ class Channels:
     def __init__(self, prefix: str) -> None:
         self.all = f"{prefix}.all"
         self._topic = f"{prefix}.t."
+        self._kept = f"{{{prefix}.k."
         self._identity = f"{prefix}.i."
 
     def name(self, audience: Audience, value: Any) -> str:
         """The channel of an audience; see `identity` for the error that it raises."""
         if audience is Audience.TOPIC:
             return self._topic + value  # type: ignore[no-any-return]
+        if audience is Audience.KEPT:
+            return self.kept(value)
         return self.all if audience is Audience.EVERYBODY else self.identity(value)
 
     def topic(self, topic: str) -> str:
         """The channel of a topic."""
         return self._topic + topic
+
+    def kept(self, topic: str) -> str:
+        """The channel of a topic with history."""
+        return f"{self._kept}{topic}}}e"
 
     def identity(self, identity: Any) -> str:
         """The channel of an identity.
@@ -78,6 +90,8 @@ class Channels:
         """What a name stands for; None if it is none of ours."""
         if name.startswith(self._topic):
             return Channel(Audience.TOPIC, name[len(self._topic) :])
+        if name.startswith(self._kept):
+            return Channel(Audience.KEPT, name[len(self._kept) : -2])
         if name == self.all:
             return Channel(Audience.EVERYBODY, None)
         if name.startswith(self._identity):

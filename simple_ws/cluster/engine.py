@@ -11,14 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+from .history import Entry
+from .position import Position
+
 __all__ = [
     "Accepted",
     "Delivered",
     "Engine",
     "EngineEvent",
     "Failed",
+    "Origin",
+    "Page",
     "Ready",
     "Refused",
+    "Retention",
+    "Stored",
     "Subscribed",
 ]
 
@@ -48,10 +55,32 @@ class Accepted(NamedTuple):
     receivers: int
 
 
+class Stored(NamedTuple):
+    """Like `Accepted`, for a message that was appended to the history of its topic."""
+
+    position: Position
+    #: It was there already; nothing was published.
+    again: bool
+
+
 class Refused(NamedTuple):
     """The engine does not take the oldest message; the connection goes on."""
 
     reason: str
+
+
+class Page(NamedTuple):
+    """The result of the oldest `read` that has none yet."""
+
+    channel: str
+    epoch: str
+    #: Offset of the newest message of the topic.
+    top: int
+    #: The position that was known is not of this history: the entries are its first.
+    reset: bool
+    #: One after the other; empty where what was asked for has expired, or is to come.
+    #: Their bodies are envelopes, their times seconds since they were published.
+    entries: list[Entry]
 
 
 class Failed(NamedTuple):
@@ -62,7 +91,28 @@ class Failed(NamedTuple):
     permanent: bool = False
 
 
-EngineEvent = Ready | Subscribed | Delivered | Accepted | Refused | Failed
+EngineEvent = (
+    Ready | Subscribed | Delivered | Accepted | Stored | Refused | Page | Failed
+)
+
+
+class Origin(NamedTuple):
+    """What tells a message from all others of its topic."""
+
+    publisher: bytes
+    #: Grows with each message of this publisher to this topic.
+    seq: int
+    #: Of the user: a message with a key that is in the history is not appended again.
+    key: str | None
+
+
+class Retention(NamedTuple):
+    """How much of a topic is kept: the rule of `Server.topic`."""
+
+    #: Messages.
+    size: int
+    #: Seconds; None: no limit.
+    keep: float | None
 
 
 class Engine(Protocol):
@@ -72,6 +122,9 @@ class Engine(Protocol):
     sent after each call. A message that was neither accepted nor refused when the
     connection is lost may have been delivered or not.
     """
+
+    #: Whether topics can have a history: `append` and `read` work.
+    keeps_history: bool
 
     @property
     def channels(self) -> int:
@@ -118,3 +171,37 @@ class Engine(Protocol):
 
     def publish(self, channel: str, envelope: bytes) -> None:
         """Publish a message, once `Ready` has come; answered in order."""
+
+    def append(
+        self, channel: str, envelope: bytes, origin: Origin, retention: Retention
+    ) -> None:
+        """Append a message to the history of a topic, and publish it.
+
+        Answered in order, with those of `publish`, by `Stored` or `Refused`. It is
+        published once, however often it is appended: a message whose number is not
+        higher than the last one of its publisher was there already. Subscribers get it
+        as `Delivered`, with the position and a space before the envelope.
+
+        Args:
+            channel: of `Channels.kept`.
+            envelope: is stored as it is.
+            origin: of the message.
+            retention: of the topic, the same in all nodes.
+        """
+
+    def read(
+        self, channel: str, known: Position | None, after: int, limit: int
+    ) -> None:
+        """Read the history of a topic; answered in order by `Page`, or `Failed`.
+
+        The subscription to the channel, if it is asked for, is processed before: what
+        the page lacks at its end is delivered after it.
+
+        Args:
+            channel: of `Channels.kept`.
+            known: of the last message that this node has got; None: it has got none.
+                Where it is not of this history, that has lost messages, and gets a new
+                epoch.
+            after: messages after this offset; at most that of `known`.
+            limit: messages of one page.
+        """

@@ -30,10 +30,13 @@ from .engine import (
     Delivered,
     EngineEvent,
     Failed,
+    Origin,
     Ready,
     Refused,
+    Retention,
     Subscribed,
 )
+from .position import Position
 from .redis_url import DEFAULT_PREFIX, EngineAddress, is_client_name, is_prefix
 from .resp import ErrorReply, ReplyReader, encode_command, new_reader
 
@@ -113,6 +116,7 @@ class RedisEngine:
         self._new_reader = reader
         #: Seconds of the last probe from here to here; None: not known yet.
         self.round_trip: float | None = None
+        self.keeps_history = False
         #: What is asked for: names, as they are sent.
         self._wanted: dict[str, bytes] = {}
         self._probe_channel = f"{prefix}.probe.{secrets.token_hex(8)}".encode()
@@ -214,6 +218,18 @@ class RedisEngine:
         self._output.append(command)
         self._size += len(command)
         self._pending.append(None)
+
+    def append(
+        self, channel: str, envelope: bytes, origin: Origin, retention: Retention
+    ) -> None:
+        """See `Engine.append`."""
+        raise NotImplementedError
+
+    def read(
+        self, channel: str, known: Position | None, after: int, limit: int
+    ) -> None:
+        """See `Engine.read`."""
+        raise NotImplementedError
 
     def receives(self, channel: str) -> bool:
         """See `Engine.receives`."""
