@@ -7,11 +7,12 @@ Running and stopping the loop is left to `server`, sending to `hub`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import flag
+from ..cluster.topic_rules import checked_rule
 from ..cluster.worker import Worker
 from ..connection.admission import Admission, retry_after
 from ..connection.client import Client
@@ -199,6 +200,53 @@ class App(Hub):
             self._filtered = True
         self._middlewares.append(middleware)
         return middleware
+
+    def topic(
+        self,
+        pattern: str,
+        *,
+        history: int = 0,
+        keep: float | None = None,
+        presence: bool = False,
+        latest: bool | Callable[[Any], Hashable] = False,
+        max_subscribers: int | None = None,
+    ) -> None:
+        """Say what is special about topics, before the server runs.
+
+        The most specific pattern holds, and no other: a topic itself, then the longest
+        beginning such as `"room:*"`, then `"*"`. With an engine all nodes need the same
+        rules.
+
+        Args:
+            pattern: a topic, or the beginning of topics and "*".
+            history: this many messages of each topic are kept, and `client.subscribe`
+                with `since` sends those that the client has missed.
+            keep: seconds for which each of them is kept; None: until there are newer
+                ones.
+            presence: who is subscribed is known: `present` and `on_presence`.
+            latest: while a client takes no output, only the newest message waits for
+                it, in the place of the older one; with a function, called with each
+                message, the newest of each key that it returns.
+            max_subscribers: of one topic in one process, `client.subscribe` returns
+                False above it; None: no limit.
+
+        Raises:
+            TypeError, ValueError: An argument has a value that is not allowed, or the
+                pattern has a rule already.
+            InvalidState: The server runs.
+        """
+        rule = checked_rule(
+            pattern,
+            history=history,
+            keep=keep,
+            presence=presence,
+            latest=latest,
+            max_subscribers=max_subscribers,
+            max_buffered=self.options.max_buffered,
+        )
+        if self._running:
+            raise InvalidState("rules of topics are set before the server runs")
+        self._topic_rules.add(rule)
 
     def on_engine(self, listener: F) -> F:
         """Call a function whenever the engine has come or has gone; as a decorator.

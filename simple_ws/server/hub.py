@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..cluster.channels import Audience
+from ..cluster.topic_rules import TopicRules
 from ..connection.client import Client
 from ..connection.topics import Group, Identities, Topics
 from ..constants import Delivered
@@ -50,6 +51,7 @@ class Hub:
         self.clients: Group[Client] = Group()
         self._topics: Topics[Client] = Topics()
         self._identities: Identities[Client] = Identities()
+        self._topic_rules = TopicRules()
         # Clients that must authenticate and have not: only what is written to one of
         # them reaches it.
         self._strangers: set[Client] = set()

@@ -1,0 +1,134 @@
+"""What is special about topics: `Server.topic`, and which rule a topic has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..checks import flag, optional, seconds, whole
+from ..loop.deferred import check_callback, check_not_deferred
+from .engine import Retention
+
+__all__ = ["TopicRule", "TopicRules", "checked_rule"]
+
+#: Bytes that a message in a history costs at least.
+_ENTRY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRule:
+    """What is special about the topics of a pattern; see `Server.topic`.
+
+    Attributes:
+        pattern: a topic, or the beginning of topics and "*".
+        history: messages that are kept of each topic.
+        keep: seconds for which each is kept; None: no limit.
+        presence: who is subscribed is known.
+        latest: a slow client gets the newest message, of each key if it is a function.
+        max_subscribers: of one topic in one process; None: no limit.
+    """
+
+    pattern: str
+    history: int = 0
+    keep: float | None = None
+    presence: bool = False
+    latest: bool | Callable[[Any], Hashable] = False
+    max_subscribers: int | None = None
+
+    @property
+    def retention(self) -> Retention:
+        """How much of a topic is kept."""
+        return Retention(self.history, self.keep)
+
+
+def checked_rule(
+    pattern: Any,
+    *,
+    history: Any,
+    keep: Any,
+    presence: Any,
+    latest: Any,
+    max_subscribers: Any,
+    max_buffered: int,
+) -> TopicRule:
+    """Make a rule of what a user gave; a history larger than `max_buffered` is refused.
+
+    Raises:
+        TypeError, ValueError: A value is not allowed; the text says which, and why.
+    """
+    if not isinstance(pattern, str):
+        raise TypeError(f"pattern must be a str, not {pattern!r}")
+    history = whole(0, "messages")("history", history)
+    if history * _ENTRY > max_buffered:
+        raise ValueError(
+            f"history must be at most {max_buffered // _ENTRY:,} messages, since "
+            f"max_buffered is {max_buffered:,} bytes, not {history!r}"
+        )
+    keep = optional(seconds)("keep", keep)
+    if keep is not None and not history:
+        raise ValueError("keep is for topics with history: history must be 1 or more")
+    return TopicRule(
+        pattern,
+        history,
+        keep,
+        flag("presence", presence),
+        _checked_latest(latest),
+        optional(whole(1, "subscribers"))("max_subscribers", max_subscribers),
+    )
+
+
+def _checked_latest(latest: Any) -> bool | Callable[[Any], Hashable]:
+    if isinstance(latest, bool):
+        return latest
+    check_callback("latest, unless it is True or False,", latest, ("msg",))
+    check_not_deferred("latest", latest)
+    return latest  # type: ignore[no-any-return]
+
+
+class TopicRules:
+    """Rules by their pattern; the most specific one holds: the topic itself, then the
+    longest beginning. False without any."""
+
+    def __init__(self, rules: Iterable[TopicRule] = ()) -> None:
+        self._exact: dict[str, TopicRule] = {}
+        # The longest first.
+        self._beginnings: list[tuple[str, TopicRule]] = []
+        for rule in rules:
+            self.add(rule)
+
+    def __bool__(self) -> bool:
+        return bool(self._exact or self._beginnings)
+
+    def __iter__(self) -> Iterator[TopicRule]:
+        yield from self._exact.values()
+        for _, rule in self._beginnings:
+            yield rule
+
+    def add(self, rule: TopicRule) -> None:
+        """Add a rule.
+
+        Raises:
+            ValueError: The pattern is malformed, or has a rule.
+        """
+        pattern = rule.pattern
+        if not pattern or "*" in pattern[:-1]:
+            raise ValueError(
+                f"pattern must be a topic, or end with its only '*', not {pattern!r}"
+            )
+        if any(known.pattern == pattern for known in self):
+            raise ValueError(f"the pattern {pattern!r} has a rule already")
+        if pattern.endswith("*"):
+            self._beginnings.append((pattern[:-1], rule))
+            self._beginnings.sort(key=lambda each: -len(each[0]))
+        else:
+            self._exact[pattern] = rule
+
+    def find(self, topic: str) -> TopicRule | None:
+        """The rule of a topic, or None."""
+        rule = self._exact.get(topic)
+        if rule is None:
+            for beginning, known in self._beginnings:
+                if topic.startswith(beginning):
+                    return known
+        return rule
