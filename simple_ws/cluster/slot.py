@@ -30,7 +30,8 @@ class WorkerProcess:
         pid, pipe: see above.
         born: when it was forked.
         seen: when it last gave a sign of life.
-        up: it serves.
+        turns: its loop does: it has given a sign of life.
+        up: it serves, and its engine is up or was waited for.
         stopping: it was told to stop.
         failure: why it could not begin, in its words.
         stats: its last stats.
@@ -41,7 +42,7 @@ class WorkerProcess:
         self.pid = pid
         self.pipe = pipe
         self.born = self.seen = now
-        self.up = False
+        self.turns = self.up = False
         self.stopping = False
         self.failure: str | None = None
         self.stats: dict[str, Any] = {}
@@ -56,7 +57,7 @@ class WorkerProcess:
         """
         self.stopping = True
         self.pipe.send({"stop": drain, "last": last})
-        if not self.up:
+        if not self.turns:
             self.signal(signal.SIGTERM)  # its loop may not turn yet
 
     def cut(self) -> None:

@@ -280,7 +280,7 @@ class Supervisor:
         link = WorkerLink(worker, theirs, self._board, broker)
         sockets = self._sockets.sets[slot.number - 1]
         return serve_and_exit(
-            partial(self._serve, link, sockets), lambda: link.is_up, link.fail
+            partial(self._serve, link, sockets), lambda: link.turns, link.fail
         )
 
     def _leave(self, slot: Slot | None = None) -> None:
@@ -301,7 +301,7 @@ class Supervisor:
     def _read(self, slot: Slot, process: WorkerProcess, now: float) -> None:
         messages, there = process.pipe.receive()
         for message in messages:
-            process.seen = now
+            process.seen, process.turns = now, True
             if "stats" in message:
                 process.stats = message["stats"]
                 self._news = True
@@ -315,8 +315,9 @@ class Supervisor:
             self._selector.unregister(process.pipe)
 
     def _note_up(self, slot: Slot, process: WorkerProcess) -> None:
-        logger.info("worker %d serves (process %d)", slot.number, process.pid)
         process.up = slot.was_up = True
+        self._sum_up()  # whoever reads the line finds the worker in the sums
+        logger.info("worker %d serves (process %d)", slot.number, process.pid)
         if self._stops:
             return
         for older in slot.processes:
@@ -405,11 +406,11 @@ class Supervisor:
         self._board.leader = next((each.pid for each in serving if each), 0)
 
     def _sum_up(self) -> None:
-        now = self._clock()
-        self._summed, self._news = now, False
+        self._news = False
         workers = [slot.stats() for slot in self._slots if slot.was_up]
         if not workers:
             return
+        now = self._summed = self._clock()
         sums = total(workers)
         for name in ("worker", "pid", "endings"):
             del sums[name]

@@ -1,8 +1,9 @@
 """A worker process as it sees itself: its number, and its pipe to the supervisor.
 
 `Worker` is what users are handed. `WorkerLink` tells the supervisor from the worker's
-own loop that it is up, and then each second that the loop turns; a thread could still
-say so while the loop hangs. How the process begins and ends is in `process`.
+own loop each second that the loop turns; a thread could still say so while the loop
+hangs. It says that the worker is up once its engine is, so that nobody is sent to one
+who cannot pass messages on. How the process begins and ends is in `process`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ __all__ = ["HEARTBEAT", "Worker", "WorkerHost", "WorkerLink"]
 
 #: Seconds between two signs of life.
 HEARTBEAT = 1.0
+#: Seconds that a worker waits for its engine before it says that it is up: the site
+#: serves without the engine, too. Longer than it takes to connect over any network.
+ENGINE_WAIT = 3.0
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,14 @@ class WorkerHost:
         stop: begins the shutdown; given seconds or None, and whether nobody will
             accept the connections that wait in the queue.
         cut: ends at once.
+        when_ready: has a function called once the engine is up; at once if it is, or if
+            there is none.
     """
 
     stats: Callable[[], dict[str, Any]]
     stop: Callable[[float | None, bool], object]
     cut: Callable[[], object]
+    when_ready: Callable[[Callable[[], object]], object]
 
 
 class WorkerLink:
@@ -68,7 +75,7 @@ class WorkerLink:
 
     Attributes:
         worker, board, broker: see above.
-        is_up: the loop has turned.
+        turns: the loop has turned.
     """
 
     def __init__(
@@ -81,7 +88,8 @@ class WorkerLink:
         self.worker = worker
         self.board = board
         self.broker = broker
-        self.is_up = False
+        self.turns = False
+        self._told = False  # that it is up
         self._pipe = pipe
         self._host: WorkerHost
         self._reactor: Reactor
@@ -95,7 +103,7 @@ class WorkerLink:
         """The loop is about to turn: listen to the supervisor, and talk to it."""
         self._reactor, self._host = reactor, host
         reactor.register(self._pipe, READ, self._on_ready)
-        reactor.call_soon(self._say_up)
+        reactor.call_soon(self._on_first_turn)
 
     def ask_to_stop(self, drain: float | None) -> None:
         """Have the supervisor stop all workers; in the loop's thread."""
@@ -109,10 +117,16 @@ class WorkerLink:
         """Say why this worker cannot begin."""
         self._pipe.send_last({"failed": reason})
 
+    def _on_first_turn(self) -> None:
+        self.turns = True
+        self._beat()
+        self._reactor.call_later(ENGINE_WAIT, self._say_up)
+        self._host.when_ready(self._say_up)
+
     def _say_up(self) -> None:
-        self.is_up = True
-        self._pipe.send({"up": True, "stats": self._host.stats()})
-        self._reactor.call_later(HEARTBEAT, self._beat)
+        if not self._told:
+            self._told = True
+            self._pipe.send({"up": True, "stats": self._host.stats()})
 
     def _beat(self) -> None:
         self._pipe.send({"stats": self._host.stats()}, droppable=True)

@@ -67,6 +67,7 @@ class EngineHost:
         self.channels = Channels(setup.prefix)
         self._reactor = reactor
         self._user = user
+        self._awaited: list[Callable[[], object]] = []  # see `when_up`
         self._engine = setup.engine
         self._node = Node(setup.engine, self, secret=setup.secret)
         self._link = Link(
@@ -108,6 +109,13 @@ class EngineHost:
     def begin(self) -> None:
         """Connect, now and whenever the connection is lost."""
         self._link.start()
+
+    def when_up(self, callback: Callable[[], object]) -> None:
+        """Call a function once the engine is up, now if it is."""
+        if self.state.up:
+            callback()
+        else:
+            self._awaited.append(callback)
 
     def end(self) -> None:
         """Send what waits if the system takes it, and close the connection."""
@@ -192,6 +200,10 @@ class EngineHost:
         """The engine has come, or has gone."""
         for listener in list(self._user._engine_listeners):
             self._tell("", listener, state)
+        if state.up:
+            awaited, self._awaited = self._awaited, []
+            for callback in awaited:
+                callback()
 
     def note_invalid(self, channel: str, why: str) -> None:
         """Something else than our messages came on a channel."""

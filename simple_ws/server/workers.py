@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..cluster.redis_url import EngineAddress
     from ..cluster.sockets import ListeningSockets
     from ..cluster.supervisor import Supervisor
+    from .engine import EngineHost
 
 __all__ = ["Workers"]
 
@@ -42,6 +43,7 @@ class WorkersHost(StatsSource, Protocol):
     port: int
     _asked_port: int
     _run: Run | None
+    _engine: EngineHost | None
     _schedule: Schedule
     _stats: Stats
 
@@ -233,7 +235,12 @@ class Workers:
             signal.SIGTERM, lambda *_: stop(partial(server._begin_stop, None))
         )
         gather = partial(server._stats.gather, server)
-        link.begin(run.reactor, WorkerHost(gather, self._stop_worker, server._abort))
+        engine = server._engine
+        when_ready = _call if engine is None else engine.when_up
+        link.begin(
+            run.reactor,
+            WorkerHost(gather, self._stop_worker, server._abort, when_ready),
+        )
         server._serve(run)
         link.end(gather())
 
@@ -244,6 +251,10 @@ class Workers:
             for listener in server._run.listeners:
                 listener.own()
         server._begin_stop(drain)
+
+
+def _call(callback: Callable[[], object]) -> None:
+    callback()
 
 
 def _leads(server: WorkersHost, link: WorkerLink) -> bool:

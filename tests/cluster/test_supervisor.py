@@ -479,6 +479,92 @@ def test_workers_end_with_the_supervisor_where_the_system_does_not_help() -> Non
         peer.close()
 
 
+# --- Waiting for the engine ----------------------------------------------------------
+
+#: Each worker says when its engine is up, and the supervisor's line may come after it.
+TELLS_OF_ENGINE = """
+worker.ENGINE_WAIT = 3600
+@server.on_engine
+def changed(state):
+    if state.up:
+        say("engine of", os.getpid())
+"""
+
+
+def broker_of(program: Program, workers: list[int]) -> int:
+    """The process of the broker."""
+    children = Path(f"/proc/{program.process.pid}/task/{program.process.pid}")
+    every = (children / "children").read_text().split()
+    (broker,) = set(map(int, every)) - set(workers)
+    return broker
+
+
+def check_engine_came_first(program: Program, worker: int) -> None:
+    lines = "\n".join(program.lines)
+    engine = lines.index(f"engine of {worker}\n")
+    assert engine < lines.index(f"serves (process {worker})")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_worker_is_up_once_its_engine_is_and_sighup_waits_for_that() -> None:
+    body = f"""
+{HASTY}
+{TELLS_OF_ENGINE}
+@server.on_worker_start
+def begin(worker):
+    server.call_later(0, lambda: say("turns", os.getpid()))
+@server.on_worker_stop
+def end(worker):
+    say("ends", os.getpid())
+"""
+    with Program.with_workers(body) as program:
+        old = program.wait_for_workers()
+        for pid in old:
+            check_engine_came_first(program, pid)
+        broker = broker_of(program, old)
+        os.kill(broker, signal.SIGSTOP)  # it lets nobody in
+        program.send(signal.SIGHUP)
+        successor = int(program.wait_for(r"^turns (\d+)", 3)[1])
+        assert program.get("/pid")
+        os.kill(broker, signal.SIGCONT)
+        workers = program.wait_for_workers(4)
+        for pid in workers:
+            check_engine_came_first(program, pid)
+        program.wait_for(f"^ends {old[0]}|^ends {old[1]}", 2)
+        lines = program.lines
+        first_end = next(at for at, line in enumerate(lines) if line[:4] == "ends")
+        assert lines.index(f"engine of {successor}") < first_end
+        assert program.end() == 0
+
+
+def without_engine(wait: float) -> Program:
+    """Workers whose engine nobody listens for."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    body = f"{HASTY}\nworker.ENGINE_WAIT = {wait}\n"
+    options = f'"127.0.0.1", 0, workers=2, engine="redis://127.0.0.1:{port}"'
+    return Program.with_workers(body, options)
+
+
+def test_worker_is_up_without_its_engine_after_a_while() -> None:
+    with without_engine(0.01) as program:
+        workers = program.wait_for_workers()
+        assert int(program.get("/pid")) in workers
+        assert program.end() == 0
+
+
+def test_worker_that_waits_for_its_engine_serves_and_stops_gracefully() -> None:
+    with without_engine(3600) as program:
+        with program.peer() as peer:
+            peer.text("hello")
+            assert peer.read_message() == "hello"
+            program.send(signal.SIGTERM)
+            assert peer.read_close() == (1001, "the server stops")
+        assert program.wait() == 0
+        assert not program.found("serves")
+        assert not program.found("has not turned")
+
+
 # --- Replacing all -------------------------------------------------------------------
 
 
@@ -729,9 +815,7 @@ def test_broker_is_kept_alive_and_workers_can_reach_it() -> None:
         first = json.loads(program.get("/ask"))
         assert first["hello"] == "%"
         assert Path(first["path"]).exists()
-        children = Path(f"/proc/{program.process.pid}/task/{program.process.pid}")
-        every = (children / "children").read_text().split()
-        (broker,) = set(map(int, every)) - set(workers)
+        broker = broker_of(program, workers)
         os.kill(broker, signal.SIGKILL)
         program.wait_for("the broker ended: SIGKILL; it is started again in 0 s")
         assert json.loads(program.get("/ask")) == first
@@ -767,9 +851,7 @@ def tell(msg, client):
             return text.encode() in other.read_now()
 
         until(lambda: reaches("before"))
-        children = Path(f"/proc/{program.process.pid}/task/{program.process.pid}")
-        every = (children / "children").read_text().split()
-        (broker,) = set(map(int, every)) - set(workers)
+        broker = broker_of(program, workers)
         os.kill(broker, signal.SIGKILL)
         program.wait_for("the broker ended: SIGKILL; it is started again in 0 s")
         until(lambda: reaches("after"))
