@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,16 +33,16 @@ class Served(NamedTuple):
 def broker() -> Iterator[Served]:
     """The broker of `workers=N`."""
     listening = BrokerSocket()
-    theirs, ours = os.pipe()
+    theirs, ours = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        os.close(ours)
+        ours.close()
         run_broker(listening.sock, listening.secret, theirs)
         os._exit(0)
     try:
         yield Served(pid, listening.path, listening.secret)
     finally:
-        os.close(ours)
+        ours.close()
         os.waitpid(pid, 0)
         listening.close()
 

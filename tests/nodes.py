@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -34,14 +35,14 @@ class BrokerServer:
         )
 
     def start(self) -> None:
-        ours, self._parent = os.pipe()
+        ours, self._parent = socket.socketpair()
         self._pid = os.fork()
         if self._pid == 0:
-            os.close(self._parent)
+            self._parent.close()
             with suppress(BaseException):
                 run_broker(self.listening.sock, self.listening.secret, ours)
             os._exit(0)
-        os.close(ours)
+        ours.close()
 
     def stop(self) -> None:
         """Let it neither read nor write, until `go_on`."""
@@ -53,7 +54,7 @@ class BrokerServer:
     def kill(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
-        os.close(self._parent)
+        self._parent.close()
 
 
 @contextmanager

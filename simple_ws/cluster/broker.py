@@ -5,7 +5,7 @@ Unix socket that only this user can reach, and is a process of its own: when it 
 killed, the supervisor starts another on the same socket, and the links connect again.
 
     supervisor: listening = BrokerSocket()      # before it forks
-    broker:     run_broker(listening.sock, listening.secret, parent=descriptor)
+    broker:     run_broker(listening.sock, listening.secret, parent=sock)
     workers:    connect to listening.path, with listening.secret as the password
 
 What is published to a channel without subscribers is dropped; nothing is stored.
@@ -41,6 +41,8 @@ logger = logging.getLogger("simple_ws")
 
 #: Connections that wait to be accepted, while a killed broker is replaced.
 _BACKLOG = 1024
+#: Seconds between two signs of life.
+HEARTBEAT = 1.0
 #: Names of the directory and of the socket in it.
 _PREFIX, _NAME = "simple_ws-", "broker"
 #: Seconds in which a directory is new.
@@ -165,7 +167,7 @@ def _user_of(sock: socket.socket) -> int | None:
     return None
 
 
-def run_broker(sock: socket.socket, secret: str, parent: int) -> None:
+def run_broker(sock: socket.socket, secret: str, parent: socket.socket) -> None:
     """Serve as the broker, in a process of its own, until the parent has ended.
 
     Signals that end a program are ignored: a terminal or systemd sends them to all
@@ -174,12 +176,13 @@ def run_broker(sock: socket.socket, secret: str, parent: int) -> None:
     Args:
         sock: of `BrokerSocket`.
         secret: of it.
-        parent: descriptor of a pipe or socket whose other end only the parent has open:
-            its end ends the broker.
+        parent: one of a pair, whose other end only the parent has open: its end ends
+            the broker. A byte each `HEARTBEAT` seconds says that the loop turns.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     gc.freeze()  # what the parent has left is not ours to look through
+    parent.setblocking(False)
     reactor = Reactor()
     reactor.open()
     broker = Broker(reactor, sock, secret)
@@ -190,7 +193,13 @@ def run_broker(sock: socket.socket, secret: str, parent: int) -> None:
         ended = _is_at_end(parent)
         reactor.want_attention()
 
+    def beat() -> None:
+        with suppress(OSError):  # the parent stands still, or has ended
+            parent.send(b".")
+        reactor.call_later(HEARTBEAT, beat)
+
     reactor.register(parent, READ, on_parent)
+    beat()
     try:
         while not ended:
             reactor.run_turns()
@@ -199,9 +208,11 @@ def run_broker(sock: socket.socket, secret: str, parent: int) -> None:
         reactor.close()
 
 
-def _is_at_end(descriptor: int) -> bool:
-    """Whether nothing more can come from a descriptor that is ready."""
+def _is_at_end(sock: socket.socket) -> bool:
+    """Whether nothing more can come from a socket that is ready."""
     try:
-        return not os.read(descriptor, 4096)
-    except ConnectionError:
+        return not sock.recv(4096)
+    except BlockingIOError:
+        return False
+    except OSError:
         return True

@@ -17,7 +17,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-__all__ = ["CANNOT_START", "fork", "leave_signals", "reap", "serve_and_exit"]
+__all__ = [
+    "CANNOT_START",
+    "fork",
+    "leave_signals",
+    "reap",
+    "serve_and_exit",
+    "show_hangs",
+]
 
 logger = logging.getLogger("simple_ws")
 
@@ -110,6 +117,12 @@ def _end_with(parent: int) -> None:
         _exit(1)
 
 
+def show_hangs() -> None:
+    """Have SIGABRT show where the loop hangs."""
+    with suppress(Exception):  # standard error is closed, or not a file
+        faulthandler.enable()
+
+
 def serve_and_exit(
     serve: Callable[[], object],
     is_up: Callable[[], bool],
@@ -125,8 +138,7 @@ def serve_and_exit(
     Returns:
         The exit code.
     """
-    with suppress(Exception):  # standard error is closed, or not a file
-        faulthandler.enable()  # SIGABRT shows where a loop hangs
+    show_hangs()
     try:
         serve()
     except BaseException as error:

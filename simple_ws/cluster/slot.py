@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..ops.totals import retired, total
+from .liveness import Liveness
 from .pipe import Pipe
 from .restarts import Restarts
 
@@ -29,24 +30,23 @@ class WorkerProcess:
     Attributes:
         pid, pipe: see above.
         born: when it was forked.
-        seen: when it last gave a sign of life.
+        liveness: when it last gave a sign of life.
         turns: its loop does: it has given a sign of life.
         up: it serves, and its engine is up or was waited for.
         stopping: it was told to stop.
         failure: why it could not begin, in its words.
         stats: its last stats.
-        aborted: when it was sent SIGABRT; None as long as it was not.
     """
 
     def __init__(self, pid: int, pipe: Pipe, now: float) -> None:
         self.pid = pid
         self.pipe = pipe
-        self.born = self.seen = now
+        self.born = now
+        self.liveness = Liveness(pid, now)
         self.turns = self.up = False
         self.stopping = False
         self.failure: str | None = None
         self.stats: dict[str, Any] = {}
-        self.aborted: float | None = None
 
     def stop(self, drain: float | None, last: bool) -> None:
         """Tell it to shut down gracefully.

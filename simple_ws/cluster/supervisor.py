@@ -5,7 +5,7 @@ would copy. It waits for its workers' pipes and for signals:
 
 - a worker that ends is replaced, see `restarts`;
 - one whose loop has not turned for `STUCK_AFTER` seconds is sent SIGABRT, which shows
-  where it hangs, and then SIGKILL;
+  where it hangs, and then SIGKILL; likewise the broker;
 - one that cannot begin at all (exit code 3) ends everything, with that code;
 - SIGTERM and SIGINT stop all gracefully; a second one cuts, a third one kills;
 - SIGHUP replaces all, one after another: the successor serves on the same sockets
@@ -181,7 +181,9 @@ class Supervisor:
         if pause > self.STUCK_AFTER / 2:
             for slot in self._slots:
                 for process in slot.processes:
-                    process.seen += pause
+                    process.liveness.seen += pause
+            if self._broker is not None:
+                self._broker.forgive(pause)
         self._turned = now
 
     def _drain_wake(self) -> None:
@@ -301,7 +303,7 @@ class Supervisor:
     def _read(self, slot: Slot, process: WorkerProcess, now: float) -> None:
         messages, there = process.pipe.receive()
         for message in messages:
-            process.seen, process.turns = now, True
+            process.liveness.seen, process.turns = now, True
             if "stats" in message:
                 process.stats = message["stats"]
                 self._news = True
@@ -342,14 +344,11 @@ class Supervisor:
             slot.remove(process)
             self._news = True
             self._on_end(slot, process, code, now)
-        elif process.aborted is not None:
-            if now - process.aborted > self.KILL_AFTER:
-                process.signal(signal.SIGKILL)
-        elif now - process.seen > self.STUCK_AFTER:
-            process.aborted = now
+            return
+        silence = process.liveness.end_if_stuck(now, self.STUCK_AFTER, self.KILL_AFTER)
+        if silence is not None:
             text = "worker %d (process %d) has not turned for %.0f s: it is ended"
-            logger.error(text, slot.number, process.pid, now - process.seen)
-            process.signal(signal.SIGABRT)
+            logger.error(text, slot.number, process.pid, silence)
 
     def _on_end(
         self, slot: Slot, process: WorkerProcess, code: int, now: float

@@ -458,25 +458,25 @@ class Process:
     """A broker in a process of its own."""
 
     def __init__(self, listening: BrokerSocket) -> None:
-        ours, theirs = os.pipe()
+        ours, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(theirs)
+            theirs.close()
             with suppress(BaseException):
                 run_broker(listening.sock, listening.secret, ours)
                 os._exit(0)
             os._exit(1)
-        os.close(ours)
+        ours.close()
         self.parent = theirs
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        os.close(self.parent)
+        self.parent.close()
 
     def end(self) -> int:
         """End it as its parent's end does; its exit code."""
-        os.close(self.parent)
+        self.parent.close()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 

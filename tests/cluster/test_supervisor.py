@@ -36,6 +36,15 @@ Supervisor.KILL_AFTER = 0.2
 Supervisor.SUM_EVERY = 0.01
 """
 
+#: Likewise those of the broker.
+HASTY_BROKER = """
+from simple_ws.cluster import broker
+from simple_ws.cluster.broker_process import BrokerProcess
+broker.HEARTBEAT = 0.05
+BrokerProcess.STUCK_AFTER = 1.0
+BrokerProcess.KILL_AFTER = 0.2
+"""
+
 
 def until(condition: Callable[[], Any]) -> Any:
     """Ask again and again: what is waited for is in another process."""
@@ -386,14 +395,16 @@ def hang_for_ever(request):
         peer.close()
 
 
-def test_pause_of_the_supervisor_is_no_fault_of_the_workers() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_pause_of_the_supervisor_is_no_fault_of_the_others() -> None:
     """The machine was suspended, or the whole container frozen."""
-    with Program.with_workers(HASTY) as program:
+    with Program.with_workers(HASTY + HASTY_BROKER) as program:
         workers = program.wait_for_workers()
-        for pid in (*workers, program.process.pid):
+        children = (broker_of(program, workers), *workers)
+        for pid in (*children, program.process.pid):
             os.kill(pid, signal.SIGSTOP)
         select.select([], [], [], 1.5)  # longer than STUCK_AFTER: what is tested
-        for pid in (program.process.pid, *workers):
+        for pid in (program.process.pid, *children):
             os.kill(pid, signal.SIGCONT)
         assert {int(program.get("/pid")) for _ in range(10)} <= set(workers)
         assert program.end() == 0
@@ -857,6 +868,19 @@ def tell(msg, client):
         until(lambda: reaches("after"))
         one.close()
         other.close()
+        assert program.end() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_broker_that_hangs_is_ended_and_replaced() -> None:
+    with Program.with_workers(HASTY + HASTY_BROKER) as program:
+        workers = program.wait_for_workers()
+        hangs = broker_of(program, workers)
+        os.kill(hangs, signal.SIGSTOP)
+        program.wait_for(rf"the broker \(process {hangs}\) has not turned for 1 s")
+        program.wait_for("the broker ended: SIGKILL; it is started again in")
+        program.wait_for("engine local.*: connected to", 4)
+        assert broker_of(program, workers) != hangs
         assert program.end() == 0
 
 
