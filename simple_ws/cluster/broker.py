@@ -110,27 +110,48 @@ def _refuses(path: str) -> bool:
 
 
 class Broker:
-    """Passes messages on between the connections of a listening Unix socket.
+    """Passes messages on between its connections.
 
     Args:
         reactor: open; drives it.
-        sock: bound and listening, shared with other processes.
+        sock: a Unix socket, bound and listening, shared with other processes; None: all
+            its connections are made by `connect`.
         secret: the password of clients.
     """
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, secret: str) -> None:
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket | None, secret: str
+    ) -> None:
         self.channels: dict[bytes, dict[BrokerConnection, None]] = {}
         self.connections: set[BrokerConnection] = set()
         self._reactor = reactor
         self._secret = secret.encode()
         self._numbers = count(1)
-        self._listener = Listener(reactor, sock, self._on_accept, shared=True)
+        self._listener: Listener | None = None
+        if sock is not None:
+            self._listener = Listener(reactor, sock, self._on_accept, shared=True)
+
+    def connect(self) -> socket.socket:
+        """Return a new connection to it, in the thread of its loop.
+
+        Raises:
+            OSError: There are no more descriptors.
+        """
+        theirs, ours = socket.socketpair()
+        self._add(ours)
+        return theirs
 
     def close(self) -> None:
         """Close all connections, and stop listening."""
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
         for connection in list(self.connections):
             connection.close()
+
+    def forget(self) -> None:
+        """Close a forked process's copies of the connections."""
+        for connection in self.connections:
+            connection.forget()
 
     def is_secret(self, password: bytes) -> bool:
         """Whether it is the password."""
@@ -145,7 +166,10 @@ class Broker:
         if user not in (None, 0, os.geteuid()):
             logger.warning("the broker refuses a connection of user %d", user)
             sock.close()
-            return
+        else:
+            self._add(sock)
+
+    def _add(self, sock: socket.socket) -> None:
         number = next(self._numbers)
         self.connections.add(BrokerConnection(sock, self._reactor, self, number))
 

@@ -342,6 +342,11 @@ class BrokerConnection:
         self.waiting = 0
         self._host.remove(self)
 
+    def forget(self) -> None:
+        """Close a forked process's copy of its socket."""
+        self.closed = True
+        self._stream.close()
+
     _abandon = close
 
 

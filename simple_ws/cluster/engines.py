@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..loop.reactor import Reactor
 from .attempt import Connect
 from .connect import connect
 from .engine import Engine
 from .redis_engine import RedisEngine
 from .redis_url import EngineAddress
+
+if TYPE_CHECKING:
+    from .broker import Broker
 
 __all__ = ["EngineSetup", "open_engine"]
 
@@ -23,21 +28,28 @@ class EngineSetup(NamedTuple):
     """An engine that is not connected yet, and what is needed with it."""
 
     engine: Engine
-    #: Blocks for some seconds at most.
+    #: Blocks for some seconds at most; not at all if there is a `broker`.
     connect: Connect
     #: For the log, without a password.
     name: str
     prefix: str
     secret: bytes | None
+    #: Of `memory://`, in the same loop.
+    broker: Broker | None = None
 
 
-def open_engine(address: EngineAddress, secret: bytes | None) -> EngineSetup:
+def open_engine(
+    address: EngineAddress, secret: bytes | None, reactor: Reactor
+) -> EngineSetup:
     """Create the engine of an address; nothing is connected yet.
 
     Args:
         address: as parsed from the URL.
         secret: signs the messages, or None.
+        reactor: drives the broker of `memory://`.
     """
+    if address.scheme == "memory":
+        return _open_memory(address, secret, reactor)
     name = address.client_name or f"simple_ws-{os.getpid()}"
     engine = RedisEngine.from_address(replace(address, client_name=name))
 
@@ -45,3 +57,18 @@ def open_engine(address: EngineAddress, secret: bytes | None) -> EngineSetup:
         return connect(address, _CONNECT_TIMEOUT, cancelled)
 
     return EngineSetup(engine, reach, f"engine {address}", address.prefix, secret)
+
+
+def _open_memory(
+    address: EngineAddress, secret: bytes | None, reactor: Reactor
+) -> EngineSetup:
+    """The broker of `workers=N`, in this process and loop, and a connection to it."""
+    from .broker import Broker  # only when needed
+
+    password = secrets.token_hex(16)
+    broker = Broker(reactor, None, password)
+    engine = RedisEngine(password=password, prefix=address.prefix)
+    name = f"engine {address}"
+    return EngineSetup(
+        engine, lambda cancelled: broker.connect(), name, address.prefix, secret, broker
+    )

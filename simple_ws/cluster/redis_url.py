@@ -30,7 +30,7 @@ _SCHEMES = {
 _FORMS = (
     "an engine's URL is redis://, rediss:// (TLS), valkey:// or valkeys:// with "
     "[user:password@]host[:port][/db], or unix://[user:password@]/path/of/the/socket; "
-    "each with ?option=value"
+    "each with ?option=value; memory:// for one process"
 )
 _SHAPE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]@]*)(?::([0-9]{1,5}))?")
@@ -84,6 +84,8 @@ class EngineAddress:
 
     def __str__(self) -> str:
         """The URL for logs: without credentials and options."""
+        if self.scheme == "memory":
+            return "memory://"
         if self.path:
             return f"{self.scheme}://{one_line(self.path)}"
         host = f"[{self.host}]" if ":" in self.host else self.host

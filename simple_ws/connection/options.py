@@ -124,8 +124,8 @@ class Options:
             `write_limit` and `slow_consumer` see it. None leaves megabytes to the
             system; for the server only.
         engine: URL of what connects several processes and nodes, such as
-            "redis://localhost"; see `docs/cluster.md` for its forms. None: this
-            process is alone; for the server only.
+            "redis://localhost", or "memory://" for tests; see `docs/cluster.md`. None:
+            this process is alone; for the server only.
         engine_secret: signs what goes through the engine; what is not signed with it is
             dropped. None does not; for the server only.
         busy_poll: poll for this long before sleeping, which saves a wake-up (some 10

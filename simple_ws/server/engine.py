@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from ..cluster.attempt import start_thread
 from ..cluster.channels import Audience, Channels
 from ..cluster.engines import EngineSetup
 from ..cluster.envelope import Kind, encode_body
@@ -68,7 +69,7 @@ class EngineHost:
         self._reactor = reactor
         self._user = user
         self._awaited: list[Callable[[], object]] = []  # see `when_up`
-        self._engine = setup.engine
+        self._engine, self._broker = setup.engine, setup.broker
         self._node = Node(setup.engine, self, secret=setup.secret)
         self._link = Link(
             reactor,
@@ -77,6 +78,7 @@ class EngineHost:
             on_event=self._node.on_event,
             on_state=self._node.on_link,
             name=setup.name,
+            run_in_thread=start_thread if setup.broker is None else _call,
         )
         self._node.interest.add(self.channels.all)
 
@@ -121,10 +123,14 @@ class EngineHost:
         """Send what waits if the system takes it, and close the connection."""
         self._link.stop()
         self._node.end()
+        if self._broker is not None:
+            self._broker.close()
 
     def forget(self) -> None:
         """Close a forked process's copy of the connection."""
         self._link.forget()
+        if self._broker is not None:
+            self._broker.forget()
 
     # For the hub
 
@@ -230,3 +236,7 @@ class EngineHost:
             return
         if is_deferred(result):
             self._user._run_deferred(result, done)
+
+
+def _call(function: Callable[[], object]) -> None:
+    function()

@@ -491,7 +491,7 @@ class Server(App):
         from ..cluster.engines import open_engine  # only when needed
         from .engine import EngineHost
 
-        setup = open_engine(address, self.options.engine_secret)
+        setup = open_engine(address, self.options.engine_secret, run.reactor)
         return EngineHost(setup, run.reactor, self)
 
     def _use_clock(self, clock: Callable[[], float]) -> None:
@@ -680,9 +680,11 @@ def _proxies(options: Options) -> TrustedProxies | None:
 def _engine_address(options: Options) -> EngineAddress | None:
     if options.engine is None:
         return None
-    from ..cluster.redis_url import parse  # only when needed
+    from ..cluster.engine_url import check_workers, parse  # only when needed
 
-    return parse(options.engine)
+    address = parse(options.engine)
+    check_workers(address, options.workers)
+    return address
 
 
 def _encryption(options: Options) -> Callable[..., Any] | None:

@@ -44,6 +44,7 @@ class WorkersHost(StatsSource, Protocol):
     _asked_port: int
     _run: Run | None
     _engine: EngineHost | None
+    _engine_address: EngineAddress | None
     _schedule: Schedule
     _stats: Stats
 
@@ -121,11 +122,14 @@ class Workers:
 
     def listen(self, sockets: Iterable[socket.socket]) -> None:
         """Bind the port for all workers; see `Server.listen`."""
+        from ..cluster.engine_url import check_workers
         from ..cluster.sockets import ListeningSockets
 
         if self._sockets is not None:
             raise InvalidState("the server listens already")
         server, options = self._server, self._server.options
+        if server._engine_address is not None:
+            check_workers(server._engine_address, options.workers)
         given = take_over(sockets, options.backlog)
         if given:
             self._sockets = ListeningSockets.one_for_all(

@@ -93,6 +93,33 @@ class TestBroker(BrokerConformance):
             yield
 
 
+@pytest.mark.parametrize("reader", READERS)
+class TestMemory(EngineConformance):
+    """`memory://`: the broker without a socket of its own."""
+
+    @pytest.fixture(autouse=True)
+    def _served(self, reader: type[resp.ReplyReader]) -> Iterator[None]:
+        self.reader = reader
+        self.reactor = Reactor(clock=Clock())
+        self.reactor.open()
+        self.broker = Broker(self.reactor, None, "right")
+        yield
+        self.broker.close()
+        self.reactor.close()
+
+    def make_engine(self) -> RedisEngine:
+        return RedisEngine(password="right", reader=self.reader)
+
+    def make_refused_engine(self) -> RedisEngine:
+        return RedisEngine(password="hidden", reader=self.reader)
+
+    def connect(self) -> socket.socket:
+        return self.broker.connect()
+
+    def pump(self) -> None:
+        self.reactor.run_once(0)
+
+
 # --- The kit notices what it is for ---------------------------------------------------
 
 
