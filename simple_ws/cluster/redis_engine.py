@@ -18,6 +18,7 @@ A user with these rights is enough, where the prefix is `sws`:
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -56,6 +57,12 @@ _LATE = 1.0
 #: state (at any time) and no fault of one message.
 _PERMANENT = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "NOPROTO", "DENIED"})
 _STATE = frozenset({"READONLY", "MASTERDOWN", "LOADING", "NOAUTH", "CLUSTERDOWN"})
+
+#: How servers and proxies say that they do not know HELLO: Redis 5, Envoy,
+#: redis-cluster-proxy.
+_UNKNOWN_COMMAND = re.compile(
+    r"(unknown|unsupported|unrecognized|invalid) (command|request)", re.IGNORECASE
+)
 
 _PUBLISH = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _PING = encode_command(b"PING")
@@ -426,11 +433,11 @@ class RedisEngine:
             self._try_channels()
 
     def _on_hello_refused(self, error: ErrorReply) -> None:
-        if error.code == "NOPROTO" or "unknown command" in error.text.lower():
+        if error.code == "NOPROTO" or _UNKNOWN_COMMAND.search(error.text):
             # Its text is not told: it repeats the arguments, thus the password.
             self._fail(
-                "it does not speak RESP3: Redis 6 or later, or Valkey, is needed, "
-                "and no proxy that speaks only RESP2",
+                "it does not speak RESP3 (it has no HELLO 3), which engines need: use "
+                "Redis 6 or later, or Valkey, and no proxy that speaks only RESP2",
                 permanent=True,
             )
         else:
