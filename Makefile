@@ -31,7 +31,7 @@ define install
 endef
 
 .PHONY: help run test lint types docs conformance browser bench wheels sanitize fuzz \
-	soak clean
+	soak chaos clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -82,6 +82,9 @@ fuzz: $(VENV)/.stamp ## fuzz what reads the network, guided by coverage
 
 soak: $(VENV)/.stamp ## hundreds of clients for minutes, some killed in the middle
 	$(BIN)/python tests/soak/run.py $(ARGS)
+
+chaos: $(VENV)/.stamp ## several nodes for minutes, and every 20 s something fails
+	$(BIN)/python tests/chaos/run.py $(ARGS)
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz docs/_build

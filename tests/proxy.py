@@ -57,7 +57,8 @@ class Proxy:
                     sock.shutdown(socket.SHUT_RDWR)
 
     def cut_after(self, size: int) -> None:
-        """Close the connection when so many bytes more have come from the engine."""
+        """Close a connection when so many bytes more have come from the engine, on all
+        of them."""
         with self._lock:
             self._left = size
 
@@ -95,11 +96,12 @@ class Proxy:
                 self._passing.wait()
                 data = source.recv(4096)
                 self._passing.wait()
+                last = not data
                 if from_engine:
-                    data = self._limit(data)
-                if not data:
-                    break
+                    data, last = self._limit(data)
                 to.sendall(data)
+                if last:
+                    break
         for sock in (source, to):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -108,13 +110,12 @@ class Proxy:
             self._sockets.discard(source)
         source.close()
 
-    def _limit(self, data: bytes) -> bytes:
-        """What may be passed on; nothing ends the connection."""
+    def _limit(self, data: bytes) -> tuple[bytes, bool]:
+        """What may be passed on, and whether it is the last of its connection."""
         with self._lock:
-            if self._left is None:
-                return data
-            data = data[: self._left]
-            self._left -= len(data)
-            if not data:
-                self._left = None
-            return data
+            if self._left is None or len(data) < self._left:
+                if self._left is not None:
+                    self._left -= len(data)
+                return data, not data
+            data, self._left = data[: self._left], None
+            return data, True

@@ -33,7 +33,11 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-MIB = 2**20
+sys.path.insert(0, str(HERE.parent))
+
+import measuring  # noqa: E402
+from measuring import MIB  # noqa: E402
+
 #: Seconds between two looks at the server, and between two kills.
 LOOK, KILL = 1.0, 20.0
 #: Seconds that clients have to come home, and the server to end.
@@ -142,16 +146,12 @@ class Soak:
         self._judge_memory()
 
     def _look(self, at: float) -> Sample:
-        folder = Path(f"/proc/{self.server.process.pid}")
-        rollup = (folder / "smaps_rollup").read_text()
-        pss = next(line for line in rollup.splitlines() if line.startswith("Pss:"))
+        pid = self.server.process.pid
         said = self.server.catch_up()
         if said.get("alarms"):
             self.problems.append(f"the server's log: {said['alarms'][0]}")
-        descriptors = len(os.listdir(folder / "fd"))
-        return Sample(
-            at, int(pss.split()[1]) * 1024, descriptors, said.get("clients", 0)
-        )
+        clients = said.get("clients", 0)
+        return Sample(at, measuring.memory(pid), measuring.descriptors(pid), clients)
 
     def _mind_workers(self) -> None:
         for worker in self.workers:
@@ -221,13 +221,8 @@ class Soak:
             return
         times = [sample.at for sample in later]
         sizes = [sample.memory for sample in later]
-        middle, mean = sum(times) / len(times), sum(sizes) / len(sizes)
-        spread = sum((at - middle) ** 2 for at in times)
-        slope = sum(
-            (at - middle) * (size - mean) for at, size in zip(times, sizes, strict=True)
-        )
-        self.growth = slope / spread * (times[-1] - times[0])
-        if self.growth > max(16 * MIB, mean / 10):
+        self.growth = measuring.growth(times, sizes)
+        if measuring.too_much(self.growth, sizes):
             self.problems.append(f"memory grows: {self.growth / MIB:.1f} MiB")
 
     def report(self) -> None:

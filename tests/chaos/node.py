@@ -1,0 +1,171 @@
+"""The server of a chaos run: `node.py HOST PORT WORKERS ENGINE DIRECTORY`.
+
+Each worker writes down what becomes of each message, in a file of its own: a write to a
+file outlives the process. `ledger` reads it. Lines:
+
+    t N PUBLISHER K    message N of this node was taken: the K-th of a client
+    l N                the engine was not there
+    a N                the engine has it
+    u N                it was given to the engine, and nobody knows
+    e N                the engine has it, but it was delivered here before it came back
+    r N                the engine has refused it
+    s up|down          the engine has come, or has gone
+    c JSON             the counts, when the process ends as it should
+
+Clients of the room "hall" get "m NODE N PUBLISHER K", and "gap COUNT" where `on_gap`
+was called. Messages to other topics are noise.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from simple_ws import Server, WebSocket
+
+HALL = "hall"
+#: Bytes of a message of noise.
+NOISE = 2**16
+
+
+class Journal:
+    """Writes down what a node does.
+
+    Args:
+        directory: of the journals.
+        server: is serving.
+    """
+
+    def __init__(self, directory: str, server: Server) -> None:
+        assert server.engine is not None
+        self.name = f"{os.getpid()}-{time.monotonic_ns()}"
+        self.taken = self.noise = 0
+        self._file = os.open(Path(directory, self.name), os.O_CREAT | os.O_WRONLY)
+        self._host = server.engine
+        self._channel = self._host.channels.topic(HALL)
+        self._watch(server.engine._node)
+
+    def write(self, *words: object) -> None:
+        os.write(self._file, (" ".join(map(str, words)) + "\n").encode())
+
+    def take(self, rest: str) -> str:
+        """A message has come from a client; return it as it is published."""
+        self.taken += 1
+        self.write("t", self.taken, rest)
+        return f"m {self.name} {self.taken} {rest}"
+
+    @property
+    def lost(self) -> int:
+        """Messages that were delivered here alone, as the engine was not there."""
+        return self._host.counts.lost
+
+    def end(self) -> None:
+        """The process has served; all is closed."""
+        counts = asdict(self._host.counts)
+        self.write("c", json.dumps({**counts, "noise": self.noise}))
+
+    def _watch(self, node: Any) -> None:
+        """Note what the node alone knows of each message."""
+        accepted, refused = node._on_accepted, node._on_refused
+        deliver_unsure = node._deliver_unsure
+
+        def note_accepted() -> None:
+            self._note("a", list(node._sent)[:1])
+            accepted()
+
+        def note_refused(reason: str) -> None:
+            self._note("r", list(node._sent)[:1])
+            refused(reason)
+
+        def note_unsure() -> None:
+            self._note("u", node._sent)
+            early = [sent for sent in node._returning.values() if sent.accepted]
+            self._note("e", early)
+            deliver_unsure()
+
+        node._on_accepted, node._on_refused = note_accepted, note_refused
+        node._deliver_unsure = note_unsure
+
+    def _note(self, word: str, messages: Any) -> None:
+        for sent in messages:
+            if sent.message.channel == self._channel:
+                self.write(word, sent.seq)
+
+
+class Hall(WebSocket):
+    """Everybody hears everybody, and of what is missing.
+
+    Attributes:
+        journal: of this worker, once it serves.
+    """
+
+    journal: Journal
+
+    def on_open(self, client: Any) -> None:
+        client.subscribe(HALL)
+        client.send(f"hello {self.journal.name}")
+
+    def on_message(self, msg: Any, client: Any) -> None:
+        word, _, rest = msg.partition(" ")
+        if word == "p":
+            self._publish(rest)
+        elif word == "noise":
+            self._make_noise(*rest.split())
+
+    def on_gap(self, topic: str | None, missing: int | None) -> None:
+        if topic == HALL:
+            self.server.publish(HALL, f"gap {missing}", local=True)
+
+    def _publish(self, rest: str) -> None:
+        """Publish a message of a client, and note whether the engine was there."""
+        lost = self.journal.lost
+        text = self.journal.take(rest)
+        self.server.publish(HALL, text)
+        if self.journal.lost > lost:
+            self.journal.write("l", self.journal.taken)
+
+    def _make_noise(self, pid: str, count: str) -> None:
+        """Publish what another process listens to, and does not read."""
+        for _ in range(int(count)):
+            self.journal.noise += 1
+            self.server.publish(f"noise-{pid}", "x" * NOISE)
+
+
+def main(host: str, port: str, workers: str, engine: str, directory: str) -> None:
+    """Serve until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    options: dict[str, Any] = {"engine": engine} if engine else {}
+    server = Server(host, int(port), workers=int(workers), ping=False, **options)
+    hall = server.mount("*", Hall())
+
+    @server.http("/stats")
+    def stats(request: object) -> Any:
+        return server.stats()
+
+    @server.on_worker_start
+    def begin(worker: object) -> None:
+        hall.journal = Journal(directory, server)
+        assert server.engine is not None
+        server.engine.listen(server.engine.channels.topic(f"noise-{os.getpid()}"))
+
+    @server.on_worker_stop
+    def end(worker: object) -> None:
+        hall.journal.end()
+
+    @server.on_engine
+    def changed(state: Any) -> None:
+        hall.journal.write("s", "up" if state.up else "down")
+
+    server.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,263 @@
+"""Chaos: several nodes under traffic, and every 20 s something fails.
+
+    make chaos ARGS="--minutes 15 --engine redis"   or --engine local
+
+With Redis: three servers of two workers; one behind a proxy, and one in a network
+namespace of its own where this user may make one. With `local`: one server of four
+workers and its broker. Clients of each server publish and count. The program stops by
+itself, prints a line for each fault and the account, and exits with 0 if
+
+- each message is accounted for, see `ledger`: every client got it once and in order, or
+  it was counted at its publisher, or the client was told of a gap there;
+- after each fault all nodes and clients came back in 30 s;
+- a roll (SIGHUP) refused and reset no connection, faults of the engine ended none;
+- the counts of a server never went back, and those of each node are what it did;
+- memory (PSS) stops growing, and descriptors are as many as at the start;
+- no log has a traceback, and no process is left.
+
+`--seed` chooses the same faults again. It needs Linux (/proc).
+
+    make chaos ARGS="--faults redis-kill --count 20 --every 4 --rate 1000"
+
+kills Redis 20 times at 1,000 messages a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import measuring
+from crowd import Crowd, Member
+from faults import Faults
+from places import LocalSite, RedisSite, Site, wait_until
+from report import print_report
+from watch import Watch
+
+#: Seconds in which everything must have come back after a fault, and at the start.
+RECOVERY = 30.0
+#: How a fault may end connections of clients; the others end none.
+ENDS = {
+    "roll": {"closed with 1001"},
+    "worker-kill": {"cut", "reset", "reset before it was open"},
+    "supervisor-kill": {
+        *("cut", "reset", "reset before it was open", "refused", "closed with 1001"),
+    },
+}
+
+
+class Chaos:
+    """One run.
+
+    Args:
+        options: of the command line.
+        stack: ends all that was started.
+        directory: for logs and journals.
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, stack: ExitStack, directory: Path
+    ) -> None:
+        self.options = options
+        self.rng = random.Random(options.seed)
+        self.problems: list[str] = []
+        self.began = time.monotonic()
+        self.faults_done: Counter[str] = Counter()
+        self.slowest = 0.0  # to come back
+        self._stack = stack
+        (directory / "journals").mkdir()
+        self.site = self._make_site(directory)
+        self.ledger = self.site.ledger
+        self.site.start(stack)
+        self.crowd = Crowd(self.ledger, self._members(), random.Random())
+        self.watch = Watch(self.site, self.problems)
+        self.faults = Faults(self.site, self.crowd, random.Random(options.seed))
+
+    def _make_site(self, directory: Path) -> Site:
+        options = self.options
+        if options.engine == "local":
+            return LocalSite(directory, options.workers or 4)
+        workers = options.workers or 2
+        return RedisSite(self._stack, directory, options.servers, workers)
+
+    def _members(self) -> list[Member]:
+        """Of each server so many clients for each worker, of which half publish."""
+        servers, each = self.site.servers, self.options.clients
+        places = [s for s in servers for _ in range(each * s.workers)]
+        publishers = (len(places) + 1) // 2
+        rate = self.options.rate / publishers
+        return [
+            Member(server.number, server.address, 0.0 if at % 2 else rate)
+            for at, server in enumerate(places)
+        ]
+
+    # The run
+
+    def run(self) -> None:
+        if not wait_until(self.site.ready, RECOVERY):
+            sys.exit("the servers do not start")
+        self.crowd.start()
+        self._stack.callback(self.crowd.stop)
+        self._recover("the start")
+        wait_until(lambda: False, min(2.0, self.options.every / 2))
+        self.watch.begin()
+        names = self._names()
+        while not self.problems and not self._over():
+            self._one_fault(next(names))
+        self._end_traffic()
+        self.watch.end()
+        self._end_servers()
+        self.ledger.check(self.site.killed())
+        self.problems += self.ledger.summary()
+        self.watch.judge_memory()
+        self.watch.read_logs()
+
+    def _names(self) -> Iterator[str]:
+        """The faults that happen: first each once, then any."""
+        known = self.faults.named
+        names = self.options.faults.split(",") if self.options.faults else list(known)
+        if unknown := set(names) - set(known):
+            sys.exit(f"no such fault here: {unknown}; there are {', '.join(known)}")
+        self.rng.shuffle(names)
+        yield from names
+        while True:
+            yield self.rng.choice(names)
+
+    def _over(self) -> bool:
+        if self.options.count:
+            return self.faults_done.total() >= self.options.count
+        seconds = self.options.minutes * 60
+        return time.monotonic() - self.began > seconds - self.options.every / 2
+
+    def _one_fault(self, name: str) -> None:
+        begun = time.monotonic()
+        ends = self._ends()
+        for member in self.crowd.members:
+            member.silent = 0.0
+        try:
+            what = self.faults.named[name]()
+        except AssertionError as error:
+            self.problems.append(f"{name}: {error}")
+            return
+        over = time.monotonic()
+        self._recover(what)
+        took = time.monotonic() - over
+        self.slowest = max(self.slowest, took)
+        self.faults_done[name] += 1
+        silent = max(member.silent for member in self.crowd.members)
+        print(
+            f"{begun - self.began:6.1f} s  {name}: {what}; "
+            f"all is well {took:.2f} s later, longest silence {silent:.2f} s",
+            flush=True,
+        )
+        if wrong := set(self._ends() - ends) - ENDS.get(name, set()):
+            self.problems.append(f"{name} has ended connections: {wrong}")
+        self._rest(begun + self.options.every)
+
+    def _rest(self, until: float) -> None:
+        """Wait for the next fault, and look at everything."""
+        while time.monotonic() < until and not self.problems:
+            self.ledger.read()
+            self.watch.look()
+            if self.crowd.error is not None:
+                self.problems.append(f"the clients failed: {self.crowd.error!r}")
+            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+
+    def _recover(self, after: str) -> None:
+        """Wait until everybody is there again."""
+        came = wait_until(self._all_is_well, RECOVERY, 0.02)
+        if not came or self.crowd.error is not None:
+            waiting = [m.server for m in self.crowd.members if not m.ready]
+            self.problems.append(
+                f"after {after}: not all came back; clients of servers {waiting} "
+                f"wait, error {self.crowd.error!r}"
+            )
+
+    def _all_is_well(self) -> bool:
+        if any(map(measuring.is_running, self.site.killed())) or not self.site.ready():
+            return False
+        nodes = self.ledger.nodes
+        return self.crowd.ready() and all(
+            member.session and nodes[member.session.node].alive()
+            for member in self.crowd.members
+        )
+
+    def _end_traffic(self) -> None:
+        """Publish no more, and let everything that is on its way come."""
+        self.crowd.publishing = False
+
+        def settled() -> bool:
+            self.ledger.read()
+            return self.crowd.settled() and self.ledger.everything_came()
+
+        wait_until(settled, RECOVERY)
+
+    def _end_servers(self) -> None:
+        self.crowd.stop()
+        for server in self.site.servers:
+            code = server.end()
+            if code != 0:
+                self.problems.append(f"server {server.number} ended with {code}")
+
+    def _ends(self) -> Counter[str]:
+        """How connections have ended so far."""
+        return sum((member.ends for member in self.crowd.members), Counter())
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--engine", choices=["local", "redis"], default="redis")
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--count", type=int, help="of faults, instead of minutes")
+    parser.add_argument("--every", type=float, default=20.0, help="seconds")
+    parser.add_argument("--faults", help="only these, such as roll,worker-kill")
+    parser.add_argument("--servers", type=int, default=3, help="with Redis")
+    parser.add_argument("--workers", type=int, help="of a server (2; local: 4)")
+    parser.add_argument("--clients", type=int, default=3, help="of a worker")
+    parser.add_argument("--rate", type=float, default=300.0, help="messages a second")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--keep", help="a new directory for logs and journals")
+    options = parser.parse_args()
+    if options.engine == "redis" and not shutil.which("redis-server"):
+        sys.exit("redis-server is not installed")
+    return options
+
+
+def main() -> int:
+    options = parse()
+    print(f"chaos: engine {options.engine}, seed {options.seed}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
+    with ExitStack() as stack:
+        if options.keep:
+            directory = Path(options.keep)
+            directory.mkdir()
+        else:
+            made = tempfile.TemporaryDirectory(prefix="chaos-")
+            directory = Path(stack.enter_context(made))
+        chaos = Chaos(options, stack, directory)
+        chaos.run()
+        print_report(chaos)
+    for problem in chaos.problems:
+        print(f"FAILED: {problem}", file=sys.stderr)
+    if not chaos.problems:
+        print("passed")
+    return bool(chaos.problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
