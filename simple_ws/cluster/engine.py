@@ -22,6 +22,7 @@ __all__ = [
     "Failed",
     "Origin",
     "Page",
+    "ReadRefused",
     "Ready",
     "Refused",
     "Retention",
@@ -58,9 +59,13 @@ class Accepted(NamedTuple):
 class Stored(NamedTuple):
     """Like `Accepted`, for a message that was appended to the history of its topic."""
 
+    #: Where it is; or, if it was there already and its publisher has appended others
+    #: since, where the last one of them is.
     position: Position
     #: It was there already; nothing was published.
     again: bool
+    #: As in `Accepted`.
+    receivers: int = 0
 
 
 class Refused(NamedTuple):
@@ -83,6 +88,17 @@ class Page(NamedTuple):
     entries: list[Entry]
 
 
+class ReadRefused(NamedTuple):
+    """The result of the oldest `read`: this topic cannot be read; all else goes on.
+
+    Its keys are of another type, we may not read them, or the engine keeps no
+    histories: it would not help to connect again.
+    """
+
+    channel: str
+    reason: str
+
+
 class Failed(NamedTuple):
     """The connection must be given up."""
 
@@ -92,7 +108,15 @@ class Failed(NamedTuple):
 
 
 EngineEvent = (
-    Ready | Subscribed | Delivered | Accepted | Stored | Refused | Page | Failed
+    Ready
+    | Subscribed
+    | Delivered
+    | Accepted
+    | Stored
+    | Refused
+    | Page
+    | ReadRefused
+    | Failed
 )
 
 
@@ -123,7 +147,8 @@ class Engine(Protocol):
     connection is lost may have been delivered or not.
     """
 
-    #: Whether topics can have a history: `append` and `read` work.
+    #: Whether topics can have a history: `append` and `read` work. It may become False
+    #: before `Ready`, where the server does not let us; both are refused then.
     keeps_history: bool
 
     @property
@@ -192,10 +217,11 @@ class Engine(Protocol):
     def read(
         self, channel: str, known: Position | None, after: int, limit: int
     ) -> None:
-        """Read the history of a topic; answered in order by `Page`, or `Failed`.
+        """Read the history of a topic; answered in order by `Page` or `ReadRefused`.
 
         The subscription to the channel, if it is asked for, is processed before: what
-        the page lacks at its end is delivered after it.
+        the page lacks at its end is delivered after it. A page that ends below its
+        `top`, and has messages, is to be followed by another.
 
         Args:
             channel: of `Channels.kept`.
@@ -203,5 +229,5 @@ class Engine(Protocol):
                 Where it is not of this history, that has lost messages, and gets a new
                 epoch.
             after: messages after this offset; at most that of `known`.
-            limit: messages of one page.
+            limit: messages of one page; it has fewer where they are large (1 MiB).
         """

@@ -5,14 +5,12 @@ where the server worked on them, so a subscription whose command was sent is bef
 messages that are published later. What bytes mean is left to `resp`, sockets to `link`.
 
     connected: HELLO 3 with AUTH and SETNAME ─► a master? ─► SELECT, if a db is set
-        ─► SUBSCRIBE and PUBLISH, a probe ─► Ready
+        ─► SCRIPT LOAD, of histories; SUBSCRIBE and PUBLISH, a probe ─► Ready
         ─► SUBSCRIBE, 512 channels at a time ─► Subscribed
-        ─► PUBLISH, and another probe each 10 s
+        ─► PUBLISH and EVALSHA, and another probe each 10 s
 
-A user with these rights is enough, where the prefix is `sws`:
-
-    ACL SETUSER node on >… resetchannels &sws.* -@all
-        +hello +subscribe +unsubscribe +publish +ping
+The rights that a user needs are in docs/cluster.md; without those for histories it
+serves topics that have none. What is stored is said in `redis_scripts`.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ import re
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -32,12 +31,23 @@ from .engine import (
     EngineEvent,
     Failed,
     Origin,
+    ReadRefused,
     Ready,
     Refused,
     Retention,
     Subscribed,
 )
 from .position import Position
+from .redis_history import (
+    APPEND_COMMAND,
+    READ_COMMAND,
+    append_arguments,
+    page_of,
+    read_arguments,
+    script_command,
+    stored_of,
+)
+from .redis_scripts import APPEND, READ, Script
 from .redis_url import DEFAULT_PREFIX, EngineAddress, is_client_name, is_prefix
 from .resp import ErrorReply, ReplyReader, encode_command, new_reader
 
@@ -47,6 +57,9 @@ __all__ = ["RedisEngine"]
 #: `client-output-buffer-limit pubsub`, for which Redis cuts the connection. In batches
 #: a channel costs Redis 2.5 µs, one by one 13.7 µs.
 _WINDOW = 512
+#: Histories that are read at once, for the same reason: an answer has 1 MiB and a
+#: message at most.
+_READS = 16
 #: Seconds without a byte until a PING; from there to the end; from one probe to the
 #: next; until a probe that was accepted must have come back.
 _SILENCE, _PING_TIMEOUT, _PROBE_INTERVAL, _PROBE_TIMEOUT = 1.0, 2.0, 10.0, 3.0
@@ -57,6 +70,9 @@ _LATE = 1.0
 #: state (at any time) and no fault of one message.
 _PERMANENT = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "NOPROTO", "DENIED"})
 _STATE = frozenset({"READONLY", "MASTERDOWN", "LOADING", "NOAUTH", "CLUSTERDOWN"})
+#: The same in the answer of a script: before Redis 7 they are in the text. And what is
+#: answered where the scripts are gone, which are loaded when we connect again.
+_SCRIPT_STATE = re.compile(rf"\b(?:NOSCRIPT|{'|'.join(sorted(_STATE))})\b")
 
 #: How servers and proxies say that they do not know HELLO: Redis 5, Envoy,
 #: redis-cluster-proxy.
@@ -123,7 +139,8 @@ class RedisEngine:
         self._new_reader = reader
         #: Seconds of the last probe from here to here; None: not known yet.
         self.round_trip: float | None = None
-        self.keeps_history = False
+        #: Until a server refuses it.
+        self.keeps_history = True
         #: What is asked for: names, as they are sent.
         self._wanted: dict[str, bytes] = {}
         self._probe_channel = f"{prefix}.probe.{secrets.token_hex(8)}".encode()
@@ -155,8 +172,15 @@ class RedisEngine:
         self._size = 0
         #: What answers are awaited, in order: of a PUBLISH None, else who takes it.
         self._pending: deque[Callable[[Any], object] | _Changing | None] = deque()
+        #: Readings whose turn has not come, and how many are not answered.
+        self._to_read: deque[tuple[str, tuple[bytes, ...]]] = deque()
+        self._reading = 0
         self._ready = False
         self._server = ""
+        #: It keeps histories by commands of its own.
+        self._is_broker = False
+        self._to_load: list[Script] = []
+        self._no_history = ""
         self._failed = False
         self._now = now
         self._reset_channels()
@@ -230,13 +254,17 @@ class RedisEngine:
         self, channel: str, envelope: bytes, origin: Origin, retention: Retention
     ) -> None:
         """See `Engine.append`."""
-        raise NotImplementedError
+        key = self._wanted.get(channel) or _encode(channel)
+        command = self._history_command(APPEND_COMMAND, APPEND, key)
+        arguments = append_arguments(key, envelope, origin, retention)
+        self._send(encode_command(*command, *arguments), self._on_stored)
 
     def read(
         self, channel: str, known: Position | None, after: int, limit: int
     ) -> None:
         """See `Engine.read`."""
-        raise NotImplementedError
+        self._to_read.append((channel, tuple(read_arguments(known, after, limit))))
+        self._send_reads()
 
     def receives(self, channel: str) -> bool:
         """See `Engine.receives`."""
@@ -326,6 +354,27 @@ class RedisEngine:
 
     # Output
 
+    def _history_command(
+        self, name: bytes, script: Script, channel: bytes
+    ) -> tuple[bytes, ...]:
+        if self._is_broker:
+            return name, channel
+        if self._to_load:
+            self._load_scripts()
+        return script_command(script, channel)
+
+    def _send_reads(self) -> None:
+        """Read in order; one whose subscription has to wait holds up the others."""
+        while self._to_read and self._reading < _READS:
+            channel, arguments = self._to_read[0]
+            if channel in self._to_subscribe:
+                return
+            self._to_read.popleft()
+            self._reading += 1
+            command = self._history_command(READ_COMMAND, READ, _encode(channel))
+            answer = partial(self._on_page, channel)
+            self._send(encode_command(*command, *arguments), answer)
+
     def _send(
         self, command: bytes, answer: Callable[[Any], object] | _Changing
     ) -> None:
@@ -344,6 +393,8 @@ class RedisEngine:
         self._change(
             b"UNSUBSCRIBE", self._to_unsubscribe, self._subscribed.difference_update
         )
+        if self._to_read:
+            self._send_reads()
 
     def _change(
         self,
@@ -413,6 +464,41 @@ class RedisEngine:
             if reply.code in _STATE:
                 self._fail_by(reply)
 
+    def _on_stored(self, reply: Any) -> None:
+        if isinstance(reply, ErrorReply):
+            if not self._is_gone(reply):
+                self._events.append(Refused(self._why_not(reply)))
+        elif (stored := stored_of(reply)) is not None:
+            self._events.append(stored)
+        else:
+            self._fail(_unexpected(reply, "to the script that stores a message"))
+
+    def _on_page(self, channel: str, reply: Any) -> None:
+        self._reading -= 1
+        if isinstance(reply, ErrorReply):
+            if self._is_gone(reply):
+                return
+            self._events.append(ReadRefused(channel, self._why_not(reply)))
+        elif (page := page_of(channel, reply)) is not None:
+            self._events.append(page)
+        else:
+            self._fail(_unexpected(reply, "to the script that reads a history"))
+        self._send_reads()
+
+    def _is_gone(self, error: ErrorReply) -> bool:
+        """Whether the error is the state of the server: then this has failed."""
+        found = _SCRIPT_STATE.search(error.text)
+        if found is None or not self.keeps_history:
+            return False
+        if found[0] == "NOSCRIPT":
+            self._fail("its scripts were flushed")
+        else:
+            self._fail_by(error)
+        return True
+
+    def _why_not(self, error: ErrorReply) -> str:
+        return self._clean(error.text) if self.keeps_history else self._no_history
+
     def _on_change_refused(self, reply: Any) -> None:
         if not isinstance(reply, ErrorReply):
             self._fail(_unexpected(reply, "to SUBSCRIBE"))
@@ -427,10 +513,11 @@ class RedisEngine:
             return
         name, version = _word(reply, b"server"), _word(reply, b"version")
         self._server = f"{name.capitalize()} {version}"
+        self._is_broker = name == "broker"
         if self._db:
             self._send(encode_command(b"SELECT", b"%d" % self._db), self._on_select)
         else:
-            self._try_channels()
+            self._begin_histories()
 
     def _on_hello_refused(self, error: ErrorReply) -> None:
         if error.code == "NOPROTO" or _UNKNOWN_COMMAND.search(error.text):
@@ -461,7 +548,39 @@ class RedisEngine:
         if isinstance(reply, ErrorReply):
             self._fail_by(reply, permanent=reply.code == "ERR")
         else:
+            self._begin_histories()
+
+    def _begin_histories(self) -> None:
+        """Learn whether there can be histories; one that only publishes may not care,
+        and loads the script with its first message to one."""
+        self.keeps_history = True
+        self._to_load = [] if self._is_broker else [APPEND, READ]
+        if self._publish_only or self._is_broker:
             self._try_channels()
+        else:
+            self._load_scripts(self._try_channels)
+
+    def _load_scripts(self, then: Callable[[], object] | None = None) -> None:
+        scripts, self._to_load = self._to_load, []
+        for script in scripts:
+            last = then if script is scripts[-1] else None
+            command = encode_command(b"SCRIPT", b"LOAD", script.source)
+            self._send(command, partial(self._on_loaded, script, last))
+
+    def _on_loaded(
+        self, script: Script, then: Callable[[], object] | None, reply: Any
+    ) -> None:
+        """Without the scripts all goes on for topics that have no history."""
+        if isinstance(reply, ErrorReply) and reply.code in _STATE:
+            self._fail_by(reply)
+            return
+        if reply != script.digest:
+            error = isinstance(reply, ErrorReply)
+            why = self._clean(reply.text) if error else _unexpected(reply, "to it")
+            self._no_history = f"histories need SCRIPT LOAD, which is refused: {why}"
+            self.keeps_history = False
+        if then is not None:
+            then()
 
     def _try_channels(self) -> None:
         """Learn whether we may publish and subscribe, before others rely on it."""

@@ -24,6 +24,7 @@ from simple_ws.cluster.redis_engine import RedisEngine
 from simple_ws.cluster.redis_url import parse
 from simple_ws.loop.reactor import Reactor
 from simple_ws.testing.engines import EngineConformance
+from simple_ws.testing.histories import HistoryConformance
 
 pytestmark = pytest.mark.one_backend
 
@@ -34,7 +35,7 @@ if resp._hiredis is not None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-class TestRedis(EngineConformance):
+class TestRedis(HistoryConformance):
     @pytest.fixture(autouse=True, params=READERS)
     def _served(self, request: pytest.FixtureRequest, program: str) -> Iterator[None]:
         self.reader = request.param

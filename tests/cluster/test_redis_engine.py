@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,8 @@ class FakeRedis:
             return b"+PONG\r\n"
         if name == b"PUBLISH":
             return self.publish(*arguments)
+        if name == b"SCRIPT":
+            return bulk(hashlib.sha1(arguments[-1]).hexdigest().encode())
         if name in (b"SUBSCRIBE", b"UNSUBSCRIBE"):
             return b"".join(self.change(name, channel) for channel in arguments)
         return b"+OK\r\n"
