@@ -25,8 +25,10 @@ class Proxy:
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
+        #: Of new connections; and of those that were detained.
         self._passing = threading.Event()
         self._passing.set()
+        self._detained: list[threading.Event] = []
         #: Bytes that may still come from the engine; None: as many as it likes.
         self._left: int | None = None
         self._start(self._accept)
@@ -46,8 +48,17 @@ class Proxy:
         """Read no more, and pass nothing on, until `release`."""
         self._passing.clear()
 
-    def release(self) -> None:
+    def detain(self) -> None:
+        """Likewise, but serve new connections: what was sent before comes late."""
+        self._passing.clear()
+        self._detained.append(self._passing)
+        self._passing = threading.Event()
         self._passing.set()
+
+    def release(self) -> None:
+        for passing in (self._passing, *self._detained):
+            passing.set()
+        self._detained.clear()
 
     def cut(self) -> None:
         """Close all connections."""
@@ -81,21 +92,23 @@ class Proxy:
             with self._lock:
                 self._sockets |= {node, engine}
             ended = threading.Barrier(2)
-            self._start(self._pass_on, node, engine, ended, False)
-            self._start(self._pass_on, engine, node, ended, True)
+            passing = self._passing
+            self._start(self._pass_on, node, engine, ended, passing, False)
+            self._start(self._pass_on, engine, node, ended, passing, True)
 
     def _pass_on(
         self,
         source: socket.socket,
         to: socket.socket,
         ended: threading.Barrier,
+        passing: threading.Event,
         from_engine: bool,
     ) -> None:
         with suppress(OSError):
             while True:
-                self._passing.wait()
+                passing.wait()
                 data = source.recv(4096)
-                self._passing.wait()
+                passing.wait()
                 last = not data
                 if from_engine:
                     data, last = self._limit(data)

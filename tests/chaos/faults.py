@@ -55,6 +55,7 @@ class Faults:
                 self.named["proxy-cut"] = self._cut_proxy
                 self.named["proxy-stall"] = self._stall_proxy
                 self.named["proxy-slow"] = self._slow_proxy
+                self.named["proxy-late"] = self._late_proxy
             if site.namespace is not None:
                 self.named["partition"] = self._part
 
@@ -210,6 +211,20 @@ class Faults:
             self._redis.proxy.release()
             time.sleep(0.002)
         return "the proxy of server 1 is slow for 4 s"
+
+    def _late_proxy(self) -> str:
+        """The node gives its connection up, and makes another one: what it had sent by
+        the first comes after that."""
+        server = self._site.servers[1]
+        self._note_ends()
+        self._redis.proxy.detain()
+        try:
+            self._wait_for_ends(server)
+            assert wait_until(self._site.ready, 10), "the nodes do not connect again"
+            time.sleep(self._rng.uniform(0, 1))
+        finally:
+            self._redis.proxy.release()
+        return "the proxy of server 1 passes old connections on when there are new ones"
 
     def _part(self) -> str:
         seconds = self._pause()

@@ -129,7 +129,7 @@ def test_clients_that_hear_in_another_order_are_found(
 
 FAULTS = {
     "local": "worker-kill,roll,broker-kill,worker-stop",
-    "redis": "redis-kill,supervisor-kill,proxy-cut,client-kill",
+    "redis": "redis-kill,supervisor-kill,proxy-cut,proxy-late",
 }
 
 
