@@ -12,7 +12,7 @@ Echo("", 8080)
 from .client.blocking import connect
 from .cluster.worker import Worker
 from .connection.client import Client
-from .constants import CloseCause, CloseCode, SendStatus
+from .constants import RELEASE, CloseCause, CloseCode, SendStatus
 from .deflate import Deflate
 from .errors import (
     AuthenticationError,
@@ -42,7 +42,7 @@ from .server.server import Server
 from .server.websocket import WebSocket
 from .speedups import BACKEND
 
-__version__ = "0.1.0"
+__version__ = RELEASE
 
 __all__ = [
     "BACKEND",

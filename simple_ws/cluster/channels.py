@@ -13,7 +13,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import UUID
 
-__all__ = ["Audience", "Channel", "Channels"]
+__all__ = [
+    "Audience",
+    "Channel",
+    "Channels",
+    "decode_identity",
+    "encode_identity",
+]
 
 
 class Audience(enum.Enum):
@@ -26,13 +32,19 @@ class Audience(enum.Enum):
     #: The connections of an identity.
     IDENTITY = "i"
     EVERYBODY = "all"
+    #: All nodes.
+    NODES = "ctl"
+    #: One node.
+    NODE = "n"
+    #: The nodes that know who is present in a topic.
+    PRESENCE = "p"
 
 
 class Channel(NamedTuple):
     """What a name stands for."""
 
     audience: Audience
-    #: The topic, the identity, or None.
+    #: The topic, the identity, the node, or None.
     value: Any
 
 
@@ -45,6 +57,9 @@ class Channels:
 
     def __init__(self, prefix: str) -> None:
         self.all = f"{prefix}.all"
+        self.nodes = f"{prefix}.ctl"
+        self._node = f"{prefix}.n."
+        self._presence = f"{prefix}.p."
         self._topic = f"{prefix}.t."
         self._kept = f"{{{prefix}.k."
         self._identity = f"{prefix}.i."
@@ -55,7 +70,13 @@ class Channels:
             return self._topic + value  # type: ignore[no-any-return]
         if audience is Audience.KEPT:
             return self.kept(value)
-        return self.all if audience is Audience.EVERYBODY else self.identity(value)
+        if audience is Audience.IDENTITY:
+            return self.identity(value)
+        if audience is Audience.EVERYBODY:
+            return self.all
+        if audience is Audience.NODES:
+            return self.nodes
+        return self.node(value) if audience is Audience.NODE else self.presence(value)
 
     def topic(self, topic: str) -> str:
         """The channel of a topic."""
@@ -72,19 +93,15 @@ class Channels:
             TypeError: Other processes could not know it: it is neither str, int, bytes
                 nor UUID.
         """
-        kind = type(identity)
-        if kind is str:
-            return f"{self._identity}s:{identity}"
-        if kind is int:
-            return f"{self._identity}i:{identity}"
-        if kind is bytes:
-            return f"{self._identity}b:{identity.hex()}"
-        if kind is UUID:
-            return f"{self._identity}u:{identity.hex}"
-        raise TypeError(
-            "with an engine an identity must be a str, int, bytes or UUID, not "
-            f"{identity!r}"
-        )
+        return self._identity + encode_identity(identity)
+
+    def node(self, node: str) -> str:
+        """The channel of a node."""
+        return self._node + node
+
+    def presence(self, topic: str) -> str:
+        """The channel of who is present in a topic."""
+        return self._presence + topic
 
     def parse(self, name: str) -> Channel | None:
         """What a name stands for; None if it is none of ours."""
@@ -96,7 +113,35 @@ class Channels:
             return Channel(Audience.EVERYBODY, None)
         if name.startswith(self._identity):
             return _identity(name[len(self._identity) :])
+        if name == self.nodes:
+            return Channel(Audience.NODES, None)
+        if name.startswith(self._node):
+            return Channel(Audience.NODE, name[len(self._node) :])
+        if name.startswith(self._presence):
+            return Channel(Audience.PRESENCE, name[len(self._presence) :])
         return None
+
+
+def encode_identity(identity: Any) -> str:
+    """An identity as text.
+
+    Raises:
+        TypeError: Other processes could not know it: it is neither str, int, bytes nor
+            UUID.
+    """
+    kind = type(identity)
+    if kind is str:
+        return f"s:{identity}"
+    if kind is int:
+        return f"i:{identity}"
+    if kind is bytes:
+        return f"b:{identity.hex()}"
+    if kind is UUID:
+        return f"u:{identity.hex}"
+    raise TypeError(
+        "with an engine an identity must be a str, int, bytes or UUID, not "
+        f"{identity!r}"
+    )
 
 
 _DECODERS: dict[str, Callable[[str], Any]] = {
@@ -107,10 +152,21 @@ _DECODERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def _identity(text: str) -> Channel | None:
+def decode_identity(text: str) -> Any:
+    """The identity that a text stands for.
+
+    Raises:
+        ValueError: It stands for none.
+    """
     kind, _, value = text.partition(":")
     decode = _DECODERS.get(kind)
+    if decode is None:
+        raise ValueError(f"{text!r} is no identity")
+    return decode(value)
+
+
+def _identity(text: str) -> Channel | None:
     try:
-        return None if decode is None else Channel(Audience.IDENTITY, decode(value))
+        return Channel(Audience.IDENTITY, decode_identity(text))
     except ValueError:
         return None

@@ -41,7 +41,7 @@ class Interest:
         subscriptions: Subscriptions,
         call_soon: Callable[[Callable[[], object]], object],
         call_later: Callable[[float, Callable[[], object]], object],
-        dropped: Callable[[str], object],
+        dropped: Callable[[str], object] = lambda channel: None,
     ) -> None:
         self._subscriptions = subscriptions
         self._call_soon = call_soon

@@ -107,6 +107,9 @@ class NodeHost(Protocol):
     def deliver(self, message: Message) -> None:
         """Send a message to those who listen here; must not raise."""
 
+    def deliver_internal(self, publisher: str, channel: str, body: bytes) -> None:
+        """A node has sent something on an internal channel; must not raise."""
+
     def note_gap(self, channel: str, missing: int | None) -> bool:
         """So many messages never came here; None: unknown whether there were any.
 
@@ -130,6 +133,8 @@ class _Sent:
     #: It will come back, since this node listens to its channel.
     comes_back: bool
     accepted: bool = field(default=False)
+    #: Of the nodes themselves: not counted, and never delivered here instead.
+    internal: bool = field(default=False)
 
 
 class Node:
@@ -143,6 +148,13 @@ class Node:
         host: the server.
         secret: signs what is published; what is not signed so is not delivered.
         output_limit: bytes that wait for the engine; above it, it is given up.
+
+    Attributes:
+        id: of this node, random, as text.
+        interest: the channels that somebody here listens to.
+        internal: the channels on which nodes speak to each other. Their messages have
+            no numbers, and are not in the counts: who sends them finds out by itself
+            what is missing.
     """
 
     def __init__(
@@ -158,11 +170,13 @@ class Node:
         self.interest = Interest(
             self, host.call_soon, host.call_later, self._forget_channel
         )
+        self.internal = Interest(self, host.call_soon, host.call_later)
         self._engine = engine
         self._host = host
         self._secret = secret
         self._output_limit = output_limit
         self._id = os.urandom(8)
+        self.id = self._id.hex()
         self._session = 0
         self._numbers = Numbers()
         # In the order of publishing: neither accepted nor refused; and accepted, but
@@ -203,6 +217,18 @@ class Node:
         else:
             self._deliver_own(message, seq)
         self._host.flush_engine()
+
+    def send(self, channel: str, body: bytes) -> bool:
+        """Send something to other nodes; return False if the engine is not there."""
+        if not self.state.up or self._engine.size > self._output_limit:
+            return False
+        self.internal.apply()
+        envelope = Envelope(self._id, self._session, 0, Kind.JSON, body)
+        self._engine.publish(channel, seal(envelope, channel, self._secret))
+        message = Message(channel, Kind.JSON, body, ())
+        self._sent.append(_Sent(message, 0, comes_back=False, internal=True))
+        self._host.flush_engine()
+        return True
 
     def _deliver_own(self, message: Message, seq: int) -> None:
         """Deliver a message of our own that does not come back, or has."""
@@ -274,7 +300,7 @@ class Node:
             return
         sent = self._sent.popleft()
         channel = sent.message.channel
-        self.counts.refused += 1
+        self.counts.refused += not sent.internal
         self._host.note_invalid(channel, f"the engine refused a message: {reason}")
         if self._returning.pop((channel, sent.seq), None) is not None:
             self._deliver_own(sent.message, sent.seq)
@@ -283,7 +309,7 @@ class Node:
         """The connection is lost: deliver here what was not delivered, in order."""
         sent, self._sent = self._sent, deque()
         returning, self._returning = self._returning, {}
-        self.counts.unsure += len(sent)
+        self.counts.unsure += sum(not each.internal for each in sent)
         for each in returning.values():
             self._deliver_own(each.message, each.seq)
 
@@ -316,8 +342,10 @@ class Node:
             sent = self._returning.pop((channel, seq), None)
             if sent is not None:
                 exclude = sent.message.exclude
-        if channel not in self.interest:
-            return  # the last listener has left meanwhile
+        if channel not in self.interest:  # the last listener has left meanwhile
+            if channel in self.internal:
+                self._host.deliver_internal(publisher.hex(), channel, body)
+            return
         if self._note_number(channel, publisher, seq):
             self.counts.received += 1
             self._host.deliver(Message(channel, kind, body, exclude))

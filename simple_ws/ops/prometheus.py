@@ -313,6 +313,18 @@ TABLE = (
         "Channels of the engine that this process listens to.",
         _of_engine("channels"),
     ),
+    Metric(
+        "simple_ws_engine_nodes",
+        "gauge",
+        "Nodes of the cluster that this process knows, itself included.",
+        _of_engine("nodes"),
+    ),
+    Metric(
+        "simple_ws_engine_unknown_total",
+        "counter",
+        "Messages between nodes that this version does not know.",
+        _of_engine("unknown"),
+    ),
 )
 
 

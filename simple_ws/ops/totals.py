@@ -26,6 +26,7 @@ _OTHERWISE: dict[str, Callable[[list[Any]], Any]] = {
     "reason": _last_said,
     "server": _last_said,
     "rtt": max,
+    "nodes": max,
 }
 
 #: What a process has now, and no longer when it has ended; all else are counters.
@@ -41,6 +42,7 @@ _GAUGES = frozenset(
         "uptime",
         "up",
         "channels",
+        "nodes",
     )
 )
 

@@ -37,6 +37,7 @@ from ..ops.dashboard import Dashboard, LocalKey
 from ..ops.prometheus import Metrics
 from ..ops.stats import AccessRule, Stats
 from ..protocol.http11 import Request
+from .cluster import Cluster
 from .denial import Denial
 from .hub import Hub
 from .run import Run
@@ -109,6 +110,7 @@ class App(Hub):
         self._denied: tuple[int, str] | Denial | None = None
         self._worker_hooks = WorkerHooks()
         self._engine_listeners: list[Callable[[EngineState], Any]] = []
+        self.cluster = Cluster(self)
         self._schedule = Schedule(
             self._run_deferred, self._check_timer, self._call_timer
         )
@@ -430,9 +432,10 @@ class App(Hub):
                 the server), refused (the attempt before failed), closed (by the
                 engine), error (of the network), failed (no sign of life, too much
                 unsent output, or a wrong answer); bytes_received, bytes_sent without
-                TLS, `buffered` bytes of unsent output, and the number of `channels`.
-                With workers, `up` is the number of them whose engine is up, `rtt` the
-                longest.
+                TLS, `buffered` bytes of unsent output, and the number of `channels`;
+                `nodes` that are there, see `cluster`, and messages of theirs that are
+                `unknown` to this version. With workers, `up` is the number of them
+                whose engine is up, `rtt` the longest.
             workers: with the option `workers`, for each worker the same values, its
                 number as `worker`, its process as `pid` (None while it is replaced),
                 and `endings`: how often its process ended by itself, by the name of
@@ -763,6 +766,7 @@ class App(Hub):
         for owner in owners:
             yield from owner._callbacks()
         yield from self._answering
+        yield from self.cluster._callbacks()
 
     def _check_timer(self, callback: Callable[[], object]) -> None:
         if self._running:

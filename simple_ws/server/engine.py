@@ -52,6 +52,19 @@ class EngineUser(Protocol):
         """Run the deferred result of a callback."""
 
 
+class InternalListener(Protocol):
+    """Who hears what nodes say to each other."""
+
+    def on_engine(self, up: bool) -> None:
+        """The engine has come, or has gone."""
+
+    def on_internal(self, sender: str, channel: str, body: bytes) -> None:
+        """A node has said something."""
+
+    def stats(self) -> dict[str, Any]:
+        """What it adds to the entry `engine` of `Server.stats`."""
+
+
 class EngineHost:
     """The engine of one run, see `node.NodeHost`.
 
@@ -81,6 +94,12 @@ class EngineHost:
             run_in_thread=start_thread if setup.broker is None else _call,
         )
         self._node.interest.add(self.channels.all)
+        self._internal: InternalListener | None = None
+
+    @property
+    def id(self) -> str:
+        """The id of this node."""
+        return self._node.id
 
     @property
     def state(self) -> EngineState:
@@ -106,6 +125,7 @@ class EngineHost:
             "bytes_sent": link.bytes_sent,
             "buffered": link.waiting,
             "channels": self._engine.channels,
+            **({} if self._internal is None else self._internal.stats()),
         }
 
     def begin(self) -> None:
@@ -151,6 +171,18 @@ class EngineHost:
         """Somebody listens to it no more."""
         self._node.interest.remove(channel)
 
+    # For what nodes say to each other
+
+    def listen_internal(self, listener: InternalListener) -> None:
+        """Have somebody hear what is said to all nodes, and to this one."""
+        self._internal = listener
+        self._node.internal.add(self.channels.nodes)
+        self._node.internal.add(self.channels.node(self.id))
+
+    def send_internal(self, audience: Audience, value: Any, body: bytes) -> bool:
+        """Send something to other nodes; return False if the engine is not there."""
+        return self._node.send(self.channels.name(audience, value), body)
+
     # For the node
 
     def call_soon(self, callback: Callable[[], object]) -> None:
@@ -190,6 +222,11 @@ class EngineHost:
                 error=error,
             )
 
+    def deliver_internal(self, publisher: str, channel: str, body: bytes) -> None:
+        """A node has said something to others."""
+        if self._internal is not None:
+            self._internal.on_internal(publisher, channel, body)
+
     def note_gap(self, channel: str, missing: int | None) -> bool:
         """So many messages never came here."""
         meant = self.channels.parse(channel)
@@ -204,12 +241,19 @@ class EngineHost:
 
     def note_engine(self, state: EngineState) -> None:
         """The engine has come, or has gone."""
+        if self._internal is not None:
+            self._internal.on_engine(state.up)
         for listener in list(self._user._engine_listeners):
             self._tell("", listener, state)
         if state.up:
             awaited, self._awaited = self._awaited, []
             for callback in awaited:
                 callback()
+
+    def note_internal_invalid(self, sender: str, why: str) -> None:
+        """Another node has said something malformed."""
+        self.counts.invalid += 1
+        self.note_invalid(f"of the node {sender}", why)
 
     def note_invalid(self, channel: str, why: str) -> None:
         """Something else than our messages came on a channel."""

@@ -81,6 +81,7 @@ class Server(App):
         reactor: the event loop; for measurements and tools.
         engine: the engine of this run, or None: `state` is an `EngineState`, `counts`
             what went through it and what did not.
+        cluster: the other nodes: which there are, and what they know; see `Cluster`.
         figures: what `stats()` gathers from; for measurements and tools.
 
     Raises:
@@ -482,6 +483,7 @@ class Server(App):
         if address is not None:
             self._engine = self._make_engine(run, address)
         self._schedule.begin(run.reactor)
+        self.cluster._begin(run.reactor, self._engine)
         engine = None if self._engine is None else self._engine.stats
         self._stats.begin(run.reactor, engine)
         self._run = run
@@ -559,6 +561,7 @@ class Server(App):
             run.cut(self._everybody())
             self._routes.end()
             self._schedule.end()
+            self.cluster._end()
             if self._engine is not None:
                 self._engine.end()
             run.reactor.finish_calls()
@@ -591,6 +594,7 @@ class Server(App):
             self._move(ServerState.CLOSING)
         if self._engine is not None:
             self._engine.forget()
+        self.cluster._forget()
         run.forget(self._everybody())
         self._schedule.end()
         self._stats.end()

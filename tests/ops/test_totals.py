@@ -81,6 +81,8 @@ def engine_figures(**changes: Any) -> dict[str, Any]:
         "connects": {"start": 1},
         "buffered": 9,
         "channels": 4,
+        "nodes": 3,
+        "unknown": 1,
     }
     return {**base, **changes}
 
@@ -98,6 +100,7 @@ def test_engines_are_added_and_those_of_the_ended_keep_their_counts() -> None:
             connects={"start": 2, "error": 2},
             buffered=18,
             channels=8,
+            unknown=2,
         )
     }
     assert retired({"engine": down})["engine"] == engine_figures(
@@ -107,6 +110,7 @@ def test_engines_are_added_and_those_of_the_ended_keep_their_counts() -> None:
         connects={"start": 1, "error": 2},
         buffered=0,
         channels=0,
+        nodes=0,
     )
     assert total([{"engine": None}, {"engine": None}]) == {"engine": None}
     assert total([{"engine": None}, {"engine": down}]) == {"engine": down}

@@ -1,0 +1,78 @@
+"""`Control`: what a node says to the others and hears of them, besides messages.
+
+It joins the parts: the `Roster` of nodes, `Asking` and answering. They know nothing of
+the engine, so they work on any; each node is the only authority for what it has itself,
+so nothing is to be merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from .asking import Asking, AskingHost
+from .internal import Inbox
+from .roster import NodeInfo, Roster, RosterHost
+
+__all__ = ["Control", "ControlHost"]
+
+
+class ControlHost(RosterHost, AskingHost, Protocol):
+    """What the control needs of its server."""
+
+
+class Control:
+    """This node among the others.
+
+    All methods are for the loop's thread.
+
+    Args:
+        host: the server.
+        own: the id of this node.
+        note_invalid: called with the sender of a malformed message, and what is wrong.
+        alone: there is no engine, and no other node.
+
+    Attributes:
+        roster: the other nodes.
+        asking: the questions to them, and their answers.
+        inbox: what they say.
+    """
+
+    def __init__(
+        self,
+        host: ControlHost,
+        own: str,
+        note_invalid: Callable[[str, str], object],
+        *,
+        alone: bool = False,
+    ) -> None:
+        self.roster = Roster(host)
+        self.asking = Asking(host, self.roster, own, alone=alone)
+        self.inbox = Inbox(own, note_invalid)
+        self.inbox.add("here", self.roster.on_here)
+        self.inbox.add("bye", self.roster.on_bye)
+        self.inbox.add("ask", self.asking.on_ask)
+        self.inbox.add("answer", self.asking.on_answer)
+        self._host = host
+
+    def nodes(self) -> list[NodeInfo]:
+        """All nodes that are there, this one first."""
+        return [self._host.describe(), *self.roster.others()]
+
+    def on_engine(self, up: bool) -> None:
+        """The engine has come, or has gone."""
+        self.roster.on_engine(up)
+        self.asking.on_engine(up)
+
+    def on_gone(self, node: str) -> None:
+        """The roster says that a node has gone."""
+        self.asking.on_gone(node)
+
+    def receive(self, sender: str, body: bytes) -> None:
+        """A node has said something."""
+        self.inbox.receive(sender, body)
+
+    def end(self) -> None:
+        """The server stops: say good-bye, and end the questions."""
+        self.asking.end()
+        self.roster.end()
