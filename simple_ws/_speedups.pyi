@@ -19,6 +19,7 @@ __all__ = [
     "apply_mask",
     "build_frame",
     "fan_out",
+    "fan_out_latest",
     "parse_header",
     "read_upgrade",
 ]
@@ -67,6 +68,7 @@ class Counters:
     packed_received: int
     plain_received: int
     dropped: int
+    conflated: int
     busy: float
 
 @disjoint_base
@@ -196,4 +198,10 @@ class Poller:
 def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]: ...
 def fan_out(
     members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
+) -> int: ...
+def fan_out_latest(
+    members: Iterable[ConnectionCore],
+    msg: object,
+    exclude: Collection[ConnectionCore],
+    slot: object,
 ) -> int: ...

@@ -23,7 +23,7 @@ from cpython.bytes cimport (
     _PyBytes_Resize,
 )
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
@@ -61,6 +61,7 @@ __all__ = [
     "apply_mask",
     "build_frame",
     "fan_out",
+    "fan_out_latest",
     "parse_header",
     "read_upgrade",
 ]
@@ -591,6 +592,8 @@ include "_c/outbox.pxi"
 include "_c/token_bucket.pxi"
 
 include "_c/connection.pxi"
+
+include "_c/latest.pxi"
 
 include "_c/fan_out.pxi"
 

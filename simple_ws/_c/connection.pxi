@@ -138,6 +138,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef flag dirty
     cdef flag packing  # compression was agreed
     cdef flag stale  # the peer's window is ahead of `deflater`
+    cdef flag alone  # what is sent now may be dropped later: compressed without context
     cdef flag own_write  # a subclass has its own write_message
     cdef flag feeding  # input is being processed: no further reads
     cdef flag queued  # in the loop's run queue: not read before its turn there
@@ -862,7 +863,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
                 or self.has_too_many()
                 or self._loop.buffered > self._loop.buffered_limit
             )
-            and not self._make_room(size)
+            and not self.has_room(size)
         ):
             self.counters.dropped += 1
             return _DROPPED
@@ -871,6 +872,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
             and size >= self.threshold
             and self.deflater is None
             and self._loop.source is not owner
+            and not self.alone
         ):
             self.deflater = <Deflater?> self._protocol.deflater()
         if not self._open:
@@ -915,6 +917,13 @@ Moves messages between a socket and a callback; subclasses do the rest.
             return _BACKPRESSURE
         return _SENT
 
+    cdef int has_room(self, size_t size) except -1:
+        """Whether a message may enter a full outbox: in the place of an older one, or
+        because of the policy."""
+        if self.latest is not None and self.latest.takes(self, size):
+            return True
+        return self._make_room(size)
+
     cdef bytes pack(self, object owner, const uint8_t* data, size_t size):
         """Compress a message: with this peer's context, unless it goes to others too.
 
@@ -925,6 +934,9 @@ Moves messages between a socket and a callback; subclasses do the rest.
         """
         cdef LoopState loop = self._loop
         cdef Deflater deflater = self.deflater
+        if self.alone and loop.source is not owner:
+            loop.source = owner
+            loop.packed = None
         if loop.source is owner:
             self.stale = True
             return loop.pack_for_all(self._protocol.agreement, data, size)
@@ -1040,6 +1052,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
         """Wait for the peer to read; read from it again when it has read enough."""
         if not self._write_blocked:
             self._write_blocked = True
+            if self.latest is not None:
+                self.latest.begin(self)
             self._watch(
                 WRITE_READY if self._paused_by_callbacks else READ_READY | WRITE_READY
             )
@@ -1060,6 +1074,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
             free(self.small)
             self.small = NULL
             self.small_room = self.small_used = self.small_sent = 0
+        if self.latest is not None:
+            self.latest = None
         if self._write_blocked:
             self._write_blocked = False
             self.resume_reading(0)

@@ -1,5 +1,42 @@
 # One message to many connections; included by `_speedups.pyx` after
-# `_c/connection.pxi`.
+# `_c/latest.pxi`.
+
+cdef struct Encoded:
+    const uint8_t* data
+    size_t size
+    uint8_t opcode
+
+
+cdef inline object encode_for_all(object msg, Encoded* encoded):
+    """Encode a message; the result keeps its bytes alive."""
+    cdef Py_ssize_t size
+    cdef bytes payload
+    if type(msg) is str:
+        encoded.opcode = TEXT_OPCODE
+        encoded.data = <const uint8_t*> PyUnicode_AsUTF8AndSize(msg, &size)
+        encoded.size = <size_t> size
+        return msg
+    encoded.opcode, owner = encode_message(msg, None)
+    payload = exact_bytes(owner)
+    encoded.data = <const uint8_t*> PyBytes_AS_STRING(payload)
+    encoded.size = <size_t> PyBytes_GET_SIZE(payload)
+    return payload
+
+
+cdef inline int write_shared(
+    ConnectionCore member, object msg, object owner, const Encoded* encoded
+) except -1:
+    """Write a message that goes to others, too; return whether it was accepted."""
+    cdef LoopState loop = member._loop
+    if member.own_write:
+        return bool(member.write_message(msg))
+    if loop.source is not owner:
+        loop.source = owner
+        loop.packed = None
+    return (
+        member.write(encoded.opcode, owner, encoded.data, encoded.size) is not _DROPPED
+    )
+
 
 def fan_out(
     members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
@@ -18,30 +55,78 @@ def fan_out(
         TypeError: A message of a type that cannot be sent.
     """
     cdef int taken = 0
-    cdef uint8_t opcode
-    cdef Py_ssize_t size
-    cdef const uint8_t* data
-    cdef object owner = msg
-    cdef bytes payload
+    cdef Encoded encoded
+    cdef object owner = encode_for_all(msg, &encoded)
     cdef ConnectionCore member
-    if type(msg) is str:
-        opcode = TEXT_OPCODE
-        data = <const uint8_t*> PyUnicode_AsUTF8AndSize(msg, &size)
-    else:
-        opcode, owner = encode_message(msg, None)
-        payload = owner = exact_bytes(owner)
-        data = <const uint8_t*> PyBytes_AS_STRING(payload)
-        size = PyBytes_GET_SIZE(payload)
     for client in members:
         member = <ConnectionCore?> client
         if exclude and member in exclude:
             continue
-        if member.own_write:
-            taken += 1 if member.write_message(msg) else 0
+        taken += write_shared(member, msg, owner, &encoded)
+    return taken
+
+
+def fan_out_latest(
+    members: Iterable[ConnectionCore],
+    msg: object,
+    exclude: Collection[ConnectionCore],
+    slot: object,
+) -> int:
+    """Like `fan_out`, where it replaces what waits of the same slot.
+
+    While a client does not take its output, only the newest message of each slot waits
+    for it, in the place of the older one. A message that the system has taken in part
+    is not replaced.
+
+    Args:
+        members: the receivers, except for those in `exclude`.
+        msg: as for `ConnectionCore.write_message`.
+        exclude: clients that do not receive it.
+        slot: stands for what the message is about; compared by identity.
+
+    Returns:
+        How many clients accepted it.
+
+    Raises:
+        TypeError: A message of a type that cannot be sent.
+    """
+    cdef int taken = 0
+    cdef Encoded encoded
+    cdef object owner = encode_for_all(msg, &encoded)
+    cdef ConnectionCore member
+    for client in members:
+        member = <ConnectionCore?> client
+        if exclude and member in exclude:
             continue
-        if member._loop.source is not owner:
-            member._loop.source = owner
-            member._loop.packed = None
-        if member.write(opcode, owner, data, <size_t> size) is not _DROPPED:
-            taken += 1
+        taken += write_latest(member, msg, owner, &encoded, slot)
+    return taken
+
+
+cdef int write_latest(
+    ConnectionCore member,
+    object msg,
+    object owner,
+    const Encoded* encoded,
+    object slot,
+) except -1:
+    """Write a message of a slot; return whether it was accepted."""
+    cdef int64_t before = member.messages_sent
+    cdef Latest latest = member.latest
+    cdef int taken = False
+    cdef bint noted = False
+    if latest is not None:
+        latest.spare = latest.size_of(member, slot)
+    member.alone = True
+    try:
+        taken = write_shared(member, msg, owner, encoded)
+        if taken and member.messages_sent == before + 1:
+            note_slot(member, slot)
+            noted = True
+    finally:
+        member.alone = False
+        if latest is not None:
+            latest.spare = 0
+        # It was sent as several messages, by an exception half, or not by itself.
+        if not noted and member.messages_sent != before:
+            forget_slot(member, slot)
     return taken

@@ -103,6 +103,7 @@ Counts of all connections of one handler, since it was created.
         plain_sent, packed_sent: bytes of compressed messages before and after.
         packed_received, plain_received: the same for received messages.
         dropped: messages refused or dropped by the slow-consumer policy.
+        conflated: messages replaced by newer ones before they were sent.
         busy: seconds spent on input, callbacks included.
     """
 
@@ -115,6 +116,7 @@ Counts of all connections of one handler, since it was created.
     cdef public int64_t packed_received
     cdef public int64_t plain_received
     cdef public int64_t dropped
+    cdef public int64_t conflated
     cdef public double busy
 
     def __init__(self) -> None:

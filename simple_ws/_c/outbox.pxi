@@ -34,6 +34,7 @@ cdef struct Item:
     size_t size
     size_t wire  # bytes on the wire in all, headers included
     size_t sent  # of these
+    PyObject* slot  # see `Latest`: a newer message may take its place; or NULL
     uint8_t first  # opcode and RSV1 of a payload to be framed; 0: frames as they are
     bint partial  # a frame whose beginning was sent before it was queued
 
@@ -68,6 +69,9 @@ cdef uint8_t* write_frames(
     return to + size
 
 
+cdef class Latest
+
+
 cdef class Outbox:
     """Messages and control frames that the system has not taken yet."""
 
@@ -85,6 +89,8 @@ cdef class Outbox:
     cdef uint32_t queue_room
     cdef uint32_t queue_start
     cdef uint32_t queue_used
+    cdef uint32_t popped  # messages that have left the front of the queue
+    cdef Latest latest  # None: no message here is of a slot
     cdef size_t waiting
     cdef uint32_t offering  # bytes at the front passed to a socket's method
     cdef flag writing  # output is being written: re-entrant calls only queue
@@ -188,6 +194,7 @@ cdef class Outbox:
         item.size = size
         item.wire = wire
         item.sent = 0
+        item.slot = NULL
         item.first = first
         item.partial = partial
         self.queue_used += 1
@@ -264,8 +271,11 @@ cdef class Outbox:
             item.sent += part
             sent -= part
             if item.sent == item.wire:
+                if item.slot != NULL:
+                    self.untag(item)
                 self.queue_start += 1
                 self.queue_used -= 1
+                self.popped += 1
                 self.release_item(item)
         if not self.queue_used:
             self.queue_start = 0
@@ -282,10 +292,24 @@ cdef class Outbox:
         else:
             Py_XDECREF(owner)
 
+    cdef void untag(self, Item* item) noexcept:
+        """A message of a slot leaves, or must stay as it is."""
+        cdef PyObject* slot = item.slot
+        cdef uint32_t place = self.popped + <uint32_t> (
+            item - self.queue - self.queue_start
+        )
+        item.slot = NULL
+        if self.latest is not None and self.latest.index is not None:
+            if self.latest.index.get(<object> slot) == place:
+                del self.latest.index[<object> slot]
+        Py_XDECREF(slot)
+
     cdef void clear_queue(self) noexcept:
         cdef uint32_t index
         for index in range(self.queue_start, self.queue_start + self.queue_used):
             Py_XDECREF(self.queue[index].owner)
+            Py_XDECREF(self.queue[index].slot)
+        self.popped += self.queue_used
         self.queue_start = self.queue_used = 0
 
     cdef bytes joined(self, size_t enough):
@@ -353,6 +377,7 @@ cdef class Outbox:
         self.queue = items
         self.queue_start = 0
         self.queue_used += count
+        self.popped -= count
         self.queue_room = self.queue_used
         self.small_used = self.small_sent = 0
         return 0
@@ -367,6 +392,7 @@ cdef class Outbox:
         item.data = <const uint8_t*> PyBytes_AS_STRING(<object> frames)
         item.size = item.wire = end - begin
         item.sent = 0
+        item.slot = NULL
         item.first = 0
         item.partial = begin > start
         return 0
@@ -411,11 +437,15 @@ cdef class Outbox:
         cdef size_t gone = 0
         cdef Item* item
         self.queue_small()
+        if self.latest is not None:
+            self.latest.forget_marks()
         index = self.queue_start
         first = index + self.begun()
         end = index + self.queue_used
         while index < end and gone < excess:
             item = self.queue + index
+            if item.slot != NULL:
+                self.untag(item)
             if index >= first and may_drop(item):
                 gone += item.wire
                 dropped += 1
@@ -431,6 +461,7 @@ cdef class Outbox:
                 stay * sizeof(Item),
             )
         self.queue_used -= dropped
+        self.popped += dropped
         self.queue_start = index - stay if self.queue_used else 0
         self.waiting -= gone
         self._loop.buffered -= <int64_t> gone
@@ -439,6 +470,7 @@ cdef class Outbox:
     cdef void discard(self) noexcept:
         self.small_used = self.small_sent = 0
         self.clear_queue()
+        self.latest = None
         self._loop.buffered -= <int64_t> self.waiting
         self.waiting = 0
         self.offering = 0

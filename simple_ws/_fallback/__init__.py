@@ -19,8 +19,8 @@ from .connection import (
     ConnectionCore,
     Poller,
     accept_from,
-    fan_out,
 )
+from .fan_out import fan_out, fan_out_latest
 from .loop import Counters, LoopState
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "apply_mask",
     "build_frame",
     "fan_out",
+    "fan_out_latest",
     "parse_header",
     "read_upgrade",
 ]

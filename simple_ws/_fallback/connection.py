@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from .codecs import Deflater, apply_mask, build_frame
 from .loop import LoopState
 from .outbox import Outbox
 
-__all__ = ["ConnectionCore", "Poller", "accept_from", "fan_out"]
+__all__ = ["ConnectionCore", "Poller", "accept_from"]
 
 _PONG_FRAME = 0x8A
 _READ, _WRITE = 1, 2  # selectors.EVENT_READ and EVENT_WRITE
@@ -83,6 +83,7 @@ class ConnectionCore(_Base):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_alone",
         "_attached",
         "_await_drain",
         "_bucket",
@@ -161,6 +162,8 @@ class ConnectionCore(_Base):
         # Smaller payloads are sent uncompressed, in one frame.
         self._plain_below = min(self._threshold, protocol.max_frame_size + 1)
         self._stale = False  # the peer's window is ahead of our context
+        # What is sent now may be dropped later: it is compressed without context.
+        self._alone = False
 
     def _limit_rate(self, rate: float, burst: float) -> None:
         """Set a message rate; `_on_rate` is called for messages that exceed it."""
@@ -482,7 +485,7 @@ class ConnectionCore(_Base):
         # Output being written does not count: it is nearly gone.
         size, waiting = len(payload), self._waiting - self._offering
         # Before compressing: a message that enters the context must be sent.
-        if waiting and self._is_over(waiting + size) and not self._make_room(size):
+        if waiting and self._is_over(waiting + size) and not self._has_room(size):
             self._checked_counters.dropped += 1
             return _DROPPED
         if not self._open:
@@ -516,6 +519,14 @@ class ConnectionCore(_Base):
             or self._has_too_many()
         )
 
+    def _has_room(self, size: int) -> bool:
+        """Whether a message may enter a full outbox: in the place of an older one, or
+        because of the policy."""
+        latest = self._latest
+        return (latest is not None and latest.takes(self, size)) or self._make_room(
+            size
+        )
+
     def _enqueue_long(self, source: object, opcode: int, payload: bytes) -> None:
         """Put a message into the outbox that must be compressed or split."""
         protocol, size = self._protocol, len(payload)
@@ -545,6 +556,8 @@ class ConnectionCore(_Base):
             The payload, and whether it is the shared form.
         """
         loop, protocol = self._loop, self._protocol
+        if self._alone and loop._source is not source:
+            loop._note_source(source)
         if loop._source is source:
             return loop._pack_for_all(protocol.agreement, payload), True
         loop._note_source(source)
@@ -658,6 +671,8 @@ class ConnectionCore(_Base):
         if not self._write_blocked:
             self._write_blocked = True
             self._watch(_WRITE if self._paused_by_callbacks else _READ | _WRITE)
+            if self._latest is not None:
+                self._latest.begin(self)
         elif self._paused_by_backpressure and self._waiting <= self._write_limit >> 2:
             self._resume_reading(_WRITE)
 
@@ -671,37 +686,6 @@ class ConnectionCore(_Base):
 
 def _ignore(msg: object, client: object) -> None:
     """Placeholder until the connection has a callback."""
-
-
-def fan_out(
-    members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
-) -> int:
-    """Send one message to many clients: encoded once, and compressed once.
-
-    Args:
-        members: the receivers, except for those in `exclude`.
-        msg: as for `ConnectionCore.write_message`.
-        exclude: clients that do not receive it.
-
-    Returns:
-        How many clients accepted it.
-
-    Raises:
-        TypeError: A message of a type that cannot be sent.
-    """
-    opcode, payload = encode_message(msg, None)
-    source = msg if type(msg) is str else payload
-    taken = 0
-    for member in members:
-        if exclude and member in exclude:
-            continue
-        if type(member).write_message is not ConnectionCore.write_message:
-            taken += bool(member.write_message(msg))
-            continue
-        if member._loop._source is not source:
-            member._loop._note_source(source)
-        taken += bool(member._send_from(source, opcode, payload))
-    return taken
 
 
 def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]:

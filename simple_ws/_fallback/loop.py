@@ -26,6 +26,7 @@ class Counters:
         plain_sent, packed_sent: bytes of compressed messages before and after.
         packed_received, plain_received: the same for received messages.
         dropped: messages refused or dropped by the slow-consumer policy.
+        conflated: messages replaced by newer ones before they were sent.
         busy: seconds spent on input, callbacks included.
     """
 
@@ -34,7 +35,7 @@ class Counters:
         self.bytes_received = self.bytes_sent = 0
         self.plain_sent = self.packed_sent = 0
         self.packed_received = self.plain_received = 0
-        self.dropped = 0
+        self.dropped = self.conflated = 0
         self.busy = 0.0
 
 

@@ -6,6 +6,7 @@ import socket
 from collections import deque
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 from .loop import Counters, LoopState
 
@@ -38,10 +39,12 @@ class Outbox:
     __slots__ = (
         "_checked_counters",
         "_half_full",
+        "_latest",
         "_loop",
         "_many",
         "_offering",
         "_outbox",
+        "_popped",
         "_sock",
         "_waiting",
         "_write_limit",
@@ -60,6 +63,8 @@ class Outbox:
         # One entry for each message or control frame; only the first may be partly
         # sent, and is a memoryview then.
         self._outbox: deque[bytes | memoryview] = deque()
+        self._popped = 0  # messages that have left its front
+        self._latest: Any = None  # no message here is of a slot; a `latest.Latest`
         self._waiting = 0
         self._writing = False  # output is being written: re-entrant calls only queue
         self._offering = 0  # bytes at the front passed to the socket's method
@@ -103,6 +108,7 @@ class Outbox:
         self.bytes_sent += sent
         self._checked_counters.bytes_sent += sent
         if not self._waiting:
+            self._latest = None
             outbox.clear()
             return
         while sent:
@@ -110,12 +116,17 @@ class Outbox:
             if sent < size:
                 outbox[0] = memoryview(outbox[0])[sent:]
                 return
+            self._popped += 1  # before: a signal handler may run after any call
             outbox.popleft()
             sent -= size
 
     def _begun(self) -> int:
         """Messages at the front that must leave: sent in part, or passed to the
         socket's method."""
+        if not self._offering:
+            # Without a call in between: it may be emptied by a signal handler.
+            first = self._outbox[0] if self._outbox else None
+            return 1 if isinstance(first, memoryview) else 0
         covered = count = 0
         # A copy that no signal handler changes meanwhile; likewise below.
         for frame in self._outbox.copy():
@@ -149,7 +160,13 @@ class Outbox:
     def _drop_until(self, excess: int) -> int:
         outbox, gone, dropped, begun = self._outbox, 0, 0, self._begun()
         stays: list[bytes | memoryview] = []
+        latest = self._latest
+        if latest is not None:
+            latest.marks.clear()
         while outbox and gone < excess:
+            if latest is not None:
+                latest.forget_place(self._popped)
+            self._popped += 1
             frame = outbox.popleft()
             if len(stays) < begun or frame[0] & _CONTROL:
                 stays.append(frame)
@@ -160,6 +177,7 @@ class Outbox:
                 self._loop.buffered -= size
                 dropped += 1
         if self._waiting:  # no other code has emptied it meanwhile
+            self._popped -= len(stays)
             outbox.extendleft(reversed(stays))
         return dropped
 
@@ -167,4 +185,5 @@ class Outbox:
         waiting, self._waiting = self._waiting, 0
         self._loop.buffered -= waiting
         self._offering = 0
+        self._latest = None
         self._outbox.clear()

@@ -154,6 +154,12 @@ TABLE = (
         _of_handlers("dropped"),
     ),
     Metric(
+        "simple_ws_messages_conflated_total",
+        "counter",
+        "Data messages that newer ones replaced before slow consumers took them.",
+        _of_handlers("conflated"),
+    ),
+    Metric(
         "simple_ws_received_bytes_total",
         "counter",
         "Bytes received after the request, including frame headers, without TLS.",

@@ -44,6 +44,7 @@ _COUNTS = (
     "packed_received",
     "plain_received",
     "dropped",
+    "conflated",
     "busy",
 )
 

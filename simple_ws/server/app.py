@@ -410,7 +410,9 @@ class App(Hub):
                 headers and the response to the handshake); plain_sent, packed_sent,
                 packed_received, plain_received (bytes of compressed messages, before
                 and after compression); dropped (messages that slow consumers did not
-                get); busy (time spent reading, including callbacks).
+                get); conflated (messages of topics with `latest` that newer ones
+                replaced before they were sent); busy (time spent reading, including
+                callbacks).
             handlers: for each handler its name, its paths, its number of clients, and
                 the same counts.
             closed: the number of closed connections, by `CloseCause`.

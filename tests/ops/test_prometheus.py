@@ -123,6 +123,7 @@ def test_metrics_are_the_figures_after_known_traffic(driven: Driven) -> None:
             (echo, "messages_received_total", 2),
             (echo, "messages_sent_total", 2),
             (echo, "messages_dropped_total", 0),
+            (echo, "messages_conflated_total", 0),
             (silent, "messages_received_total", 1),
             (silent, "messages_sent_total", 0),
             (echo, "received_bytes_total", 3 + 2 * 6),

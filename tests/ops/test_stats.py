@@ -27,6 +27,7 @@ from harness import (
 )
 
 from simple_ws import BACKEND, CloseCause, Deflate, Server, WebSocket
+from simple_ws.speedups import fan_out_latest
 
 DEFLATE = (
     "Sec-WebSocket-Extensions: permessage-deflate; "
@@ -273,6 +274,17 @@ def test_dropped_messages_are_counted() -> None:
         for _ in range(3):
             assert not client.write_message("too much")
         assert driven.server.stats()["total"]["dropped"] == 3
+
+
+def test_conflated_messages_are_counted() -> None:
+    with Driven(write_limit=2**23) as driven, driven.open(wrap=small_buffers):
+        client, slot = driven.handler.client(), object()
+        client.write_message(b"x" * 2**22)  # more than the system takes
+        driven.turn()
+        for number in range(4):
+            assert fan_out_latest([client], f"{number}", (), slot)
+        total = driven.server.stats()["total"]
+        assert (total["conflated"], total["dropped"]) == (3, 0)
 
 
 def test_buffered_is_what_waits_for_peers_that_do_not_read() -> None:
