@@ -24,9 +24,12 @@ from ..messages import encode_message
 __all__ = [
     "HEADER_SIZE",
     "MAX_SEQ",
+    "Content",
     "Envelope",
     "EnvelopeError",
+    "JsonText",
     "Kind",
+    "decode_body",
     "encode_body",
     "open_",
     "seal",
@@ -79,6 +82,24 @@ def encode_body(msg: object) -> tuple[Kind, bytes]:
     if isinstance(msg, dict | list):
         return Kind.JSON, body
     return (Kind.TEXT if opcode == Opcode.TEXT else Kind.BINARY), body
+
+
+class JsonText(str):
+    """The text of a dict or list that was published."""
+
+    __slots__ = ()
+
+
+#: A message: text, bytes, or a dict or list as its text.
+Content = str | bytes
+
+
+def decode_body(kind: Kind, body: bytes) -> Content:
+    """The message of a body; text that is not UTF-8 is repaired."""
+    if kind is Kind.BINARY:
+        return body
+    text = body.decode(errors="replace")
+    return JsonText(text) if kind is Kind.JSON else text
 
 
 def seal(envelope: Envelope, channel: str, secret: bytes | None) -> bytes:

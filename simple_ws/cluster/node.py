@@ -18,21 +18,28 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from .counts import NodeCounts
 from .engine import (
     Accepted,
     Delivered,
     Engine,
     EngineEvent,
     Failed,
+    Origin,
+    Page,
     Ready,
     Refused,
+    Retention,
+    Stored,
     Subscribed,
 )
 from .envelope import Envelope, EnvelopeError, Kind, open_, seal
 from .interest import Interest
+from .kept import Kept, KeptHost
 from .numbers import Numbers
+from .position import Position
 
-__all__ = ["EngineState", "Message", "Node", "NodeCounts", "NodeHost"]
+__all__ = ["EngineState", "Message", "Node", "NodeHost"]
 
 #: Publishers remembered for each channel.
 _MAX_PUBLISHERS = 1_000
@@ -62,44 +69,11 @@ class Message(NamedTuple):
     exclude: Collection[Any]
 
 
-@dataclass(slots=True)
-class NodeCounts:
-    """Counts since the node was made.
-
-    Attributes:
-        published: messages given to the engine.
-        received: messages delivered here that came from the engine.
-        lost: not given to the engine, as it was not there; delivered here alone.
-        unsure: given to it, but not confirmed; delivered here.
-        refused: not taken by the engine; delivered here alone.
-        repeats: came again, or late, and were not delivered.
-        missing: messages of others that never came, as far as they are known.
-        gaps: how often listeners were told of a gap.
-        invalid: envelopes that were malformed, or not signed as they must be.
-    """
-
-    published: int = 0
-    received: int = 0
-    lost: int = 0
-    unsure: int = 0
-    refused: int = 0
-    repeats: int = 0
-    missing: int = 0
-    gaps: int = 0
-    invalid: int = 0
-
-
-class NodeHost(Protocol):
+class NodeHost(KeptHost, Protocol):
     """What a node needs of its server."""
 
     def call_soon(self, callback: Callable[[], object]) -> object:
         """Call it in this turn of the loop or the next."""
-
-    def call_later(self, delay: float, callback: Callable[[], object]) -> object:
-        """Call it in so many seconds."""
-
-    def flush_engine(self) -> None:
-        """The engine has output."""
 
     def give_up_engine(self, reason: str) -> None:
         """Close the connection to the engine, and connect again later."""
@@ -110,18 +84,8 @@ class NodeHost(Protocol):
     def deliver_internal(self, publisher: str, channel: str, body: bytes) -> None:
         """A node has sent something on an internal channel; must not raise."""
 
-    def note_gap(self, channel: str, missing: int | None) -> bool:
-        """So many messages never came here; None: unknown whether there were any.
-
-        Returns:
-            Whether somebody was told.
-        """
-
     def note_engine(self, state: EngineState) -> None:
         """The engine has come, or has gone."""
-
-    def note_invalid(self, channel: str, why: str) -> None:
-        """Something else than our messages came on a channel."""
 
 
 @dataclass(slots=True)
@@ -179,15 +143,20 @@ class Node:
         self.id = self._id.hex()
         self._session = 0
         self._numbers = Numbers()
-        # In the order of publishing: neither accepted nor refused; and accepted, but
-        # not come back yet, by number and channel.
-        self._sent: deque[_Sent] = deque()
+        # In the order of publishing: neither accepted nor refused (None: for a topic
+        # with history); and accepted, but not come back yet, by number and channel.
+        self._sent: deque[_Sent | None] = deque()
         self._returning: dict[tuple[str, int], _Sent] = {}
         #: The last number of each publisher, by channel, and whether it was told since
         #: the connection exists.
         self._last: dict[str, dict[bytes, tuple[int, bool]]] = {}
         self._server = ""
         self._connected = False
+        #: The topics with history.
+        self.kept = Kept(
+            self, host, self._id, self._numbers, self.interest, self.counts, secret
+        )
+        self._replicas = self.kept.replicas
 
     # Publishing
 
@@ -236,6 +205,21 @@ class Node:
             self._note_number(message.channel, self._id, seq)
             self._host.deliver(message)
 
+    # For `kept`
+
+    def append(
+        self, channel: str, envelope: bytes, origin: Origin, retention: Retention
+    ) -> None:
+        """See `Engine.append`."""
+        self._sent.append(None)
+        self._engine.append(channel, envelope, origin, retention)
+
+    def read(
+        self, channel: str, known: Position | None, after: int, limit: int
+    ) -> None:
+        """See `Engine.read`."""
+        self._engine.read(channel, known, after, limit)
+
     # For `interest`
 
     def subscribe(self, channels: Iterable[str]) -> None:
@@ -261,6 +245,7 @@ class Node:
         self._connected = False
         self._set_state(EngineState(False, reason, self._server))
         if was_up:
+            self.kept.on_down()
             self._deliver_unsure()
 
     def on_event(self, event: EngineEvent) -> None:
@@ -270,6 +255,11 @@ class Node:
             self._on_delivered(*event)
         elif kind is Accepted:
             self._on_accepted()
+        elif isinstance(event, Stored):
+            self._on_accepted()
+            self.kept.on_stored(event)
+        elif isinstance(event, Page):
+            self.kept.on_page(event)
         elif isinstance(event, Refused):
             self._on_refused(event.reason)
         elif isinstance(event, Ready):
@@ -289,16 +279,22 @@ class Node:
             for channel, publishers in self._last.items()
         }
         for channel in self.interest.channels:
-            self._tell_gap(channel, None)
+            if channel not in self.kept.replicas:
+                self._tell_gap(channel, None)
+        self.kept.on_up()
 
     def _on_accepted(self) -> None:
-        if self._sent:
-            self._sent.popleft().accepted = True
+        sent = self._sent.popleft() if self._sent else None
+        if sent is not None:
+            sent.accepted = True
 
     def _on_refused(self, reason: str) -> None:
         if not self._sent:
             return
         sent = self._sent.popleft()
+        if sent is None:
+            self.kept.on_refused(reason)
+            return
         channel = sent.message.channel
         self.counts.refused += not sent.internal
         self._host.note_invalid(channel, f"the engine refused a message: {reason}")
@@ -309,7 +305,9 @@ class Node:
         """The connection is lost: deliver here what was not delivered, in order."""
         sent, self._sent = self._sent, deque()
         returning, self._returning = self._returning, {}
-        self.counts.unsure += sum(not each.internal for each in sent)
+        self.counts.unsure += sum(
+            each is not None and not each.internal for each in sent
+        )
         for each in returning.values():
             self._deliver_own(each.message, each.seq)
 
@@ -325,16 +323,22 @@ class Node:
         """
         self._connected = False
         self.state = EngineState(False, "stopped", self._server)
+        self.kept.end()
         self._deliver_unsure()
 
     # What other nodes say
 
     def _on_delivered(self, channel: str, data: bytes) -> None:
+        if channel in self._replicas:
+            self.kept.on_delivered(channel, data)
+            return
         try:
             envelope = open_(data, channel, self._secret)
         except EnvelopeError as error:
-            self.counts.invalid += 1
-            self._host.note_invalid(channel, str(error))
+            # Else one of a history that we have left.
+            if channel in self.interest or channel in self.internal:
+                self.counts.invalid += 1
+                self._host.note_invalid(channel, str(error))
             return
         publisher, _, seq, kind, body = envelope
         exclude: Collection[Any] = ()
@@ -375,3 +379,4 @@ class Node:
     def _forget_channel(self, channel: str) -> None:
         """Nobody listens to a channel any more: numbers will be missing."""
         self._last.pop(channel, None)
+        self.kept.close(channel)

@@ -314,18 +314,29 @@ class Client(ConnectionCore):
             return True
         return self._keepalive.ping(self, payload)
 
-    def subscribe(self, topic: str, priority: float = 0) -> None:
+    def subscribe(self, topic: str, priority: float = 0, since: Any = None) -> bool:
         """Subscribe to a topic until the connection ends.
+
+        With `since`, and for each topic with history (`Server.topic`), `on_join`
+        follows: after the messages that were missed, before the next ones.
 
         Args:
             topic: any name.
             priority: `Server.deliver` chooses the subscriber with the highest.
+            since: for a topic with history: the position that `on_join` told, which
+                sends what was missed since; a number of last messages; or "all". It may
+                be what a stranger sent: what means nothing is a gap, and never an
+                error.
+
+        Returns:
+            False if the topic has as many subscribers as it may (`max_subscribers`), or
+            the connection has ended.
 
         Raises:
             TypeError: The topic is not a str, or the priority not a number.
             ValueError: The priority is NaN.
         """
-        self._host.subscribe(topic, self, priority)
+        return self._host.subscribe(topic, self, priority, since)
 
     def unsubscribe(self, topic: str) -> None:
         """Unsubscribe from a topic; does nothing if not subscribed.
@@ -335,20 +346,22 @@ class Client(ConnectionCore):
         """
         self._host.unsubscribe(topic, self)
 
-    def publish(self, topic: str, msg: object) -> int:
+    def publish(self, topic: str, msg: object, *, key: str | None = None) -> int:
         """Send a message to all subscribers of a topic except this client.
 
         Args:
             topic: any name; this client does not need to be subscribed.
             msg: as for `write_message`, also for the errors raised.
+            key: for a topic with history, see `Server.publish`.
 
         Returns:
-            How many clients accepted it; 0 from a thread other than the loop's.
+            How many clients accepted it; 0 from a thread other than the loop's; with an
+            engine see `Server.publish`.
 
         Raises:
-            TypeError: The topic is not a str.
+            TypeError, ValueError: See `Server.publish`.
         """
-        return self._host.publish(topic, msg, exclude=(self,))
+        return self._host.publish(topic, msg, exclude=(self,), key=key)
 
     def bind(self, client_id: Any) -> None:
         """Bind this connection to an identity, which can have several connections.

@@ -85,6 +85,7 @@ class Closing:
         if client._protocol.state is State.CLOSED:
             self._half_close(client)
         elif client.is_open():
+            client._host._note_drained(client)
             client._call(client._handler.on_drain, client)
 
     def end(self, client: Connection) -> None:

@@ -81,6 +81,9 @@ class Handler(Protocol):
     def on_error(self, error: Exception, client: Any) -> object:
         """Called when a callback has raised."""
 
+    def on_join(self, client: Any, topic: str, join: Any) -> object:
+        """Called when a client has entered a topic with history."""
+
     def on_gap(self, topic: str | None, missing: int | None) -> object:
         """Called when messages of other nodes did not arrive."""
 
@@ -102,16 +105,21 @@ class ConnectionHost(Protocol):
     def _remove_client(self, client: Any) -> None:
         """The connection has ended: count it no longer, and send it nothing."""
 
+    def _note_drained(self, client: Any) -> None:
+        """The connection has taken all its output."""
+
     def _release_client(self, client: Any) -> None:
         """The connection's socket is closed."""
 
-    def subscribe(self, topic: str, client: Any, priority: float) -> None:
+    def subscribe(self, topic: str, client: Any, priority: float, since: Any) -> bool:
         """Add a subscription."""
 
     def unsubscribe(self, topic: str, client: Any) -> None:
         """End a subscription."""
 
-    def publish(self, topic: str, msg: object, exclude: Any = ()) -> int:
+    def publish(
+        self, topic: str, msg: object, exclude: Any = (), *, key: str | None = None
+    ) -> int:
         """Send to all subscribers except the excluded ones."""
 
     def bind(self, client: Any, client_id: Any) -> None:

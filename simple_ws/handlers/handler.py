@@ -39,6 +39,7 @@ CALLBACKS = {
     "on_pong": ("client",),
     "on_drain": ("client",),
     "on_error": ("error", "client"),
+    "on_join": ("client", "topic", "join"),
     "on_gap": ("topic", "missing"),
     "select_subprotocol": ("offered",),
 }
@@ -148,11 +149,26 @@ class BaseHandler(OptionAttributes):
         )
         client._fail_handler()
 
+    def on_join(self, client: Any, topic: str, join: Any) -> Any:
+        """A client has entered a topic with history, or one with `since`.
+
+        It was sent what it had missed, and gets what is published from now on.
+
+        Args:
+            client: the client.
+            topic: as it was given to `client.subscribe`.
+            join: `position`, a str for `since` when it comes back, with the next
+                messages counted: it is `epoch:offset:tag`, each message has the next
+                offset, and the tag may be left out; `recovered`, how many messages it
+                was sent; `gap`, how many it has missed for ever, None if nobody knows.
+        """
+
     def on_gap(self, topic: str | None, missing: int | None) -> Any:
         """With an engine: messages of other nodes did not arrive here.
 
         Called once for each handler with subscribers of the topic, which may want to
-        load their state again.
+        load their state again. For a topic with history only what is not in the history
+        any more is missing.
 
         Args:
             topic: None for messages to an identity or to everybody.

@@ -146,6 +146,10 @@ class Awaited(Wrapper):
         """All output has been written."""
         self._do(client, Kind.OTHER, super().on_drain, client)
 
+    def on_join(self, client: Client, topic: str, join: Any) -> None:
+        """A client has entered a topic with history."""
+        self._do(client, Kind.OTHER, super().on_join, client, topic, join)
+
     def on_close(self, client: Client) -> None:
         """A connection ended."""
         self._do(client, Kind.CLOSE, super().on_close, client)

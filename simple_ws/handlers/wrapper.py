@@ -107,6 +107,10 @@ class Wrapper:
         """A callback raised."""
         return self._inner.on_error(error, client)
 
+    def on_join(self, client: Client, topic: str, join: Any) -> Any:
+        """A client has entered a topic with history."""
+        return self._inner.on_join(client, topic, join)
+
     def on_gap(self, topic: str | None, missing: int | None) -> Any:
         """Messages of other nodes did not arrive here."""
         return self._inner.on_gap(topic, missing)

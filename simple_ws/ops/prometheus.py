@@ -290,6 +290,18 @@ TABLE = (
         _of_engine("repeats"),
     ),
     Metric(
+        "simple_ws_engine_resent_total",
+        "counter",
+        "Messages for topics with history that were sent again.",
+        _of_engine("resent"),
+    ),
+    Metric(
+        "simple_ws_engine_again_total",
+        "counter",
+        "Messages that the engine had in the history of their topic already.",
+        _of_engine("again"),
+    ),
+    Metric(
         "simple_ws_engine_invalid_total",
         "counter",
         "What came from the engine malformed, or not signed, and was dropped.",

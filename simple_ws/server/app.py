@@ -30,7 +30,6 @@ from ..http.routing import Router, check_pattern, routing_path
 from ..http.static import Static
 from ..http.wsgi import Wsgi
 from ..loop.deferred import check_callback, is_async, returns_deferred
-from ..loop.reactor import Reactor
 from ..loop.schedule import Job, Schedule
 from ..messages import check_close
 from ..ops.dashboard import Dashboard, LocalKey
@@ -96,9 +95,8 @@ class App(Hub):
     _workers: Workers
 
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
-        super().__init__()
+        super().__init__(clock)
         self.options = options
-        self._clock = clock
         self._log_counts = LogCounts()
         self._admission = Admission(options, clock)
         self._stats = Stats()
@@ -429,7 +427,8 @@ class App(Hub):
                 the last probe took to the engine and back (every 10 seconds; None if
                 it is not up); `published` and `received` messages; not given to it or
                 not taken by it (`lost`, `refused`), or not confirmed (`unsure`);
-                `repeats`, `missing`, `gaps`, `invalid` (see the page on several nodes);
+                `resent` and `again` of topics with history; `repeats`, `missing`,
+                `gaps`, `invalid` (see the page on several nodes);
                 `connects`, attempts to connect by what made them necessary: start (of
                 the server), refused (the attempt before failed), closed (by the
                 engine), error (of the network), failed (no sign of life, too much
@@ -591,12 +590,6 @@ class App(Hub):
             handler._divide_limits(count)
 
     # The run
-
-    @property
-    def reactor(self) -> Reactor:
-        """The event loop; an inactive one while the server is stopped."""
-        run = self._run
-        return Reactor(clock=self._clock) if run is None else run.reactor
 
     @property
     def _current(self) -> Run:

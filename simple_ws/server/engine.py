@@ -14,10 +14,13 @@ from typing import Any, Protocol
 
 from ..cluster.attempt import start_thread
 from ..cluster.channels import Audience, Channels
+from ..cluster.counts import NodeCounts
+from ..cluster.engine import Retention
 from ..cluster.engines import EngineSetup
-from ..cluster.envelope import Kind, encode_body
+from ..cluster.envelope import Content, Kind, encode_body
 from ..cluster.link import CONNECT_REASONS, Link
-from ..cluster.node import EngineState, Message, Node, NodeCounts
+from ..cluster.node import EngineState, Message, Node
+from ..cluster.replica import Replica
 from ..connection.client import Client
 from ..loop.deferred import is_deferred, name_of
 from ..loop.reactor import Reactor
@@ -25,6 +28,9 @@ from ..loop.reactor import Reactor
 __all__ = ["EngineHost", "EngineUser"]
 
 logger = logging.getLogger("simple_ws")
+
+#: Audiences that are a topic.
+_TOPICS = (Audience.TOPIC, Audience.KEPT)
 
 
 class EngineUser(Protocol):
@@ -40,6 +46,11 @@ class EngineUser(Protocol):
 
     def _receivers(self, audience: Audience, value: Any) -> Iterable[Client]:
         """Those of this process who listen to a channel."""
+
+    def _send_kept(
+        self, topic: str, content: Content, exclude: Collection[Client]
+    ) -> int:
+        """Send a message to subscribers of this process of a topic with history."""
 
     def _send_here(
         self, receivers: Iterable[Client], msg: object, exclude: Collection[Client]
@@ -183,10 +194,37 @@ class EngineHost:
         """Send something to other nodes; return False if the engine is not there."""
         return self._node.send(self.channels.name(audience, value), body)
 
+    # For topics with history
+
+    def append(
+        self,
+        topic: str,
+        retention: Retention,
+        msg: object,
+        exclude: Collection[Client],
+        key: str | None,
+    ) -> bool:
+        """Publish a message to a topic with history; see `kept.Kept.append`."""
+        kind, body = encode_body(msg)
+        channel = self.channels.kept(topic)
+        return self._node.kept.append(channel, kind, body, exclude, key, retention)
+
+    def replica(self, topic: str, retention: Retention) -> Replica:
+        """The copy of a topic that is listened to."""
+        return self._node.kept.open(self.channels.kept(topic), retention)
+
+    def expire(self) -> None:
+        """Free the memory of messages that are too old."""
+        self._node.kept.expire()
+
     # For the node
 
-    def call_soon(self, callback: Callable[[], object]) -> None:
+    def clock(self) -> float:
         """See `NodeHost`; likewise below."""
+        return self._reactor.clock()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call it in this turn of the loop or the next."""
         self._reactor.call_soon(callback)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> None:
@@ -215,12 +253,27 @@ class EngineHost:
                     msg = json.loads(msg)
             user._send_here(user._receivers(*channel), msg, message.exclude)
         except Exception as error:
-            user._log.note_failure(
-                "messages of the engine failed",
-                "a message of channel %r could not be sent",
-                message.channel,
-                error=error,
-            )
+            self._note_unsent(message.channel, error)
+
+    def deliver_kept(
+        self, channel: str, content: Content, exclude: Collection[Client]
+    ) -> None:
+        """Send a message of a topic with history to those who are in step."""
+        meant = self.channels.parse(channel)
+        if meant is None:
+            return
+        try:
+            self._user._send_kept(meant.value, content, exclude)
+        except Exception as error:
+            self._note_unsent(channel, error)
+
+    def _note_unsent(self, channel: str, error: Exception) -> None:
+        self._user._log.note_failure(
+            "messages of the engine failed",
+            "a message of channel %r could not be sent",
+            channel,
+            error=error,
+        )
 
     def deliver_internal(self, publisher: str, channel: str, body: bytes) -> None:
         """A node has said something to others."""
@@ -232,7 +285,7 @@ class EngineHost:
         meant = self.channels.parse(channel)
         if meant is None:
             return False
-        topic = meant.value if meant.audience is Audience.TOPIC else None
+        topic = meant.value if meant.audience in _TOPICS else None
         receivers = self._user._receivers(*meant)
         handlers = dict.fromkeys(client._handler for client in receivers)
         for handler in handlers:

@@ -8,6 +8,7 @@ these at the end of its turn.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -17,13 +18,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..cluster.channels import Audience
-from ..cluster.topic_rules import TopicRules
+from ..cluster.envelope import Content, JsonText
+from ..cluster.since import Since, parse_since
+from ..cluster.topic_rules import TopicRule, TopicRules
 from ..connection.client import Client
 from ..connection.topics import Group, Identities, Topics
-from ..constants import Delivered
+from ..constants import Delivered, SendStatus
 from ..loop.reactor import Reactor
 from ..messages import encode_message
 from ..speedups import fan_out
+from .histories import Histories
+from .joins import Join
 from .run import Run
 from .state import ServerState, step
 
@@ -34,6 +39,8 @@ __all__ = ["Hub"]
 
 logger = logging.getLogger("simple_ws")
 
+#: Characters of the key of a message.
+_MAX_KEY = 256
 #: Seconds between two log lines about dropped messages.
 _BETWEEN_COMPLAINTS = 10.0
 
@@ -47,11 +54,13 @@ class Hub:
         clients: open connections of all handlers, the earliest first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clients: Group[Client] = Group()
         self._topics: Topics[Client] = Topics()
         self._identities: Identities[Client] = Identities()
         self._topic_rules = TopicRules()
+        self._clock = clock
+        self._histories = Histories(self, clock)
         # Clients that must authenticate and have not: only what is written to one of
         # them reaches it.
         self._strangers: set[Client] = set()
@@ -66,6 +75,12 @@ class Hub:
     def _move(self, to: ServerState) -> None:
         """Change the state of the server; see `life.STEPS`."""
         self._state = step(self._state, to)
+
+    @property
+    def reactor(self) -> Reactor:
+        """The event loop; an inactive one while the server is stopped."""
+        run = self._run
+        return Reactor(clock=self._clock) if run is None else run.reactor
 
     # Sending
 
@@ -103,20 +118,50 @@ class Hub:
         exclude: Collection[Client] = (),
         *,
         local: bool = False,
+        key: str | None = None,
     ) -> int:
         """Send a message to all subscribers of a topic; return how many accepted it.
 
         Args:
             topic: any name, even one without subscribers.
-            msg: as for `broadcast`, also for the result and the errors raised.
-            exclude: clients that do not get the message.
-            local: send it to subscribers of this process alone.
+            msg: as for `broadcast`, also for the result and the errors raised; it must
+                be one that `Client.write_message` takes where the topic has a history.
+            exclude: clients that do not get the message, unless they join later with
+                `since`.
+            local: send it to subscribers of this process alone, and do not keep it in
+                the history of the topic.
+            key: for a topic with history: if it has a message with this key, nothing is
+                published. Such as the number that a browser gives to a message that it
+                may send again.
+
+        Returns:
+            How many accepted it; with an engine 0, or False where the topic has a
+            history and too much waits for the engine: then the message is lost.
 
         Raises:
-            TypeError: The topic is not a str.
+            TypeError: The topic is not a str, or the key neither str nor None.
+            ValueError: There is a key, and the topic has no history; or it is empty, or
+                longer than 256 characters.
         """
         _check_topic(topic)
-        return self._send_to(Audience.TOPIC, topic, msg, exclude, local)
+        rule = self._topic_rules.find(topic) if self._topic_rules else None
+        kept = rule is not None and rule.history > 0
+        if key is not None:
+            _check_key(key, topic, kept)
+        if rule is None or not kept or local:
+            return self._send_to(Audience.TOPIC, topic, msg, exclude, local)
+        left_out = _clients_in(exclude)
+        reactor = self._other_loop()
+        publish = self._histories.publish
+        if reactor is None:
+            return publish(topic, rule, msg, left_out, key)
+        self._queue(
+            reactor,
+            msg,
+            lambda given: publish(topic, rule, given, left_out, key),
+            anything=False,
+        )
+        return Delivered(0)
 
     def deliver(self, topic: str, msg: object) -> Client | None:
         """Send a message to one subscriber of a topic: the first that accepts it.
@@ -191,7 +236,7 @@ class Hub:
 
     def _receivers(self, audience: Audience, value: Any) -> Iterable[Client]:
         """The connections of this process that listen to something."""
-        if audience is Audience.TOPIC:
+        if audience is Audience.TOPIC or audience is Audience.KEPT:
             return self._topics.members(value)
         if audience is Audience.IDENTITY:
             return self._identities.members(value)
@@ -238,7 +283,9 @@ class Hub:
 
     # Topics and identities
 
-    def subscribe(self, topic: str, client: Client, priority: float = 0) -> None:
+    def subscribe(
+        self, topic: str, client: Client, priority: float = 0, since: Any = None
+    ) -> bool:
         """Subscribe a client to a topic until its connection ends.
 
         Args:
@@ -246,6 +293,11 @@ class Hub:
             client: the client to subscribe; subscribing again makes it the latest, with
                 the new priority.
             priority: `deliver` chooses the subscriber with the highest.
+            since: see `Client.subscribe`.
+
+        Returns:
+            False if the topic has `max_subscribers`, or the connection has ended; True
+            from a thread other than the loop's, where the call is queued.
 
         Raises:
             TypeError: The topic is not a str, the client not a `Client`, or the
@@ -258,7 +310,14 @@ class Hub:
             raise TypeError(f"priority must be a number, not {priority!r}")
         if priority != priority:  # not to be compared with others
             raise ValueError(f"priority must be a number, not {priority!r}")
-        self._on_loop(self._subscribe, topic, client, priority)
+        begin = parse_since(since)
+        reactor = self._other_loop()
+        if reactor is None:
+            return self._subscribe(topic, client, priority, begin)
+        reactor.call_threadsafe(
+            partial(self._subscribe, topic, client, priority, begin)
+        )
+        return True
 
     def unsubscribe(self, topic: str, client: Client) -> None:
         """Unsubscribe a client from a topic; does nothing if it is not subscribed.
@@ -313,16 +372,52 @@ class Hub:
         """Every identity with a connection that has not ended, the earliest first."""
         return self._identities.online()
 
-    def _subscribe(self, topic: str, client: Client, priority: float) -> None:
-        if client in self.clients and client.is_open():
-            if self._engine is not None and client not in self._topics.members(topic):
-                self._engine.listen(self._engine.channels.topic(topic))
-            self._topics.subscribe(topic, client, priority)
-            client._note_topic(topic, True)
+    def _subscribe(
+        self, topic: str, client: Client, priority: float, since: Since
+    ) -> bool:
+        if client not in self.clients or not client.is_open():
+            return False
+        rule = self._topic_rules.find(topic) if self._topic_rules else None
+        known = topic in (client._topics or ())
+        if rule is not None and not known and self._is_full(topic, rule):
+            return False
+        if self._engine is not None and not known:
+            self._engine.listen(self._channel(topic, rule))
+        client._note_topic(topic, True)
+        if rule is not None and rule.history:
+            self._topics.unsubscribe(topic, client)
+            self._histories.join(topic, rule, client, priority, since)
+            return True
+        self._add_subscriber(topic, client, priority)
+        if since is not None:
+            nothing = Join("", 0, None)
+            client._call(client._handler.on_join, client, topic, nothing)
+        return True
+
+    def _is_full(self, topic: str, rule: TopicRule) -> bool:
+        most = rule.max_subscribers
+        if most is None:
+            return False
+        joining = self._histories.joins.count(topic)
+        return len(self._topics.members(topic)) + joining >= most
+
+    def _channel(self, topic: str, rule: TopicRule | None) -> str:
+        """The channel of a topic in the engine."""
+        assert self._engine is not None
+        kept = rule is not None and rule.history > 0
+        audience = Audience.KEPT if kept else Audience.TOPIC
+        return self._engine.channels.name(audience, topic)
+
+    def _add_subscriber(self, topic: str, client: Client, priority: float) -> None:
+        self._topics.subscribe(topic, client, priority)
 
     def _unsubscribe(self, topic: str, client: Client) -> None:
-        if self._engine is not None and client in self._topics.members(topic):
-            self._engine.leave(self._engine.channels.topic(topic))
+        if topic not in (client._topics or ()):
+            return
+        if self._engine is not None:
+            rule = self._topic_rules.find(topic) if self._topic_rules else None
+            self._engine.leave(self._channel(topic, rule))
+        self._histories.joins.cancel(topic, client)
         self._topics.unsubscribe(topic, client)
         client._note_topic(topic, False)
 
@@ -336,6 +431,7 @@ class Hub:
                     self._engine.listen(self._engine.channels.identity(client_id))
                 self._identities.bind(client_id, client)
                 self._strangers.discard(client)
+                self._histories.joins.resume(client)
             elif client._handler._closed_to_strangers:
                 self._strangers.add(client)
 
@@ -364,6 +460,32 @@ class Hub:
         self._strangers.discard(client)
         self.clients.discard(client)
         client._handler.clients.discard(client)
+
+    def _note_drained(self, client: Client) -> None:
+        """A connection has taken all its output."""
+        self._histories.joins.resume(client)
+
+    # For topics with history
+
+    def _send_kept(
+        self, topic: str, content: Content, exclude: Collection[Client]
+    ) -> int:
+        """Send a message to the subscribers of a topic."""
+        members = self._topics.members(topic)
+        return self._send_here(members, self._sendable(content), exclude)
+
+    def _send_content(self, client: Client, content: Content) -> SendStatus:
+        """Send one client a message of a history; a failure is only logged."""
+        try:
+            return client.write_message(self._sendable(content))
+        except Exception as error:
+            client._calls.on_error(client, error)
+            return SendStatus.DROPPED
+
+    def _sendable(self, content: Content) -> object:
+        if type(content) is not JsonText:
+            return content
+        return json.loads(content) if self._filtered else str(content)
 
     def _check_client(self, client: object) -> None:
         if not isinstance(client, Client):
@@ -443,6 +565,15 @@ def _check_identity(client_id: object) -> None:
         hash(client_id)
     except TypeError:
         raise TypeError(f"client_id must be hashable, not {client_id!r}") from None
+
+
+def _check_key(key: object, topic: str, kept: bool) -> None:
+    if not isinstance(key, str):
+        raise TypeError(f"key must be a str or None, not {key!r}")
+    if not kept:
+        raise ValueError(f"key is for topics with history, and {topic!r} has none")
+    if not 0 < len(key) <= _MAX_KEY:
+        raise ValueError(f"key must have 1 to {_MAX_KEY} characters, not {len(key):,}")
 
 
 def _check_topic(topic: object) -> None:

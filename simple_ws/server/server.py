@@ -40,6 +40,7 @@ from ..loop.workers import Call
 from ..speedups import BACKEND
 from .app import App
 from .forwarded import TrustedProxies
+from .histories import Histories
 from .run import Run
 from .shutdown import Shutdown
 from .state import ServerState
@@ -484,6 +485,7 @@ class Server(App):
             self._engine = self._make_engine(run, address)
         self._schedule.begin(run.reactor)
         self.cluster._begin(run.reactor, self._engine)
+        self._histories.begin(run.reactor)
         engine = None if self._engine is None else self._engine.stats
         self._stats.begin(run.reactor, engine)
         self._run = run
@@ -499,6 +501,7 @@ class Server(App):
     def _use_clock(self, clock: Callable[[], float]) -> None:
         """Use another clock; before anything runs. For `testing`."""
         self._clock = clock
+        self._histories = Histories(self, clock)
         self._admission = Admission(self.options, clock)
         for handler in self._router.targets():
             handler._set_admission()

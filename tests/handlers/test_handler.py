@@ -81,7 +81,7 @@ def test_what_does_not_take_them_is_refused(function: Any, words: str) -> None:
 def test_function_of_a_wrong_signature_is_refused_when_it_is_set(name: str) -> None:
     handler = WebSocket()
     before = getattr(handler, name)
-    for wrong in (lambda: None, lambda a, b, c: None, None, "on_message"):
+    for wrong in (lambda: None, lambda a, b, c, d: None, None, "on_message"):
         with pytest.raises(TypeError, match=f"{name} must be a function of"):
             setattr(handler, name, wrong)
     assert getattr(handler, name) == before

@@ -231,7 +231,6 @@ def test_misspelt_callback_is_refused_with_a_hint(name: str, meant: str) -> None
     "name",
     [
         "on_tick",
-        "on_join",
         "on_leave",
         "on_timer",
         "on_move",

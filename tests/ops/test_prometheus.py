@@ -161,8 +161,9 @@ def test_every_figure_is_in_the_metrics() -> None:
     for name in ("started", "buffered", "topics", "identities", "longest_turn"):
         stats[name] = fresh()
     stats["slow_callbacks"] = fresh()
-    names = "up rtt published received unsure lost refused gaps missing repeats invalid"
-    sizes = "bytes_received bytes_sent buffered channels nodes unknown"
+    names = "up rtt published received unsure lost refused gaps missing repeats"
+    more = "invalid resent again bytes_received bytes_sent buffered channels nodes"
+    sizes = f"{more} unknown"
     stats["engine"] = {name: fresh() for name in f"{names} {sizes}".split()}
     stats["engine"]["connects"] = {"start": fresh(), "error": fresh()}
     series = series_of(render(stats).decode())
@@ -178,8 +179,17 @@ def test_engine_is_in_the_metrics_only_if_there_is_one() -> None:
 
 def test_losses_of_an_engine_are_told_apart_and_an_unknown_time_is_left_out() -> None:
     stats = Server().stats()
-    counts = ("received", "repeats", "missing", "gaps", "invalid", "published")
-    sizes = ("bytes_received", "bytes_sent", "buffered", "channels", "nodes", "unknown")
+    counts = [
+        "received",
+        "repeats",
+        "resent",
+        "again",
+        "missing",
+        "gaps",
+        "invalid",
+        "published",
+    ]
+    sizes = ["bytes_received", "bytes_sent", "buffered", "channels", "nodes", "unknown"]
     stats["engine"] = dict.fromkeys((*counts, *sizes), 0) | {
         "up": 0,
         "rtt": None,

@@ -591,6 +591,33 @@ def latest(options: Options) -> float:
     return (options.write_limit + options.notsent_lowat) / 16_000
 
 
+@checks("docs/howto/history.md")
+def check_history(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.names["server"]) as server:
+        ann = server.connect("/news")
+        position = json.loads(ann.recv())["position"]
+        ann.send("1")
+        assert ann.recv() == "1"
+        ann.cut()
+        server.settle()
+        sandbox.names["server"].publish("news", "2")
+        ben = server.connect(f"/news?since={position}")
+        ben.send("3")
+        first, second, joined, third = [ben.recv() for _ in ben.messages]
+        assert (first, second, third) == ("1", "2", "3")
+        assert json.loads(joined)["gap"] == 0
+    chat = sandbox.names["Chat"]()
+    server = simple_ws.Server("", 0)
+    server.topic("news", history=10)
+    server.mount("/", chat)
+    with sandbox.serve(server) as kit:
+        ann = kit.connect("/")
+        ann.client.subscribe("news")
+        chat.on_message({"text": "hi", "id": "1"}, ann.client)
+        chat.on_message({"text": "hi", "id": "1"}, ann.client)
+        assert ann.messages == ["hi"]
+
+
 @checks("docs/howto/fleet.md")
 def check_fleet(sandbox: Sandbox) -> None:
     run, server, fleet = (

@@ -1,0 +1,86 @@
+"""The histories of a process without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .envelope import Content
+from .history import History
+from .topic_rules import TopicRule
+
+__all__ = ["LocalTopic", "LocalTopics"]
+
+#: Seconds for which the positions of an empty topic are remembered.
+_IDLE = 3600.0
+
+
+class LocalTopic:
+    """A topic with history of this process.
+
+    Args:
+        rule: of the topic.
+
+    Attributes:
+        history: all that is kept.
+        in_step: always, see `replica.Replica`.
+    """
+
+    __slots__ = ("_keys", "history")
+
+    in_step = True
+
+    def __init__(self, rule: TopicRule) -> None:
+        self.history = History(rule.history, rule.keep)
+        #: The offsets of messages with a key of the user, the oldest first.
+        self._keys: dict[str, int] = {}
+
+    def when_in_step(self, callback: Callable[[], object]) -> None:
+        """Call a function now."""
+        callback()
+
+    def append(self, content: Content, key: str | None, now: float) -> bool:
+        """Add a message; return False if one with this key is there already."""
+        history = self.history
+        if key is not None and not self._note_key(key, now):
+            return False
+        # What tells messages of one epoch apart is their offset.
+        history.append((history.top + 1) * 40503 & 0xFFFF, content, now)
+        return True
+
+    def _note_key(self, key: str, now: float) -> bool:
+        history, keys = self.history, self._keys
+        history.expire(now)
+        while keys and keys[oldest := next(iter(keys))] < history.first:
+            del keys[oldest]
+        if key in keys:
+            return False
+        keys[key] = history.top + 1
+        return True
+
+
+class LocalTopics:
+    """All of them, by name."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, LocalTopic] = {}
+        self._used: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def get(self, topic: str, rule: TopicRule, now: float) -> LocalTopic:
+        """The topic of this name, which has this rule."""
+        self._used[topic] = now
+        found = self._topics.get(topic)
+        if found is None:
+            found = self._topics[topic] = LocalTopic(rule)
+        return found
+
+    def sweep(self, now: float, in_use: Callable[[str], object]) -> None:
+        """Free the memory of messages that are too old, and of topics that are empty
+        and were not used for an hour: their positions mean nothing any more."""
+        for topic, found in list(self._topics.items()):
+            found.history.expire(now)
+            idle = now - self._used[topic] > _IDLE
+            if idle and not len(found.history) and not in_use(topic):
+                del self._topics[topic], self._used[topic]

@@ -1,0 +1,118 @@
+"""Topics with history: what is published to them is kept, and who joins begins there.
+
+Without an engine the histories are here, otherwise in the engine, and a copy is here
+for each topic that somebody here is subscribed to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..cluster.envelope import Content, decode_body, encode_body
+from ..cluster.local_history import LocalTopics
+from ..cluster.since import Since
+from ..cluster.topic_rules import TopicRule
+from ..connection.client import Client
+from ..connection.topics import Topics
+from ..constants import Delivered
+from ..loop.reactor import Reactor
+from .joins import Joins, JoinsHost, Source
+
+if TYPE_CHECKING:
+    from .engine import EngineHost
+
+__all__ = ["Histories", "HistoriesHost"]
+
+#: Seconds between two looks for messages that are too old.
+_BETWEEN_SWEEPS = 30.0
+
+
+class HistoriesHost(JoinsHost, Protocol):
+    """What it needs of its server."""
+
+    _engine: EngineHost | None
+    _topics: Topics[Client]
+
+    def _send_kept(
+        self, topic: str, content: Content, exclude: Collection[Client]
+    ) -> int:
+        """Send a message to the subscribers of a topic."""
+
+
+class Histories:
+    """The topics with history of a server.
+
+    Args:
+        host: the server.
+        clock: seconds that never run backwards.
+
+    Attributes:
+        joins: clients on their way into a topic.
+    """
+
+    def __init__(self, host: HistoriesHost, clock: Callable[[], float]) -> None:
+        self.joins = Joins(host)
+        self._host = host
+        self._clock = clock
+        self._local = LocalTopics()
+
+    def begin(self, reactor: Reactor) -> None:
+        """A run begins: free memory from time to time."""
+
+        def sweep() -> None:
+            self._sweep()
+            reactor.call_later(_BETWEEN_SWEEPS, sweep)
+
+        reactor.call_later(_BETWEEN_SWEEPS, sweep)
+
+    def _sweep(self) -> None:
+        engine, topics, joins = self._host._engine, self._host._topics, self.joins
+        if engine is not None:
+            engine.expire()
+        else:
+            self._local.sweep(
+                self._clock(),
+                lambda topic: topics.members(topic) or joins.count(topic),
+            )
+
+    def publish(
+        self,
+        topic: str,
+        rule: TopicRule,
+        msg: Any,
+        exclude: Collection[Client],
+        key: str | None,
+    ) -> int:
+        """Keep a message, and send it to the subscribers.
+
+        Raises:
+            TypeError, ValueError: It cannot be kept, see `Hub.publish`.
+        """
+        engine = self._host._engine
+        if engine is not None:
+            taken = engine.append(topic, rule.retention, msg, exclude, key)
+            return Delivered(0) if taken else False
+        content, now = _content(msg), self._clock()
+        if not self._local.get(topic, rule, now).append(content, key, now):
+            return Delivered(0)
+        return Delivered(self._host._send_kept(topic, content, exclude))
+
+    def join(
+        self, topic: str, rule: TopicRule, client: Client, priority: float, since: Since
+    ) -> None:
+        """Let a client join; it is noted as subscribed already."""
+        self.joins.begin(topic, client, priority, since, self._source(topic, rule))
+
+    def _source(self, topic: str, rule: TopicRule) -> Source:
+        engine = self._host._engine
+        if engine is not None:
+            return engine.replica(topic, rule.retention)
+        return self._local.get(topic, rule, self._clock())
+
+
+def _content(msg: Any) -> Content:
+    """What is kept of a message."""
+    if type(msg) is str and msg.isascii():
+        return msg
+    return decode_body(*encode_body(msg))

@@ -1,0 +1,215 @@
+"""Clients on their way into topics with history: what they missed, then `on_join`.
+
+A client that joins gets the messages that it lacks as fast as it takes them, and no
+live ones; these go to the history meanwhile. When it has all, it becomes a subscriber
+in the same turn: so it misses nothing, and gets nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from ..cluster.envelope import Content
+from ..cluster.history import History
+from ..cluster.since import UNKNOWN, Since, start
+from ..connection.client import Client
+from ..constants import TURN, SendStatus
+from ..loop.reactor import Reactor
+
+__all__ = ["Join", "Joins", "JoinsHost", "Source"]
+
+
+class Join(NamedTuple):
+    """A client has entered a topic, see `WebSocket.on_join`.
+
+    Attributes:
+        position: of the newest message it has got; for `since` when it comes back.
+            Empty for a topic without history.
+        recovered: how many messages it was sent that it had missed.
+        gap: how many messages it has missed for ever; None: not known.
+    """
+
+    position: str
+    recovered: int
+    gap: int | None
+
+
+class Source(Protocol):
+    """The history of a topic (`replica.Replica`, `local_history.LocalTopic`)."""
+
+    @property
+    def in_step(self) -> bool:
+        """Whether `history` has all that was published."""
+
+    @property
+    def history(self) -> History | None:
+        """The messages; none until it was in step."""
+
+    def when_in_step(self, callback: Callable[[], object]) -> None:
+        """Call a function once, as soon as it is in step."""
+
+
+class JoinsHost(Protocol):
+    """What it needs of its server."""
+
+    @property
+    def reactor(self) -> Reactor:
+        """The event loop."""
+
+    _strangers: set[Client]
+
+    def _send_content(self, client: Client, content: Content) -> SendStatus:
+        """Send one client a message of a history."""
+
+    def _add_subscriber(self, topic: str, client: Client, priority: float) -> None:
+        """The client gets what is published from now on."""
+
+
+class _Joining:
+    """A client on its way into a topic."""
+
+    __slots__ = (
+        "after",
+        "client",
+        "epoch",
+        "gap",
+        "priority",
+        "recovered",
+        "since",
+        "source",
+        "topic",
+    )
+
+    def __init__(
+        self, topic: str, client: Client, priority: float, since: Since, source: Source
+    ) -> None:
+        self.topic, self.client, self.priority = topic, client, priority
+        self.since, self.source = since, source
+        #: Of what `after` counts; "" until it has begun.
+        self.epoch = ""
+        self.after = 0
+        self.recovered = 0
+        self.gap: int | None = 0
+
+
+class Joins:
+    """All clients of a server that are on their way.
+
+    Args:
+        host: the server.
+    """
+
+    def __init__(self, host: JoinsHost) -> None:
+        self._host = host
+        self._joining: dict[Client, dict[str, _Joining]] = {}
+        self._counts: Counter[str] = Counter()
+        # Those that were waiting for a source, in order; a turn serves some of them.
+        self._ready: deque[_Joining] = deque()
+
+    def count(self, topic: str) -> int:
+        """Clients on their way into a topic."""
+        return self._counts[topic]
+
+    def begin(
+        self, topic: str, client: Client, priority: float, since: Since, source: Source
+    ) -> None:
+        """Let a client join; a join into the same topic begins anew."""
+        self.cancel(topic, client)
+        joining = _Joining(topic, client, priority, since, source)
+        self._joining.setdefault(client, {})[topic] = joining
+        self._counts[topic] += 1
+        self._go_on(joining)
+
+    def cancel(self, topic: str, client: Client) -> bool:
+        """The client has left; return whether it was on its way."""
+        of_client = self._joining.get(client)
+        if of_client is None or of_client.pop(topic, None) is None:
+            return False
+        if not of_client:
+            del self._joining[client]
+        self._counts[topic] -= 1
+        if not self._counts[topic]:
+            del self._counts[topic]
+        return True
+
+    def resume(self, client: Client) -> None:
+        """A client has taken its output, or is no stranger any more: go on."""
+        for joining in list(self._joining.get(client, {}).values()):
+            if self._is_current(joining):
+                self._go_on(joining)
+
+    def _is_current(self, joining: _Joining) -> bool:
+        of_client = self._joining.get(joining.client)
+        return of_client is not None and of_client.get(joining.topic) is joining
+
+    def _go_on(self, joining: _Joining) -> None:
+        source, client = joining.source, joining.client
+        if not source.in_step:
+            source.when_in_step(partial(self._note_ready, joining))
+        elif client not in self._host._strangers and self._replay(joining):
+            self._finish(joining)
+
+    def _note_ready(self, joining: _Joining) -> None:
+        """Not at once: very many may wait for one source."""
+        if not self._ready:
+            self._host.reactor.call_soon(self._work)
+        self._ready.append(joining)
+
+    def _work(self) -> None:
+        """Serve those whose source has become ready, for as long as a turn may take."""
+        reactor = self._host.reactor
+        end = reactor.clock() + TURN
+        while self._ready:
+            joining = self._ready.popleft()
+            if self._is_current(joining):
+                self._go_on(joining)
+            if reactor.clock() > end and self._ready:
+                reactor.call_soon(self._work)
+                return
+
+    def _replay(self, joining: _Joining) -> bool:
+        """Send what the client lacks; return whether it has all."""
+        history = joining.source.history
+        assert history is not None, "the source is in step"
+        self._place(joining, history)
+        client, host = joining.client, self._host
+        for entry in history.after(joining.after):
+            if entry.body is None:
+                continue  # it was not signed as it must be
+            status = host._send_content(client, entry.body)
+            if status is SendStatus.DROPPED:
+                return False  # it is closing, or `on_drain` follows
+            joining.after = entry.offset
+            joining.recovered += 1
+            if status is SendStatus.BACKPRESSURE:
+                return False
+        joining.after = history.top
+        return True
+
+    def _place(self, joining: _Joining, history: History) -> None:
+        """Find where the client is now in a history that may have moved on."""
+        now = self._host.reactor.clock()
+        if not joining.epoch:
+            joining.after, joining.gap = start(history, joining.since, now)
+        elif joining.epoch != history.epoch:
+            joining.after, joining.gap = start(history, UNKNOWN, now)
+        else:
+            history.expire(now)
+            lost = history.first - 1 - joining.after
+            if lost > 0:
+                joining.after += lost
+                joining.gap = None if joining.gap is None else joining.gap + lost
+        joining.epoch = history.epoch
+
+    def _finish(self, joining: _Joining) -> None:
+        topic, client, history = joining.topic, joining.client, joining.source.history
+        assert history is not None
+        self.cancel(topic, client)
+        if not client.is_open():
+            return
+        self._host._add_subscriber(topic, client, joining.priority)
+        join = Join(str(history.position), joining.recovered, joining.gap)
+        client._call(client._handler.on_join, client, topic, join)

@@ -1,0 +1,419 @@
+"""Topics with history in one process: what is missed comes first, once, in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from simple_ws import FirstMessageAuth, Middleware, Server, WebSocket
+from simple_ws.testing import TestServer
+
+
+class Room(WebSocket):
+    """Each client subscribes with what its query says; and notes how it joined."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.joins: list[Any] = []
+        self.entered: list[bool] = []
+
+    def on_open(self, client: Any) -> None:
+        since = client.query.get("since")
+        topic = client.query.get("topic", "room")
+        if since is not None and since.startswith("int:"):
+            since = int(since[4:])
+        self.entered.append(client.subscribe(topic, since=since))
+
+    def on_join(self, client: Any, topic: str, join: Any) -> None:
+        self.joins.append(join)
+        client.write_message({"topic": topic, "position": join.position})
+
+
+def make(**rule: Any) -> tuple[Server, Room]:
+    server, room = Server("", 0), Room()
+    rule.setdefault("history", 5)
+    server.topic("room*", **rule)
+    server.mount("/", room)
+    return server, room
+
+
+def texts(client: Any) -> list[str]:
+    """What has come, without what `on_join` wrote."""
+    messages = [client.recv() for _ in client.messages]
+    return [text for text in messages if "position" not in text]
+
+
+def test_what_was_missed_comes_first_and_once() -> None:
+    server, room = make()
+    with TestServer(server) as test:
+        ann = test.connect("/")
+        server.publish("room", "1")
+        server.publish("room", "2")
+        position = room.joins[0].position
+        ann.close()
+        server.publish("room", "3")
+        ben = test.connect(f"/?since={position}")
+        server.publish("room", "4")
+        assert texts(ben) == ["1", "2", "3", "4"]
+    first, second = room.joins
+    assert (first.recovered, first.gap) == (0, 0)
+    assert (second.recovered, second.gap) == (3, 0)
+    epoch, offset, tag = second.position.split(":")
+    assert first.position.startswith(f"{epoch}:0:")
+    assert offset == "3"
+    assert len(tag) == 4
+
+
+def test_join_is_told_between_missed_and_live_messages() -> None:
+    server, _ = make()
+    with TestServer(server) as test:
+        server.publish("room", "1")
+        ann = test.connect("/?since=all")
+        server.publish("room", "2")
+        first, joined, second = [ann.recv() for _ in ann.messages]
+        assert (first, second) == ("1", "2")
+        assert "position" in joined
+
+
+@pytest.mark.parametrize(
+    ("since", "expected", "gap"),
+    [
+        ("", [], 0),
+        ("all", ["4", "5", "6", "7", "8"], 0),
+        ("int:2", ["7", "8"], 0),
+        ("int:0", [], 0),
+        ("int:99999999999999999999", ["4", "5", "6", "7", "8"], 0),
+        ("int:-1", ["4", "5", "6", "7", "8"], None),
+        ("EPOCH:5", ["6", "7", "8"], 0),
+        ("EPOCH:8", [], 0),
+        ("EPOCH:3", ["4", "5", "6", "7", "8"], 0),
+        ("EPOCH:1", ["4", "5", "6", "7", "8"], 2),
+        ("EPOCH:9", ["4", "5", "6", "7", "8"], None),
+        ("EPOCH:99999999999999999999", ["4", "5", "6", "7", "8"], None),
+        ("EPOCH:6:ffff", ["4", "5", "6", "7", "8"], None),
+        ("00000000:6:", ["4", "5", "6", "7", "8"], None),
+        ("%F0%9F%98%80", ["4", "5", "6", "7", "8"], None),
+        ("nonsense" * 100, ["4", "5", "6", "7", "8"], None),
+        ("EPOCH:%D9%A3", ["4", "5", "6", "7", "8"], None),
+    ],
+)
+def test_since(since: str, expected: list[str], gap: int | None) -> None:
+    server, room = make()
+    with TestServer(server) as test:
+        for number in range(1, 9):
+            server.publish("room", str(number))
+        test.connect("/?since=int:0")
+        epoch = room.joins[0].position.partition(":")[0]
+        query = f"?since={since.replace('EPOCH', epoch)}" if since else ""
+        ann = test.connect(f"/{query}")
+        assert texts(ann) == expected
+        ann.assert_open()
+        assert room.joins[1].gap == gap
+        assert room.joins[1].recovered == len(expected)
+
+
+def test_position_of_another_topic_is_a_gap() -> None:
+    server, room = make()
+    with TestServer(server) as test:
+        server.publish("room", "1")
+        server.publish("room2", "2")
+        test.connect("/?topic=room2&since=all")
+        ann = test.connect(f"/?since={room.joins[0].position}")
+        assert texts(ann) == ["1"]
+        assert room.joins[1].gap is None
+
+
+def test_topic_without_history() -> None:
+    server, room = make()
+    with TestServer(server) as test:
+        ann = test.connect("/?topic=other&since=all")
+        server.publish("other", "1")
+        assert texts(ann) == ["1"]
+        assert room.joins == [("", 0, None)]
+        test.connect("/?topic=other")
+        assert len(room.joins) == 1
+
+
+def test_messages_expire() -> None:
+    server, room = make(keep=60)
+    with TestServer(server) as test:
+        server.publish("room", "1")
+        test.advance(30)
+        server.publish("room", "2")
+        test.advance(31)
+        ann = test.connect("/?since=all")
+        assert texts(ann) == ["2"]
+        epoch = room.joins[0].position.partition(":")[0]
+        test.advance(31)
+        ben = test.connect(f"/?since={epoch}:0")
+        assert texts(ben) == []
+        assert room.joins[1] == (room.joins[0].position, 0, 2)
+
+
+def test_empty_topic_that_nobody_used_for_long_is_forgotten() -> None:
+    server, room = make(keep=60)
+    with TestServer(server) as test:
+        ann = test.connect("/")
+        test.advance(4000)
+        assert len(server._histories._local) == 1
+        ann.close()
+        test.advance(4000)
+        assert len(server._histories._local) == 0
+        ben = test.connect(f"/?since={room.joins[0].position}")
+        ben.assert_open()
+        assert room.joins[1].gap is None
+
+
+def test_slow_client_is_sent_no_more_than_it_takes_and_misses_nothing() -> None:
+    server, room = make(history=400)
+    room.write_limit = 20_000
+    with TestServer(server) as test:
+        body = "x" * 1000
+        for number in range(300):
+            server.publish("room", f"{number} {body}")
+        ann = test.connect("/")
+        client = ann.client
+        ann.stall()
+        ben = server.clients
+        server.subscribe("room", client, since="all")
+        test.settle()
+        assert client in ben
+        assert client.buffered_amount < 20_000
+        assert len(room.joins) == 1
+        for number in range(300, 350):
+            server.publish("room", f"{number} {body}")
+        ann.resume()
+        test.settle()
+        numbers = [int(text.split()[0]) for text in texts(ann)]
+        assert numbers == list(range(350))
+        assert room.joins[1].recovered == 350
+        assert room.joins[1].gap == 0
+        server.publish("room", "live")
+        assert texts(ann) == ["live"]
+
+
+def test_slow_client_that_is_overtaken_is_told_the_gap() -> None:
+    server, room = make(history=100)
+    room.write_limit = 50_000
+    with TestServer(server) as test:
+        body = "x" * 10_000
+        for number in range(100):
+            server.publish("room", f"{number} {body}")
+        ann = test.connect("/")
+        ann.stall()
+        server.subscribe("room", ann.client, since="all")
+        test.settle()
+        for number in range(100, 400):
+            server.publish("room", f"{number} {body}")
+        ann.resume()
+        test.settle()
+        numbers = [int(text.split()[0]) for text in texts(ann)]
+        begun = next(i for i, number in enumerate(numbers) if number != i)
+        assert numbers[begun:] == list(range(300, 400))
+        assert room.joins[1].gap == 300 - begun
+        assert room.joins[1].recovered == len(numbers)
+
+
+def test_unsubscribed_while_it_joins() -> None:
+    server, room = make(history=400)
+    room.write_limit = 50_000
+    with TestServer(server) as test:
+        for number in range(300):
+            server.publish("room", f"{number}" + "x" * 10_000)
+        ann = test.connect("/?topic=other")
+        client = ann.client
+        ann.stall()
+        server.subscribe("room", client, since="all")
+        test.settle()
+        assert client.topics == {"room", "other"}
+        assert server.count("room") == 0
+        client.unsubscribe("room")
+        assert client.topics == {"other"}
+        ann.resume()
+        test.settle()
+        assert room.joins == []
+        assert len(texts(ann)) < 100
+        assert server._histories.joins.count("room") == 0
+
+
+def test_client_that_leaves_while_it_joins_leaves_nothing() -> None:
+    server, room = make(history=400)
+    room.write_limit = 50_000
+    with TestServer(server) as test:
+        for number in range(300):
+            server.publish("room", f"{number}" + "x" * 10_000)
+        ann = test.connect("/?topic=other")
+        ann.stall()
+        server.subscribe("room", ann.client, since="all")
+        ann.cut()
+        test.settle()
+        assert room.joins == []
+        assert not server._histories.joins._joining
+        assert not server._histories.joins._counts
+
+
+def test_message_with_a_key_is_published_once() -> None:
+    server, _ = make()
+    with TestServer(server) as test:
+        ann = test.connect("/")
+        assert server.publish("room", "1", key="a") == 1
+        assert server.publish("room", "1 again", key="a") == 0
+        assert ann.client.publish("room", "2", key="b") == 0
+        assert ann.client.publish("room", "2 again", key="b") == 0
+        assert texts(ann) == ["1"]
+        ben = test.connect("/?since=all")
+        assert texts(ben) == ["1", "2"]
+        for number in range(3, 7):
+            server.publish("room", str(number))
+        assert server.publish("room", "new", key="a") == 2  # it has left the history
+        assert server.publish("room", "no", key="b") == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "text"),
+    [
+        (7, TypeError, "key must be a str or None, not 7"),
+        ("", ValueError, "key must have 1 to 256 characters, not 0"),
+        ("x" * 257, ValueError, "key must have 1 to 256 characters, not 257"),
+    ],
+)
+def test_wrong_key(key: Any, error: Any, text: str) -> None:
+    server, _ = make()
+    with pytest.raises(error, match=text):
+        server.publish("room", "1", key=key)
+
+
+def test_key_for_a_topic_without_history() -> None:
+    server, _ = make()
+    with pytest.raises(ValueError, match="'other' has none"):
+        server.publish("other", "1", key="a")
+
+
+@pytest.mark.parametrize("msg", [None, 5, {1, 2}, {"a": {1}}, "\ud800", [float("nan")]])
+def test_what_cannot_be_kept_is_an_error_at_publish(msg: Any) -> None:
+    server, _ = make()
+    with TestServer(server) as test:
+        ann = test.connect("/")
+        with pytest.raises((TypeError, ValueError)):
+            server.publish("room", msg)
+        ben = test.connect("/?since=all")
+        assert texts(ann) == texts(ben) == []
+
+
+def test_all_kinds_of_messages_survive() -> None:
+    server, _ = make()
+    messages = ["a\u00e9\U0001f600", b"\0\xff", bytearray(b"x"), {"a": 1}, []]
+    with TestServer(server) as test:
+        for message in messages:
+            server.publish("room", message)
+        ann = test.connect("/?since=all")
+        got = [ann.recv() for _ in ann.messages]
+    assert got[:5] == ["a\u00e9\U0001f600", b"\0\xff", b"x", '{"a":1}', "[]"]
+
+
+def test_excluded_and_local_messages() -> None:
+    server, _ = make()
+    with TestServer(server) as test:
+        ann, ben = test.connect("/"), test.connect("/")
+        server.publish("room", "1", exclude=[ann.client])
+        server.publish("room", "2", local=True)
+        assert texts(ann) == ["2"]
+        assert texts(ben) == ["1", "2"]
+        cat = test.connect("/?since=all")
+        assert texts(cat) == ["1"]  # what is local is not kept
+
+
+def test_full_topic() -> None:
+    server, room = make(max_subscribers=2)
+    with TestServer(server) as test:
+        ann, ben, cat = [test.connect("/") for _ in range(3)]
+        assert room.entered == [True, True, False]
+        assert server.count("room") == 2
+        assert cat.client.topics == frozenset()
+        assert ann.client.subscribe("room")  # it is in already
+        ben.close()
+        assert cat.client.subscribe("room")
+
+
+def test_full_topic_without_history() -> None:
+    server, room = make(history=0, max_subscribers=1)
+    with TestServer(server) as test:
+        test.connect("/"), test.connect("/")
+        assert room.entered == [True, False]
+
+
+def test_subscribing_again_begins_anew() -> None:
+    server, room = make()
+    with TestServer(server) as test:
+        ann = test.connect("/")
+        server.publish("room", "1")
+        ann.client.subscribe("room", since="all")
+        server.publish("room", "2")
+        assert texts(ann) == ["1", "1", "2"]
+        assert [join.recovered for join in room.joins] == [0, 1]
+
+
+def test_strangers_get_it_when_they_are_known() -> None:
+    server, room = make()
+    server.use(FirstMessageAuth(lambda msg: msg))
+    with TestServer(server) as test:
+        server.publish("room", "1")
+        ann = test.connect("/?since=all")
+        assert texts(ann) == []
+        assert room.joins == []
+        server.publish("room", "2")
+        ann.send("ann")
+        test.settle()
+        server.publish("room", "3")
+        assert texts(ann) == ["1", "2", "3"]
+        assert room.joins[0].recovered == 2
+
+
+def test_middlewares_see_what_is_sent_again() -> None:
+    seen: list[Any] = []
+
+    class Look(Middleware):
+        def on_send(self, msg: Any, client: Any) -> Any:
+            if msg == "bad":
+                raise ValueError("bad")
+            seen.append(msg)
+            return msg
+
+    server, _ = make()
+    server.use(Look())
+    with TestServer(server) as test:
+        server.publish("room", {"a": 1})
+        server.publish("room", "bad")
+        server.publish("room", "text")
+        ann = test.connect("/?since=all")
+        assert seen[0] == {"a": 1}
+        ann.assert_closed(1011)
+
+
+def test_on_join_that_raises_is_a_failed_callback() -> None:
+    class Broken(Room):
+        def on_join(self, client: Any, topic: str, join: Any) -> None:
+            raise RuntimeError("broken")
+
+    server = Server("", 0)
+    server.topic("room", history=5)
+    server.mount("/", Broken())
+    with TestServer(server) as test:
+        test.connect("/").assert_closed(1011)
+
+
+def test_on_join_may_publish_and_unsubscribe() -> None:
+    class Hello(Room):
+        def on_join(self, client: Any, topic: str, join: Any) -> None:
+            self.server.publish(topic, "hello")
+            client.unsubscribe(topic)
+            self.server.publish(topic, "bye")
+
+    server = Server("", 0)
+    server.topic("room", history=5)
+    server.mount("/", Hello())
+    with TestServer(server) as test:
+        ann = test.connect("/")
+        assert texts(ann) == ["hello"]
+        assert server.count("room") == 0
