@@ -20,6 +20,7 @@ from typing import NoReturn
 __all__ = [
     "CANNOT_START",
     "fork",
+    "ignore",
     "leave_signals",
     "reap",
     "serve_and_exit",
@@ -98,11 +99,11 @@ def leave_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Not SIG_IGN, which programs that a worker starts would inherit.
-    signal.signal(signal.SIGINT, _ignore)
-    signal.signal(signal.SIGHUP, _ignore)
+    signal.signal(signal.SIGINT, ignore)
+    signal.signal(signal.SIGHUP, ignore)
 
 
-def _ignore(number: int, frame: object) -> None:
+def ignore(number: int, frame: object) -> None:
     """Leave a signal to the supervisor."""
 
 

@@ -111,6 +111,14 @@ class ListeningSockets:
         if index is None or not self.shared:
             _close([each for at, each in enumerate(self.sets) if at != index])
 
+    def leave_to_others(self) -> None:
+        """Another program has them: neither the file nor what waits is lost."""
+        self._file, self.given = None, True
+
+    def own_file(self, path: str) -> None:
+        """The file of the Unix socket is this program's from now on."""
+        self._file = SocketFile(path)
+
     def close(self) -> None:
         """Close all, and remove the file of a Unix socket."""
         if self._file is not None:

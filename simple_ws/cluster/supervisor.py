@@ -9,7 +9,9 @@ would copy. It waits for its workers' pipes and for signals:
 - one that cannot begin at all (exit code 3) ends everything, with that code;
 - SIGTERM and SIGINT stop all gracefully; a second one cuts, a third one kills;
 - SIGHUP replaces all, one after another: the successor serves on the same sockets
-  before the old one stops.
+  before the old one stops;
+- SIGUSR2 starts the whole program once more on the same sockets, see `handover`, and
+  stops all when that one serves.
 
 What a worker does by itself is in `worker` and `process`; what it serves is up to the
 function that it is given.
@@ -35,8 +37,9 @@ from ..errors import InvalidState
 from ..ops.totals import total
 from .board import Board
 from .broker_process import BrokerProcess
+from .handover import Handover
 from .pipe import Pipe
-from .process import CANNOT_START, SUPERVISED, fork, reap, serve_and_exit
+from .process import CANNOT_START, SUPERVISED, fork, ignore, reap, serve_and_exit
 from .slot import Slot, WorkerProcess, ending
 from .sockets import ListeningSockets
 from .worker import HEARTBEAT, NamesWorker, Worker, WorkerLink
@@ -59,6 +62,8 @@ class Supervisor:
         on_ready: called once, when all workers serve for the first time.
         broker: the broker for the workers, or None if they need none; it is one more
             process that is kept alive.
+        start_next: starts the program once more, at SIGUSR2; None leaves that signal
+            to the program.
         clock: seconds that never run backwards.
     """
 
@@ -76,12 +81,15 @@ class Supervisor:
         serve: Serve,
         on_ready: Callable[[], object] | None = None,
         broker: BrokerProcess | None = None,
+        start_next: Callable[[], Handover] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sockets = sockets
         self._serve = serve
         self._on_ready = on_ready
         self._broker = broker
+        self._start_next = start_next
+        self._next: Handover | None = None  # the program that is to replace this one
         self._clock = clock
         self._board = Board()
         self._selector = selectors.PollSelector()  # it has no descriptor to inherit
@@ -150,6 +158,8 @@ class Supervisor:
         for key, _ in ready:
             if key.data is None:
                 self._drain_wake()
+            elif isinstance(key.data, Handover):
+                self._end_handover(key.data)
             else:
                 slot, process = key.data
                 self._read(slot, process, now)
@@ -204,6 +214,9 @@ class Supervisor:
             signal.SIGHUP: self._roll,
             signal.SIGCHLD: lambda: None,
         }
+        if self._start_next is not None:
+            before[signal.SIGUSR2] = signal.getsignal(signal.SIGUSR2)
+            actions[signal.SIGUSR2] = self._hand_over
         # Written by the system's handler: no signal comes too late for `select`.
         woken_before = signal.set_wakeup_fd(
             self._wake.fileno(), warn_on_full_buffer=False
@@ -233,6 +246,8 @@ class Supervisor:
             # The workers accept what waits now; nobody would accept what comes later.
             last = not self._sockets.given
             self._sockets.close()
+            if self._next is not None:
+                self._end_handover(self._next)
             for process in processes:
                 process.stop(drain, last)
             self._choose_leader()
@@ -243,6 +258,39 @@ class Supervisor:
         else:
             for process in processes:
                 process.signal(signal.SIGKILL)
+
+    # The next program
+
+    def _hand_over(self) -> None:
+        """Start the program once more, which may have changed."""
+        if self._stops or self._start_next is None:
+            return
+        if self._next is not None:
+            logger.warning("process %d still has to begin to serve", self._next.pid)
+            return
+        try:
+            self._next = self._start_next()
+        except OSError as error:
+            logger.error("the program cannot be started once more: %s", error)
+            return
+        logger.info("the program is started once more (process %d)", self._next.pid)
+        self._selector.register(self._next, selectors.EVENT_READ, self._next)
+
+    def _end_handover(self, program: Handover) -> None:
+        """The next program serves, or has ended, or all is to end."""
+        self._next = None
+        self._selector.unregister(program)
+        if self._stops:
+            program.terminate()
+        elif (failure := program.wait_for_word()) is not None:
+            text = "process %d does not replace this one: %s"
+            logger.error(text, program.pid, failure)
+        else:
+            logger.info("process %d serves in place of this one", program.pid)
+            program.announce()
+            self._sockets.leave_to_others()
+            self._stop(None)
+        program.close()
 
     # One worker
 
@@ -276,6 +324,8 @@ class Supervisor:
         """What the new process does."""
         ours.close()
         self._leave(slot)
+        if self._start_next is not None:
+            signal.signal(signal.SIGUSR2, ignore)  # as the others, see `leave_signals`
         worker = Worker(slot.number, len(self._slots))
         logger.addFilter(NamesWorker(worker))
         broker = None if self._broker is None else self._broker.socket
@@ -294,6 +344,8 @@ class Supervisor:
         for other in self._slots:
             for process in other.processes:
                 process.pipe.close()
+        if self._next is not None:
+            self._next.close()
         self._wake.close()
         self._woken.close()
         self._sockets.keep_only(None if slot is None else slot.number - 1)

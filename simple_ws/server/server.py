@@ -45,7 +45,7 @@ from .run import Run
 from .shutdown import Shutdown
 from .state import ServerState
 from .upgrade import UpgradeConnection
-from .workers import Workers
+from .workers import Workers, refuse_handover
 
 if TYPE_CHECKING:
     from ..cluster.redis_url import EngineAddress
@@ -136,6 +136,7 @@ class Server(App):
             return
         if self._run is not None:
             raise InvalidState("the server listens already")
+        refuse_handover()
         given = take_over(sockets, self.options.backlog)
         opened, file = (given, None) if given else self._open_sockets()
         self._open_run(opened, file, shared=bool(given))
@@ -192,7 +193,8 @@ class Server(App):
 
         With the option `workers` this process serves nothing itself: it forks so many
         processes that do, and replaces those that end. SIGHUP replaces all of them, one
-        after another, without refusing a connection. See `on_worker_start`.
+        after another, without refusing a connection; SIGUSR2 the whole program, by one
+        that it starts in the same way. See `on_worker_start`.
 
         Raises:
             InvalidState: The server is running already, or a callback is async. Or it

@@ -25,14 +25,18 @@ from ..speedups import BACKEND
 from .run import Run
 
 if TYPE_CHECKING:
+    from ..cluster.handover import Received
     from ..cluster.redis_url import EngineAddress
     from ..cluster.sockets import ListeningSockets
     from ..cluster.supervisor import Supervisor
     from .engine import EngineHost
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "refuse_handover"]
 
 logger = logging.getLogger("simple_ws")
+
+#: Of `cluster.handover`, known without the import of what few programs need.
+_HANDOVER = "SIMPLE_WS_HANDOVER"
 
 
 class WorkersHost(StatsSource, Protocol):
@@ -99,6 +103,7 @@ class Workers:
         self.on_ready: Callable[[], object] | None = None
         self._server = server
         self._sockets: ListeningSockets | None = None
+        self._received: Received | None = None  # until all workers serve
         self._supervisor: Supervisor | None = None
 
     @property
@@ -123,6 +128,7 @@ class Workers:
     def listen(self, sockets: Iterable[socket.socket]) -> None:
         """Bind the port for all workers; see `Server.listen`."""
         from ..cluster.engine_url import check_workers
+        from ..cluster.handover import received
         from ..cluster.sockets import ListeningSockets
 
         if self._sockets is not None:
@@ -131,7 +137,12 @@ class Workers:
         if server._engine_address is not None:
             check_workers(server._engine_address, options.workers)
         given = take_over(sockets, options.backlog)
-        if given:
+        self._received = received()
+        adopted = self._adopt(given)
+        if adopted is not None:
+            self._sockets = adopted
+            server.port = port_of(adopted.first) or server.port
+        elif given:
             self._sockets = ListeningSockets.one_for_all(
                 given, options.workers, given=True
             )
@@ -156,6 +167,37 @@ class Workers:
             BACKEND,
         )
 
+    @property
+    def _key(self) -> list[Any]:
+        """What this server wants to listen on."""
+        server = self._server
+        return [server.host, server._asked_port, server.options.unix]
+
+    def _adopt(self, given: Sequence[socket.socket]) -> ListeningSockets | None:
+        """Listen on what an older program has handed over, unless this one wants to be
+        elsewhere, or was given sockets itself."""
+        old, server = self._received, self._server
+        if old is None:
+            return None
+        if given or old.key != self._key:
+            logger.info("this program listens elsewhere than the one before it")
+            old.refuse()
+            return None
+        options = server.options
+        return old.adopt(options.workers, server.host, options.backlog)
+
+    def _begin_to_serve(self) -> None:
+        """All workers serve for the first time, in the supervisor."""
+        old, self._received = self._received, None
+        if old is not None:
+            assert self._sockets is not None
+            unix = self._server.options.unix
+            if unix is not None and not self._sockets.given:
+                self._sockets.own_file(unix)
+            old.tell_ready()
+        if self.on_ready is not None:
+            self.on_ready()
+
     def run(self) -> None:
         """Serve until all workers have ended; see `Server.run`.
 
@@ -164,6 +206,7 @@ class Workers:
                 this system has no fork.
             SystemExit: A worker could not begin; with the code 3.
         """
+        from ..cluster import handover
         from ..cluster.broker_process import BrokerProcess
         from ..cluster.supervisor import Supervisor, check_fork
 
@@ -182,7 +225,12 @@ class Workers:
         try:
             broker = BrokerProcess() if self._needs_broker else None
             self._supervisor = Supervisor(
-                self._sockets, count, self._serve, self.on_ready, broker
+                self._sockets,
+                count,
+                self._serve,
+                self._begin_to_serve,
+                broker,
+                handover.starter(self._sockets, self._key),
             )
             code = self._supervisor.run()
         finally:
@@ -230,6 +278,8 @@ class Workers:
         assert listening is not None
         self.link = link
         self._supervisor = None
+        if self._received is not None:
+            self._received.leave()
         server._divide_limits(link.worker.count)
         server._schedule.leads = partial(_leads, server, link)
         server._open_run(sockets, None, shared=True, batch=listening.batch)
@@ -255,6 +305,23 @@ class Workers:
             for listener in server._run.listeners:
                 listener.own()
         server._begin_stop(drain)
+
+
+def refuse_handover() -> None:
+    """Refuse to take over from a program with workers, as a server without them.
+
+    Raises:
+        InvalidState: Such a program has started this one (SIGUSR2).
+    """
+    if _HANDOVER not in os.environ:
+        return
+    from ..cluster.handover import received
+
+    if received() is not None:
+        raise InvalidState(
+            "a server without workers cannot take over from one that has them: "
+            "restart the program"
+        )
 
 
 def _call(callback: Callable[[], object]) -> None:
