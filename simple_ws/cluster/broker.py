@@ -8,7 +8,8 @@ killed, the supervisor starts another on the same socket, and the links connect 
     broker:     run_broker(listening.sock, listening.secret, parent=sock)
     workers:    connect to listening.path, with listening.secret as the password
 
-What is published to a channel without subscribers is dropped; nothing is stored.
+What is published to a channel without subscribers is dropped. The histories of topics
+are in its memory, and end with it (`broker_history`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from typing import Any
 from ..loop.listener import Listener, bind_unix
 from ..loop.reactor import READ, Reactor
 from .broker_connection import BrokerConnection
+from .broker_history import Histories
 
 __all__ = ["Broker", "BrokerSocket", "run_broker"]
 
@@ -43,6 +45,8 @@ logger = logging.getLogger("simple_ws")
 _BACKLOG = 1024
 #: Seconds between two signs of life.
 HEARTBEAT = 1.0
+#: Seconds between two looks for messages that have expired, and topics of one look.
+_SWEEP, _SWEPT = 1.0, 2000
 #: Names of the directory and of the socket in it.
 _PREFIX, _NAME = "simple_ws-", "broker"
 #: Seconds in which a directory is new.
@@ -124,12 +128,14 @@ class Broker:
     ) -> None:
         self.channels: dict[bytes, dict[BrokerConnection, None]] = {}
         self.connections: set[BrokerConnection] = set()
+        self.histories = Histories()
         self._reactor = reactor
         self._secret = secret.encode()
         self._numbers = count(1)
         self._listener: Listener | None = None
         if sock is not None:
             self._listener = Listener(reactor, sock, self._on_accept, shared=True)
+        self._sweeping = reactor.call_later(_SWEEP, self._sweep)
 
     def connect(self) -> socket.socket:
         """Return a new connection to it, in the thread of its loop.
@@ -143,6 +149,7 @@ class Broker:
 
     def close(self) -> None:
         """Close all connections, and stop listening."""
+        self._sweeping.cancel()
         if self._listener is not None:
             self._listener.close()
         for connection in list(self.connections):
@@ -168,6 +175,10 @@ class Broker:
             sock.close()
         else:
             self._add(sock)
+
+    def _sweep(self) -> None:
+        self.histories.sweep(self._reactor.time(), _SWEPT)
+        self._sweeping = self._reactor.call_later(_SWEEP, self._sweep)
 
     def _add(self, sock: socket.socket) -> None:
         number = next(self._numbers)

@@ -13,7 +13,10 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from ..loop.reactor import READ, WRITE, Reactor
+from .broker_history import Appending, Histories, Read
 from .commands import MAX_COMMAND, Command, CommandReader, Publication
+from .position import Position
+from .redis_history import APPEND_COMMAND, READ_COMMAND
 from .stream import Stream
 
 __all__ = ["OUTPUT_LIMIT", "BrokerConnection", "BrokerHost"]
@@ -35,6 +38,7 @@ _STRANGER_LIMIT, _STRANGER_TIME = 16384, 10.0
 
 _MESSAGE = b">3\r\n$7\r\nmessage\r\n"
 _OK = b"+OK\r\n"
+_MALFORMED = b"-ERR an argument is malformed\r\n"
 _NOAUTH = b"-NOAUTH HELLO 3 AUTH comes first\r\n"
 #: RESP3: a map of six.
 _HELLO = (
@@ -49,6 +53,7 @@ class BrokerHost(Protocol):
 
     #: The receivers of each channel that has some.
     channels: dict[bytes, dict[BrokerConnection, None]]
+    histories: Histories
 
     def is_secret(self, password: bytes) -> bool:
         """Whether it is the password."""
@@ -158,14 +163,17 @@ class BrokerConnection:
             self._events = events
             self._reactor.modify(self._stream, events, self._on_ready)
 
-    def _publish(self, channel: bytes, encoded: bytes) -> int:
-        """Send a message to those who receive its channel; return how much work."""
+    def _publish(
+        self, channel: bytes, encoded: bytes, answer: bytes = b":%d\r\n"
+    ) -> int:
+        """Send a message to those who receive its channel, and answer how many they
+        are; return how much work."""
         if not self._entered:
             self._send(_NOAUTH)
             return 1
         receivers = self._host.channels.get(channel)
         if receivers is None:
-            self._send(b":0\r\n")
+            self._send(answer % 0)
             return 1
         push, flush_soon = _MESSAGE + encoded, self._reactor.flush_soon
         size = len(push)
@@ -174,7 +182,7 @@ class BrokerConnection:
             receiver.waiting += size
             if not receiver._dirty:
                 flush_soon(receiver)
-        self._send(b":%d\r\n" % len(receivers))
+        self._send(answer % len(receivers))
         return 1 + len(receivers)
 
     def _execute(self, command: Command) -> int:
@@ -189,7 +197,7 @@ class BrokerConnection:
             text = b"-ERR wrong number of arguments for '%b' command\r\n"
             self._send(text % _quoted(name.lower()))
         else:
-            known[0](self, arguments)
+            return len(command) + (known[0](self, arguments) or 0)
         return len(command)
 
     # Commands
@@ -274,6 +282,44 @@ class BrokerConnection:
     def _on_quit(self, arguments: list[bytes]) -> None:
         self._end(_OK)
 
+    # Histories: the arguments are those of `redis_scripts`, as are the answers
+
+    def _on_history_append(self, arguments: list[bytes]) -> int:
+        try:
+            message = _appending(*arguments)
+        except (ValueError, OverflowError):
+            self._send(_MALFORMED)
+            return 0
+        position, again = self._host.histories.append(message, self._reactor.time())
+        place = str(position).encode()
+        if again:
+            self._send(b"*3\r\n%b:1\r\n:0\r\n" % _bulk(place))
+            return 0
+        encoded = _bulk(message.channel) + _bulk(place + b" " + message.envelope)
+        answer = b"*3\r\n%b:0\r\n:%%d\r\n" % _bulk(place)
+        return self._publish(message.channel, encoded, answer)
+
+    def _on_history_read(self, arguments: list[bytes]) -> int:
+        channel, epoch, offset, tag, after, limit, new = arguments
+        known: Position | None = None
+        try:
+            if epoch:
+                name = epoch.decode("ascii", "replace")
+                known = Position(name, int(offset), int(tag, 16) if tag else None)
+            page = self._host.histories.read(
+                channel,
+                known,
+                int(after),
+                int(limit),
+                new.decode("ascii"),
+                self._reactor.time(),
+            )
+        except (ValueError, OverflowError):
+            self._send(_MALFORMED)
+            return 0
+        self._send(_encode_page(page))
+        return len(page.entries)
+
     # Output
 
     def _send(self, data: bytes) -> None:
@@ -354,12 +400,48 @@ def _bulk(data: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
+def _appending(
+    channel: bytes,
+    publisher: bytes,
+    seq: bytes,
+    tag: bytes,
+    size: bytes,
+    keep: bytes,
+    epoch: bytes,
+    envelope: bytes,
+    key: bytes | None = None,
+) -> Appending:
+    """Read the arguments of `HISTORY.APPEND`; ValueError: one is malformed."""
+    return Appending(
+        channel,
+        publisher,
+        int(seq),
+        int(tag, 16) & 0xFFFF,
+        max(int(size), 1),
+        int(keep) / 1000 if keep else None,
+        epoch.decode("ascii"),
+        envelope,
+        key,
+    )
+
+
+def _encode_page(page: Read) -> bytes:
+    epoch, top, reset, entries = page
+    parts = [b"*%d\r\n" % (3 + 4 * len(entries)), _bulk(epoch.encode())]
+    parts.append(b":%d\r\n:%d\r\n" % (top, reset))
+    for offset, tag, age, body in entries:
+        parts.append(b":%d\r\n$4\r\n%04x\r\n" % (offset, tag))
+        parts.append(b":%d\r\n%b" % (int(age * 1000), _bulk(body)))
+    return b"".join(parts)
+
+
 def _quoted(name: bytes) -> bytes:
     """A stranger's word in one line of text."""
     return ascii(name[:64].decode("latin-1"))[1:-1].encode()
 
 
-_Handler = Callable[[BrokerConnection, list[bytes]], object]
+#: Returns how much work it was, if that is more than its arguments tell.
+_Handler = Callable[[BrokerConnection, list[bytes]], int | None]
 _MANY = 10**9
 #: What is known, and how many arguments it has.
 _COMMANDS: dict[bytes, tuple[_Handler, int, int]] = {
@@ -373,6 +455,8 @@ _COMMANDS: dict[bytes, tuple[_Handler, int, int]] = {
     b"ROLE": (BrokerConnection._on_role, 0, 0),
     b"PUBSUB": (BrokerConnection._on_pubsub, 1, _MANY),
     b"QUIT": (BrokerConnection._on_quit, 0, 0),
+    APPEND_COMMAND: (BrokerConnection._on_history_append, 8, 9),
+    READ_COMMAND: (BrokerConnection._on_history_read, 7, 7),
     b"PUBLISH": (BrokerConnection._on_ping, 2, 2),  # read as a `Publication`
 }
 _FOR_STRANGERS = {b"HELLO", b"AUTH", b"QUIT"}

@@ -256,7 +256,7 @@ class RedisEngine:
         """See `Engine.append`."""
         key = self._wanted.get(channel) or _encode(channel)
         command = self._history_command(APPEND_COMMAND, APPEND, key)
-        arguments = append_arguments(key, envelope, origin, retention)
+        arguments = append_arguments(envelope, origin, retention)
         self._send(encode_command(*command, *arguments), self._on_stored)
 
     def read(

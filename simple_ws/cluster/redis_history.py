@@ -39,13 +39,12 @@ def script_command(script: Script, channel: bytes) -> tuple[bytes, ...]:
 
 
 def append_arguments(
-    channel: bytes, envelope: bytes, origin: Origin, retention: Retention
+    envelope: bytes, origin: Origin, retention: Retention
 ) -> list[bytes]:
     """The arguments of `redis_scripts.APPEND`."""
     publisher, seq, key = origin
     size, keep = retention
     arguments = [
-        channel,
         publisher,
         b"%d" % seq,
         b"%04x" % tag_of(publisher + seq.to_bytes(8, "big")),

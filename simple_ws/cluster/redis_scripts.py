@@ -55,19 +55,20 @@ local function clear()
 end
 """
 
-#: Arguments: channel, publisher, number, tag, messages and milliseconds that are kept
-#: (empty: no limit), epoch if there is none, envelope, and the user's key if it has
-#: one. Returns: position, whether it was there already, receivers.
+#: Arguments: publisher, number, tag, messages and milliseconds that are kept (empty: no
+#: limit), epoch if there is none, envelope, and the user's key if it has one. Returns:
+#: position, whether it was there already, receivers.
 APPEND = _script(
     _BEGINNING
     + """
-local publisher, seq, tag = 'p' .. ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local size, keep, key = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[9]
+local publisher, seq, tag = 'p' .. ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local channel = string.sub(META, 1, -2) .. 'e'
+local size, keep, key = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[8]
 local meta = redis.call('HMGET', META, 'e', 's', 'n', 'k', 'x', publisher)
 local epoch, top = meta[1], tonumber(meta[2] or '')
 if not epoch or not top then
   clear()
-  epoch, top, meta = ARGV[7], 0, {}
+  epoch, top, meta = ARGV[6], 0, {}
 end
 
 local function position(offset, tag)
@@ -99,7 +100,7 @@ if key then
   local at = tonumber(redis.call('ZSCORE', NAMES, key) or '')
   local entry = at and at > top - size and entry_at(at)
   if entry and (not keep or tonumber(entry[2][4]) >= now - keep) then
-    redis.call('HSET', META, publisher, ARGV[3] .. ' ' .. text(at))
+    redis.call('HSET', META, publisher, ARGV[2] .. ' ' .. text(at))
     limit_publishers()
     return {position(at, entry[2][2]), 1, 0}
   end
@@ -108,15 +109,15 @@ end
 local offset = top + 1
 local id = text(offset)
 redis.call('XADD', STREAM, 'MAXLEN', size + 1, '0-' .. id,
-  'g', tag, 't', text(now), 'd', ARGV[8])
-local changes = {'s', id, publisher, ARGV[3] .. ' ' .. id}
+  'g', tag, 't', text(now), 'd', ARGV[7])
+local changes = {'s', id, publisher, ARGV[2] .. ' ' .. id}
 local function change(field, value)
   changes[#changes + 1] = field
   changes[#changes + 1] = value
 end
 if not meta[1] then change('e', epoch) end
-if meta[3] ~= ARGV[5] then change('n', ARGV[5]) end
-if meta[4] ~= ARGV[6] then change('k', ARGV[6]) end
+if meta[3] ~= ARGV[4] then change('n', ARGV[4]) end
+if meta[4] ~= ARGV[5] then change('k', ARGV[5]) end
 
 -- The stream expires up to a minute late, so that this is not changed each time.
 local expiry, moved = tonumber(meta[5] or '') or 0, false
@@ -139,7 +140,7 @@ elseif not keep and meta[5] then
 end
 limit_publishers()
 local place = position(offset, tag)
-return {place, 0, redis.call('PUBLISH', ARGV[1], place .. ' ' .. ARGV[8])}
+return {place, 0, redis.call('PUBLISH', channel, place .. ' ' .. ARGV[7])}
 """
 )
 

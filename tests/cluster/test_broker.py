@@ -127,6 +127,62 @@ def served() -> Iterator[Served]:
     served.close()
 
 
+class TestHistories:
+    APPEND = (b"HISTORY.APPEND", b"c", b"p", b"1", b"00ff", b"3", b"", b"ab", b"x")
+    READ = (b"HISTORY.READ", b"c", b"", b"0", b"", b"0", b"10", b"cd")
+
+    def test_message_is_passed_on_with_its_position(self, served: Served) -> None:
+        one, other = served.enter(b"c"), served.enter(b"c")
+        one.write(encode_command(*self.APPEND))
+        push = (b"message", b"c", b"ab:1:00ff x")
+        assert one.take() == [push, [b"ab:1:00ff", 0, 2]]
+        assert other.take() == [push]
+        assert other.ask(*self.APPEND) == [b"ab:1:00ff", 1, 0]
+        assert other.ask(*self.READ) == [b"ab", 1, 0, 1, b"00ff", 0, b"x"]
+
+    def test_arguments_that_are_malformed(self, served: Served) -> None:
+        remote = served.enter()
+        choose = random.Random(7)
+        for command in (self.APPEND, self.READ):
+            for place in range(2, len(command)):
+                words = list(command)
+                for word in (
+                    b"",
+                    b"-1",
+                    b"x",
+                    b"\xff",
+                    b"9" * 400,
+                    choose.randbytes(9),
+                ):
+                    words[place] = word
+                    assert remote.ask(*words) is not None
+        assert remote.ask(*self.READ)[0] is not None
+
+    @pytest.mark.parametrize("place", [3, 4, 5, 6, 7])
+    def test_number_that_is_none(self, served: Served, place: int) -> None:
+        words = list(self.APPEND)
+        words[place] = b"\xff"
+        remote = served.enter()
+        assert str(remote.ask(*words)) == "ERR an argument is malformed"
+        assert remote.ask(*self.READ) == [b"cd", 0, 0]
+
+    def test_what_has_expired_is_removed_in_time(self, served: Served) -> None:
+        remote = served.enter()
+        words = list(self.APPEND)
+        words[6] = b"5000"
+        remote.ask(*words)
+        served.clock.now += 6.0
+        remote.take()
+        history = served.broker.histories._topics[b"c"].history
+        assert history.first == 2
+        served.clock.now += 86_400.0
+        remote.take()
+        assert len(served.broker.histories) == 0
+
+    def test_strangers_have_none(self, served: Served) -> None:
+        assert "NOAUTH" in str(served.join().ask(*self.READ))
+
+
 class TestEntering:
     def test_socket_is_private(self) -> None:
         listening = BrokerSocket()

@@ -19,7 +19,14 @@ from redis_server import PROGRAMS, redis_server
 from simple_ws.cluster import resp
 from simple_ws.cluster.broker import Broker, BrokerSocket
 from simple_ws.cluster.connect import connect
-from simple_ws.cluster.engine import Delivered, EngineEvent, Failed
+from simple_ws.cluster.engine import (
+    Delivered,
+    EngineEvent,
+    Failed,
+    Origin,
+    Retention,
+)
+from simple_ws.cluster.position import Position
 from simple_ws.cluster.redis_engine import RedisEngine
 from simple_ws.cluster.redis_url import parse
 from simple_ws.loop.reactor import Reactor
@@ -55,13 +62,14 @@ class TestRedis(HistoryConformance):
         return made
 
 
-class BrokerConformance(EngineConformance):
+class BrokerConformance(HistoryConformance):
     reader: type[resp.ReplyReader] = resp.PythonReader
     engine: type[RedisEngine] = RedisEngine
 
     @contextmanager
     def serve(self) -> Iterator[None]:
-        self.reactor = Reactor(clock=Clock())
+        self.clock = Clock()
+        self.reactor = Reactor(clock=self.clock)
         self.reactor.open()
         self.listening = BrokerSocket()
         broker = Broker(self.reactor, self.listening.sock, self.listening.secret)
@@ -84,6 +92,9 @@ class BrokerConformance(EngineConformance):
     def pump(self) -> None:
         self.reactor.run_once(0)
 
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers need os.fork")
 class TestBroker(BrokerConformance):
@@ -95,13 +106,14 @@ class TestBroker(BrokerConformance):
 
 
 @pytest.mark.parametrize("reader", READERS)
-class TestMemory(EngineConformance):
+class TestMemory(HistoryConformance):
     """`memory://`: the broker without a socket of its own."""
 
     @pytest.fixture(autouse=True)
     def _served(self, reader: type[resp.ReplyReader]) -> Iterator[None]:
         self.reader = reader
-        self.reactor = Reactor(clock=Clock())
+        self.clock = Clock()
+        self.reactor = Reactor(clock=self.clock)
         self.reactor.open()
         self.broker = Broker(self.reactor, None, "right")
         yield
@@ -119,6 +131,9 @@ class TestMemory(EngineConformance):
 
     def pump(self) -> None:
         self.reactor.run_once(0)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
 
 
 # --- The kit notices what it is for ---------------------------------------------------
@@ -174,6 +189,54 @@ class Hoarding(RedisEngine):
         self._output = output
 
 
+class Repeating(RedisEngine):
+    """It gives a message that is sent again another number."""
+
+    def append(
+        self, channel: str, envelope: bytes, origin: Origin, retention: Retention
+    ) -> None:
+        self.number = getattr(self, "number", 0) + 1
+        origin = origin._replace(seq=self.number)
+        super().append(channel, envelope, origin, retention)
+
+
+class Keyless(RedisEngine):
+    def append(
+        self, channel: str, envelope: bytes, origin: Origin, retention: Retention
+    ) -> None:
+        super().append(channel, envelope, origin._replace(key=None), retention)
+
+
+class Credulous(RedisEngine):
+    """It does not compare tags."""
+
+    def read(
+        self, channel: str, known: Position | None, after: int, limit: int
+    ) -> None:
+        known = None if known is None else known._replace(tag=None)
+        super().read(channel, known, after, limit)
+
+
+class Early(RedisEngine):
+    """It reads before it has subscribed."""
+
+    def _send_reads(self) -> None:
+        waiting, self._to_subscribe = self._to_subscribe, {}
+        super()._send_reads()
+        self._to_subscribe = waiting
+
+
+class Tenacious(RedisEngine):
+    def disconnected(self) -> None:
+        reads = self._to_read
+        super().disconnected()
+        self._kept = reads
+
+    def connected(self, now: float) -> None:
+        super().connected(now)
+        self._to_read = getattr(self, "_kept", self._to_read)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers need os.fork")
 @pytest.mark.parametrize(
     ("engine", "name"),
@@ -187,6 +250,11 @@ class Hoarding(RedisEngine):
         (Trusting, "a_subscription_is_before_the_next_message"),
         (Talkative, "what_is_refused_is_permanent_and_one_line"),
         (Hoarding, "without_a_connection_it_only_remembers_channels"),
+        (Repeating, "a_number_is_appended_once"),
+        (Keyless, "a_key_is_appended_once"),
+        (Credulous, "a_position_that_is_not_there_changes_the_epoch"),
+        (Early, "page_and_messages_join_without_a_hole"),
+        (Tenacious, "without_a_connection_no_reading_is_remembered"),
     ],
 )
 def test_a_faulty_engine_is_noticed(engine: type[RedisEngine], name: str) -> None:
