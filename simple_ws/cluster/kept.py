@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from .counts import NodeCounts
-from .engine import Origin, Page, Retention, Stored
+from .engine import Origin, Page, ReadRefused, Retention, Stored
 from .envelope import Content, Envelope, EnvelopeError, Kind, decode_body, open_, seal
 from .interest import Interest
 from .numbers import Numbers
@@ -26,6 +26,8 @@ __all__ = ["Kept", "KeptHost"]
 #: must stay below `client-output-buffer-limit pubsub` of Redis, which would cut us
 #: again and again.
 _READS, _PAGE = 16, 256
+#: Seconds until a topic that could not be read is read again.
+_READ_AGAIN = 5.0
 #: Seconds between two looks for what is too old.
 _BETWEEN_LOOKS = 1.0
 
@@ -283,6 +285,23 @@ class Kept:
         replica = self._reading.popleft()
         if self.replicas.get(replica.channel) is replica:
             replica.on_page(page, self._host.clock())
+        self._read()
+
+    def on_read_refused(self, event: ReadRefused) -> None:
+        """The oldest read has none: its subscribers wait until the topic can be read,
+        as somebody has to change something in the engine."""
+        if not self._reading:
+            return
+        replica = self._reading.popleft()
+        why = f"its history cannot be read: {event.reason}"
+        self._host.note_invalid(event.channel, why)
+
+        def read_again() -> None:
+            current = self.replicas.get(replica.channel) is replica
+            if current and not replica.in_step:
+                self.read_soon(replica)
+
+        self._host.call_later(_READ_AGAIN, read_again)
         self._read()
 
     # For the copies: see `ReplicaHost`

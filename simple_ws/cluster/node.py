@@ -27,6 +27,7 @@ from .engine import (
     Failed,
     Origin,
     Page,
+    ReadRefused,
     Ready,
     Refused,
     Retention,
@@ -260,6 +261,8 @@ class Node:
             self.kept.on_stored(event)
         elif isinstance(event, Page):
             self.kept.on_page(event)
+        elif isinstance(event, ReadRefused):
+            self.kept.on_read_refused(event)
         elif isinstance(event, Refused):
             self._on_refused(event.reason)
         elif isinstance(event, Ready):

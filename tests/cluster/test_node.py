@@ -11,8 +11,11 @@ from simple_ws.cluster.engine import (
     Accepted,
     Delivered,
     Failed,
+    Page,
+    ReadRefused,
     Ready,
     Refused,
+    Retention,
     Subscribed,
 )
 from simple_ws.cluster.envelope import Envelope, Kind, open_, seal
@@ -31,6 +34,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.subscribed: list[str] = []
         self.published: list[tuple[str, bytes]] = []
+        self.reads: list[str] = []
         self.size = 0
         self.ready = False
 
@@ -45,6 +49,9 @@ class FakeEngine:
 
     def publish(self, channel: str, envelope: bytes) -> None:
         self.published.append((channel, envelope))
+
+    def read(self, channel: str, known: object, after: int, limit: int) -> None:
+        self.reads.append(channel)
 
 
 class FakeHost:
@@ -70,6 +77,9 @@ class FakeHost:
 
     def flush_engine(self) -> None:
         self.flushes += 1
+
+    def clock(self) -> float:
+        return self.now
 
     def give_up_engine(self, reason: str) -> None:
         self.given_up.append(reason)
@@ -430,3 +440,24 @@ def test_what_was_not_confirmed_at_the_end_is_counted() -> None:
     assert cluster.node.counts.lost == 1
     assert cluster.node.state == EngineState(False, "stopped", "fake 1.0")
     assert cluster.host.states == [EngineState(True, "", "fake 1.0")]
+
+
+def test_topic_that_cannot_be_read_is_read_again_and_others_go_on() -> None:
+    cluster = Cluster()
+    channels = [f"{{sws.k.{name}}}e" for name in "ab"]
+    kept = cluster.node.kept
+    bad, good = [kept.open(channel, Retention(9, None)) for channel in channels]
+    cluster.node.on_event(ReadRefused(channels[0], "WRONGTYPE"))
+    cluster.node.on_event(Page(channels[1], "ab", 0, False, []))
+    assert (bad.in_step, good.in_step) == (False, True)
+    assert cluster.engine.reads == channels
+    assert "WRONGTYPE" in cluster.host.invalid[0]
+    assert not cluster.host.given_up
+    cluster.host.turn(4.9)
+    assert cluster.engine.reads == channels
+    cluster.host.turn(0.2)
+    assert cluster.engine.reads == [*channels, channels[0]]
+    cluster.node.on_event(Page(channels[0], "ab", 0, False, []))
+    assert bad.in_step
+    cluster.host.turn(100.0)
+    assert len(cluster.engine.reads) == 3
