@@ -2,18 +2,23 @@
 
 A server publishes messages of 128 bytes at a fixed rate; a client of another server, in
 another process, receives them. The way between the two is Redis, or the broker that
-`workers=N` starts; for comparison, what users write without an engine: redis-py, with
-hiredis, in a thread of the receiving process, on the same Redis.
+`workers=N` starts; for comparison, on the same Redis, what users write without an
+engine: redis-py, with hiredis, in a thread of the receiving process; python-socketio
+with its Redis manager; Django Channels with both layers of channels_redis.
 
 The output has the CPU time of the receiving process, all threads, for a message, and
 the time from `publish` to the client; medians of the rounds. The ways take turns. The
 client and Redis have the same cores, so latencies say little on a busy machine: CPU
-times do. Linux only; Redis has to be installed.
+times do. A way that is slower than the rate shows fewer messages.
+
+The last lines are of a node that subscribes to 10,000 topics again after its connection
+was cut. Linux only; Redis has to be installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import socket
 import statistics
@@ -27,7 +32,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import environment
-from engine_servers import broker, redis
+from engine_servers import Served, broker, redis
+from resubscription import measure_resubscription
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -37,28 +43,67 @@ from simple_ws.cluster import resp  # noqa: E402
 from simple_ws.cluster.envelope import HEADER_SIZE  # noqa: E402
 from simple_ws.cluster.redis_url import EngineAddress  # noqa: E402
 
-#: Bytes of a message, and of the frame that the client gets.
-SIZE, FRAME = 128, 132
+SIZE = 128
 TOPIC = "bench"
 WARMUP = 0.5
+
+
+class Wire(NamedTuple):
+    """How a message looks at the client."""
+
+    #: Bytes of a frame, and from where on the time stands in it.
+    frame: int = 132
+    time_at: int = 4
+    #: The time is text.
+    text: bool = True
+    #: The client has to greet as one of Socket.IO does.
+    socketio: bool = False
+
+    def sent_at(self, data: bytes, frame_at: int) -> int:
+        """When a message was published, in nanoseconds."""
+        at = frame_at + self.time_at
+        if self.text:
+            return int(data[at : at + 20])
+        return int.from_bytes(data[at : at + 8], "big")
+
+
+OURS = Wire(text=False)
 
 
 class Way(NamedTuple):
     """How messages come to the receiving process."""
 
     name: str
-    #: "engine", or "thread" for redis-py.
+    #: "engine", "thread" for redis-py, or a file in `peers/`.
     receiver: str
-    broker: bool
+    broker: bool = False
     #: hiredis reads the replies.
-    hiredis: bool
+    hiredis: bool = True
+    wire: Wire = OURS
+    #: Of channels_redis.
+    layer: str = ""
+
+    @property
+    def is_peer(self) -> bool:
+        """Both processes are a peer's."""
+        return self.receiver.endswith(".py")
 
 
+SOCKETIO = Wire(frame=142, time_at=12, socketio=True)
+CHANNELS = "engine_channels.py"
 WAYS = (
-    Way("Redis", "engine", broker=False, hiredis=False),
-    Way("Redis, hiredis", "engine", broker=False, hiredis=True),
+    Way("Redis", "engine", hiredis=False),
+    Way("Redis, hiredis", "engine"),
     Way("broker of workers=N", "engine", broker=True, hiredis=False),
-    Way("redis-py in a thread", "thread", broker=False, hiredis=True),
+    Way("redis-py in a thread", "thread"),
+    Way("python-socketio", "engine_socketio.py", wire=SOCKETIO),
+    Way("channels_redis", CHANNELS, wire=Wire(), layer="core.RedisChannelLayer"),
+    Way(
+        "channels_redis, pub/sub",
+        CHANNELS,
+        wire=Wire(),
+        layer="pubsub.RedisPubSubChannelLayer",
+    ),
 )
 
 
@@ -99,7 +144,7 @@ def receive(receiver: str, path: str, secret: str) -> None:
         threading.Thread(target=listen, args=(server, path), daemon=True).start()
     server.mount("/", Room())
     server.listen()
-    print(server.port, flush=True)
+    print("PORT", server.port, flush=True)
     server.run()
 
 
@@ -151,32 +196,66 @@ def cpu_of(pid: int) -> float:
 
 @contextmanager
 def role(way: Way, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """This program in another process."""
-    python = environment.python("venv") if way.hiredis else sys.executable
-    reader = "hiredis" if way.hiredis else "python"
-    command = [python, __file__, "--role", reader, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    """One of the processes of a way."""
+    if way.is_peer:
+        command = [environment.python("venv"), str(environment.PEERS / way.receiver)]
+    elif way.hiredis:
+        command = [environment.python("venv"), __file__, "--role", "hiredis"]
+    else:
+        command = [sys.executable, __file__, "--role", "python"]
+    command += map(str, arguments)
+    variables = {**os.environ, "CHANNEL_LAYER": way.layer}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=variables
+    ) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def enter(port: int) -> socket.socket:
-    """A client; the messages come in frames of `FRAME` bytes."""
+def receiving(way: Way, served: Served) -> Any:
+    """The process whose client receives."""
+    if way.is_peer:
+        return role(way, "receive", served.path)
+    return role(way, "receive", way.receiver, served.path, served.secret)
+
+
+def publishing(way: Way, served: Served, rate: int, seconds: float) -> Any:
+    """The process that publishes: of ours always the same one."""
+    if way.is_peer:
+        return role(way, "publish", served.path, rate, seconds)
+    return role(WAYS[0], "publish", served.path, served.secret, rate, seconds)
+
+
+def enter(port: int, wire: Wire) -> socket.socket:
+    """A client; nothing but the messages comes to it."""
     sock = socket.create_connection(("127.0.0.1", port), 10)
+    path = "/socket.io/?EIO=4&transport=websocket" if wire.socketio else "/"
     sock.sendall(
-        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-        b"Sec-WebSocket-Version: 13\r\n\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n".encode()
     )
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += sock.recv(1)
+    if wire.socketio:
+        read_frame(sock)  # of Engine.IO: it is open
+        sock.sendall(b"\x81\x82\0\0\0\0" + b"40")
+        read_frame(sock)  # of Socket.IO: the namespace is open
     return sock
 
 
-def read(sock: socket.socket, pid: int, seconds: float) -> Result:
+def read_frame(sock: socket.socket) -> bytes:
+    """The payload of one frame."""
+    size = sock.recv(2, socket.MSG_WAITALL)[1]
+    if size == 126:
+        size = int.from_bytes(sock.recv(2, socket.MSG_WAITALL), "big")
+    return sock.recv(size, socket.MSG_WAITALL)
+
+
+def read(sock: socket.socket, wire: Wire, pid: int, seconds: float) -> Result:
     """Read for some seconds after the warm-up."""
     data, latencies, start, cpu = b"", [], 0, 0.0
     warm = 0
@@ -188,11 +267,10 @@ def read(sock: socket.socket, pid: int, seconds: float) -> Result:
             warm = now + int(WARMUP * 1e9)
         if not start and now >= warm:
             start, cpu = now, cpu_of(pid)
-        used = len(data) // FRAME * FRAME
+        used = len(data) // wire.frame * wire.frame
         if start:
             latencies += [
-                now - int.from_bytes(data[at : at + 8], "big")
-                for at in range(4, used, FRAME)
+                now - wire.sent_at(data, at) for at in range(0, used, wire.frame)
             ]
         data = data[used:]
         if start and now >= start + seconds * 1e9:
@@ -209,15 +287,14 @@ def read(sock: socket.socket, pid: int, seconds: float) -> Result:
 
 def measure(way: Way, rate: int, seconds: float) -> Result:
     """One round of one way."""
-    with broker() if way.broker else redis() as (_, path, secret):
-        name = way.receiver
-        with role(way, "receive", name, path, secret) as receiver:
-            assert receiver.stdout is not None
-            sock = enter(int(receiver.stdout.readline()))
-            total = seconds + WARMUP + 1
-            publisher = WAYS[0]  # always the same one
-            with sock, role(publisher, "publish", path, secret, rate, total):
-                return read(sock, receiver.pid, seconds)
+    with (
+        broker() if way.broker else redis() as served,
+        receiving(way, served) as receiver,
+    ):
+        sock = enter(int(receiver.stdout.readline().split()[1]), way.wire)
+        total = seconds + WARMUP + 1
+        with sock, publishing(way, served, rate, total):
+            return read(sock, way.wire, receiver.pid, seconds)
 
 
 def run_role(reader: str, name: str, *arguments: str) -> None:
@@ -248,6 +325,12 @@ def main() -> None:
     for name, why in missing.items():
         print(f"without {name}: {why}")
     ways = [way for way in WAYS if not (missing and way.hiredis)]
+    compare(ways, options)
+    print(measure_resubscription(10_000, options.rounds))
+
+
+def compare(ways: list[Way], options: argparse.Namespace) -> None:
+    """Measure all ways in turn, at each rate."""
     print("CPU µs a message of the receiving process | p50 ms | p99 ms | messages/s")
     for rate in options.rates:
         results: dict[Way, list[Result]] = {way: [] for way in ways}

@@ -30,7 +30,10 @@ PYTHON_PEERS = ("uvloop", "picows", "websockets", "aiohttp", "tornado", "socketi
 #: What the clients of `clients.py` need.
 CLIENT_PEERS = ("uvloop", "websockets", "aiohttp", "websocket_client")
 #: What `engines.py` compares with.
-ENGINE_PEERS = ("redis", "hiredis")
+ENGINE_PEERS = (
+    *("redis", "hiredis", "uvloop", "aiohttp", "python_socketio"),
+    *("uvicorn", "websockets", "channels", "channels_redis"),
+)
 NODE_PEERS = ("ws", "bun")
 OLD = "simple_ws==0.3.1"
 
