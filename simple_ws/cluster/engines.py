@@ -36,6 +36,8 @@ class EngineSetup(NamedTuple):
     secret: bytes | None
     #: Of `memory://`, in the same loop.
     broker: Broker | None = None
+    #: Sends a command, see `RedisEngine.ask`; None where there is no Redis.
+    ask: Callable[..., object] | None = None
 
 
 def open_engine(
@@ -56,7 +58,9 @@ def open_engine(
     def reach(cancelled: Callable[[], bool]) -> Any:
         return connect(address, _CONNECT_TIMEOUT, cancelled)
 
-    return EngineSetup(engine, reach, f"engine {address}", address.prefix, secret)
+    ask = None if address.scheme == "local" else engine.ask
+    name = f"engine {address}"
+    return EngineSetup(engine, reach, name, address.prefix, secret, ask=ask)
 
 
 def _open_memory(

@@ -70,6 +70,11 @@ class Job:
             yield f"the timer {name}", self._callback
 
     @property
+    def once(self) -> bool:
+        """Whether only one of several processes makes the calls."""
+        return self._once
+
+    @property
     def interval(self) -> float | None:
         """Seconds between two calls; None for a single call."""
         return self._interval
@@ -186,6 +191,11 @@ class Schedule:
         self.call = call
         self.leads: Callable[[], bool] = lambda: True
         self._check = check
+
+    @property
+    def has_once(self) -> bool:
+        """Whether there are calls that only one of several processes makes."""
+        return any(job.once for job in tuple(self.jobs))
 
     def every(
         self, interval: float, callback: Callable[[], object], once: bool = False

@@ -513,8 +513,9 @@ class App(Hub):
         Args:
             interval: seconds.
             callback: the function to call.
-            once: with the option `workers`, call it in one of the workers only (the
-                first that serves), and not in each.
+            once: call it in one process only, of all workers and all nodes of a Redis
+                engine. If that one ends, another goes on: one of its workers at once,
+                another node in 15 seconds. While the engine is down nobody does.
 
         Returns:
             The timer; call `cancel()` to end it, from any thread.

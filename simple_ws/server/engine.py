@@ -18,6 +18,7 @@ from ..cluster.counts import NodeCounts
 from ..cluster.engine import Retention
 from ..cluster.engines import EngineSetup
 from ..cluster.envelope import Content, Kind, encode_body
+from ..cluster.lease import Lease
 from ..cluster.link import CONNECT_REASONS, Link
 from ..cluster.node import EngineState, Message, Node
 from ..cluster.replica import Replica
@@ -43,6 +44,9 @@ class EngineUser(Protocol):
     @property
     def _log(self) -> Any:
         """The log of this run."""
+
+    def _wants_lease(self) -> bool:
+        """Whether this process would make the calls that one node alone makes."""
 
     def _receivers(self, audience: Audience, value: Any) -> Iterable[Client]:
         """Those of this process who listen to a channel."""
@@ -83,12 +87,15 @@ class EngineHost:
         setup: the engine, and how to connect to it.
         reactor: of the run.
         user: the server.
+        group: the same in all workers of a supervisor; "" without workers.
 
     Attributes:
         channels: the names that are used in the engine.
     """
 
-    def __init__(self, setup: EngineSetup, reactor: Reactor, user: EngineUser) -> None:
+    def __init__(
+        self, setup: EngineSetup, reactor: Reactor, user: EngineUser, group: str = ""
+    ) -> None:
         self.channels = Channels(setup.prefix)
         self._reactor = reactor
         self._user = user
@@ -105,6 +112,10 @@ class EngineHost:
             run_in_thread=start_thread if setup.broker is None else _call,
         )
         self._node.interest.add(self.channels.all)
+        self._ask = setup.ask
+        self._lease: Lease | None = None
+        if setup.ask is not None:
+            self._lease = Lease(self, setup.prefix, group or self.id)
         self._internal: InternalListener | None = None
 
     @property
@@ -116,6 +127,11 @@ class EngineHost:
     def state(self) -> EngineState:
         """Whether the engine is there."""
         return self._node.state
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node makes the calls that one node alone makes."""
+        return self._lease is None or self._lease.is_held
 
     @property
     def counts(self) -> NodeCounts:
@@ -152,6 +168,8 @@ class EngineHost:
 
     def end(self) -> None:
         """Send what waits if the system takes it, and close the connection."""
+        if self._lease is not None:
+            self._lease.end()
         self._link.stop()
         self._node.end()
         if self._broker is not None:
@@ -216,6 +234,22 @@ class EngineHost:
     def expire(self) -> None:
         """Free the memory of messages that are too old."""
         self._node.kept.expire()
+
+    # For the lease
+
+    def wants_lease(self) -> bool:
+        """See `LeaseHost`; likewise below."""
+        return self._user._wants_lease()
+
+    def ask_engine(
+        self, answer: Callable[[Any], object], command: tuple[bytes, ...]
+    ) -> bool:
+        """Send a command to Redis; False if it is not there."""
+        if self._ask is None or not self.state.up:
+            return False
+        self._ask(answer, *command)
+        self.flush_engine()
+        return True
 
     # For the node
 
@@ -299,6 +333,8 @@ class EngineHost:
         for listener in list(self._user._engine_listeners):
             self._tell("", listener, state)
         if state.up:
+            if self._lease is not None:
+                self._lease.begin()
             awaited, self._awaited = self._awaited, []
             for callback in awaited:
                 callback()

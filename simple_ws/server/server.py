@@ -111,6 +111,7 @@ class Server(App):
         super().__init__(own, self._clock)
         self._asked_port = port
         self._workers = Workers(self)
+        self._schedule.leads = self._leads
         forks.note(self)
         self._handled: StopSignals | None = None
 
@@ -498,7 +499,7 @@ class Server(App):
         from .engine import EngineHost
 
         setup = open_engine(address, self.options.engine_secret, run.reactor)
-        return EngineHost(setup, run.reactor, self)
+        return EngineHost(setup, run.reactor, self, self._workers.id)
 
     def _use_clock(self, clock: Callable[[], float]) -> None:
         """Use another clock; before anything runs. For `testing`."""
@@ -539,6 +540,14 @@ class Server(App):
         if self._workers.link is not None:
             self._workers.link.ask_to_stop(drain)
         self._begin_stop(drain)
+
+    def _leads(self) -> bool:
+        """Whether this process makes the calls of `every(once=True)`."""
+        engine = self._engine
+        return self._workers.leads and (engine is None or engine.leads)
+
+    def _wants_lease(self) -> bool:
+        return self._schedule.has_once and self._workers.leads
 
     @property
     def _is_stopping(self) -> bool:

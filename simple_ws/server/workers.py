@@ -96,11 +96,13 @@ class Workers:
     Attributes:
         link: to the supervisor, in a worker; None elsewhere.
         on_ready: called in the supervisor when all of them serve for the first time.
+        id: the same in all of them; "" without workers.
     """
 
     def __init__(self, server: WorkersHost) -> None:
         self.link: WorkerLink | None = None
         self.on_ready: Callable[[], object] | None = None
+        self.id = ""
         self._server = server
         self._sockets: ListeningSockets | None = None
         self._received: Received | None = None  # until all workers serve
@@ -213,6 +215,7 @@ class Workers:
         if self._supervisor is not None:
             raise InvalidState("the server runs already")
         check_fork()
+        self.id = os.urandom(8).hex()
         server = self._server
         server._check_awaited(server._all_callbacks(), None)
         if self._sockets is None:
@@ -264,6 +267,13 @@ class Workers:
     # In a worker
 
     @property
+    def leads(self) -> bool:
+        """Whether this process does what one of the workers alone does."""
+        if self.link is None:
+            return True
+        return self.link.leads and not self._server._is_stopping
+
+    @property
     def broker_address(self) -> EngineAddress | None:
         """Where a worker reaches the others, if that is by the supervisor's broker."""
         broker = None if self.link is None else self.link.broker
@@ -281,7 +291,6 @@ class Workers:
         if self._received is not None:
             self._received.leave()
         server._divide_limits(link.worker.count)
-        server._schedule.leads = partial(_leads, server, link)
         server._open_run(sockets, None, shared=True, batch=listening.batch)
         run = server._begin()
         stop = run.reactor.call_threadsafe
@@ -326,10 +335,6 @@ def refuse_handover() -> None:
 
 def _call(callback: Callable[[], object]) -> None:
     callback()
-
-
-def _leads(server: WorkersHost, link: WorkerLink) -> bool:
-    return link.leads and not server._is_stopping
 
 
 def _cores() -> int:
