@@ -93,6 +93,7 @@ class Nodes:
         engine: a `RedisServer`, a `BrokerServer`, or the URL for each server.
         count: of servers.
         room: makes the handler of each.
+        prepare: is called with each server before it starts.
         options: of each server.
     """
 
@@ -102,8 +103,10 @@ class Nodes:
         engine: RedisServer | BrokerServer | Sequence[str],
         count: int = 2,
         room: Callable[[], Room] = Room,
+        prepare: Callable[[Server], object] = lambda server: None,
         **options: Any,
     ) -> None:
+        self._prepare = prepare
         self.engine, self._stack = engine, stack
         self.rooms = [room() for _ in range(count)]
         self.states: list[list[EngineState]] = [[] for _ in range(count)]
@@ -122,6 +125,7 @@ class Nodes:
         if isinstance(self.engine, BrokerServer):
             server._engine_address = self.engine.address
         server.mount("*", self.rooms[number])
+        self._prepare(server)
 
         @server.on_engine
         def changed(state: EngineState) -> None:

@@ -333,13 +333,12 @@ class Kept:
         exclude: Collection[Any] = ()
         if self._excluded and publisher == self._publisher:
             exclude = self._excluded.pop((channel, seq), ())
-        return Opened(decode_body(kind, body), exclude)
+        return Opened(decode_body(kind, body), publisher, seq, exclude)
 
-    def deliver_entry(self, channel: str, message: Opened | None) -> None:
+    def deliver_entry(self, channel: str, message: Opened) -> None:
         """Send it to the subscribers."""
-        if message is not None:
-            self._counts.received += 1
-            self._host.deliver_kept(channel, *message)
+        self._counts.received += 1
+        self._host.deliver_kept(channel, message.content, message.exclude)
 
     def note_gap(self, channel: str, missing: int | None) -> None:
         """Subscribers have missed messages."""

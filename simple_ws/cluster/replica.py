@@ -22,11 +22,17 @@ from .position import Position
 
 __all__ = ["Opened", "Replica", "ReplicaHost"]
 
+#: Publishers remembered for each topic.
+_MAX_PUBLISHERS = 1_000
+
 
 class Opened(NamedTuple):
     """A message out of its envelope."""
 
     content: Content
+    publisher: bytes
+    #: Grows with each message of the publisher to this topic.
+    seq: int
     #: Connections of this node that do not get it.
     exclude: Collection[Any]
 
@@ -40,8 +46,8 @@ class ReplicaHost(Protocol):
     def open_entry(self, channel: str, envelope: bytes) -> Opened | None:
         """The message in an envelope; None if it is none of ours."""
 
-    def deliver_entry(self, channel: str, message: Opened | None) -> None:
-        """Send a message to those who are in step, unless it is None."""
+    def deliver_entry(self, channel: str, message: Opened) -> None:
+        """Send a message to those who are in step."""
 
     def note_gap(self, channel: str, missing: int | None) -> None:
         """Those who are in step have missed messages."""
@@ -64,7 +70,15 @@ class Replica:
         history: the copy; None until the first page.
     """
 
-    __slots__ = ("_host", "_retention", "_waiting", "channel", "history", "in_step")
+    __slots__ = (
+        "_host",
+        "_last",
+        "_retention",
+        "_waiting",
+        "channel",
+        "history",
+        "in_step",
+    )
 
     def __init__(self, channel: str, retention: Retention, host: ReplicaHost) -> None:
         self.channel = channel
@@ -73,6 +87,8 @@ class Replica:
         self._retention = retention
         self._host = host
         self._waiting: list[Callable[[], object]] = []
+        # The last number of each publisher, the most recent one last.
+        self._last: dict[bytes, int] = {}
 
     @property
     def known(self) -> Position | None:
@@ -141,7 +157,24 @@ class Replica:
     ) -> None:
         message = self._host.open_entry(self.channel, envelope)
         history.append(tag, None if message is None else message.content, published)
-        self._host.deliver_entry(self.channel, message)
+        if message is None:
+            return
+        if self._note_number(message):
+            self._host.deliver_entry(self.channel, message)
+        else:
+            self._host.note_repeat()
+
+    def _note_number(self, message: Opened) -> bool:
+        """Whether a message was not delivered before.
+
+        An engine that has lost its data gets again what it has not confirmed, though
+        some of it has come back before.
+        """
+        last = self._last.pop(message.publisher, 0)
+        self._last[message.publisher] = max(last, message.seq)
+        if len(self._last) > _MAX_PUBLISHERS:
+            del self._last[next(iter(self._last))]
+        return message.seq > last
 
     def _be_in_step(self) -> None:
         self.in_step = True

@@ -1,0 +1,339 @@
+"""Topics with history of two servers on a real engine, with faults: nothing is missed
+or repeated that nobody is told of."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from harness import DEADLINE, open_peer
+from nodes import Nodes, Room, broker_server
+from redis_server import PROGRAMS, redis_server
+
+from simple_ws.cluster import link, redis_engine
+
+pytestmark = pytest.mark.one_backend
+
+
+@pytest.fixture(params=["broker", *PROGRAMS])
+def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param == "broker":
+        with broker_server() as made:
+            yield made
+    else:
+        with redis_server(program=request.param) as server:
+            yield server
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that are lost again and again are made again soon, and silence is
+    noticed after 0.5 s, rather than 3."""
+    monkeypatch.setattr(link, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(redis_engine, "_SILENCE", 0.2)
+    monkeypatch.setattr(redis_engine, "_PING_TIMEOUT", 0.3)
+
+
+class Kept(Room):
+    """Clients say where they begin, and are told how they joined, and of gaps."""
+
+    def on_open(self, client: Any) -> None:
+        since = client.query.get("since")
+        client.subscribe("kept", since=since)
+
+    def on_join(self, client: Any, topic: str, join: Any) -> None:
+        text = f"join {join.position} {join.recovered} {join.gap}"
+        client.write_message(text)
+
+    def on_gap(self, topic: str | None, missing: int | None) -> None:
+        super().on_gap(topic, missing)
+        if topic == "kept":
+            self.server.publish("kept", f"gap {missing}", local=True)
+
+
+def make(stack: ExitStack, engine: Any, history: int = 10_000, count: int = 2) -> Nodes:
+    return Nodes(
+        stack,
+        engine,
+        count,
+        room=Kept,
+        prepare=lambda server: server.topic("kept", history=history, keep=600),
+    )
+
+
+class Reader:
+    """A client that reads in a thread of its own."""
+
+    def __init__(self, stack: ExitStack, nodes: Nodes, number: int, query: str = ""):
+        self.peer = stack.enter_context(open_peer(nodes.servers[number], f"/{query}"))
+        self.log: list[str] = []
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                text = self.peer.read_message()
+                with self._changed:
+                    self.log.append(text)
+                    self._changed.notify_all()
+        except Exception:
+            return
+
+    def until(self, condition: Callable[[], object]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, DEADLINE), self.log[-20:]
+
+    def until_text(self, text: str) -> None:
+        self.until(lambda: text in self.log)
+
+    @property
+    def join(self) -> list[str]:
+        """The position, and what was recovered and lost."""
+        self.until(lambda: any(text.startswith("join ") for text in self.log))
+        return next(t for t in self.log if t.startswith("join ")).split()[1:]
+
+    @property
+    def texts(self) -> list[str]:
+        """Without what the server says itself."""
+        return [text for text in self.log if not text.startswith(("join", "gap"))]
+
+    @property
+    def gaps(self) -> list[str]:
+        return [text for text in self.log if text.startswith("gap")]
+
+
+def test_history_is_that_of_all_nodes(engine: Any, stack: ExitStack) -> None:
+    nodes = make(stack, engine)
+    for number in range(10):
+        nodes.servers[number % 2].publish("kept", str(number))
+    for server in nodes.servers:
+        until(lambda server=server: not server.engine._node.kept.waiting)
+    here, there = [Reader(stack, nodes, number, "?since=all") for number in (0, 1)]
+    assert here.join[1:] == there.join[1:] == ["10", "0"]
+    nodes.servers[0].publish("kept", "end")
+    here.until_text("end")
+    there.until_text("end")
+    assert here.texts == there.texts
+    assert sorted(here.texts) == [*map(str, range(10)), "end"]
+    assert here.join == there.join
+    back = Reader(stack, nodes, 1, f"?since={here.join[0]}")
+    back.until_text("end")
+    assert back.texts == ["end"]
+    assert back.join[1:] == ["1", "0"]
+
+
+def test_message_with_a_key_is_stored_once(engine: Any, stack: ExitStack) -> None:
+    nodes = make(stack, engine)
+    here = Reader(stack, nodes, 0)
+    assert here.join
+    for server in nodes.servers * 2:
+        server.publish("kept", "once", key="a")
+    nodes.servers[0].publish("kept", "end")
+    nodes.servers[1].publish("kept", "end of the other")
+    here.until_text("end")
+    here.until_text("end of the other")
+    assert here.texts.count("once") == 1
+
+
+class Site:
+    """Two servers, a client of each, and a publisher at each."""
+
+    def __init__(self, stack: ExitStack, engine: Any, history: int = 10_000) -> None:
+        self.nodes = nodes = make(stack, engine, history)
+        self.engine = engine
+        self.readers = [Reader(stack, nodes, number) for number in (0, 1)]
+        for reader in self.readers:
+            assert reader.join
+        self.sent = [0, 0]
+        self._ending = threading.Event()
+        self._pause = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._publish, args=(number,)) for number in (0, 1)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _publish(self, number: int) -> None:
+        """Some hundred a second."""
+        while not self._ending.is_set():
+            for _ in range(5):
+                self.sent[number] += 1
+                text = f"{number} {self.sent[number]}"
+                self.nodes.servers[number].publish("kept", text)
+            self._ending.wait(0.01)
+
+    def more(self, count: int) -> None:
+        for reader in self.readers:
+            wanted = len(reader.log) + count
+            reader.until(lambda reader=reader, wanted=wanted: len(reader.log) >= wanted)
+
+    def end(self) -> None:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+        for number, server in enumerate(self.nodes.servers):
+            server.publish("kept", f"end {number}")
+        for reader in self.readers:
+            reader.until_text("end 0")
+            reader.until_text("end 1")
+
+    def check_all(self) -> None:
+        """Both clients got each message once, in one order."""
+        one, two = [reader.texts for reader in self.readers]
+        assert one == two
+        assert len(one) == sum(self.sent) + 2
+        self.check_order()
+
+    def check_order(self) -> None:
+        for reader in self.readers:
+            for number in (0, 1):
+                begin = f"{number} "
+                own = [int(t.split()[1]) for t in reader.texts if t.startswith(begin)]
+                assert own == sorted(set(own))
+
+    def fail(self, begin: Callable[[], object], end: Callable[[], object]) -> None:
+        self.more(random.randrange(50, 150))
+        before = [len(states) for states in self.nodes.states]
+        begin()
+        for number in (0, 1):
+            self.nodes.until(number, up=False, after=before[number])
+        end()
+        for number in (0, 1):
+            self.nodes.until(number, up=True, after=before[number])
+        self.more(100)
+
+
+def test_nothing_is_missed_when_connections_are_killed(stack: ExitStack) -> None:
+    engine = stack.enter_context(redis_server())
+    site = Site(stack, engine)
+
+    def kill() -> None:
+        with engine.commands() as command:
+            command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    for _ in range(3):
+        site.fail(kill, lambda: None)
+    site.end()
+    site.check_all()
+    assert [reader.gaps for reader in site.readers] == [[], []]
+
+
+def test_nothing_is_missed_when_the_engine_stands_still(
+    engine: Any, stack: ExitStack
+) -> None:
+    site = Site(stack, engine)
+    site.fail(engine.stop, engine.go_on)
+    site.end()
+    site.check_all()
+    assert sum(server.engine.counts.resent for server in site.nodes.servers)
+    assert [reader.gaps for reader in site.readers] == [[], []]
+
+
+def test_engine_that_is_killed_and_empty_is_one_gap_before_what_is_new(
+    engine: Any, stack: ExitStack
+) -> None:
+    site = Site(stack, engine)
+
+    def kill() -> None:
+        engine.kill()
+
+    site.fail(kill, engine.start)
+    site.end()
+    site.check_order()
+    for reader in site.readers:
+        assert reader.gaps == ["gap None"]
+    one, two = [reader.texts for reader in site.readers]
+    gap = [reader.log.index("gap None") for reader in site.readers]
+    after = [
+        [t for t in reader.log[at:] if t[0] in "01e"]
+        for reader, at in zip(site.readers, gap, strict=True)
+    ]
+    assert after[0] == after[1]
+    # What was published and confirmed before is with those who were there; what was
+    # not is in the new history.
+    for number in (0, 1):
+        own = {t for t in one + two if t.startswith(f"{number} ")}
+        counts = site.nodes.servers[number].engine.counts
+        assert len(own) + counts.lost + counts.unsure >= site.sent[number]
+
+
+def test_history_that_is_too_small_is_one_gap_of_the_right_size(
+    stack: ExitStack,
+) -> None:
+    engine = stack.enter_context(redis_server())
+    nodes = make(stack, engine, history=100)
+    reader = Reader(stack, nodes, 1)
+    assert reader.join
+    nodes.servers[0].publish("kept", "first")
+    reader.until_text("first")
+    before = len(nodes.states[1])
+    held = nodes.servers[1].engine._link
+    nodes.servers[1].reactor.call_threadsafe(lambda: held._give_up("failed", "a test"))
+    nodes.until(1, up=False, after=before)
+    for number in range(1000):
+        nodes.servers[0].publish("kept", str(number))
+    nodes.until(1, up=True, after=before)
+    reader.until_text("999")
+    texts, gaps = reader.texts, reader.gaps
+    missing = sum(int(gap.split()[1]) for gap in gaps)
+    assert len(texts) + missing == 1001
+    assert texts == ["first", *map(str, range(1000))][:1] + [
+        str(number) for number in range(1000) if str(number) in set(texts)
+    ]
+
+
+def test_joins_under_load_are_contiguous(engine: Any, stack: ExitStack) -> None:
+    """Clients come with any position while both nodes publish; nobody misses one."""
+    site = Site(stack, engine, history=20_000)
+    chosen = random.Random(5)
+    late: list[tuple[int, Reader]] = []
+    epoch = site.readers[0].join[0].partition(":")[0]
+    for _ in range(30):
+        site.more(20)
+        top = len(site.readers[0].texts)
+        offset = chosen.randrange(top)
+        number = chosen.randrange(2)
+        query = f"?since={epoch}:{offset}"
+        late.append((offset, Reader(stack, site.nodes, number, query)))
+    site.end()
+    whole = site.readers[0].texts
+    for offset, reader in late:
+        reader.until(lambda reader=reader: len(reader.texts) and _ended(reader.texts))
+        assert reader.texts == whole[offset:]
+        assert reader.join[2] == "0"
+
+
+def _ended(texts: list[str]) -> bool:
+    return {"end 0", "end 1"} <= set(texts[-3:])
+
+
+def test_storm_of_clients_costs_the_engine_one_read(stack: ExitStack) -> None:
+    engine = stack.enter_context(redis_server())
+    nodes = make(stack, engine)
+    for number in range(100):
+        nodes.servers[0].publish("kept", str(number))
+    first = Reader(stack, nodes, 1, "?since=all")
+    first.until_text("99")
+    reads: list[str] = []
+    inner: Any = nodes.servers[1].engine._engine
+    read = inner.read
+    inner.read = lambda channel, *rest: (reads.append(channel), read(channel, *rest))
+    epoch = first.join[0].partition(":")[0]
+    crowd = [
+        Reader(stack, nodes, 1, f"?since={epoch}:{number}") for number in range(100)
+    ]
+    for number, reader in enumerate(crowd):
+        assert reader.join[1:] == [str(100 - number), "0"]
+    assert reads == []
