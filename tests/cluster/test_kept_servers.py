@@ -118,8 +118,8 @@ def test_history_is_that_of_all_nodes(engine: Any, stack: ExitStack) -> None:
     nodes = make(stack, engine)
     for number in range(10):
         nodes.servers[number % 2].publish("kept", str(number))
-    for server in nodes.servers:
-        until(lambda server=server: not server.engine._node.kept.waiting)
+    first = Reader(stack, nodes, 0, "?since=all")
+    first.until(lambda: len(first.texts) == 10)
     here, there = [Reader(stack, nodes, number, "?since=all") for number in (0, 1)]
     assert here.join[1:] == there.join[1:] == ["10", "0"]
     nodes.servers[0].publish("kept", "end")
