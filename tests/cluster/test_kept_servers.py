@@ -310,13 +310,10 @@ def test_joins_under_load_are_contiguous(engine: Any, stack: ExitStack) -> None:
     site.end()
     whole = site.readers[0].texts
     for offset, reader in late:
-        reader.until(lambda reader=reader: len(reader.texts) and _ended(reader.texts))
+        reader.until_text("end 0")
+        reader.until_text("end 1")
         assert reader.texts == whole[offset:]
         assert reader.join[2] == "0"
-
-
-def _ended(texts: list[str]) -> bool:
-    return {"end 0", "end 1"} <= set(texts[-3:])
 
 
 def test_storm_of_clients_costs_the_engine_one_read(stack: ExitStack) -> None:
