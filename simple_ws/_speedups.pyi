@@ -22,6 +22,7 @@ __all__ = [
     "fan_out_latest",
     "parse_header",
     "read_upgrade",
+    "write_latest",
 ]
 
 _Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -205,3 +206,4 @@ def fan_out_latest(
     exclude: Collection[ConnectionCore],
     slot: object,
 ) -> int: ...
+def write_latest(member: ConnectionCore, msg: object, slot: object) -> bool: ...

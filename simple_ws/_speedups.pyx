@@ -64,6 +64,7 @@ __all__ = [
     "fan_out_latest",
     "parse_header",
     "read_upgrade",
+    "write_latest",
 ]
 
 BACKEND = "extension"

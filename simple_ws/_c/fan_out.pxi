@@ -28,7 +28,7 @@ cdef inline int write_shared(
 ) except -1:
     """Write a message that goes to others, too; return whether it was accepted."""
     cdef LoopState loop = member._loop
-    if member.own_write:
+    if encoded == NULL or member.own_write:
         return bool(member.write_message(msg))
     if loop.source is not owner:
         loop.source = owner
@@ -98,11 +98,28 @@ def fan_out_latest(
         member = <ConnectionCore?> client
         if exclude and member in exclude:
             continue
-        taken += write_latest(member, msg, owner, &encoded, slot)
+        taken += write_slot(member, msg, owner, &encoded, slot)
     return taken
 
 
-cdef int write_latest(
+def write_latest(member: ConnectionCore, msg: object, slot: object) -> bool:
+    """Like `member.write_message(msg)`, where it replaces what waits of the same slot.
+
+    Args:
+        member: the receiver.
+        msg: what its `write_message` takes.
+        slot: as for `fan_out_latest`.
+
+    Returns:
+        Whether it was accepted.
+
+    Raises:
+        Exception: What `write_message` raises.
+    """
+    return bool(write_slot(<ConnectionCore?> member, msg, None, NULL, slot))
+
+
+cdef int write_slot(
     ConnectionCore member,
     object msg,
     object owner,

@@ -20,7 +20,7 @@ from .connection import (
     Poller,
     accept_from,
 )
-from .fan_out import fan_out, fan_out_latest
+from .fan_out import fan_out, fan_out_latest, write_latest
 from .loop import Counters, LoopState
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "fan_out_latest",
     "parse_header",
     "read_upgrade",
+    "write_latest",
 ]
 
 BACKEND = "fallback"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 
 from ..messages import encode_message
 from .connection import ConnectionCore
 from .latest import forget_slot, note_slot
 
-__all__ = ["fan_out", "fan_out_latest"]
+__all__ = ["fan_out", "fan_out_latest", "write_latest"]
 
 
 def fan_out(
@@ -72,28 +73,41 @@ def fan_out_latest(
     taken = 0
     for member in members:
         if not exclude or member not in exclude:
-            taken += _write_latest(member, msg, source, opcode, payload, slot)
+            write = partial(_write_shared, member, msg, source, opcode, payload)
+            taken += _write_slot(member, write, slot)
     return taken
+
+
+def write_latest(member: ConnectionCore, msg: object, slot: object) -> bool:
+    """Like `member.write_message(msg)`, where it replaces what waits of the same slot.
+
+    Args:
+        member: the receiver.
+        msg: what its `write_message` takes.
+        slot: as for `fan_out_latest`.
+
+    Returns:
+        Whether it was accepted.
+
+    Raises:
+        Exception: What `write_message` raises.
+    """
+    return _write_slot(member, partial(member.write_message, msg), slot)
 
 
 def _write_shared(
     member: ConnectionCore, msg: object, source: object, opcode: int, payload: bytes
-) -> bool:
+) -> object:
     """Write a message that goes to others, too; return whether it was accepted."""
     if type(member).write_message is not ConnectionCore.write_message:
-        return bool(member.write_message(msg))
+        return member.write_message(msg)
     if member._loop._source is not source:
         member._loop._note_source(source)
-    return bool(member._send_from(source, opcode, payload))
+    return member._send_from(source, opcode, payload)
 
 
-def _write_latest(
-    member: ConnectionCore,
-    msg: object,
-    source: object,
-    opcode: int,
-    payload: bytes,
-    slot: object,
+def _write_slot(
+    member: ConnectionCore, write: Callable[[], object], slot: object
 ) -> bool:
     """Write a message of a slot; return whether it was accepted."""
     before, latest, noted = member.messages_sent, member._latest, False
@@ -101,7 +115,7 @@ def _write_latest(
         latest.spare = latest.size_of(member, slot)
     member._alone = True
     try:
-        taken = _write_shared(member, msg, source, opcode, payload)
+        taken = bool(write())
         # Read together, without a call: a signal handler may write after any.
         end, frame = member.bytes_sent + member._waiting, None
         if member._outbox:

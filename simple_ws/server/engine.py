@@ -17,14 +17,16 @@ from ..cluster.channels import Audience, Channels
 from ..cluster.counts import NodeCounts
 from ..cluster.engine import Retention
 from ..cluster.engines import EngineSetup
-from ..cluster.envelope import Content, Kind, encode_body
+from ..cluster.envelope import Content, JsonText, Kind, encode_body
 from ..cluster.lease import Lease
 from ..cluster.link import CONNECT_REASONS, Link
 from ..cluster.node import EngineState, Message, Node
 from ..cluster.replica import Replica
+from ..cluster.topic_rules import TopicRules
 from ..connection.client import Client
 from ..loop.deferred import is_deferred, name_of
 from ..loop.reactor import Reactor
+from .conflation import Subject, subject_of
 
 __all__ = ["EngineHost", "EngineUser"]
 
@@ -39,6 +41,7 @@ class EngineUser(Protocol):
 
     #: Middlewares see what is sent: they get JSON as what it stands for.
     _filtered: bool
+    _topic_rules: TopicRules
     _engine_listeners: list[Callable[[EngineState], Any]]
 
     @property
@@ -52,12 +55,20 @@ class EngineUser(Protocol):
         """Those of this process who listen to a channel."""
 
     def _send_kept(
-        self, topic: str, content: Content, exclude: Collection[Client]
+        self,
+        topic: str,
+        content: Content,
+        exclude: Collection[Client],
+        subject: Subject | None,
     ) -> int:
         """Send a message to subscribers of this process of a topic with history."""
 
     def _send_here(
-        self, receivers: Iterable[Client], msg: object, exclude: Collection[Client]
+        self,
+        receivers: Iterable[Client],
+        msg: object,
+        exclude: Collection[Client],
+        subject: Subject | None,
     ) -> int:
         """Send a message to clients of this process."""
 
@@ -285,7 +296,11 @@ class EngineHost:
                 msg = message.body.decode()
                 if message.kind is Kind.JSON and user._filtered:
                     msg = json.loads(msg)
-            user._send_here(user._receivers(*channel), msg, message.exclude)
+            subject = None
+            if channel.audience is Audience.TOPIC:
+                is_json = message.kind is Kind.JSON and isinstance(msg, str)
+                subject = self._subject(channel.value, msg, is_json)
+            user._send_here(user._receivers(*channel), msg, message.exclude, subject)
         except Exception as error:
             self._note_unsent(message.channel, error)
 
@@ -297,9 +312,30 @@ class EngineHost:
         if meant is None:
             return
         try:
-            self._user._send_kept(meant.value, content, exclude)
+            subject = self._subject(meant.value, content, type(content) is JsonText)
+            self._user._send_kept(meant.value, content, exclude, subject)
         except Exception as error:
             self._note_unsent(channel, error)
+
+    def _subject(self, topic: str, msg: Any, is_json: bool) -> Subject | None:
+        """What a message is about. Its publisher may know nothing of our rules: it is
+        sent all the same if their function fails."""
+        rules = self._user._topic_rules
+        rule = rules.find(topic) if rules else None
+        if rule is None or not rule.latest:
+            return None
+        try:
+            if is_json and rule.latest is not True:
+                msg = json.loads(msg)
+            return subject_of(rule, topic, msg)
+        except Exception as error:
+            self._user._log.note_failure(
+                "keys of messages failed",
+                "latest of a message of topic %r failed",
+                topic,
+                error=error,
+            )
+            return None
 
     def _note_unsent(self, channel: str, error: Exception) -> None:
         self._user._log.note_failure(

@@ -17,6 +17,7 @@ from ..connection.client import Client
 from ..connection.topics import Topics
 from ..constants import Delivered
 from ..loop.reactor import Reactor
+from .conflation import Subject
 from .joins import Joins, JoinsHost, Source
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ class HistoriesHost(JoinsHost, Protocol):
     _topics: Topics[Client]
 
     def _send_kept(
-        self, topic: str, content: Content, exclude: Collection[Client]
+        self,
+        topic: str,
+        content: Content,
+        exclude: Collection[Client],
+        subject: Subject | None,
     ) -> int:
         """Send a message to the subscribers of a topic."""
 
@@ -83,6 +88,7 @@ class Histories:
         msg: Any,
         exclude: Collection[Client],
         key: str | None,
+        subject: Subject | None,
     ) -> int:
         """Keep a message, and send it to the subscribers.
 
@@ -96,7 +102,7 @@ class Histories:
         content, now = _content(msg), self._clock()
         if not self._local.get(topic, rule, now).append(content, key, now):
             return Delivered(0)
-        return Delivered(self._host._send_kept(topic, content, exclude))
+        return Delivered(self._host._send_kept(topic, content, exclude, subject))
 
     def join(
         self, topic: str, rule: TopicRule, client: Client, priority: float, since: Since

@@ -26,7 +26,8 @@ from ..connection.topics import Group, Identities, Topics
 from ..constants import Delivered, SendStatus
 from ..loop.reactor import Reactor
 from ..messages import encode_message
-from ..speedups import fan_out
+from ..speedups import fan_out, fan_out_latest, write_latest
+from .conflation import Slot, Slots, Subject, subject_of
 from .histories import Histories
 from .joins import Join
 from .run import Run
@@ -61,6 +62,7 @@ class Hub:
         self._topic_rules = TopicRules()
         self._clock = clock
         self._histories = Histories(self, clock)
+        self._slots = Slots()  # of the topics with `latest`
         # Clients that must authenticate and have not: only what is written to one of
         # them reaches it.
         self._strangers: set[Client] = set()
@@ -139,26 +141,31 @@ class Hub:
             history and too much waits for the engine: then the message is lost.
 
         Raises:
-            TypeError: The topic is not a str, or the key neither str nor None.
+            TypeError: The topic is not a str, or the key neither str nor None; or the
+                rule of the topic has a function as `latest`, and what it returned is
+                not hashable.
             ValueError: There is a key, and the topic has no history; or it is empty, or
                 longer than 256 characters.
+            Exception: What that function raised; nothing was sent then.
         """
         _check_topic(topic)
         rule = self._topic_rules.find(topic) if self._topic_rules else None
         kept = rule is not None and rule.history > 0
         if key is not None:
             _check_key(key, topic, kept)
+        # Here, with what is published, in any thread: the user's error is raised.
+        subject = None if rule is None else subject_of(rule, topic, msg)
         if rule is None or not kept or local:
-            return self._send_to(Audience.TOPIC, topic, msg, exclude, local)
+            return self._send_to(Audience.TOPIC, topic, msg, exclude, local, subject)
         left_out = _clients_in(exclude)
         reactor = self._other_loop()
         publish = self._histories.publish
         if reactor is None:
-            return publish(topic, rule, msg, left_out, key)
+            return publish(topic, rule, msg, left_out, key, subject)
         self._queue(
             reactor,
             msg,
-            lambda given: publish(topic, rule, given, left_out, key),
+            lambda given: publish(topic, rule, given, left_out, key, subject),
             anything=False,
         )
         return Delivered(0)
@@ -217,13 +224,14 @@ class Hub:
         msg: object,
         exclude: Collection[Client],
         local: bool,
+        subject: Subject | None = None,
     ) -> int:
         left_out = _clients_in(exclude)
         engine = None if local else self._engine
         send: Callable[[object], int | None]
         if engine is None:
             send = lambda given: self._send_here(  # noqa: E731
-                self._receivers(audience, value), given, left_out
+                self._receivers(audience, value), given, left_out, subject
             )
         else:
             channel = engine.channels.name(audience, value)
@@ -243,13 +251,21 @@ class Hub:
         return self.clients
 
     def _send_here(
-        self, receivers: Iterable[Client], msg: object, exclude: Collection[Client]
+        self,
+        receivers: Iterable[Client],
+        msg: object,
+        exclude: Collection[Client],
+        subject: Subject | None = None,
     ) -> int:
         """Send a message to connections of this process."""
-        send = _send_to_each if self._filtered else fan_out
         if self._strangers:
             exclude = self._strangers.union(exclude)
-        return send(receivers, msg, exclude)
+        slot = None if subject is None else self._slots.get(subject)
+        if self._filtered:
+            return _send_to_each(receivers, msg, exclude, slot)
+        if slot is None:
+            return fan_out(receivers, msg, exclude)
+        return fan_out_latest(receivers, msg, exclude, slot)
 
     def _queue(
         self,
@@ -468,11 +484,15 @@ class Hub:
     # For topics with history
 
     def _send_kept(
-        self, topic: str, content: Content, exclude: Collection[Client]
+        self,
+        topic: str,
+        content: Content,
+        exclude: Collection[Client],
+        subject: Subject | None,
     ) -> int:
         """Send a message to the subscribers of a topic."""
         members = self._topics.members(topic)
-        return self._send_here(members, self._sendable(content), exclude)
+        return self._send_here(members, self._sendable(content), exclude, subject)
 
     def _send_content(self, client: Client, content: Content) -> SendStatus:
         """Send one client a message of a history; a failure is only logged."""
@@ -512,9 +532,13 @@ class Hub:
 
 
 def _send_to_each(
-    clients: Iterable[Client], msg: object, exclude: Collection[Client]
+    clients: Iterable[Client],
+    msg: object,
+    exclude: Collection[Client],
+    slot: Slot | None,
 ) -> int:
-    """Like `fan_out`, where middlewares may look at each message to each client.
+    """Like `fan_out` and `fan_out_latest`, where middlewares may look at each message
+    to each client.
 
     A failure for one client does not keep the message from the others; the first is
     raised at the end.
@@ -523,7 +547,10 @@ def _send_to_each(
     for client in clients:
         if client not in exclude:
             try:
-                taken += bool(client.write_message(msg))
+                if slot is None:
+                    taken += bool(client.write_message(msg))
+                else:
+                    taken += write_latest(client, msg, slot)
             except Exception as error:
                 failure = failure or error
     if failure is not None:
