@@ -38,6 +38,9 @@ class Listener(WebSocket):
             client.subscribe(f"topic:{number}")
         client.send("subscribed")
 
+    def on_message(self, msg: Any, client: Any) -> Any:
+        return msg
+
     def on_gap(self, topic: str | None, missing: int | None) -> None:
         """One of them for each topic."""
 
@@ -100,6 +103,8 @@ def measure_resubscription(topics: int, rounds: int) -> str:
             found = []
             for _ in range(rounds):
                 wait_for_topic(served.path, f"topic:{topics - 1}")
+                client.send("")  # and for its loop, which has nothing else to do
+                client.recv()
                 ask(served.path, "CLIENT", "KILL", "TYPE", "pubsub")
                 found.append(tuple(map(float, lines.readline().split())))
     spent, longest = map(statistics.median, zip(*found, strict=True))

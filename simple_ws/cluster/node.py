@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from ..constants import TURN
 from .counts import NodeCounts
 from .engine import (
     Accepted,
@@ -149,8 +150,12 @@ class Node:
         self._sent: deque[_Sent | None] = deque()
         self._returning: dict[tuple[str, int], _Sent] = {}
         #: The last number of each publisher, by channel, and whether it was told since
-        #: the connection exists.
+        #: the connection exists; those of channels that nothing has come of since then;
+        #: and the channels whose listeners are still to be told of the interruption.
         self._last: dict[str, dict[bytes, tuple[int, bool]]] = {}
+        self._before: dict[str, dict[bytes, tuple[int, bool]]] = {}
+        self._untold: set[str] = set()
+        self._telling: Iterator[str] = iter(())
         self._server = ""
         self._connected = False
         #: The topics with history.
@@ -277,14 +282,28 @@ class Node:
             return
         self._set_state(EngineState(True, "", self._server))
         # Nobody knows what was published while we were away.
-        self._last = {
-            channel: {who: (seq, False) for who, (seq, _) in publishers.items()}
-            for channel, publishers in self._last.items()
-        }
-        for channel in self.interest.channels:
-            if channel not in self.kept.replicas:
-                self._tell_gap(channel, None)
+        self._before |= self._last
+        self._last = {}
+        kept = self.kept.replicas
+        channels = [each for each in self.interest.channels if each not in kept]
+        self._untold, self._telling = set(channels), iter(channels)
+        self._tell_next()
         self.kept.on_up()
+
+    def _tell_next(self) -> None:
+        """Tell listeners of the interruption, for as long as a turn may take; of
+        10,000 channels it takes 70 ms."""
+        until = self._host.clock() + TURN
+        for channel in self._telling:
+            self._tell_interruption(channel)
+            if self._host.clock() > until:
+                self._host.call_soon(self._tell_next)
+                break
+
+    def _tell_interruption(self, channel: str) -> None:
+        if channel in self._untold:
+            self._untold.discard(channel)
+            self._tell_gap(channel, None)
 
     def _on_accepted(self) -> None:
         sent = self._sent.popleft() if self._sent else None
@@ -359,7 +378,9 @@ class Node:
 
     def _note_number(self, channel: str, publisher: bytes, seq: int) -> bool:
         """Note the number of a message; return whether it is to be delivered."""
-        publishers = self._last.setdefault(channel, {})
+        publishers = self._last.get(channel)
+        if publishers is None:
+            publishers = self._begin_channel(channel)
         known = publishers.get(publisher)
         if known is None:
             if len(publishers) >= _MAX_PUBLISHERS:
@@ -375,6 +396,15 @@ class Node:
         publishers[publisher] = seq, True
         return True
 
+    def _begin_channel(self, channel: str) -> dict[bytes, tuple[int, bool]]:
+        """The first message of a channel since the connection exists: the numbers of
+        its publishers. Its listeners are told before that."""
+        before = self._before.pop(channel, {})
+        publishers = {who: (seq, False) for who, (seq, _) in before.items()}
+        self._last[channel] = publishers
+        self._tell_interruption(channel)
+        return publishers
+
     def _tell_gap(self, channel: str, missing: int | None) -> None:
         if self._host.note_gap(channel, missing):
             self.counts.gaps += 1
@@ -382,4 +412,6 @@ class Node:
     def _forget_channel(self, channel: str) -> None:
         """Nobody listens to a channel any more: numbers will be missing."""
         self._last.pop(channel, None)
+        self._before.pop(channel, None)
+        self._untold.discard(channel)
         self.kept.close(channel)

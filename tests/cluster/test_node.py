@@ -21,6 +21,7 @@ from simple_ws.cluster.engine import (
 from simple_ws.cluster.envelope import Envelope, Kind, open_, seal
 from simple_ws.cluster.interest import LINGER
 from simple_ws.cluster.node import EngineState, Message, Node
+from simple_ws.constants import TURN
 
 pytestmark = pytest.mark.one_backend
 
@@ -245,6 +246,42 @@ def test_after_a_cut_an_unknown_gap_is_told_once_and_no_number_twice() -> None:
     cluster.hear(2, 7, 9)
     assert cluster.bodies == [b"1", b"2", b"7", b"9"]
     assert cluster.host.gaps == [(TOPIC, None), (TOPIC, 1)]
+
+
+def test_many_channels_are_told_of_a_cut_in_several_turns() -> None:
+    """None of them takes longer than a turn may, and nothing comes before its gap."""
+    cluster = Cluster(listens=False)
+    channels = [f"sws.t.{number}" for number in range(100)]
+    for channel in channels:
+        cluster.node.interest.add(channel)
+    cluster.host.turn()
+    cluster.hear(1, channel=channels[90])
+    cluster.cut()
+    tell = cluster.host.note_gap
+
+    def note_gap(channel: str, missing: int | None) -> bool:
+        cluster.host.now += TURN / 10
+        return tell(channel, missing)
+
+    cluster.host.note_gap = note_gap  # type: ignore[method-assign]
+    cluster.connect()
+    first = len(cluster.host.gaps)
+    assert 10 <= first <= 11
+    assert cluster.host.gaps == [(channel, None) for channel in channels[:first]]
+    cluster.hear(4, channel=channels[90])
+    assert cluster.host.gaps[first:] == [(channels[90], None)]
+    assert cluster.bodies == [b"1", b"4"]
+    turns = 1
+    while cluster.host.soon:
+        before = len(cluster.host.gaps)
+        cluster.host.turn()
+        turns += 1
+        assert len(cluster.host.gaps) - before <= 11
+    assert turns >= 9
+    told = [channel for channel, _ in cluster.host.gaps]
+    assert sorted(told) == sorted(channels)
+    cluster.hear(5, 7, channel=channels[90])
+    assert cluster.host.gaps[100:] == [(channels[90], 1)]
 
 
 def test_lost_messages_are_missing_for_the_others() -> None:
