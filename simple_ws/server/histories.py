@@ -6,19 +6,23 @@ for each topic that somebody here is subscribed to.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..cluster.envelope import Content, decode_body, encode_body
+from ..cluster.envelope import Content, JsonText, decode_body, encode_body
 from ..cluster.local_history import LocalTopics
-from ..cluster.since import Since
+from ..cluster.position import Position
+from ..cluster.since import Since, start
 from ..cluster.topic_rules import TopicRule
 from ..connection.client import Client
 from ..connection.topics import Topics
 from ..constants import Delivered
+from ..errors import InvalidState
 from ..loop.reactor import Reactor
 from .conflation import Subject
 from .joins import Joins, JoinsHost, Source
+from .publications import HistoryFuture, Publication
 
 if TYPE_CHECKING:
     from .engine import EngineHost
@@ -61,6 +65,7 @@ class Histories:
         self._host = host
         self._clock = clock
         self._local = LocalTopics()
+        self._unread: set[HistoryFuture] = set()
 
     def begin(self, reactor: Reactor) -> None:
         """A run begins: free memory from time to time."""
@@ -115,6 +120,66 @@ class Histories:
         if engine is not None:
             return engine.replica(topic, rule.retention)
         return self._local.get(topic, rule, self._clock())
+
+    # Reading
+
+    def read(
+        self,
+        future: HistoryFuture,
+        topic: str,
+        rule: TopicRule,
+        since: Since,
+        limit: int | None,
+        timeout: float,
+    ) -> None:
+        """Give the messages of a topic; see `Hub.history`."""
+        engine, reactor = self._host._engine, self._host.reactor
+        source = self._source(topic, rule)
+        if source.in_step:
+            future.set_result(self._publications(source, since, limit))
+            return
+        assert engine is not None, "only a copy may be out of step"
+        channel = engine.channels.kept(topic)
+        engine.listen(channel)
+        self._unread.add(future)
+
+        def finish(error: Exception | None = None) -> None:
+            if future in self._unread:
+                self._unread.discard(future)
+                timer.cancel()
+                engine.leave(channel)
+                if error is None:
+                    future.set_result(self._publications(source, since, limit))
+                else:
+                    future.set_exception(error)
+
+        late = TimeoutError(f"the history of {topic!r} did not come in {timeout:g} s")
+        timer = reactor.call_later(timeout, lambda: finish(late))
+        source.when_in_step(finish)
+
+    def end(self) -> None:
+        """The run ends."""
+        unread, self._unread = self._unread, set()
+        for future in unread:
+            future.set_exception(InvalidState("the server has stopped"))
+
+    def _publications(
+        self, source: Source, since: Since, limit: int | None
+    ) -> list[Publication]:
+        history = source.history
+        assert history is not None
+        begin = start(history, since, self._clock())
+        after = begin.after
+        if limit is not None and not isinstance(since, Position):
+            after = max(after, history.top - limit)
+        return [
+            Publication(
+                str(Position(history.epoch, entry.offset, entry.tag)),
+                json.loads(entry.body) if type(entry.body) is JsonText else entry.body,
+            )
+            for entry in history.after(after, limit)
+            if entry.body is not None
+        ]
 
 
 def _content(msg: Any) -> Content:

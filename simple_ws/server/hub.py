@@ -17,9 +17,10 @@ from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..checks import optional, seconds, whole
 from ..cluster.channels import Audience
 from ..cluster.envelope import Content, JsonText
-from ..cluster.since import Since, parse_since
+from ..cluster.since import ALL, Since, parse_since
 from ..cluster.topic_rules import TopicRule, TopicRules
 from ..connection.client import Client
 from ..connection.topics import Group, Identities, Topics
@@ -30,6 +31,7 @@ from ..speedups import fan_out, fan_out_latest, write_latest
 from .conflation import Slot, Slots, Subject, subject_of
 from .histories import Histories
 from .joins import Join
+from .publications import HistoryFuture
 from .run import Run
 from .state import ServerState, step
 
@@ -169,6 +171,41 @@ class Hub:
             anything=False,
         )
         return Delivered(0)
+
+    def history(
+        self,
+        topic: str,
+        since: Any = None,
+        limit: int | None = None,
+        timeout: float = 5.0,
+    ) -> HistoryFuture:
+        """The messages in the history of a topic, the oldest first.
+
+        Args:
+            topic: one with history, see `topic`.
+            since: as for `Client.subscribe`; None is all of them.
+            limit: at most so many: the first ones after a position, otherwise the
+                newest.
+            timeout: seconds that the engine has, if there is one.
+
+        Returns:
+            A future of a list of `Publication` (`position` and `msg`), which is also a
+            sequence of them once it is done; without an engine it is done at once.
+
+        Raises:
+            TypeError, ValueError: The topic is not a str or has no history, or another
+                argument has a value that is not allowed.
+        """
+        _check_topic(topic)
+        limit = optional(whole(1, "messages"))("limit", limit)
+        timeout = seconds("timeout", timeout)
+        rule = self._topic_rules.find(topic) if self._topic_rules else None
+        if rule is None or not rule.history:
+            raise ValueError(f"the topic {topic!r} has no history, see Server.topic")
+        begin = ALL if since is None else parse_since(since)
+        future = HistoryFuture(self._in_loop)
+        self._on_loop(self._histories.read, future, topic, rule, begin, limit, timeout)
+        return future
 
     def deliver(self, topic: str, msg: object) -> Client | None:
         """Send a message to one subscriber of a topic: the first that accepts it.
@@ -520,6 +557,10 @@ class Hub:
             function(*args)
         else:
             reactor.call_threadsafe(partial(function, *args))
+
+    def _in_loop(self) -> bool:
+        """Whether the caller is the thread of a loop that runs."""
+        return self._run is not None and self._other_loop() is None
 
     def _other_loop(self) -> Reactor | None:
         """The loop that a call must be queued for; None where it may act directly."""

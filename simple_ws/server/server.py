@@ -576,6 +576,7 @@ class Server(App):
             self._routes.end()
             self._schedule.end()
             self.cluster._end()
+            self._histories.end()
             if self._engine is not None:
                 self._engine.end()
             run.reactor.finish_calls()

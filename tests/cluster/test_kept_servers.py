@@ -14,6 +14,7 @@ from harness import DEADLINE, open_peer
 from nodes import Nodes, Room, broker_server
 from redis_server import PROGRAMS, redis_server
 
+from simple_ws import InvalidState
 from simple_ws.cluster import link, redis_engine
 
 pytestmark = pytest.mark.one_backend
@@ -334,3 +335,52 @@ def test_storm_of_clients_costs_the_engine_one_read(stack: ExitStack) -> None:
     for number, reader in enumerate(crowd):
         assert reader.join[1:] == [str(100 - number), "0"]
     assert reads == []
+
+
+def test_history_is_asked_of_the_engine(engine: Any, stack: ExitStack) -> None:
+    nodes = make(stack, engine)
+    server, other = nodes.servers
+    for number in range(5):
+        server.publish("kept", {"n": number})
+    found: list[Any] = []
+    while len(found) < 5:  # each asks again
+        found = server.history("kept").result(DEADLINE)
+    assert [each.msg["n"] for each in found] == list(range(5))
+    later = other.history("kept", since=found[2].position).result(DEADLINE)
+    assert later == found[3:]
+    assert other.history("kept", limit=1).result(DEADLINE) == found[4:]
+
+
+def test_history_in_the_loop_is_not_waited_for(stack: ExitStack) -> None:
+    engine = stack.enter_context(redis_server())
+    nodes = make(stack, engine)
+    server = nodes.servers[0]
+    seen: list[Any] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        future = server.history("kept")
+        for wait in (future.result, lambda: list(future), future.exception):
+            with pytest.raises(InvalidState):
+                wait()
+            seen.append(1)
+        future.add_done_callback(lambda future: seen.append(future.result()))
+        future.add_done_callback(lambda future: done.set())
+
+    server.reactor.call_threadsafe(ask)
+    assert done.wait(DEADLINE)
+    assert seen == [1, 1, 1, []]
+
+
+def test_history_that_does_not_come(stack: ExitStack) -> None:
+    engine = stack.enter_context(redis_server())
+    nodes = make(stack, engine)
+    before = len(nodes.states[0])
+    engine.kill()
+    nodes.until(0, up=False, after=before)
+    with pytest.raises(TimeoutError, match=r"'kept' did not come in 0\.1 s"):
+        nodes.servers[0].history("kept", timeout=0.1).result(DEADLINE)
+    waiting = nodes.servers[0].history("kept", timeout=1000)
+    nodes.servers[0].stop(0)
+    with pytest.raises(InvalidState, match="the server has stopped"):
+        waiting.result(DEADLINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -417,3 +418,55 @@ def test_on_join_may_publish_and_unsubscribe() -> None:
         ann = test.connect("/")
         assert texts(ann) == ["hello"]
         assert server.count("room") == 0
+
+
+def test_history_is_read_at_once_without_an_engine() -> None:
+    server, _ = make()
+    for number in range(7):
+        server.publish("room", {"n": number})
+    future = server.history("room")
+    assert future.done()
+    assert [each.msg for each in future] == [{"n": n} for n in range(2, 7)]
+    assert len(future) == 5
+    assert future[0].msg == {"n": 2}
+    assert future.result()[-1:] == future[-1:]
+    positions = [each.position for each in future]
+    since = positions[1]
+    assert [m.msg["n"] for m in server.history("room", since=since)] == [4, 5, 6]
+    assert [m.msg["n"] for m in server.history("room", since=since, limit=2)] == [4, 5]
+    assert [m.msg["n"] for m in server.history("room", since=3)] == [4, 5, 6]
+    assert [m.msg["n"] for m in server.history("room", limit=2)] == [5, 6]
+    assert [m.msg["n"] for m in server.history("room", since="all", limit=1)] == [6]
+    assert list(server.history("room5")) == []
+
+
+def test_history_is_awaited_and_waited_for_in_a_thread() -> None:
+    server, _ = make()
+    server.publish("room", "1")
+    server.start()
+    try:
+        future = server.history("room")
+        assert [each.msg for each in future.result(10)] == ["1"]
+
+        async def wait() -> Any:
+            return await server.history("room")
+
+        assert [each.msg for each in asyncio.run(wait())] == ["1"]
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"topic": 7}, TypeError, "topic must be a str, not 7"),
+        ({"topic": "other"}, ValueError, "the topic 'other' has no history"),
+        ({"limit": 0}, ValueError, "limit must be at least 1 messages or None, not 0"),
+        ({"limit": "9"}, TypeError, "limit must be a whole number of messages or None"),
+        ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds, not 0"),
+    ],
+)
+def test_wrong_arguments_of_history(given: Any, error: Any, text: str) -> None:
+    server, _ = make()
+    with pytest.raises(error, match=text):
+        server.history(**{"topic": "room"} | given)
