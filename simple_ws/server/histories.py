@@ -57,13 +57,14 @@ class Histories:
         clock: seconds that never run backwards.
 
     Attributes:
+        clock: as given.
         joins: clients on their way into a topic.
     """
 
     def __init__(self, host: HistoriesHost, clock: Callable[[], float]) -> None:
         self.joins = Joins(host)
         self._host = host
-        self._clock = clock
+        self.clock = clock
         self._local = LocalTopics()
         self._unread: set[HistoryFuture] = set()
 
@@ -82,7 +83,7 @@ class Histories:
             engine.expire()
         else:
             self._local.sweep(
-                self._clock(),
+                self.clock(),
                 lambda topic: topics.members(topic) or joins.count(topic),
             )
 
@@ -104,7 +105,7 @@ class Histories:
         if engine is not None:
             taken = engine.append(topic, rule.retention, msg, exclude, key)
             return Delivered(0) if taken else False
-        content, now = _content(msg), self._clock()
+        content, now = _content(msg), self.clock()
         if not self._local.get(topic, rule, now).append(content, key, now):
             return Delivered(0)
         return Delivered(self._host._send_kept(topic, content, exclude, subject))
@@ -119,7 +120,7 @@ class Histories:
         engine = self._host._engine
         if engine is not None:
             return engine.replica(topic, rule.retention)
-        return self._local.get(topic, rule, self._clock())
+        return self._local.get(topic, rule, self.clock())
 
     # Reading
 
@@ -168,7 +169,7 @@ class Histories:
     ) -> list[Publication]:
         history = source.history
         assert history is not None
-        begin = start(history, since, self._clock())
+        begin = start(history, since, self.clock())
         after = begin.after
         if limit is not None and not isinstance(since, Position):
             after = max(after, history.top - limit)
@@ -184,6 +185,8 @@ class Histories:
 
 def _content(msg: Any) -> Content:
     """What is kept of a message."""
-    if type(msg) is str and msg.isascii():
+    if type(msg) is str:
+        if not msg.isascii():
+            msg.encode()  # raises for what is not valid Unicode
         return msg
-    return decode_body(*encode_body(msg))
+    return msg if type(msg) is bytes else decode_body(*encode_body(msg))

@@ -119,9 +119,14 @@ class Joins:
         """Let a client join; a join into the same topic begins anew."""
         self.cancel(topic, client)
         joining = _Joining(topic, client, priority, since, source)
+        may_begin = source.in_step and client not in self._host._strangers
+        if may_begin and self._replay(joining):
+            self._finish(joining)
+            return
         self._joining.setdefault(client, {})[topic] = joining
         self._counts[topic] += 1
-        self._go_on(joining)
+        if not source.in_step:
+            source.when_in_step(partial(self._note_ready, joining))
 
     def cancel(self, topic: str, client: Client) -> bool:
         """The client has left; return whether it was on its way."""
@@ -175,19 +180,23 @@ class Joins:
         history = joining.source.history
         assert history is not None, "the source is in step"
         self._place(joining, history)
-        client, host = joining.client, self._host
-        for entry in history.after(joining.after):
-            if entry.body is None:
-                continue  # it was not signed as it must be
-            status = host._send_content(client, entry.body)
-            if status is SendStatus.DROPPED:
-                return False  # it is closing, or `on_drain` follows
-            joining.after = entry.offset
-            joining.recovered += 1
-            if status is SendStatus.BACKPRESSURE:
-                return False
-        joining.after = history.top
+        while joining.after < history.top:  # it may grow meanwhile
+            for entry in history.after(joining.after):
+                status = self._send(joining, entry.body)
+                if status is SendStatus.DROPPED:
+                    return False  # it is closing, or `on_drain` follows
+                joining.after = entry.offset
+                if status is SendStatus.BACKPRESSURE:
+                    return False
+            self._place(joining, history)
         return True
+
+    def _send(self, joining: _Joining, content: Content | None) -> SendStatus:
+        if content is None:  # it was not signed as it must be
+            return SendStatus.SENT
+        status = self._host._send_content(joining.client, content)
+        joining.recovered += status is not SendStatus.DROPPED
+        return status
 
     def _place(self, joining: _Joining, history: History) -> None:
         """Find where the client is now in a history that may have moved on."""
@@ -208,7 +217,7 @@ class Joins:
         topic, client, history = joining.topic, joining.client, joining.source.history
         assert history is not None
         self.cancel(topic, client)
-        if not client.is_open():
+        if not client.is_open() or topic not in (client._topics or ()):
             return
         self._host._add_subscriber(topic, client, joining.priority)
         join = Join(str(history.position), joining.recovered, joining.gap)

@@ -40,7 +40,6 @@ from ..loop.workers import Call
 from ..speedups import BACKEND
 from .app import App
 from .forwarded import TrustedProxies
-from .histories import Histories
 from .run import Run
 from .shutdown import Shutdown
 from .state import ServerState
@@ -504,7 +503,7 @@ class Server(App):
     def _use_clock(self, clock: Callable[[], float]) -> None:
         """Use another clock; before anything runs. For `testing`."""
         self._clock = clock
-        self._histories = Histories(self, clock)
+        self._histories.clock = clock
         self._admission = Admission(self.options, clock)
         for handler in self._router.targets():
             handler._set_admission()

@@ -470,3 +470,42 @@ def test_wrong_arguments_of_history(given: Any, error: Any, text: str) -> None:
     server, _ = make()
     with pytest.raises(error, match=text):
         server.history(**{"topic": "room"} | given)
+
+
+def test_what_is_published_while_it_joins_is_not_missed() -> None:
+    """A middleware publishes for each message that it sees."""
+
+    class Noisy(Middleware):
+        left = 3
+
+        def on_send(self, msg: Any, client: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                server.publish("room", f"seen {msg}")
+            return msg
+
+    server, room = make()
+    for number in range(5):
+        server.publish("room", str(number))
+    server.use(Noisy())
+    with TestServer(server) as test:
+        ann = test.connect("/?since=all")
+        got = texts(ann)
+    assert got == ["0", "1", "2", "3", "4", "seen 0", "seen 1", "seen 2"]
+    assert room.joins[0].recovered + room.joins[0].gap == 8
+
+
+def test_unsubscribed_by_a_middleware_while_it_joins() -> None:
+    class Strict(Middleware):
+        def on_send(self, msg: Any, client: Any) -> Any:
+            client.unsubscribe("room")
+            return msg
+
+    server, room = make()
+    server.publish("room", "1")
+    server.use(Strict())
+    with TestServer(server) as test:
+        ann = test.connect("/?since=all")
+        assert texts(ann) == ["1"]
+        assert room.joins == []
+        assert server.count("room") == 0
