@@ -1,5 +1,5 @@
 """Conflation: while a client does not take its output, the newest message of each slot
-waits for it in the place of the older one (design: ADR 33)."""
+waits for it in the place of the older one (design: ADR 34)."""
 
 from __future__ import annotations
 
