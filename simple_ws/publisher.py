@@ -18,15 +18,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .cluster.announced_rules import AnnouncedRules, rules_key
+from .cluster.engine import Retention
 from .cluster.envelope import encode_body
 from .cluster.publishing import (
+    KeptMessage,
     PublishingConnection,
     PublishingOptions,
     Sealer,
     check_publishing_options,
+    check_topic,
     closed,
     no_answer,
 )
+from .cluster.topic_rules import check_key
 from .errors import EngineError
 
 if TYPE_CHECKING:
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["Publisher"]
 
 _clock = time.monotonic
+#: Seconds until it connects again for a message that it sends again: the first and the
+#: longest pause.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
 class Publisher:
@@ -75,12 +83,17 @@ class Publisher:
     def __repr__(self) -> str:
         return f"<Publisher {self._options.address}>"
 
-    def publish(self, topic: str, msg: object) -> int:
+    def publish(self, topic: str, msg: object, *, key: str | None = None) -> int:
         """Publish a message to the subscribers of a topic.
+
+        If the topic has a history (`Server.topic`), the message is sent again when the
+        connection is lost, within `timeout`; the history has it once.
 
         Args:
             topic: its name.
             msg: str, bytes, bytearray, memoryview, or dict or list (sent as JSON text).
+            key: for a topic with history: if it has a message with this key, nothing is
+                published. 1 to 256 characters.
 
         Returns:
             The connections of the engine that got it: the servers (each worker is one)
@@ -91,10 +104,26 @@ class Publisher:
                 within `timeout`; its `unsure` tells whether the message may have been
                 published all the same.
             TypeError, ValueError: The message or the topic is of another type, or the
-                message cannot be encoded.
+                message cannot be encoded; or there is a key, and the topic has no
+                history.
             InvalidState: The publisher is closed.
         """
-        return self._send(self._options.topic(topic), msg)
+        check_topic(topic)
+        if key is not None:
+            check_key(key, topic, kept=True)
+        kind, body = encode_body(msg)
+        channels = self._options.channels
+        with self._session() as (line, connection, end):
+            retention = line.retention(topic, end)
+            if retention is not None:
+                channel = channels.kept(topic)
+                message = line.sealer.seal_kept(channel, kind, body, key, retention)
+                return line.append(message, end)
+            if key is not None:
+                check_key(key, topic, kept=False)
+            channel = channels.topic(topic)
+            envelope = line.sealer.seal(channel, kind, body)
+            return connection.publish(channel, envelope, end)
 
     def broadcast(self, msg: object) -> int:
         """Send a message to all clients of all servers; as `publish`."""
@@ -130,13 +159,19 @@ class Publisher:
 
     def _send(self, channel: str, msg: object) -> int:
         kind, body = encode_body(msg)
+        with self._session() as (line, connection, end):
+            envelope = line.sealer.seal(channel, kind, body)
+            return connection.publish(channel, envelope, end)
+
+    @contextmanager
+    def _session(self) -> Iterator[tuple[_Line, PublishingConnection, float]]:
+        """What this process has, its connection, and until when it may be used."""
         if self._closed:  # perhaps by the parent of this process
             raise closed()
         end = _clock() + self._options.timeout
         line = self._line()
         with line.connection(end) as connection:
-            envelope = line.sealer.seal(channel, kind, body)
-            return connection.publish(channel, envelope, end)
+            yield line, connection, end
 
     def _line(self) -> _Line:
         """What this process has."""
@@ -157,6 +192,7 @@ class _Line:
 
     def __init__(self, options: PublishingOptions) -> None:
         self.sealer = Sealer(options.secret)
+        self._rules = AnnouncedRules()
         self._options = options
         self._lock = threading.Lock()
         self._connection: PublishingConnection | None = None
@@ -188,6 +224,37 @@ class _Line:
             )
             self.sealer.begin_session()
         return self._connection
+
+    def retention(self, topic: str, end: float) -> Retention | None:
+        """How much of a topic is kept; within `connection`."""
+        assert self._connection is not None
+        if not self._rules.is_fresh(_clock()):
+            key = rules_key(self._options.address.prefix)
+            self._rules.take(self._connection.read(key, end), _clock())
+        return self._rules.find(topic)
+
+    def append(self, message: KeptMessage, end: float) -> int:
+        """Append a message, and again if the connection is lost; within `connection`,
+        so that no later message comes before it.
+
+        Raises:
+            EngineError: It was refused, or time is over.
+        """
+        lost: EngineError | None = None
+        pause = 0.0
+        while True:
+            try:
+                return self._connect(end).append(message, end)
+            except EngineError as error:
+                if self._connection is not None and self._connection.settled:
+                    raise  # it was refused
+                if lost is None or error.unsure:
+                    lost = error
+            self._drop()
+            if _clock() + pause >= end:
+                raise lost
+            time.sleep(pause)
+            pause = min(pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

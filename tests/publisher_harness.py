@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import select
 import socket
 import threading
@@ -14,12 +15,14 @@ from harness import DEADLINE
 
 import simple_ws.aio
 from simple_ws import Publisher
-from simple_ws.cluster.envelope import Envelope, open_
+from simple_ws.cluster.envelope import HEADER_SIZE, Envelope, open_
 from simple_ws.cluster.resp import PythonReader
 
 __all__ = [
     "HELLO",
     "KINDS",
+    "STORED",
+    "Appended",
     "AsyncPublisher",
     "Published",
     "PublisherServer",
@@ -27,6 +30,7 @@ __all__ = [
     "publisher_server",
 ]
 
+STORED = b"*3\r\n$5\r\nab:1:\r\n:0\r\n:7\r\n"
 HELLO = b"%3\r\n+server\r\n+redis\r\n+version\r\n+7.0.0\r\n+role\r\n+master\r\n"
 
 
@@ -42,6 +46,21 @@ class Published(NamedTuple):
         return open_(self.data, self.channel, None)
 
 
+class Appended(NamedTuple):
+    """A message to a topic with history: the arguments of the script, and its keys."""
+
+    connection: int
+    arguments: list[bytes]
+
+    @property
+    def seq(self) -> int:
+        return int(self.arguments[4])
+
+    @property
+    def body(self) -> bytes:
+        return self.arguments[9][HEADER_SIZE:]
+
+
 class PublisherServer:
     """Answers HELLO and PUBLISH as it is told to.
 
@@ -51,6 +70,9 @@ class PublisherServer:
         reads: more than the beginning of what comes.
         connections: accepted so far.
         published: what came.
+        rules: answers GET of the rules, `read` the keys that were asked for.
+        stored: what it answers the next messages to topics with history, `STORED` if it
+            is empty; `appended`: what came of them.
         open: sockets that were accepted and not closed.
     """
 
@@ -60,6 +82,10 @@ class PublisherServer:
         self.reads = True
         self.connections = 0
         self.published: list[Published] = []
+        self.rules: bytes | None = b"$-1\r\n"
+        self.read: list[str] = []
+        self.stored: list[bytes | None] = []
+        self.appended: list[Appended] = []
         self.open: list[socket.socket] = []
         self._changed = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -112,6 +138,19 @@ class PublisherServer:
     def _obey(self, sock: socket.socket, number: int, command: list[bytes]) -> bool:
         if command[0] == b"HELLO":
             return self._say(sock, self.hello)
+        if command[0] == b"GET":
+            with self._changed:
+                self.read.append(command[1].decode())
+            return self._say(sock, self.rules)
+        if command[0] == b"SCRIPT":
+            digest = hashlib.sha1(command[2]).hexdigest().encode()
+            return self._say(sock, b"$40\r\n%b\r\n" % digest)
+        if command[0] == b"EVALSHA":
+            with self._changed:
+                self.appended.append(Appended(number, command[3:]))
+                answer = self.stored.pop(0) if self.stored else STORED
+                self._changed.notify_all()
+            return self._say(sock, answer)
         assert command[0] == b"PUBLISH"
         published = Published(number, command[1].decode(), command[2])
         with self._changed:
@@ -131,10 +170,12 @@ class PublisherServer:
     def close_all(self) -> None:
         """End all connections, as a server that is stopped does."""
         with self._changed:
-            for sock in self.open:
+            ended = set(self.open)
+            for sock in ended:
                 with suppress(OSError):  # the peer was faster
                     sock.shutdown(socket.SHUT_RDWR)
-            self._changed.wait_for(lambda: not self.open, DEADLINE)
+            # It may have connected again.
+            self._changed.wait_for(lambda: ended.isdisjoint(self.open), DEADLINE)
 
     def close(self) -> None:
         with suppress(OSError):
@@ -159,8 +200,8 @@ class AsyncPublisher:
         self.publisher = simple_ws.aio.Publisher(*args, **options)
         self._runner = asyncio.Runner(loop_factory=loop_factory)
 
-    def publish(self, topic: Any, msg: Any) -> int:
-        return self._runner.run(self.publisher.publish(topic, msg))
+    def publish(self, topic: Any, msg: Any, **options: Any) -> int:
+        return self._runner.run(self.publisher.publish(topic, msg, **options))
 
     def broadcast(self, msg: Any) -> int:
         return self._runner.run(self.publisher.broadcast(msg))

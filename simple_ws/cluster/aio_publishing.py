@@ -2,6 +2,9 @@
 
 Messages of several tasks are sent at once, and answered in order. No thread stands on
 their path; only names and certificates are looked up in one.
+
+Messages to topics with history that were not answered when the connection was lost are
+the first on the next one, in their order.
 """
 
 from __future__ import annotations
@@ -10,27 +13,32 @@ import asyncio
 import os
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..client.aio_dial import AbortableProtocol, attach, dial, dial_unix
 from ..errors import EngineError, InvalidState
+from .announced_rules import AnnouncedRules, rules_key
 from .connect import named, tls_context
-from .engine import Accepted, EngineEvent, Failed, Ready, Refused
-from .envelope import encode_body
+from .engine import Accepted, EngineEvent, Failed, Ready, Refused, Stored
+from .envelope import Kind, encode_body
 from .publishing import (
     CLOSED_BY_PEER,
     MAX_IDLE,
+    KeptMessage,
     PublishingOptions,
     Sealer,
     cannot_connect,
     check_publishing_options,
+    check_topic,
     closed,
     engine_to,
     lost,
     no_answer,
     refused,
 )
+from .topic_rules import check_key
 
 if TYPE_CHECKING:
     import socket
@@ -42,6 +50,9 @@ __all__ = ["Publisher"]
 #: Bytes that wait for the engine; above it a message is refused.
 _OUTPUT_LIMIT = 8 * 2**20
 _clock = time.monotonic
+#: Seconds between two attempts to connect, for messages that are sent again: the first
+#: and the longest pause.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
 class Publisher:
@@ -81,18 +92,26 @@ class Publisher:
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
         self._waiting = 0  # calls that wait for it
+        self._rules = AnnouncedRules()
+        #: What was not answered of messages to topics with history, in order.
+        self._unconfirmed: dict[asyncio.Future[int], KeptMessage] = {}
+        self._resending: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Publisher {self._options.address}>"
 
-    async def publish(self, topic: str, msg: object) -> int:
+    async def publish(self, topic: str, msg: object, *, key: str | None = None) -> int:
         """Publish a message to the subscribers of a topic.
 
-        If it is cancelled, the message may have been published.
+        If it is cancelled, the message may have been published. If the topic has a
+        history (`Server.topic`), the message is sent again when the connection is lost,
+        within `timeout`; the history has it once.
 
         Args:
             topic: its name.
             msg: str, bytes, bytearray, memoryview, or dict or list (sent as JSON text).
+            key: for a topic with history: if it has a message with this key, nothing is
+                published. 1 to 256 characters.
 
         Returns:
             The connections of the engine that got it: the servers (each worker is one)
@@ -103,11 +122,18 @@ class Publisher:
                 within `timeout`; its `unsure` tells whether the message may have been
                 published all the same.
             TypeError, ValueError: The message or the topic is of another type, or the
-                message cannot be encoded.
+                message cannot be encoded; or there is a key, and the topic has no
+                history.
             InvalidState: The publisher is closed, or another loop, which is running,
                 uses it.
         """
-        return await self._send(self._options.topic(topic), msg)
+        check_topic(topic)
+        if key is not None:
+            check_key(key, topic, kept=True)
+        kind, body = encode_body(msg)
+        return await self._use(
+            lambda connection: self._publish(connection, topic, kind, body, key)
+        )
 
     async def broadcast(self, msg: object) -> int:
         """Send a message to all clients of all servers; as `publish`."""
@@ -133,6 +159,9 @@ class Publisher:
         self._closed = True
         self._settle()
         self._stop_connecting()
+        if self._resending is not None:
+            self._resending.cancel()
+        self._on_lost()
         if self._connection is not None:
             await self._connection.close()
 
@@ -149,6 +178,72 @@ class Publisher:
 
     async def _send(self, channel: str, msg: object) -> int:
         kind, body = encode_body(msg)
+
+        def publish(connection: _Connection) -> Awaitable[int]:
+            envelope = self._sealer.seal(channel, kind, body)
+            return connection.publish(channel, envelope)
+
+        return await self._use(publish)
+
+    async def _publish(
+        self,
+        connection: _Connection,
+        topic: str,
+        kind: Kind,
+        body: bytes,
+        key: str | None,
+    ) -> int:
+        rules, channels = self._rules, self._options.channels
+        if not rules.is_fresh(_clock()):
+            reply = await connection.read(rules_key(self._options.address.prefix))
+            rules.take(reply, _clock())
+        retention = rules.find(topic)
+        if retention is not None:
+            channel = channels.kept(topic)
+            return await self._append(
+                connection,
+                self._sealer.seal_kept(channel, kind, body, key, retention),
+            )
+        if key is not None:
+            check_key(key, topic, kept=False)
+        channel = channels.topic(topic)
+        return await connection.publish(channel, self._sealer.seal(channel, kind, body))
+
+    async def _append(self, connection: _Connection, message: KeptMessage) -> int:
+        connection.check()
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        connection.append(message, answer)
+        self._unconfirmed[answer] = message
+        try:
+            return await answer
+        finally:
+            self._unconfirmed.pop(answer, None)
+
+    def _on_lost(self) -> None:
+        """A connection is lost: messages may have to be sent again."""
+        if self._loop is not asyncio.get_running_loop():
+            return  # it belonged to one that was over
+        if self._closed:
+            unconfirmed, self._unconfirmed = self._unconfirmed, {}
+            for answer in unconfirmed:
+                if not answer.done():
+                    answer.set_exception(
+                        EngineError(str(self._options.address), "it was closed", True)
+                    )
+        elif self._unconfirmed and (self._resending is None or self._resending.done()):
+            self._resending = asyncio.ensure_future(self._resend())
+
+    async def _resend(self) -> None:
+        """Connect, as long as a message waits for it."""
+        pause = 0.0
+        while self._unconfirmed and not self._closed and self._usable() is None:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+            with suppress(EngineError, InvalidState):
+                await self._connected()
+
+    async def _use(self, publish: Callable[[_Connection], Awaitable[int]]) -> int:
+        """Publish something when there is a connection, within the timeout."""
         if self._closed:
             raise closed()
         self._settle()
@@ -158,12 +253,12 @@ class Publisher:
             async with asyncio.timeout(self._options.timeout):
                 if connection is None:
                     connection = await self._connected()
-                envelope = self._sealer.seal(channel, kind, body)
-                return await connection.publish(channel, envelope)
+                return await publish(connection)
         except TimeoutError:
             if connection is None:
                 raise EngineError(str(self._options.address), problem) from None
-            raise connection.give_up(problem) from None
+            # Another one, if the message was sent again.
+            raise (self._connection or connection).give_up(problem) from None
 
     def _settle(self) -> None:
         """Forget what belongs to a parent process, or to a loop that is over."""
@@ -230,7 +325,7 @@ class Publisher:
             connection.abort()  # nobody waits for it any more
 
     async def _connect(self) -> _Connection:
-        connection = _Connection(self._options)
+        connection = _Connection(self._options, self._on_lost)
         try:
             async with asyncio.timeout(self._options.timeout):
                 await connection.open()
@@ -238,6 +333,8 @@ class Publisher:
             if not connection.ready:
                 await connection.close()
         self._sealer.begin_session()
+        for answer, message in self._unconfirmed.items():
+            connection.append(message, answer)
         return connection
 
 
@@ -246,13 +343,17 @@ class _Connection(AbortableProtocol):
 
     Args:
         options: of the publisher.
+        on_lost: called when it has ended after it was ready.
 
     Attributes:
         ready: `open` has succeeded.
     """
 
-    def __init__(self, options: PublishingOptions) -> None:
+    def __init__(
+        self, options: PublishingOptions, on_lost: Callable[[], object]
+    ) -> None:
         self._address = options.address
+        self._on_lost = on_lost
         self._engine = engine_to(options.address)
         self._transport: asyncio.Transport | None = None
         self._sock: socket.socket | None = None
@@ -264,6 +365,9 @@ class _Connection(AbortableProtocol):
         self._lost: asyncio.Future[None] = loop.create_future()
         #: Of messages that were neither accepted nor refused.
         self._answers: deque[asyncio.Future[int]] = deque()
+        #: Those of them that a later connection may give as well.
+        self._kept: set[asyncio.Future[int]] = set()
+        self._reading: set[asyncio.Future[Any]] = set()
 
     async def open(self) -> None:
         """Connect, and wait until the engine takes messages.
@@ -313,17 +417,52 @@ class _Connection(AbortableProtocol):
         Raises:
             EngineError: It was not sent.
         """
+        self.check()
+        answer = asyncio.get_running_loop().create_future()
+        self._answers.append(answer)
+        self._engine.publish(channel, envelope)
+        self._flush()
+        return answer
+
+    def append(self, message: KeptMessage, answer: asyncio.Future[int]) -> None:
+        """Append a message to the history of a topic; if the connection is lost, its
+        answer is left open."""
+        self._answers.append(answer)
+        self._kept.add(answer)
+        self._engine.append(*message)
+        self._flush()
+
+    def read(self, key: bytes) -> asyncio.Future[Any]:
+        """What a key holds, or an `ErrorReply`; it comes later.
+
+        Raises:
+            EngineError: It was not sent.
+        """
+        self.check()
+        reply = asyncio.get_running_loop().create_future()
+        self._reading.add(reply)
+        reply.add_done_callback(self._reading.discard)
+
+        def take(value: Any) -> None:
+            if not reply.done():
+                reply.set_result(value)
+
+        self._engine.ask(take, b"GET", key)
+        self._flush()
+        return reply
+
+    def check(self) -> None:
+        """Check that it takes messages.
+
+        Raises:
+            EngineError: It does not.
+        """
         if self._problem or self._transport is None:
             raise EngineError(str(self._address), self._problem)
         if self._transport.get_write_buffer_size() > _OUTPUT_LIMIT:
             raise EngineError(
                 str(self._address), f"more than {_OUTPUT_LIMIT:,} bytes wait for it"
             )
-        answer = asyncio.get_running_loop().create_future()
-        self._answers.append(answer)
-        self._engine.publish(channel, envelope)
-        self._flush()
-        return answer
 
     def give_up(self, problem: str) -> EngineError:
         """Close it at once; return the error of a message that was sent."""
@@ -370,7 +509,7 @@ class _Connection(AbortableProtocol):
             self._lost.set_result(None)
 
     def _on_event(self, event: EngineEvent) -> None:
-        if isinstance(event, Accepted | Refused):
+        if isinstance(event, Accepted | Stored | Refused):
             self._used = _clock()
             self._on_answer(event)
         elif isinstance(event, Ready):
@@ -379,16 +518,18 @@ class _Connection(AbortableProtocol):
         elif isinstance(event, Failed):
             self.abort(event.reason)
 
-    def _on_answer(self, event: Accepted | Refused) -> None:
+    def _on_answer(self, event: Accepted | Stored | Refused) -> None:
         if not self._answers:
             return
         answer = self._answers.popleft()
+        if self._kept:
+            self._kept.discard(answer)
         if answer.done():
             return  # cancelled
-        if isinstance(event, Accepted):
-            answer.set_result(event.receivers)
-        else:
+        if isinstance(event, Refused):
             answer.set_exception(EngineError(str(self._address), refused(event.reason)))
+        else:
+            answer.set_result(event.receivers)
 
     def _flush(self) -> None:
         data = self._engine.take_output()
@@ -403,8 +544,14 @@ class _Connection(AbortableProtocol):
         if not self._entered.done():
             self._entered.set_exception(EngineError(url, problem))
             self._entered.exception()  # nobody may wait for it
+        for reply in self._reading:
+            if not reply.done():
+                reply.set_exception(EngineError(url, problem))
+                reply.exception()  # likewise
         answers, self._answers = self._answers, deque()
         for answer in answers:
-            if not answer.done():
+            if not answer.done() and answer not in self._kept:
                 answer.set_exception(EngineError(url, problem, unsure=True))
                 answer.exception()  # likewise
+        if self.ready:
+            self._on_lost()

@@ -163,6 +163,10 @@ class Engine(Protocol):
     def round_trip(self) -> float | None:
         """Seconds of the last probe from here to here; None: not known yet."""
 
+    def announce(self, rules: bytes) -> None:
+        """Leave it in the engine whenever it is connected, for programs that are no
+        nodes: see `announced_rules`. Empty: nothing."""
+
     def connected(self, now: float) -> None:
         """A connection is open; `now` in seconds of any clock that only goes forward.
 

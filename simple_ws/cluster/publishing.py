@@ -1,6 +1,9 @@
 """Publishing from a program that is no node: what both kinds of `Publisher` share, and
 the connection of the one that blocks.
 
+A message to a topic with history has a number by which the engine knows it: it is sent
+again when a connection was lost. Any other is sent once.
+
 A message counts as unsure from when its last byte was given to the system until it is
 answered: an engine does not execute a command that it has only a part of.
 """
@@ -17,7 +20,16 @@ from ..checks import seconds, secret
 from ..errors import EngineError, InvalidState
 from .channels import Channels
 from .connect import connect
-from .engine import Accepted, EngineEvent, Failed, Ready, Refused
+from .engine import (
+    Accepted,
+    EngineEvent,
+    Failed,
+    Origin,
+    Ready,
+    Refused,
+    Retention,
+    Stored,
+)
 from .envelope import Envelope, Kind, seal
 from .numbers import Numbers
 from .redis_engine import RedisEngine
@@ -28,11 +40,13 @@ from .stream import open_stream
 __all__ = [
     "CLOSED_BY_PEER",
     "MAX_IDLE",
+    "KeptMessage",
     "PublishingConnection",
     "PublishingOptions",
     "Sealer",
     "cannot_connect",
     "check_publishing_options",
+    "check_topic",
     "closed",
     "count_topics",
     "engine_to",
@@ -62,15 +76,20 @@ class PublishingOptions(NamedTuple):
     secret: bytes | None
     timeout: float
 
-    def topic(self, topic: str) -> str:
-        """The channel of a topic.
 
-        Raises:
-            TypeError: It is not a str.
-        """
-        if not isinstance(topic, str):
-            raise TypeError(f"topic must be a str, not {topic!r}")
-        return self.channels.topic(topic)
+class KeptMessage(NamedTuple):
+    """A message to a topic with history; the arguments of `Engine.append`."""
+
+    channel: str
+    envelope: bytes
+    origin: Origin
+    retention: Retention
+
+
+def check_topic(topic: object) -> None:
+    """Raise TypeError if it is no topic."""
+    if not isinstance(topic, str):
+        raise TypeError(f"topic must be a str, not {topic!r}")
 
 
 def check_publishing_options(
@@ -121,6 +140,14 @@ class Sealer:
         envelope = Envelope(self._id, self._session, seq, kind, body)
         return seal(envelope, channel, self._key)
 
+    def seal_kept(
+        self, channel: str, kind: Kind, body: bytes, key: str | None, kept: Retention
+    ) -> KeptMessage:
+        """The next message to a topic with history: the same on any connection."""
+        seq = self._numbers.next(channel)
+        envelope = seal(Envelope(self._id, 0, seq, kind, body), channel, self._key)
+        return KeptMessage(channel, envelope, Origin(self._id, seq, key), kept)
+
 
 def engine_to(address: EngineAddress) -> RedisEngine:
     """The engine of an address, for one that never subscribes."""
@@ -165,11 +192,17 @@ def count_topics(options: PublishingOptions) -> dict[str, int]:
     end = _clock() + options.timeout
     connection = PublishingConnection(options.address, end, options.timeout)
     try:
-        beginning = options.channels.topic("")
-        channels = connection.subscribers(beginning, end)
+        plain = options.channels.topic("")
+        topics = {
+            name.removeprefix(plain): count
+            for name, count in connection.subscribers(plain, end).items()
+        }
+        before, after = options.channels.kept("\0").split("\0")
+        for name, count in connection.subscribers(before, end).items():
+            topics[name.removeprefix(before).removesuffix(after)] = count
+        return topics
     finally:
         connection.close()
-    return {name.removeprefix(beginning): count for name, count in channels.items()}
 
 
 class PublishingConnection:
@@ -229,16 +262,32 @@ class PublishingConnection:
         Raises:
             EngineError: It was refused, the connection is lost, or time is over.
         """
-        self.settled = False
         self._engine.publish(channel, envelope)
+        return self._await_answer(end)
+
+    def append(self, message: KeptMessage, end: float) -> int:
+        """Append a message to the history of a topic, once; as `publish`."""
+        self._engine.append(*message)
+        return self._await_answer(end)
+
+    def _await_answer(self, end: float) -> int:
+        self.settled = False
         self._send(end)
         self._unsure = True
-        answer = self._wait_for((Accepted, Refused), end)
+        answer = self._wait_for((Accepted, Stored, Refused), end)
         self._unsure, self.settled = False, True
         self._used = _clock()
         if isinstance(answer, Refused):
             raise self._error(refused(answer.reason))
         return int(answer.receivers)
+
+    def read(self, key: bytes, end: float) -> Any:
+        """What a key holds, or an `ErrorReply`.
+
+        Raises:
+            EngineError: As with `publish`.
+        """
+        return self._request(end, b"GET", key)
 
     def subscribers(self, prefix: str, end: float) -> dict[str, int]:
         """The channels that begin so, and how many connections listen to each.
@@ -266,14 +315,20 @@ class PublishingConnection:
         self._stream.abort()
 
     def _ask(self, end: float, *command: bytes) -> Any:
+        reply = self._request(end, *command)
+        if isinstance(reply, ErrorReply):
+            raise self._error(reply.text)
+        return reply
+
+    def _request(self, end: float, *command: bytes) -> Any:
         replies: list[Any] = []
+        self.settled = False
         self._engine.ask(replies.append, *command)
         self._send(end)
         while not replies:
             self._receive(end)
             self._check()
-        if isinstance(replies[0], ErrorReply):
-            raise self._error(replies[0].text)
+        self.settled = True
         return replies[0]
 
     def _wait_for(self, kind: type | tuple[type, ...], end: float) -> Any:

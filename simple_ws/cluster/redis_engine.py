@@ -25,6 +25,7 @@ from itertools import islice
 from typing import Any
 
 from ..text import excerpt
+from .announced_rules import rules_key
 from .engine import (
     Accepted,
     Delivered,
@@ -143,6 +144,7 @@ class RedisEngine:
         self.keeps_history = True
         #: What is asked for: names, as they are sent.
         self._wanted: dict[str, bytes] = {}
+        self._rules_key, self._rules = rules_key(prefix), b""
         self._probe_channel = f"{prefix}.probe.{secrets.token_hex(8)}".encode()
         self._reset(0.0)
         self._connected = False
@@ -218,6 +220,10 @@ class RedisEngine:
     def size(self) -> int:
         """See `Engine.size`."""
         return self._size
+
+    def announce(self, rules: bytes) -> None:
+        """See `Engine.announce`. To a broker come no other programs."""
+        self._rules = rules
 
     def connected(self, now: float) -> None:
         """See `Engine.connected`."""
@@ -593,6 +599,9 @@ class RedisEngine:
     def _become_ready(self) -> None:
         self._ready = True
         self._events.append(Ready(self._server))
+        if self._rules and not self._is_broker:
+            # Without the right to it all goes on, for all but publishers.
+            self._send(encode_command(b"SET", self._rules_key, self._rules), _ignore)
         self._send_changes()
         self._check_subscribed(initial=True)
 
@@ -752,6 +761,10 @@ class RedisEngine:
         if self._password:
             text = text.replace(self._password, "***")
         return excerpt(text)
+
+
+def _ignore(reply: Any) -> None:
+    pass
 
 
 def _encode(channel: str) -> bytes:

@@ -10,8 +10,10 @@ from ..checks import flag, optional, seconds, whole
 from ..loop.deferred import check_callback, check_not_deferred
 from .engine import Retention
 
-__all__ = ["TopicRule", "TopicRules", "checked_rule"]
+__all__ = ["TopicRule", "TopicRules", "check_key", "checked_rule"]
 
+#: Characters of the key of a message.
+_MAX_KEY = 256
 #: Bytes that a message in a history costs at least.
 _ENTRY = 64
 
@@ -84,6 +86,21 @@ def _checked_latest(latest: Any) -> bool | Callable[[Any], Hashable]:
     check_callback("latest, unless it is True or False,", latest, ("msg",))
     check_not_deferred("latest", latest)
     return latest  # type: ignore[no-any-return]
+
+
+def check_key(key: object, topic: str, kept: bool) -> None:
+    """Check the key of a message, which is not None.
+
+    Raises:
+        TypeError: It is not a str.
+        ValueError: The topic has no history, or it is empty or too long.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"key must be a str or None, not {key!r}")
+    if not kept:
+        raise ValueError(f"key is for topics with history, and {topic!r} has none")
+    if not 0 < len(key) <= _MAX_KEY:
+        raise ValueError(f"key must have 1 to {_MAX_KEY} characters, not {len(key):,}")
 
 
 class TopicRules:

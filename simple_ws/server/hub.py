@@ -21,7 +21,7 @@ from ..checks import optional, seconds, whole
 from ..cluster.channels import Audience
 from ..cluster.envelope import Content, JsonText
 from ..cluster.since import ALL, Since, parse_since
-from ..cluster.topic_rules import TopicRule, TopicRules
+from ..cluster.topic_rules import TopicRule, TopicRules, check_key
 from ..connection.client import Client
 from ..connection.topics import Group, Identities, Topics
 from ..constants import Delivered, SendStatus
@@ -42,8 +42,6 @@ __all__ = ["Hub"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Characters of the key of a message.
-_MAX_KEY = 256
 #: Seconds between two log lines about dropped messages.
 _BETWEEN_COMPLAINTS = 10.0
 
@@ -154,7 +152,7 @@ class Hub:
         rule = self._topic_rules.find(topic) if self._topic_rules else None
         kept = rule is not None and rule.history > 0
         if key is not None:
-            _check_key(key, topic, kept)
+            check_key(key, topic, kept)
         # Here, with what is published, in any thread: the user's error is raised.
         subject = None if rule is None else subject_of(rule, topic, msg)
         if rule is None or not kept or local:
@@ -633,15 +631,6 @@ def _check_identity(client_id: object) -> None:
         hash(client_id)
     except TypeError:
         raise TypeError(f"client_id must be hashable, not {client_id!r}") from None
-
-
-def _check_key(key: object, topic: str, kept: bool) -> None:
-    if not isinstance(key, str):
-        raise TypeError(f"key must be a str or None, not {key!r}")
-    if not kept:
-        raise ValueError(f"key is for topics with history, and {topic!r} has none")
-    if not 0 < len(key) <= _MAX_KEY:
-        raise ValueError(f"key must have 1 to {_MAX_KEY} characters, not {len(key):,}")
 
 
 def _check_topic(topic: object) -> None:

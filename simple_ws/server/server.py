@@ -494,10 +494,12 @@ class Server(App):
         return run
 
     def _make_engine(self, run: Run, address: EngineAddress) -> EngineHost:
-        from ..cluster.engines import open_engine  # only when needed
+        from ..cluster.announced_rules import encode_rules  # only when needed
+        from ..cluster.engines import open_engine
         from .engine import EngineHost
 
         setup = open_engine(address, self.options.engine_secret, run.reactor)
+        setup.engine.announce(encode_rules(self._topic_rules))
         return EngineHost(setup, run.reactor, self, self._workers.id)
 
     def _use_clock(self, clock: Callable[[], float]) -> None:

@@ -42,9 +42,9 @@ PLAIN = (
     "+hello +subscribe +unsubscribe +publish +ping"
 )
 HISTORIES = (
-    "&{sws.k.* ~{sws.k.* +evalsha +script|load +time +hmget +hset +hdel +hgetall +hlen "
-    "+xadd +xrange +xtrim +zadd +zscore +zremrangebyscore +exists +del +persist "
-    "+pexpire +pexpireat"
+    "&{sws.k.* ~{sws.k.* ~sws.rules +set +evalsha +script|load +time +hmget +hset "
+    "+hdel +hgetall +hlen +xadd +xrange +xtrim +zadd +zscore +zremrangebyscore "
+    "+exists +del +persist +pexpire +pexpireat"
 )
 
 
@@ -488,3 +488,15 @@ def test_answers_that_are_no_positions(reply: Any) -> None:
 )
 def test_answers_that_are_no_pages(reply: Any) -> None:
     assert page_of(CHANNEL, reply) is None
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_rules_are_left_for_publishers(server: RedisServer, may: bool) -> None:
+    rules = PLAIN if not may else f"{PLAIN} {HISTORIES}"
+    engine = RedisEngine.from_address(parse(allowed(server, rules)))
+    engine.announce(b"{}")
+    with session(allowed(server, rules), engine) as made, server.commands() as ask:
+        made.until_event(Subscribed)
+        made.engine.publish("sws.t.a", b"x")
+        made.until_event(Accepted)
+        assert ask("GET", "sws.rules") == (b"{}" if may else None)

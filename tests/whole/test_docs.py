@@ -539,6 +539,12 @@ def check_publishing(sandbox: Sandbox) -> None:
         engine.answer = None
         names["notify"](publisher, "a", "x")
     assert len(engine.published) == 6
+    engine.rules = b'$19\r\n{"orders":[9,null]}\r\n'
+    with Publisher("redis://localhost") as publisher:
+        names["paid"].__globals__["publisher"], before = publisher, names["publisher"]
+        names["paid"](7)
+        names["paid"].__globals__["publisher"] = before
+    assert engine.appended[0].arguments[10:] == [b"paid-7"]
     engine.answer = b":2\r\n"
     if "app" in names:
         answer = names["app"].test_client().post("/orders/7", json={"paid": True})
