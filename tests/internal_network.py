@@ -194,10 +194,11 @@ class FakeNode:
 
     def note_gone(self, node: str, seen: float) -> None:
         self.gone.append((node, seen))
-        self.control.on_gone(node)
+        self.control.on_gone(node, seen)
 
     def note_forgotten(self) -> None:
         self.forgotten += 1
+        self.control.on_forgotten()
 
     # For tests
 

@@ -1,17 +1,18 @@
 """`Control`: what a node says to the others and hears of them, besides messages.
 
-It joins the parts: the `Roster` of nodes, `Asking` and answering. They know nothing of
-the engine, so they work on any; each node is the only authority for what it has itself,
-so nothing is to be merged.
+It joins the parts: the `Roster` of nodes, `Asking` and answering, and `Presence`. They
+know nothing of the engine, so they work on any; each node is the only authority for
+what it has itself, so nothing is to be merged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from .asking import Asking, AskingHost
-from .internal import Inbox
+from .internal import Inbox, Reader
+from .presence import Presence
 from .roster import NodeInfo, Roster, RosterHost
 
 __all__ = ["Control", "ControlHost"]
@@ -54,6 +55,22 @@ class Control:
         self.inbox.add("ask", self.asking.on_ask)
         self.inbox.add("answer", self.asking.on_answer)
         self._host = host
+        self._presence: Presence | None = None
+
+    def add_presence(self, presence: Presence) -> None:
+        """Tell somebody what the nodes say of who is present."""
+        self._presence = presence
+        self._add_reader("diff", presence.on_diff)
+        self._add_reader("at", presence.on_at)
+        self._add_reader("who", presence.on_who)
+        self._add_reader("state", presence.on_state)
+
+    def _add_reader(self, kind: str, reader: Reader) -> None:
+        def read(sender: str, message: dict[str, Any]) -> None:
+            self.roster.note_life(sender)  # so that what it has ends with it
+            reader(sender, message)
+
+        self.inbox.add(kind, read)
 
     def nodes(self) -> list[NodeInfo]:
         """All nodes that are there, this one first."""
@@ -63,10 +80,19 @@ class Control:
         """The engine has come, or has gone."""
         self.roster.on_engine(up)
         self.asking.on_engine(up)
+        if self._presence is not None:
+            self._presence.on_engine(up)
 
-    def on_gone(self, node: str) -> None:
+    def on_gone(self, node: str, seen: float) -> None:
         """The roster says that a node has gone."""
         self.asking.on_gone(node)
+        if self._presence is not None:
+            self._presence.on_gone(node, seen)
+
+    def on_forgotten(self) -> None:
+        """The roster says that others may have counted this node as gone."""
+        if self._presence is not None:
+            self._presence.tell_all_again()
 
     def receive(self, sender: str, body: bytes) -> None:
         """A node has said something."""
@@ -75,4 +101,6 @@ class Control:
     def end(self) -> None:
         """The server stops: say good-bye, and end the questions."""
         self.asking.end()
+        if self._presence is not None:
+            self._presence.end()
         self.roster.end()

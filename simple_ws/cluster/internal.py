@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from .channels import Audience
 
-__all__ = ["Inbox", "Malformed", "Nodes", "encode", "value_of"]
+__all__ = ["Inbox", "Malformed", "Nodes", "Reader", "encode", "value_of"]
 
 #: A new version is read a release before it is written.
 _VERSION = 1

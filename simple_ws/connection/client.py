@@ -173,6 +173,23 @@ class Client(ConnectionCore):
         raise AttributeError(f"client_id is given by bind({client_id!r})")
 
     @property
+    def present_as(self) -> dict[str, Any] | None:
+        """What this client says of itself in topics with presence: a dict, or None.
+
+        It can be set at any time, to a dict of at most 4 KiB of JSON, and is what
+        `Server.present` has for the member on all nodes; of several connections of an
+        identity the one that was set last counts.
+
+        Raises:
+            TypeError, ValueError: It is set to something else.
+        """
+        return self._host._payload_of(self)
+
+    @present_as.setter
+    def present_as(self, payload: dict[str, Any] | None) -> None:
+        self._host._say_payload(self, payload)
+
+    @property
     def compressed(self) -> bool:
         """Whether permessage-deflate was agreed (RFC 7692)."""
         return self._protocol.agreement is not None

@@ -87,6 +87,9 @@ class Handler(Protocol):
     def on_gap(self, topic: str | None, missing: int | None) -> object:
         """Called when messages of other nodes did not arrive."""
 
+    def on_presence(self, topic: str, member: Any, joined: bool) -> object:
+        """Called when a member has joined a topic or left it."""
+
 
 class ConnectionHost(Protocol):
     """What a connection needs of its server (the server implements this)."""
@@ -107,6 +110,12 @@ class ConnectionHost(Protocol):
 
     def _note_drained(self, client: Any) -> None:
         """The connection has taken all its output."""
+
+    def _payload_of(self, client: Any) -> dict[str, Any] | None:
+        """What a connection says of itself."""
+
+    def _say_payload(self, client: Any, payload: object) -> None:
+        """A connection says something of itself."""
 
     def _release_client(self, client: Any) -> None:
         """The connection's socket is closed."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..checks import (
     Check,
     compression,
+    duration,
     flag,
     one_of,
     optional,
@@ -123,6 +124,9 @@ class Options:
             besides (TCP_NOTSENT_LOWAT); what exceeds it waits here, where
             `write_limit` and `slow_consumer` see it. None leaves megabytes to the
             system; for the server only.
+        presence_grace: a member of a topic with presence who comes back within this
+            time has neither left nor joined; 0 tells each change at once; for the
+            server only.
         engine: URL of what connects several processes and nodes, such as
             "redis://localhost", or "memory://" for tests; see `docs/cluster.md`. None:
             this process is alone; for the server only.
@@ -172,6 +176,7 @@ class Options:
     allowed_hosts: tuple[str, ...] | None = None
     notsent_lowat: int | None = 16 * 1024
     workers: int = 1
+    presence_grace: float = 5.0
     # Not in the representation: a URL may hold a password.
     engine: str | None = field(default=None, repr=False)
     engine_secret: bytes | None = field(default=None, repr=False)
@@ -237,6 +242,7 @@ class OptionAttributes:
     allowed_hosts: tuple[str, ...] | None
     notsent_lowat: int | None
     workers: int
+    presence_grace: float
     engine: str | None
     engine_secret: bytes | None
 
@@ -424,6 +430,7 @@ _CHECKS: dict[str, Check] = {
     "allowed_hosts": optional(_hosts),
     "notsent_lowat": optional(whole(1, "bytes")),
     "workers": _workers,
+    "presence_grace": duration,
     "engine": optional(_engine),
     "engine_secret": optional(secret),
 }

@@ -41,6 +41,7 @@ CALLBACKS = {
     "on_error": ("error", "client"),
     "on_join": ("client", "topic", "join"),
     "on_gap": ("topic", "missing"),
+    "on_presence": ("topic", "member", "joined"),
     "select_subprotocol": ("offered",),
 }
 
@@ -174,6 +175,22 @@ class BaseHandler(OptionAttributes):
             topic: None for messages to an identity or to everybody.
             missing: how many; None if nobody knows whether there were any, as after
                 each interruption of the connection to the engine.
+        """
+
+    def on_presence(self, topic: str, member: Any, joined: bool) -> Any:
+        """A member has joined a topic with presence, or has left it.
+
+        Called once for each change on each node, and for each handler with subscribers
+        of the topic there: to tell clients, publish with `local=True`. A node that
+        begins to watch a topic, as the first client here subscribes to it, is told of
+        the members that are there already. Who comes back within the option
+        `presence_grace`, on any node, has neither left nor joined.
+
+        Args:
+            topic: see `Server.topic`.
+            member: an identity, or the name of a client without one; see
+                `Server.present`.
+            joined: False: the member has left, on all nodes.
         """
 
     def select_subprotocol(self, offered: Sequence[str]) -> str | None:

@@ -115,6 +115,10 @@ class Wrapper:
         """Messages of other nodes did not arrive here."""
         return self._inner.on_gap(topic, missing)
 
+    def on_presence(self, topic: str, member: Any, joined: bool) -> Any:
+        """A member has joined a topic or left it."""
+        return self._inner.on_presence(topic, member, joined)
+
     def select_subprotocol(self, offered: list[str]) -> str | None:
         """Choose among the subprotocols that a client offers."""
         return self._inner.select_subprotocol(offered)

@@ -236,6 +236,12 @@ TABLE = (
         _one("identities"),
     ),
     Metric(
+        "simple_ws_presence_members",
+        "gauge",
+        "Members of topics with presence that are here.",
+        _one("members"),
+    ),
+    Metric(
         "simple_ws_engine_up",
         "gauge",
         "Whether the engine takes messages: 1 or 0; 2 while a worker is replaced.",

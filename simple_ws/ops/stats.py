@@ -58,6 +58,10 @@ class StatsSource(Protocol):
     _topics: Topics[Client]
     _identities: Identities[Client]
 
+    @property
+    def _members_here(self) -> int:
+        """Members of topics with presence."""
+
 
 class Stats:
     """The counts that a server keeps besides those of its connections.
@@ -152,6 +156,7 @@ class Stats:
             "buffered": self._buffered(viewers),
             "topics": len(server._topics._groups),
             "identities": len(server._identities._groups),
+            "members": server._members_here,
             "slow_callbacks": server._log_counts.slow_calls,
             "longest_turn": self._longest_turn(),
             "engine": self._engine_stats(),

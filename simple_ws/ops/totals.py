@@ -38,6 +38,7 @@ _GAUGES = frozenset(
         "buffered",
         "topics",
         "identities",
+        "members",
         "longest_turn",
         "uptime",
         "up",

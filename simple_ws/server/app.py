@@ -39,6 +39,7 @@ from ..protocol.http11 import Request
 from .cluster import Cluster
 from .denial import Denial
 from .hub import Hub
+from .presence import Present
 from .run import Run
 from .state import ServerState
 from .upgrade import UpgradeHandler
@@ -68,6 +69,7 @@ _OF_THE_SOCKET = (
     "allowed_hosts",
     "notsent_lowat",
     "workers",
+    "presence_grace",
     "engine",
     "engine_secret",
 )
@@ -248,6 +250,41 @@ class App(Hub):
             raise InvalidState("rules of topics are set before the server runs")
         self._topic_rules.add(rule)
 
+    def present(self, topic: str) -> Present:
+        """Who is present in a topic: those who have subscribed to it, on any node.
+
+        Members are identities (`client.bind`), however many connections they have, and
+        clients without one, as `f"{client.id}@{server.cluster.id}"`. What it returns
+        comes at once from what this node knows, which is up to date while somebody here
+        is subscribed, and for a minute after each call; before, it is `stale`.
+
+        Args:
+            topic: one with `presence=True`, see `topic`.
+
+        Returns:
+            A dict of each member and what it has set as `client.present_as`, or None;
+            of several connections the one that was set last. With an attribute `stale`:
+            it may be out of date, since this node has just begun to ask, or its engine
+            is down.
+
+        Raises:
+            TypeError: The topic is not a str.
+            ValueError: The topic has no presence.
+        """
+        if not isinstance(topic, str):
+            raise TypeError(f"topic must be a str, not {topic!r}")
+        rule = self._topic_rules.find(topic)
+        if rule is None or not rule.presence:
+            raise ValueError(
+                f"the topic {topic!r} has no presence: it needs "
+                "server.topic(…, presence=True)"
+            )
+        presence = self._presence
+        if presence is None:
+            return Present({}, stale=True)
+        self._on_loop(presence.ask_for, topic)
+        return presence.present(topic)
+
     def on_engine(self, listener: F) -> F:
         """Call a function whenever the engine has come or has gone; as a decorator.
 
@@ -418,6 +455,7 @@ class App(Hub):
             buffered: bytes of unsent output.
             topics, identities: the number of topics with subscribers, and of identities
                 with a connection.
+            members: of topics with presence, as far as they are here.
             slow_callbacks: the number of callbacks that took longer than the option
                 `slow_callback`.
             longest_turn: the longest turn of the loop in the last 10 to 20 seconds;

@@ -214,10 +214,11 @@ class Cluster:
         for name, function in list(self._questions.items()):
             yield f"the answer to {name!r}", function
 
-    def _begin(self, reactor: Reactor, engine: EngineHost | None) -> None:
+    def _begin(self, reactor: Reactor, engine: EngineHost | None) -> ControlRun:
         """A run begins."""
         self._has_engine = engine is not None
-        self._run = ControlRun(self._user, reactor, engine, self._questions)
+        self._run = run = ControlRun(self._user, reactor, engine, self._questions)
+        return run
 
     def _end(self) -> None:
         """The run ends: tell the others."""

@@ -23,6 +23,7 @@ from ..constants import RELEASE
 from ..loop.deferred import is_deferred, name_of
 from ..loop.reactor import Reactor
 from ..messages import check_close
+from .tell import Telling
 
 if TYPE_CHECKING:
     from .engine import EngineHost
@@ -30,21 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["ControlRun", "ControlUser"]
 
 
-class ControlUser(Protocol):
+class ControlUser(Telling, Protocol):
     """What it needs of its server."""
 
     clients: Group[Any]
     _topics: Topics[Any]
     _identities: Identities[Any]
-
-    @property
-    def _log(self) -> Any:
-        """The log of this run."""
-
-    def _run_deferred(
-        self, deferred: Any, done: Callable[[Any, BaseException | None], object]
-    ) -> None:
-        """Run the deferred result of a callback."""
 
 
 class ControlRun:
@@ -139,10 +131,11 @@ class ControlRun:
 
     def note_gone(self, node: str, seen: float) -> None:
         """A node has gone."""
-        self.control.on_gone(node)
+        self.control.on_gone(node, seen)
 
     def note_forgotten(self) -> None:
         """Others may have counted this node as gone."""
+        self.control.on_forgotten()
 
     def _note_invalid(self, sender: str, why: str) -> None:
         if self._engine is not None:

@@ -24,9 +24,9 @@ from ..cluster.node import EngineState, Message, Node
 from ..cluster.replica import Replica
 from ..cluster.topic_rules import TopicRules
 from ..connection.client import Client
-from ..loop.deferred import is_deferred, name_of
 from ..loop.reactor import Reactor
 from .conflation import Subject, subject_of
+from .tell import Telling, tell
 
 __all__ = ["EngineHost", "EngineUser"]
 
@@ -36,17 +36,13 @@ logger = logging.getLogger("simple_ws")
 _TOPICS = (Audience.TOPIC, Audience.KEPT)
 
 
-class EngineUser(Protocol):
+class EngineUser(Telling, Protocol):
     """What it needs of its server."""
 
     #: Middlewares see what is sent: they get JSON as what it stands for.
     _filtered: bool
     _topic_rules: TopicRules
     _engine_listeners: list[Callable[[EngineState], Any]]
-
-    @property
-    def _log(self) -> Any:
-        """The log of this run."""
 
     def _wants_lease(self) -> bool:
         """Whether this process would make the calls that one node alone makes."""
@@ -71,11 +67,6 @@ class EngineUser(Protocol):
         subject: Subject | None,
     ) -> int:
         """Send a message to clients of this process."""
-
-    def _run_deferred(
-        self, deferred: Any, done: Callable[[Any, BaseException | None], object]
-    ) -> None:
-        """Run the deferred result of a callback."""
 
 
 class InternalListener(Protocol):
@@ -262,6 +253,12 @@ class EngineHost:
         self.flush_engine()
         return True
 
+    def watch_presence(self, topic: str, wanted: bool) -> None:
+        """Hear what is said of who is present in a topic, or hear it no more."""
+        channels = self._node.internal
+        change = channels.add if wanted else channels.remove
+        change(self.channels.presence(topic))
+
     # For the node
 
     def clock(self) -> float:
@@ -359,7 +356,8 @@ class EngineHost:
         receivers = self._user._receivers(*meant)
         handlers = dict.fromkeys(client._handler for client in receivers)
         for handler in handlers:
-            self._tell(f"{handler._log_name}.", handler.on_gap, topic, missing)
+            owner = f"{handler._log_name}."
+            tell(self._user, "engine", owner, handler.on_gap, topic, missing)
         return bool(handlers)
 
     def note_engine(self, state: EngineState) -> None:
@@ -367,7 +365,7 @@ class EngineHost:
         if self._internal is not None:
             self._internal.on_engine(state.up)
         for listener in list(self._user._engine_listeners):
-            self._tell("", listener, state)
+            tell(self._user, "engine", "", listener, state)
         if state.up:
             if self._lease is not None:
                 self._lease.begin()
@@ -384,27 +382,6 @@ class EngineHost:
         """Something else than our messages came on a channel."""
         if self._user._log.may_say("engine", logging.WARNING):
             logger.warning("engine, channel %r: %s", channel, why)
-
-    def _tell(self, owner: str, callback: Callable[..., Any], *args: Any) -> None:
-        """Call a function of the user's; a failure is only logged."""
-
-        def done(_: object, error: BaseException | None) -> None:
-            if error is not None:
-                self._user._log.note_failure(
-                    "callbacks about the engine failed",
-                    "%s%s failed",
-                    owner,
-                    name_of(callback),
-                    error=error,
-                )
-
-        try:
-            result = self._user._log.call(None, owner, callback, *args)
-        except Exception as error:
-            done(None, error)
-            return
-        if is_deferred(result):
-            self._user._run_deferred(result, done)
 
 
 def _call(function: Callable[[], object]) -> None:

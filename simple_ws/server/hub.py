@@ -31,6 +31,7 @@ from ..speedups import fan_out, fan_out_latest, write_latest
 from .conflation import Slot, Slots, Subject, subject_of
 from .histories import Histories
 from .joins import Join
+from .presence import PresenceRun, checked_payload
 from .publications import HistoryFuture
 from .run import Run
 from .state import ServerState, step
@@ -60,6 +61,9 @@ class Hub:
         self._topics: Topics[Client] = Topics()
         self._identities: Identities[Client] = Identities()
         self._topic_rules = TopicRules()
+        # Of this run, if some topic has presence; and what clients say of themselves.
+        self._presence: PresenceRun | None = None
+        self._payloads: dict[Client, dict[str, Any]] = {}
         self._clock = clock
         self._histories = Histories(self, clock)
         self._slots = Slots()  # of the topics with `latest`
@@ -435,6 +439,8 @@ class Hub:
         if self._engine is not None and not known:
             self._engine.listen(self._channel(topic, rule))
         client._note_topic(topic, True)
+        if rule is not None and rule.presence and not known and self._presence:
+            self._presence.enter(topic, client)
         if rule is not None and rule.history:
             self._topics.unsubscribe(topic, client)
             self._histories.join(topic, rule, client, priority, since)
@@ -470,6 +476,8 @@ class Hub:
             self._engine.leave(self._channel(topic, rule))
         self._histories.joins.cancel(topic, client)
         self._topics.unsubscribe(topic, client)
+        if self._presence is not None:
+            self._presence.leave(topic, client)
         client._note_topic(topic, False)
 
     def _bind(self, client: Client, client_id: Any) -> None:
@@ -485,6 +493,16 @@ class Hub:
                 self._histories.joins.resume(client)
             elif client._handler._closed_to_strangers:
                 self._strangers.add(client)
+            if self._presence is not None:
+                self._presence.rebind(client)
+
+    def _set_payload(self, client: Client, payload: dict[str, Any] | None) -> None:
+        if payload is None:
+            self._payloads.pop(client, None)
+        elif client in self.clients:
+            self._payloads[client] = payload
+        if self._presence is not None:
+            self._presence.update(client)
 
     def _unbind(self, client: Client) -> None:
         identity = client._client_id
@@ -495,6 +513,20 @@ class Hub:
         self._identities.unbind(identity, client)
 
     # Called by connections
+
+    @property
+    def _members_here(self) -> int:
+        """Members of topics with presence that are here."""
+        presence = self._presence
+        return 0 if presence is None else presence.members
+
+    def _payload_of(self, client: Client) -> dict[str, Any] | None:
+        """What a client says of itself."""
+        return self._payloads.get(client)
+
+    def _say_payload(self, client: Client, payload: object) -> None:
+        """A client says something of itself; see `Client.present_as`."""
+        self._on_loop(self._set_payload, client, checked_payload(payload))
 
     def _add_client(self, client: Client) -> None:
         """A connection opened."""
@@ -508,6 +540,7 @@ class Hub:
         for topic in tuple(client._topics or ()):
             self._unsubscribe(topic, client)
         self._unbind(client)
+        self._payloads.pop(client, None)
         self._strangers.discard(client)
         self.clients.discard(client)
         client._handler.clients.discard(client)

@@ -40,6 +40,7 @@ from ..loop.workers import Call
 from ..speedups import BACKEND
 from .app import App
 from .forwarded import TrustedProxies
+from .presence import PresenceRun
 from .run import Run
 from .shutdown import Shutdown
 from .state import ServerState
@@ -486,7 +487,12 @@ class Server(App):
         if address is not None:
             self._engine = self._make_engine(run, address)
         self._schedule.begin(run.reactor)
-        self.cluster._begin(run.reactor, self._engine)
+        control = self.cluster._begin(run.reactor, self._engine)
+        if any(rule.presence for rule in self._topic_rules):
+            grace = self.options.presence_grace
+            self._presence = PresenceRun(
+                self, run.reactor, control, self._engine, grace
+            )
         self._histories.begin(run.reactor)
         engine = None if self._engine is None else self._engine.stats
         self._stats.begin(run.reactor, engine)
@@ -586,7 +592,7 @@ class Server(App):
                 run.close()
             finally:
                 self._stats.end()
-                self._run = self._engine = None
+                self._run = self._engine = self._presence = None
                 self._move(ServerState.STOPPED)
                 self._worker_hooks.stop()
                 run.finished.set()
@@ -614,7 +620,7 @@ class Server(App):
         run.forget(self._everybody())
         self._schedule.end()
         self._stats.end()
-        self._run = self._engine = None
+        self._run = self._engine = self._presence = None
         self._move(ServerState.STOPPED)
 
     def _on_signal(self, number: int, frame: object) -> None:

@@ -235,7 +235,6 @@ def test_misspelt_callback_is_refused_with_a_hint(name: str, meant: str) -> None
         "on_timer",
         "on_move",
         "on_score",
-        "on_presence",
         "on_ring",
         "on_win",
         "on_login",

@@ -158,7 +158,14 @@ def test_every_figure_is_in_the_metrics() -> None:
     stats["connections"] = {"opened": fresh(), "dashboards": fresh(), "open": 0}
     stats["closed"] = {"peer": fresh(), "eof": fresh()}
     stats["refused"] = {"404": fresh(), "503": fresh()}
-    for name in ("started", "buffered", "topics", "identities", "longest_turn"):
+    for name in (
+        "started",
+        "buffered",
+        "topics",
+        "identities",
+        "members",
+        "longest_turn",
+    ):
         stats[name] = fresh()
     stats["slow_callbacks"] = fresh()
     names = "up rtt published received unsure lost refused gaps missing repeats"

@@ -93,6 +93,7 @@ def test_server_that_has_seen_nobody_has_zeros() -> None:
         "buffered",
         "topics",
         "identities",
+        "members",
         "slow_callbacks",
         "longest_turn",
         "engine",

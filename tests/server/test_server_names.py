@@ -18,8 +18,8 @@ PROMISED = """
 allow_new_connections attach bind broadcast call_at call_later clients cluster count
 dashboard deliver deny_new_connections engine every figures fileno history host http
 is_online listen members metrics mount on_engine on_worker_start on_worker_stop online
-options poll port proxies publish reactor route run run_in_thread send_to serve_async
-start static stats stop subscribe topic unsubscribe use wsgi
+options poll port present proxies publish reactor route run run_in_thread send_to
+serve_async start static stats stop subscribe topic unsubscribe use wsgi
 """
 
 SERVER = Server()

@@ -624,6 +624,26 @@ def check_history(sandbox: Sandbox) -> None:
         assert ann.messages == ["hi"]
 
 
+@checks("docs/howto/presence.md")
+def check_presence(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.names["server"]) as server:
+        ann = server.connect("/hall?name=ann")
+        assert json.loads(ann.recv()) == {"here": {"ann": {"away": False}}}
+        assert json.loads(ann.recv()) == {"joined": "ann"}
+        ann.send('{"away": true}')
+        ben = server.connect("/hall?name=ben")
+        here = {"ann": {"away": True}, "ben": {"away": False}}
+        assert json.loads(ben.recv()) == {"here": here}
+        assert json.loads(ann.recv()) == {"joined": "ben"}
+        ben.send('{"text": "hello"}')
+        assert json.loads(ann.recv()) == {"from": "ben", "text": "hello"}
+        assert json.loads(server.request(path="/hall/people").body) == ["ann", "ben"]
+        ben.close()
+        server.advance(6)
+        assert json.loads(ann.recv()) == {"left": "ben"}
+        assert json.loads(server.request(path="/hall/people").body) == ["ann"]
+
+
 @checks("docs/howto/fleet.md")
 def check_fleet(sandbox: Sandbox) -> None:
     run, server, fleet = (

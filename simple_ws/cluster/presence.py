@@ -1,0 +1,505 @@
+"""Presence: each node tells the others which members it has, and keeps a copy of all.
+
+On the channel of a topic, `PREFIX.p.TOPIC`:
+
+    diff  members that have come to a node, or left it: number `s` follows number `p`
+    at    the number of the last diff, some seconds after it, in case that was lost
+    who   what a node knows of the others, and that it wants to know what is missing
+
+A node that hears of a number that does not follow, or that begins to watch a topic, or
+whose engine has come back, says `who`; each node answers it alone with its `state`, in
+bounded pieces, if that is another than it knows. So a copy is only ever changed by the
+node that has the members, and by the end of a node (`roster`).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from .channels import Audience, decode_identity, encode_identity
+from .internal import Malformed, Nodes, encode, value_of
+from .present import Copy, Member, NodeMembers, Payload
+from .roster import BEAT, SETTLE
+
+__all__ = ["Presence", "PresenceHost"]
+
+#: Seconds in which changes are gathered into one message.
+_BATCH = 0.05
+#: Bytes of members in one message, about.
+_PIECE = 64 * 1024
+#: Topics that are asked for at once when the engine has come back.
+_AT_ONCE = 100
+#: Seconds for which a topic is watched that was asked for and has no subscriber here.
+_ASKED = 60.0
+#: Topics of that kind.
+_MAX_ASKED = 1_000
+
+#: A member and its payload, as they travel.
+Entry = list[Any]
+
+
+class PresenceHost(Nodes, Protocol):
+    """What it needs of its node."""
+
+    def watch(self, topic: str) -> None:
+        """Hear what the other nodes say of a topic."""
+
+    def unwatch(self, topic: str) -> None:
+        """Hear it no more."""
+
+    def tell(self, topic: str, member: Member, joined: bool) -> None:
+        """A member has joined or left."""
+
+    def forget(self, topic: str) -> None:
+        """Nobody here is interested in a topic any more."""
+
+
+class _Watched:
+    """A topic that this node watches."""
+
+    def __init__(self, now: float) -> None:
+        self.copy = Copy()
+        self.subscribers = 0
+        self.asked_at = now - _ASKED
+        #: When the others were asked, and how often they still are: the first question
+        #: may be lost.
+        self.since = now
+        self.questions = 2
+        #: Members that have changed here since the last diff.
+        self.changed: dict[Member, None] = {}
+        #: The number of the last diff has not been repeated.
+        self.unrepeated = False
+
+
+class _Pieces:
+    """The beginning of the state of a node, which comes in pieces, in order."""
+
+    def __init__(self, number: int) -> None:
+        self.entries: list[Entry] = []
+        self._number = number
+        self._next = 1
+
+    def add(self, number: int, piece: int, entries: list[Entry]) -> bool:
+        """Add a piece; return False if it does not follow."""
+        if (number, piece) != (self._number, self._next):
+            return False
+        self.entries += entries
+        self._next += 1
+        return True
+
+
+class Presence:
+    """Who is present in the topics that this node watches.
+
+    All methods are for the loop's thread, but `present`.
+
+    Args:
+        host: how the others are reached.
+        own: the id of this node.
+        grace: seconds for which a member that no node has any more is not gone.
+        alone: there is no engine, and no other node.
+    """
+
+    def __init__(
+        self, host: PresenceHost, own: str, grace: float, *, alone: bool = False
+    ) -> None:
+        self._host = host
+        self._own = own
+        self._grace = grace
+        self._alone = alone
+        self._up = False
+        self._running = True
+        self._watched: dict[str, _Watched] = {}
+        self._asked: dict[str, None] = {}
+        self._numbers = itertools.count(1)
+        self._changed: dict[str, None] = {}
+        self._to_ask: deque[str] = deque()
+        #: Pieces of states that are not complete, by node and topic.
+        self._pieces: dict[tuple[str, str], _Pieces] = {}
+        self._ends: list[tuple[float, int, str, Member]] = []
+        self._end_at = math.inf
+        self._order = itertools.count()
+        host.call_later(BEAT, self._tick)
+
+    # Who is interested
+
+    def subscribe(self, topic: str) -> None:
+        """A client has subscribed to a topic."""
+        self._watch(topic).subscribers += 1
+
+    def unsubscribe(self, topic: str) -> None:
+        """A client has unsubscribed; the topic is given up some seconds later."""
+        self._watched[topic].subscribers -= 1
+
+    def ask_for(self, topic: str) -> None:
+        """Somebody wants to know who is present, now and in the next time."""
+        self._watch(topic).asked_at = self._host.time()
+        self._asked[topic] = None
+        if len(self._asked) > _MAX_ASKED:
+            first = next(iter(self._asked))
+            del self._asked[first]
+            if first in self._watched:
+                self._watched[first].asked_at -= _ASKED
+
+    def present(self, topic: str) -> tuple[dict[Member, Payload], bool]:
+        """Who is present as far as it is known, and whether that may be out of date.
+
+        From any thread.
+        """
+        watched = self._watched.get(topic)
+        if watched is None:
+            return {}, not self._alone
+        shown = watched.copy.shown.copy()
+        if self._alone:
+            return shown, False
+        settled = self._host.time() >= watched.since + SETTLE
+        return shown, not (self._up and settled)
+
+    def _watch(self, topic: str) -> _Watched:
+        watched = self._watched.get(topic)
+        if watched is None:
+            watched = self._watched[topic] = _Watched(self._host.time())
+            self._host.watch(topic)
+            self._ask_all(topic)
+        return watched
+
+    def _drop_idle(self) -> None:
+        now = self._host.time()
+        for topic, watched in list(self._watched.items()):
+            wanted = watched.subscribers or now < watched.asked_at + _ASKED
+            if not (wanted or watched.changed or watched.copy.leaving):
+                del self._watched[topic]
+                self._asked.pop(topic, None)
+                self._host.unwatch(topic)
+                self._host.forget(topic)
+
+    # The members of this node
+
+    def enter(self, topic: str, member: Member, payload: Payload) -> None:
+        """This node has a member, or its payload is new; its topic is watched."""
+        watched = self._watched[topic]
+        if watched.copy.enter(self._own, member, payload):
+            self._host.tell(topic, member, True)
+        self._note_change(topic, watched, member)
+
+    def leave(self, topic: str, member: Member) -> None:
+        """This node has a member no more."""
+        watched = self._watched[topic]
+        if watched.copy.leave(self._own, member):
+            self._begin_leaving(topic, watched.copy, [member], self._host.time())
+        self._note_change(topic, watched, member)
+
+    def _note_change(self, topic: str, watched: _Watched, member: Member) -> None:
+        if self._alone:
+            return
+        if not self._changed:
+            self._host.call_later(_BATCH, self._flush)
+        self._changed[topic] = watched.changed[member] = None
+
+    def _flush(self) -> None:
+        """Tell the others what has changed since the last time."""
+        changed, self._changed = self._changed, {}
+        for topic in changed:
+            watched = self._watched.get(topic)
+            if watched is not None:
+                self._send_diff(topic, watched)
+
+    def _send_diff(self, topic: str, watched: _Watched) -> None:
+        if not watched.changed:
+            return
+        changed, watched.changed = watched.changed, {}
+        own = watched.copy.of(self._own)
+        came = [_entry(m, own.members[m]) for m in changed if m in own.members]
+        left = [encode_identity(m) for m in changed if m not in own.members]
+        for piece in _pieces([*came, *left]):
+            before, own.seq = own.seq, next(self._numbers)
+            body = encode(
+                "diff",
+                topic=topic,
+                p=before,
+                s=own.seq,
+                come=[each for each in piece if type(each) is list],
+                left=[each for each in piece if type(each) is str],
+            )
+            self._host.send(Audience.PRESENCE, topic, body)
+        watched.unrepeated = True
+
+    # The end of a presence
+
+    def _begin_leaving(
+        self, topic: str, copy: Copy, members: Iterable[Member], since: float
+    ) -> None:
+        """No node has these members any more, since a time in the past."""
+        end = since + self._grace
+        if end <= self._host.time():
+            for member in members:
+                self._end(topic, copy, member)
+            return
+        for member in members:
+            copy.leaving[member] = end
+            heapq.heappush(self._ends, (end, next(self._order), topic, member))
+        self._schedule_end()
+
+    def _schedule_end(self) -> None:
+        if self._ends and self._ends[0][0] < self._end_at:
+            self._end_at = at = self._ends[0][0]
+            self._host.call_later(at - self._host.time(), lambda: self._end_due(at))
+
+    def _end_due(self, at: float) -> None:
+        if at != self._end_at:
+            return  # an earlier one was scheduled after this one
+        self._end_at = math.inf
+        now = self._host.time()
+        while self._ends and self._ends[0][0] <= now:
+            end, _, topic, member = heapq.heappop(self._ends)
+            watched = self._watched.get(topic)
+            if watched is not None and watched.copy.leaving.get(member) == end:
+                self._end(topic, watched.copy, member)
+        self._schedule_end()
+
+    def _end(self, topic: str, copy: Copy, member: Member) -> None:
+        copy.end(member)
+        self._host.tell(topic, member, False)
+
+    # The other nodes
+
+    def on_engine(self, up: bool) -> None:
+        """The engine has come, or has gone."""
+        self._up = up
+        if up:
+            self.tell_all_again()
+
+    def tell_all_again(self) -> None:
+        """The others may not know what this node has, nor this node what they have."""
+        for watched in self._watched.values():
+            watched.questions = 2
+        self._ask_soon(self._watched)
+
+    def _ask_soon(self, topics: Iterable[str]) -> None:
+        """Ask about topics, some of them now, and the others little by little."""
+        busy = bool(self._to_ask)
+        self._to_ask.extend(topics)
+        if not busy:
+            self._ask_some()
+
+    def on_gone(self, node: str, seen: float) -> None:
+        """A node has gone, and with it what it had."""
+        for key in [key for key in self._pieces if key[0] == node]:
+            del self._pieces[key]
+        for topic, watched in list(self._watched.items()):
+            gone = watched.copy.drop(node)
+            if gone:
+                self._begin_leaving(topic, watched.copy, gone, seen)
+
+    def _ask_some(self) -> None:
+        for _ in range(min(_AT_ONCE, len(self._to_ask))):
+            self._ask_all(self._to_ask.popleft())
+        if self._to_ask:
+            self._host.call_later(_BATCH, self._ask_some)
+
+    def _ask_all(self, topic: str) -> None:
+        watched = self._watched.get(topic)
+        if watched is None or self._alone:
+            return
+        watched.since = self._host.time()
+        watched.questions -= 1
+        nodes = watched.copy.nodes
+        have = {name: each.seq for name, each in nodes.items() if name != self._own}
+        self._ask(Audience.PRESENCE, topic, topic, have)
+
+    def _ask_one(self, node: str, topic: str, known: NodeMembers) -> None:
+        self._ask(Audience.NODE, node, topic, {node: known.seq})
+
+    def _ask(
+        self, audience: Audience, value: str, topic: str, have: dict[str, int]
+    ) -> None:
+        own = self._watched[topic].copy.of(self._own)
+        self._host.send(
+            audience, value, encode("who", topic=topic, s=own.seq, have=have)
+        )
+
+    # What they say
+
+    def on_diff(self, node: str, message: dict[str, Any]) -> None:
+        """Members have come to a node, or left it.
+
+        Raises:
+            Malformed: It does not say so properly; likewise below.
+        """
+        topic, number = value_of(message, "topic", str), value_of(message, "s", int)
+        before = value_of(message, "p", int)
+        came = _members(value_of(message, "come", list))
+        left = [_member(each) for each in value_of(message, "left", list)]
+        watched = self._watched.get(topic)
+        if watched is None:
+            return
+        copy, known = watched.copy, watched.copy.of(node)
+        if number <= known.seq:
+            return
+        if before != known.seq:
+            self._note_number(node, topic, known, number)
+            return
+        known.seq = known.heard = number
+        for member, payload in came.items():
+            if copy.enter(node, member, payload):
+                self._host.tell(topic, member, True)
+        gone = [member for member in left if copy.leave(node, member)]
+        self._begin_leaving(topic, copy, gone, self._host.time())
+
+    def on_at(self, node: str, message: dict[str, Any]) -> None:
+        """The number of the last diff of a node."""
+        topic, number = value_of(message, "topic", str), value_of(message, "s", int)
+        watched = self._watched.get(topic)
+        if watched is not None:
+            self._note_number(node, topic, watched.copy.of(node), number)
+
+    def on_who(self, node: str, message: dict[str, Any]) -> None:
+        """A node wants to know what it does not know of this one."""
+        topic, number = value_of(message, "topic", str), value_of(message, "s", int)
+        have = value_of(message, "have", dict).get(self._own, 0)
+        watched = self._watched.get(topic)
+        if watched is None:
+            own = NodeMembers()  # nobody, whatever is believed of this node
+        else:
+            self._send_diff(topic, watched)
+            own = watched.copy.of(self._own)
+        if have != own.seq:
+            if not own.seq:  # as it began to watch the topic only now
+                own.seq = next(self._numbers)
+            self._send_state(node, topic, own)
+        if watched is not None:
+            known = watched.copy.of(node)
+            # Even if it is lower: it has begun to watch the topic anew.
+            behind = known.seq + 1 if number < known.seq else number
+            self._note_number(node, topic, known, behind)
+
+    def _send_state(self, node: str, topic: str, own: NodeMembers) -> None:
+        entries = [_entry(member, said) for member, said in own.members.items()]
+        pieces = list(_pieces(entries)) or [[]]
+        for number, piece in enumerate(pieces, 1):
+            body = encode(
+                "state",
+                topic=topic,
+                s=own.seq,
+                piece=number,
+                pieces=len(pieces),
+                come=piece,
+            )
+            self._host.send(Audience.NODE, node, body)
+
+    def on_state(self, node: str, message: dict[str, Any]) -> None:
+        """The members of a node, or a piece of them."""
+        topic, number = value_of(message, "topic", str), value_of(message, "s", int)
+        piece, pieces = (
+            value_of(message, "piece", int),
+            value_of(message, "pieces", int),
+        )
+        entries = value_of(message, "come", list)
+        watched = self._watched.get(topic)
+        if watched is None:
+            return
+        key = node, topic
+        known = watched.copy.of(node)
+        if piece == 1:
+            known.heard = max(known.heard, number)  # asked for again if some are lost
+            self._pieces[key] = _Pieces(number)
+        begun = self._pieces.get(key)
+        if begun is None or not begun.add(number, piece, entries):
+            self._pieces.pop(key, None)
+        elif piece == pieces:
+            del self._pieces[key]
+            members = _members(begun.entries)
+            self._take_state(topic, watched.copy, known, node, number, members)
+
+    def _take_state(
+        self,
+        topic: str,
+        copy: Copy,
+        known: NodeMembers,
+        node: str,
+        number: int,
+        members: dict[Member, Payload],
+    ) -> None:
+        if number < known.seq:
+            return
+        known.seq = known.heard = number
+        joined, gone = copy.replace(node, members)
+        for member in joined:
+            self._host.tell(topic, member, True)
+        self._begin_leaving(topic, copy, gone, self._host.time())
+
+    def _note_number(
+        self, node: str, topic: str, known: NodeMembers, number: int
+    ) -> None:
+        """A node is at another number than it is here: ask it, unless it was asked."""
+        asked = known.heard > known.seq
+        known.heard = max(known.heard, number)
+        if known.heard > known.seq and not asked:
+            self._ask_one(node, topic, known)
+
+    # Time
+
+    def _tick(self) -> None:
+        """Repeat the numbers of diffs, and questions without an answer."""
+        if not self._running:
+            return
+        for topic, watched in self._watched.items():
+            if watched.unrepeated:
+                watched.unrepeated = False
+                own = watched.copy.of(self._own)
+                body = encode("at", topic=topic, s=own.seq)
+                self._host.send(Audience.PRESENCE, topic, body)
+            for node, known in watched.copy.nodes.items():
+                if known.heard > known.seq:
+                    self._ask_one(node, topic, known)
+        self._drop_idle()
+        self._ask_soon([t for t, each in self._watched.items() if each.questions > 0])
+        self._host.call_later(BEAT, self._tick)
+
+    def end(self) -> None:
+        """The server stops."""
+        self._running = False
+
+
+def _entry(member: Member, payload: Payload) -> Entry:
+    return [encode_identity(member), payload]
+
+
+def _member(text: object) -> Member:
+    if not isinstance(text, str):
+        raise Malformed("a member must be a str")
+    try:
+        return decode_identity(text)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise Malformed(str(error)) from None
+
+
+def _members(entries: list[Any]) -> dict[Member, Payload]:
+    members: dict[Member, Payload] = {}
+    for entry in entries:
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise Malformed("a member must have a payload or None")
+        if not isinstance(entry[1], dict | None):
+            raise Malformed("a payload must be an object or None")
+        members[_member(entry[0])] = entry[1]
+    return members
+
+
+def _pieces(entries: list[Any]) -> Iterator[list[Any]]:
+    """Cut into pieces of bounded size."""
+    piece: list[Any] = []
+    size = 0
+    for entry in entries:
+        size += len(json.dumps(entry))
+        piece.append(entry)
+        if size >= _PIECE:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
