@@ -45,6 +45,8 @@ from simple_ws.cluster.redis_url import EngineAddress  # noqa: E402
 
 SIZE = 128
 TOPIC = "bench"
+#: Messages that are kept, where some are.
+HISTORY = 100
 WARMUP = 0.5
 
 
@@ -74,7 +76,8 @@ class Way(NamedTuple):
     """How messages come to the receiving process."""
 
     name: str
-    #: "engine", "thread" for redis-py, or a file in `peers/`.
+    #: "engine", "history" for a topic with one, "thread" for redis-py, or a file in
+    #: `peers/`.
     receiver: str
     broker: bool = False
     #: hiredis reads the replies.
@@ -95,6 +98,8 @@ WAYS = (
     Way("Redis", "engine", hiredis=False),
     Way("Redis, hiredis", "engine"),
     Way("broker of workers=N", "engine", broker=True, hiredis=False),
+    Way("Redis, hiredis, history", "history"),
+    Way("broker, history", "history", broker=True, hiredis=False),
     Way("redis-py in a thread", "thread"),
     Way("python-socketio", "engine_socketio.py", wire=SOCKETIO),
     Way("channels_redis", CHANNELS, wire=Wire(), layer="core.RedisChannelLayer"),
@@ -137,8 +142,10 @@ class Room(WebSocket):
 
 def receive(receiver: str, path: str, secret: str) -> None:
     """The process whose client receives."""
-    if receiver == "engine":
+    if receiver in ("engine", "history"):
         server = with_engine(path, secret)
+        if receiver == "history":
+            server.topic(TOPIC, history=HISTORY)
     else:
         server = Server("127.0.0.1", 0, ping=False)
         threading.Thread(target=listen, args=(server, path), daemon=True).start()
@@ -159,9 +166,11 @@ def listen(server: Server, path: str) -> None:
                 server.publish(TOPIC, message["data"][HEADER_SIZE:])
 
 
-def publish(path: str, secret: str, rate: int, seconds: float) -> None:
+def publish(receiver: str, path: str, secret: str, rate: int, seconds: float) -> None:
     """The process that publishes, for some seconds."""
     server = with_engine(path, secret)
+    if receiver == "history":
+        server.topic(TOPIC, history=HISTORY)
     sent = 0
     padding = bytes(SIZE - 8)
 
@@ -225,7 +234,8 @@ def publishing(way: Way, served: Served, rate: int, seconds: float) -> Any:
     """The process that publishes: of ours always the same one."""
     if way.is_peer:
         return role(way, "publish", served.path, rate, seconds)
-    return role(WAYS[0], "publish", served.path, served.secret, rate, seconds)
+    where = (way.receiver, served.path, served.secret)
+    return role(WAYS[0], "publish", *where, rate, seconds)
 
 
 def enter(port: int, wire: Wire) -> socket.socket:
@@ -304,8 +314,8 @@ def run_role(reader: str, name: str, *arguments: str) -> None:
     if name == "receive":
         receive(*arguments)
     else:
-        path, secret, rate, seconds = arguments
-        publish(path, secret, int(rate), float(seconds))
+        receiver, path, secret, rate, seconds = arguments
+        publish(receiver, path, secret, int(rate), float(seconds))
 
 
 def main() -> None:
