@@ -509,6 +509,16 @@ def check_push(sandbox: Sandbox) -> None:
         assert feed.recv() == '{"error":"send text"}'
 
 
+@checks("docs/howto/dashboard.md")
+def check_dashboard(sandbox: Sandbox) -> None:
+    with sandbox.serve(sandbox.names["server"]) as server:
+        client = server.connect("/prices")
+        assert "<table" in server.request("GET", "/prices.html").text
+        server.advance(0.1)
+        names = [json.loads(text)["name"] for text in client.messages]
+        assert names == [f"STOCK {number}" for number in range(50)] * 3
+
+
 @prepares("docs/howto/publishing.md")
 def prepare_publishing(sandbox: Sandbox) -> None:
     """An engine, wherever the page looks for one."""
