@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from .envelope import Content
 from .history import History
+from .since import Since
 from .topic_rules import TopicRule
 
 __all__ = ["LocalTopic", "LocalTopics"]
@@ -37,6 +38,9 @@ class LocalTopic:
     def when_in_step(self, callback: Callable[[], object]) -> None:
         """Call a function now."""
         callback()
+
+    def catch_up_to(self, since: Since) -> None:
+        """Do nothing: no other process has more."""
 
     def append(self, content: Content, key: str | None, now: float) -> bool:
         """Add a message; return False if one with this key is there already."""

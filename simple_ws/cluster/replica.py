@@ -19,6 +19,7 @@ from .engine import Page, Retention
 from .envelope import Content
 from .history import History
 from .position import Position
+from .since import Since, is_ahead
 
 __all__ = ["Opened", "Replica", "ReplicaHost"]
 
@@ -101,6 +102,12 @@ class Replica:
             callback()
         else:
             self._waiting.append(callback)
+
+    def catch_up_to(self, since: Since) -> None:
+        """Be out of step, and read on, if somebody has got more than has come here: on
+        another node, which may be ahead by some milliseconds, or seconds."""
+        if self.in_step and self.history is not None and is_ahead(self.history, since):
+            self.catch_up()
 
     # What the engine says
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 from .history import History
 from .position import MAX_OFFSET, Position, parse_position
 
-__all__ = ["ALL", "UNKNOWN", "Since", "Start", "parse_since", "start"]
+__all__ = ["ALL", "UNKNOWN", "Since", "Start", "is_ahead", "parse_since", "start"]
 
 
 class _Since(enum.Enum):
@@ -47,6 +47,15 @@ class Start(NamedTuple):
     after: int
     #: Messages before that which it has missed for ever; None: not known.
     gap: int | None
+
+
+def is_ahead(history: History, since: Since) -> bool:
+    """Whether somebody claims to have got more of a history than it has."""
+    return (
+        isinstance(since, Position)
+        and since.epoch == history.epoch
+        and since.offset > history.top
+    )
 
 
 def start(history: History, since: Since, now: float) -> Start:

@@ -136,6 +136,7 @@ class Histories:
         """Give the messages of a topic; see `Hub.history`."""
         engine, reactor = self._host._engine, self._host.reactor
         source = self._source(topic, rule)
+        source.catch_up_to(since)
         if source.in_step:
             future.set_result(self._publications(source, since, limit))
             return

@@ -51,6 +51,9 @@ class Source(Protocol):
     def when_in_step(self, callback: Callable[[], object]) -> None:
         """Call a function once, as soon as it is in step."""
 
+    def catch_up_to(self, since: Since) -> None:
+        """Read on if somebody has got more; it is not in step until that is done."""
+
 
 class JoinsHost(Protocol):
     """What it needs of its server."""
@@ -73,6 +76,7 @@ class _Joining:
 
     __slots__ = (
         "after",
+        "asked",
         "client",
         "epoch",
         "gap",
@@ -88,6 +92,8 @@ class _Joining:
     ) -> None:
         self.topic, self.client, self.priority = topic, client, priority
         self.since, self.source = since, source
+        #: The source was told what the client has got.
+        self.asked = False
         #: Of what `after` counts; "" until it has begun.
         self.epoch = ""
         self.after = 0
@@ -119,6 +125,7 @@ class Joins:
         """Let a client join; a join into the same topic begins anew."""
         self.cancel(topic, client)
         joining = _Joining(topic, client, priority, since, source)
+        self._ask(joining)
         may_begin = source.in_step and client not in self._host._strangers
         if may_begin and self._replay(joining):
             self._finish(joining)
@@ -150,8 +157,16 @@ class Joins:
         of_client = self._joining.get(joining.client)
         return of_client is not None and of_client.get(joining.topic) is joining
 
+    @staticmethod
+    def _ask(joining: _Joining) -> None:
+        """Once, and not while it reads what may be older than what the client has."""
+        if not joining.asked and joining.source.in_step:
+            joining.asked = True
+            joining.source.catch_up_to(joining.since)
+
     def _go_on(self, joining: _Joining) -> None:
         source, client = joining.source, joining.client
+        self._ask(joining)
         if not source.in_step:
             source.when_in_step(partial(self._note_ready, joining))
         elif client not in self._host._strangers and self._replay(joining):

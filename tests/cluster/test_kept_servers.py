@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from harness import DEADLINE, open_peer
 from nodes import Nodes, Room, broker_server
+from proxy import Proxy
 from redis_server import PROGRAMS, redis_server
 
 from simple_ws import InvalidState
@@ -133,6 +134,34 @@ def test_history_is_that_of_all_nodes(engine: Any, stack: ExitStack) -> None:
     back.until_text("end")
     assert back.texts == ["end"]
     assert back.join[1:] == ["1", "0"]
+
+
+def test_client_that_comes_to_a_node_that_lags_gets_the_rest_once(
+    stack: ExitStack,
+) -> None:
+    """On another node it has got what has not come here yet: that is no gap."""
+    redis = stack.enter_context(redis_server())
+    proxy = stack.enter_context(Proxy(redis.port))
+    nodes = make(stack, [proxy.url, redis.url])
+    for number in (0, 1):
+        assert Reader(stack, nodes, number).join[1:] == ["0", "0"]
+    there = Reader(stack, nodes, 1)
+    epoch, offset, _ = there.join[0].split(":")
+    proxy.hold()
+    for text in ("a", "b", "c"):
+        nodes.servers[1].publish("kept", text)
+    there.until_text("c")
+    back = Reader(stack, nodes, 0, f"?since={epoch}:{int(offset) + 2}")
+    stranger = Reader(stack, nodes, 0, f"?since={epoch}:{int(offset) + 9}")
+    opened = threading.Event()
+    nodes.servers[0].reactor.call_threadsafe(opened.set)
+    assert opened.wait(DEADLINE)
+    proxy.release()
+    assert back.join == [f"{epoch}:{int(offset) + 3}:{back.join[0][-4:]}", "1", "0"]
+    assert stranger.join[1:] == ["3", "None"]
+    nodes.servers[1].publish("kept", "d")
+    back.until_text("d")
+    assert back.texts == ["c", "d"]
 
 
 def test_message_with_a_key_is_stored_once(engine: Any, stack: ExitStack) -> None:
