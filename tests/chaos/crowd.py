@@ -14,6 +14,7 @@ from typing import Any
 
 from harness import CLOSE, TEXT, frame, request
 from ledger import Ledger, Session
+from readers import Reader
 
 __all__ = ["Crowd", "Member"]
 
@@ -22,6 +23,8 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 WINDOW = 50
 #: Seconds between two attempts to connect.
 RETRY = 0.1
+#: Seconds for which something of a client is on its way while all is well.
+_SILENCE = 0.5
 #: Seconds between two looks at who may publish.
 TICK = 0.01
 
@@ -32,14 +35,21 @@ class Member:
     Attributes:
         server: its index.
         rate: messages a second; 0: it only listens.
-        session: of the present connection, once it is greeted.
+        session: of the present connection, once it is open.
+        reader: of the topic's history, if it has one.
         ends: how its connections ended: "refused", "reset", "closed" and others.
         silent: the longest time in seconds in which nothing of its own came back
             though something was on its way, since somebody has set it to 0.
     """
 
-    def __init__(self, server: int, address: tuple[str, int], rate: float) -> None:
-        self.server, self.rate = server, rate
+    def __init__(
+        self,
+        server: int,
+        address: tuple[str, int],
+        rate: float,
+        reader: Reader | None = None,
+    ) -> None:
+        self.server, self.rate, self.reader = server, rate, reader
         self.address = address
         self.session: Session | None = None
         self.ends: Counter[str] = Counter()
@@ -58,7 +68,12 @@ class Member:
         session = self.session
         if session is None or not session.node:
             return False
-        return not self.rate or session.returned > 0
+        if not self.rate:
+            return True
+        waits = session.sent > session.returned
+        return session.returned > 0 and not (
+            waits and time.monotonic() - self.heard_at > _SILENCE
+        )
 
 
 class Crowd:
@@ -160,7 +175,9 @@ class Crowd:
         sock.setblocking(False)
         sock.connect_ex(member.address)
         member.sock, member.shaken, member.incoming = sock, False, b""
-        member.outgoing = request("/hall")
+        reader = member.reader
+        since = "" if reader is None else f"?since={reader.since()}"
+        member.outgoing = request(f"/hall{since}")
         self._selector.register(sock, READ | WRITE, member)
 
     def _send(self, member: Member, text: str) -> None:
@@ -249,15 +266,35 @@ class Crowd:
         session: Any = member.session
         words = text.split()
         if words[0] == "m":
-            _, name, number, publisher, _ = words
-            session.note_message(self._ledger.index(name), int(number))
+            _, name, number, publisher, count = words
+            self._on_message(member, name, int(number))
             if int(publisher) == session.number:
-                session.returned += 1
+                session.returned = int(count) + 1
                 member.heard_at = time.monotonic()
-            elif not session.heard and name != session.node:
-                session.heard = time.monotonic_ns()
         elif words[0] == "gap":
-            session.note_gap(words[1])
-            session.heard = session.heard or time.monotonic_ns()
+            self._on_gap(member, words[1])
+        elif words[0] == "join":
+            assert member.reader is not None
+            member.reader.on_join(*words[1:])
         else:
             session.node = words[1]
+
+    def _on_message(self, member: Member, name: str, number: int) -> None:
+        session: Any = member.session
+        node = self._ledger.index(name)
+        if member.reader is not None:
+            member.reader.on_message(node, number)
+            return
+        session.note_message(node, number)
+        if not session.heard and name != session.node:
+            session.heard = time.monotonic_ns()
+
+    @staticmethod
+    def _on_gap(member: Member, missing: str) -> None:
+        session: Any = member.session
+        if member.reader is not None:
+            member.reader.on_gap(missing)
+            session.returned = session.sent  # the engine may have lost them
+            return
+        session.note_gap(missing)
+        session.heard = session.heard or time.monotonic_ns()

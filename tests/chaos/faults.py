@@ -84,6 +84,8 @@ class Faults:
 
     def _kill_supervisor(self) -> str:
         server = self._server()
+        if self._site.engine == "local":  # its broker ends with it
+            self._site.ledger.wipes += 1
         server.kill()
         server.start()
         return f"the supervisor of server {server.number} is killed, and started again"
@@ -145,6 +147,7 @@ class Faults:
         (server,) = self._site.servers
         broker = self._broker()
         self._note_ends()
+        self._site.ledger.wipes += 1
         server.kill_process(broker)
         self._wait_for_ends(server)
         return "the broker is killed"
@@ -162,6 +165,7 @@ class Faults:
     # Redis
 
     def _kill_redis(self) -> str:
+        self._site.ledger.wipes += 1
         self._redis.redis.kill()
         time.sleep(2)
         self._redis.redis.start()

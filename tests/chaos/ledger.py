@@ -13,11 +13,15 @@
 - what was counted as lost comes to nobody else;
 - all clients get the messages of all nodes in one order, except those that a node
   delivered without the engine.
+
+With history the clients are `readers.Reader`s, and their own node is as all others:
+nothing is delivered that the engine has not stored.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable
@@ -110,7 +114,7 @@ class Session:
         number: of the session, by which its messages are known.
         node: the name of the worker that serves it; "" before that is known.
         sent: its messages.
-        returned: of these, how many came back.
+        returned: of these, how many came back, or will not.
         entries: what came, see `note_message` and `note_gap`.
         last: the number of the last message of each node, by its index.
         heard: when it first got something of another node, or a gap; on the same clock
@@ -140,17 +144,25 @@ class Session:
 class Ledger:
     """All nodes and sessions of a run.
 
+    Args:
+        directory: of the journals.
+        history: sessions only publish; who gets messages are readers.
+
     Attributes:
         nodes: by name, in the order in which they were heard of.
         sessions: all of them; the index is their number.
+        readers: with history; otherwise the same as the sessions.
+        wipes: how often the engine was made to lose its data.
         problems: what was not right, as text.
         totals: of all sessions: "received", "counted" (at the publisher), "told", "in
             hands" (of a killed node); and "not taken" of all publishers.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, history: bool = False) -> None:
         self.nodes: dict[str, Node] = {}
         self.sessions: list[Session] = []
+        self.readers: list[Session] = [] if history else self.sessions
+        self.wipes = 0
         self.problems: list[str] = []
         self.totals: Counter[str] = Counter()
         self._directory = directory
@@ -166,6 +178,13 @@ class Ledger:
         session = Session(len(self.sessions))
         self.sessions.append(session)
         return session
+
+    def reader(self) -> Session:
+        """What somebody gets of a topic with history, from now on."""
+        reader = Session(len(self.readers))
+        reader.heard = time.monotonic_ns()
+        self.readers.append(reader)
+        return reader
 
     def read(self) -> None:
         """Read what the nodes have written meanwhile."""
@@ -185,7 +204,7 @@ class Ledger:
         }
         return all(
             session.last.get(index, 0) >= number
-            for session in self.sessions
+            for session in self.readers
             if session.open
             for index, number in wanted.items()
         )
@@ -203,7 +222,7 @@ class Ledger:
         for node in self.nodes.values():
             self._check_node(node, node.pid in ended)
         self._check_publishers()
-        for session in self.sessions:
+        for session in self.readers:
             _Reading(self, session).check()
         self._check_order()
 
@@ -257,10 +276,10 @@ class Ledger:
     def _check_order(self) -> None:
         """Compare the orders of all sessions with that of the longest ones."""
         apart = self._delivered_apart()
-        by_length = sorted(self.sessions, key=lambda each: -len(each.entries))
+        by_length = sorted(self.readers, key=lambda each: -len(each.entries))
         for reference in by_length[:2]:
             position = {entry: at for at, entry in enumerate(reference.entries)}
-            for session in self.sessions:
+            for session in self.readers:
                 if session is not reference:
                     self._compare(session, position, apart)
 
@@ -298,7 +317,7 @@ class _Reading:
     def __init__(self, ledger: Ledger, session: Session) -> None:
         self._ledger, self._session = ledger, session
         self._nodes = {ledger.index(node.name): node for node in ledger.nodes.values()}
-        self._own = ledger.index(session.node)
+        self._own = ledger.index(session.node) if session.node else -1
         self._last: dict[int, int] = {}  # number of each node
         self._at: dict[int, int] = {}  # where that came
         self._unknown_at = -1  # where a gap of unknown size was told
@@ -306,8 +325,8 @@ class _Reading:
 
     def check(self) -> None:
         """Find what is not right."""
-        if not self._session.node:
-            return  # it ended before the node had greeted it
+        if not self._session.entries:
+            return
         for at, entry in enumerate(self._session.entries):
             if entry == UNKNOWN_GAP:
                 self._unknown_at, self._told = at, 0

@@ -1,4 +1,4 @@
-"""The server of a chaos run: `node.py HOST PORT WORKERS ENGINE DIRECTORY`.
+"""The server of a chaos run: `node.py HOST PORT WORKERS ENGINE DIRECTORY HISTORY`.
 
 Each worker writes down what becomes of each message, in a file of its own: a write to a
 file outlives the process. `ledger` reads it. Lines:
@@ -13,7 +13,8 @@ file outlives the process. `ledger` reads it. Lines:
     c JSON             the counts, when the process ends as it should
 
 Clients of the room "hall" get "m NODE N PUBLISHER K", and "gap COUNT" where `on_gap`
-was called. Messages to other topics are noise.
+was called; with a history "join POSITION RECOVERED GAP", too. Messages to other topics
+are noise.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Journal:
         self._host = server.engine
         self._channel = self._host.channels.topic(HALL)
         self._watch(server.engine._node)
+        self._watch_kept(server.engine._node.kept)
 
     def write(self, *words: object) -> None:
         os.write(self._file, (" ".join(map(str, words)) + "\n").encode())
@@ -66,6 +68,11 @@ class Journal:
     def lost(self) -> int:
         """Messages that were delivered here alone, as the engine was not there."""
         return self._host.counts.lost
+
+    @property
+    def refused(self) -> int:
+        """Messages to the history that were not taken, as too many wait."""
+        return self._host.counts.refused
 
     def end(self) -> None:
         """The process has served; all is closed."""
@@ -94,9 +101,32 @@ class Journal:
         node._on_accepted, node._on_refused = note_accepted, note_refused
         node._deliver_unsure = note_unsure
 
+    def _watch_kept(self, kept: Any) -> None:
+        """The same of messages to a topic with history."""
+        stored, refused, dropped = kept.on_stored, kept.on_refused, kept._note_dropped
+
+        def note_first(word: str) -> None:
+            if kept._unconfirmed._given:
+                self.write(word, kept._unconfirmed._given[0].entry[2].seq)
+
+        def note_stored(event: object) -> None:
+            note_first("a")
+            stored(event)
+
+        def note_refused(reason: str) -> None:
+            note_first("r")
+            refused(reason)
+
+        def note_dropped(message: Any) -> None:
+            self.write("u" if message.sent else "l", message.entry[2].seq)
+            dropped(message)
+
+        kept.on_stored, kept.on_refused = note_stored, note_refused
+        kept._note_dropped = note_dropped
+
     def _note(self, word: str, messages: Any) -> None:
         for sent in messages:
-            if sent.message.channel == self._channel:
+            if sent is not None and sent.message.channel == self._channel:
                 self.write(word, sent.seq)
 
 
@@ -110,8 +140,12 @@ class Hall(WebSocket):
     journal: Journal
 
     def on_open(self, client: Any) -> None:
-        client.subscribe(HALL)
         client.send(f"hello {self.journal.name}")
+        since = client.query.get("since")
+        client.subscribe(HALL, since=int(since) if (since or "").isdigit() else since)
+
+    def on_join(self, client: Any, topic: str, join: Any) -> None:
+        client.send(f"join {join.position} {join.recovered} {join.gap}")
 
     def on_message(self, msg: Any, client: Any) -> None:
         word, _, rest = msg.partition(" ")
@@ -122,15 +156,18 @@ class Hall(WebSocket):
 
     def on_gap(self, topic: str | None, missing: int | None) -> None:
         if topic == HALL:
-            self.server.publish(HALL, f"gap {missing}", local=True)
+            for client in self.server.members(HALL):
+                client.send(f"gap {missing}")
 
     def _publish(self, rest: str) -> None:
         """Publish a message of a client, and note whether the engine was there."""
-        lost = self.journal.lost
+        lost, refused = self.journal.lost, self.journal.refused
         text = self.journal.take(rest)
         self.server.publish(HALL, text)
         if self.journal.lost > lost:
             self.journal.write("l", self.journal.taken)
+        if self.journal.refused > refused:
+            self.journal.write("r", self.journal.taken)
 
     def _make_noise(self, pid: str, count: str) -> None:
         """Publish what another process listens to, and does not read."""
@@ -139,12 +176,16 @@ class Hall(WebSocket):
             self.server.publish(f"noise-{pid}", "x" * NOISE)
 
 
-def main(host: str, port: str, workers: str, engine: str, directory: str) -> None:
+def main(
+    host: str, port: str, workers: str, engine: str, directory: str, history: str
+) -> None:
     """Serve until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options: dict[str, Any] = {"engine": engine} if engine else {}
     server = Server(host, int(port), workers=int(workers), ping=False, **options)
     hall = server.mount("*", Hall())
+    if int(history):
+        server.topic(HALL, history=int(history), keep=600)
 
     @server.http("/stats")
     def stats(request: object) -> Any:

@@ -36,6 +36,7 @@ class Served:
 
     Attributes:
         address: for clients.
+        history: messages that the topic keeps.
         killed: all processes that were killed.
     """
 
@@ -46,6 +47,7 @@ class Served:
         self.address = (host, free_port())
         self.killed: set[int] = set()
         self.prefix: list[str] = []  # of the command
+        self.history = 0
         self.log = directory / f"server-{number}.log"
         self._journals, self._engine = directory / "journals", engine
         self.process: subprocess.Popen[bytes] | None = None
@@ -58,6 +60,7 @@ class Served:
     def start(self) -> None:
         host, port = self.address
         arguments = [host, port, self.workers, self._engine, self._journals]
+        arguments += [self.history]
         command = [*self.prefix, sys.executable, HERE / "node.py", *arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -106,9 +109,9 @@ class Site:
     """What both sites have in common.
 
     Args:
-        stack: ends everything.
         directory: for logs and journals.
         servers: that serve.
+        history: messages that the topic keeps.
 
     Attributes:
         ledger: reads the journals of all workers.
@@ -117,13 +120,16 @@ class Site:
 
     engine = ""
 
-    def __init__(self, directory: Path, servers: list[Served]) -> None:
-        self.ledger = Ledger(directory / "journals")
+    def __init__(self, directory: Path, servers: list[Served], history: int) -> None:
+        self.ledger = Ledger(directory / "journals", history > 0)
+        self.history = history
         self.servers = servers
         self.notes: list[str] = []
 
     def start(self, stack: ExitStack) -> None:
+        """Start all servers; the stack ends them."""
         for server in self.servers:
+            server.history = self.history
             stack.callback(server.end, signal.SIGKILL)
             server.start()
 
@@ -158,8 +164,9 @@ class LocalSite(Site):
 
     engine = "local"
 
-    def __init__(self, directory: Path, workers: int) -> None:
-        super().__init__(directory, [Served(directory, 0, workers, "", "127.0.0.1")])
+    def __init__(self, directory: Path, workers: int, history: int) -> None:
+        server = Served(directory, 0, workers, "", "127.0.0.1")
+        super().__init__(directory, [server], history)
 
     def broker(self) -> int:
         """The process of the broker, when all workers serve."""
@@ -180,7 +187,12 @@ class RedisSite(Site):
     engine = "redis"
 
     def __init__(
-        self, stack: ExitStack, directory: Path, servers: int, workers: int
+        self,
+        stack: ExitStack,
+        directory: Path,
+        servers: int,
+        workers: int,
+        history: int,
     ) -> None:
         self.namespace = Namespace.make(stack) if servers > 2 else None
         options = ["--client-output-buffer-limit", f"pubsub {NOT_READ} 0 0"]
@@ -188,16 +200,13 @@ class RedisSite(Site):
             options += ["--bind", "127.0.0.1", self.namespace.engine_host]
             options += ["--protected-mode", "no"]
         # A short path: that of a Unix socket has 107 bytes at most.
-        made = tempfile.TemporaryDirectory(prefix="sws-")
-        short = Path(stack.enter_context(made))
+        short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sws-")))
         self.redis = RedisServer("redis-server", short, *options)
         stack.callback(self.redis.end, signal.SIGKILL)
         self.redis.start()
         self.proxy = stack.enter_context(Proxy(self.redis.port))
-        super().__init__(
-            directory,
-            [self._server(directory, number, workers) for number in range(servers)],
-        )
+        made = [self._server(directory, number, workers) for number in range(servers)]
+        super().__init__(directory, made, history)
         if servers > 2 and self.namespace is None:
             self.notes.append("no partitions: a network namespace cannot be made here")
 

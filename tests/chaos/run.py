@@ -17,6 +17,10 @@ itself, prints a line for each fault and the account, and exits with 0 if
 
 `--seed` chooses the same faults again. It needs Linux (/proc).
 
+With `--history 20000` the topic keeps its messages: clients come back with their
+position, and get all that they have missed; there is a gap only where the engine has
+lost its data, and nothing comes twice.
+
     make chaos ARGS="--faults redis-kill --count 20 --every 4 --rate 1000"
 
 kills Redis 20 times at 1,000 messages a second.
@@ -43,6 +47,7 @@ import measuring
 from crowd import Crowd, Member
 from faults import Faults
 from places import LocalSite, RedisSite, Site, wait_until
+from readers import Reader
 from report import print_report
 from watch import Watch
 
@@ -88,9 +93,9 @@ class Chaos:
     def _make_site(self, directory: Path) -> Site:
         options = self.options
         if options.engine == "local":
-            return LocalSite(directory, options.workers or 4)
-        workers = options.workers or 2
-        return RedisSite(self._stack, directory, options.servers, workers)
+            return LocalSite(directory, options.workers or 4, options.history)
+        sizes = options.servers, options.workers or 2, options.history
+        return RedisSite(self._stack, directory, *sizes)
 
     def _members(self) -> list[Member]:
         """Of each server so many clients for each worker, of which half publish."""
@@ -99,9 +104,14 @@ class Chaos:
         publishers = (len(places) + 1) // 2
         rate = self.options.rate / publishers
         return [
-            Member(server.number, server.address, 0.0 if at % 2 else rate)
+            Member(
+                server.number, server.address, 0.0 if at % 2 else rate, self._reader()
+            )
             for at, server in enumerate(places)
         ]
+
+    def _reader(self) -> Reader | None:
+        return Reader(self.ledger) if self.options.history else None
 
     # The run
 
@@ -230,6 +240,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="of a server (2; local: 4)")
     parser.add_argument("--clients", type=int, default=3, help="of a worker")
     parser.add_argument("--rate", type=float, default=300.0, help="messages a second")
+    parser.add_argument(
+        "--history", type=int, default=0, help="messages that the topic keeps"
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--keep", help="a new directory for logs and journals")
     options = parser.parse_args()

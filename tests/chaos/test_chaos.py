@@ -134,14 +134,17 @@ FAULTS = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("history", [0, 20_000])
 @pytest.mark.parametrize("engine", FAULTS)
-def test_a_short_run_passes_and_leaves_no_process(engine: str, tmp_path: Path) -> None:
+def test_a_short_run_passes_and_leaves_no_process(
+    engine: str, history: int, tmp_path: Path
+) -> None:
     if engine == "redis" and shutil.which("redis-server") is None:
         pytest.skip("no redis-server on this system")
     where = tmp_path / "chaos"
     command = [sys.executable, str(PROGRAM), "--engine", engine, "--keep", str(where)]
     command += ["--count", "4", "--every", "1.5", "--faults", FAULTS[engine]]
-    command += ["--servers", "2", "--clients", "2"]
+    command += ["--servers", "2", "--clients", "2", "--history", str(history)]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=55
     )
