@@ -56,7 +56,7 @@ class Publisher:
 
     Args:
         url: of the engine, as for the option `engine` of a server: `redis://`,
-            `rediss://`, `valkey://`, `valkeys://` or `unix://`.
+            `rediss://`, `valkey://`, `valkeys://`, `unix://`, `nats://` or `tls://`.
         prefix: of the application; None: that of the URL (`?prefix=`), or `sws`.
         secret: signs the messages, as the servers' option `engine_secret` asks for.
         timeout: seconds that a call may take, with connecting. The system's name
@@ -97,7 +97,8 @@ class Publisher:
 
         Returns:
             The connections of the engine that got it: the servers (each worker is one)
-            where somebody has subscribed, and not the clients.
+            where somebody has subscribed, and not the clients. -1 where the engine
+            does not tell (NATS).
 
         Raises:
             EngineError: The engine cannot be reached, refused it, or did not answer

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from harness import DEADLINE, Peer, Recorder, open_peer
+from nats_server import NatsServer
 from redis_server import RedisServer
 
 from simple_ws import Server
@@ -90,7 +91,8 @@ class Nodes:
 
     Args:
         stack: ends them.
-        engine: a `RedisServer`, a `BrokerServer`, or the URL for each server.
+        engine: a `RedisServer`, `NatsServer` or `BrokerServer`; or the URL for each
+            server.
         count: of servers.
         room: makes the handler of each.
         prepare: is called with each server before it starts.
@@ -100,7 +102,7 @@ class Nodes:
     def __init__(
         self,
         stack: ExitStack,
-        engine: RedisServer | BrokerServer | Sequence[str],
+        engine: RedisServer | NatsServer | BrokerServer | Sequence[str],
         count: int = 2,
         room: Callable[[], Room] = Room,
         prepare: Callable[[Server], object] = lambda server: None,
@@ -116,7 +118,7 @@ class Nodes:
             self.until(number, up=True)
 
     def _start(self, stack: ExitStack, number: int, options: Any) -> Server:
-        if isinstance(self.engine, RedisServer):
+        if isinstance(self.engine, RedisServer | NatsServer):
             rest = {key: options[key] for key in options if key != "query"}
             options = {"engine": self.engine.url + options.get("query", ""), **rest}
         elif not isinstance(self.engine, BrokerServer):

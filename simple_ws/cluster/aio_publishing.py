@@ -38,6 +38,7 @@ from .publishing import (
     no_answer,
     refused,
 )
+from .redis_engine import RedisEngine
 from .topic_rules import check_key
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Publisher:
 
     Args:
         url: of the engine, as for the option `engine` of a server: `redis://`,
-            `rediss://`, `valkey://`, `valkeys://` or `unix://`.
+            `rediss://`, `valkey://`, `valkeys://`, `unix://`, `nats://`, or `tls://`
+            with `?tls_first=true`.
         prefix: of the application; None: that of the URL (`?prefix=`), or `sws`.
         secret: signs the messages, as the servers' option `engine_secret` asks for.
         timeout: seconds that a call may take, with connecting.
@@ -375,6 +377,8 @@ class _Connection(AbortableProtocol):
         Raises:
             EngineError: It is not possible.
         """
+        if self._address.is_nats:
+            self._engine.connected(_clock())  # the server speaks first
         try:
             await self._reach()
         except UnicodeError:  # an empty label, or one with more than 63 characters
@@ -383,13 +387,16 @@ class _Connection(AbortableProtocol):
         except OSError as error:
             explained = named(error, self._address)
             raise cannot_connect(self._address, explained) from error
-        self._engine.connected(_clock())
+        if not self._address.is_nats:
+            self._engine.connected(_clock())
         self._flush()
         await self._entered
         self.ready = True
 
     async def _reach(self) -> None:
         address = self._address
+        if address.is_nats and address.tls and not address.tls_first:
+            raise OSError(0, "in asyncio, NATS with TLS needs ?tls_first=true")
         context = await asyncio.to_thread(tls_context, address) if address.tls else None
         if address.path:
             self._sock = await dial_unix(address.path)
@@ -447,8 +454,11 @@ class _Connection(AbortableProtocol):
             if not reply.done():
                 reply.set_result(value)
 
-        self._engine.ask(take, b"GET", key)
-        self._flush()
+        if isinstance(self._engine, RedisEngine):
+            self._engine.ask(take, b"GET", key)
+            self._flush()
+        else:
+            take(None)  # NATS has no keys
         return reply
 
     def check(self) -> None:

@@ -7,12 +7,21 @@ AUTH) is left to the engine.
 from __future__ import annotations
 
 import errno
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..client.default_tls import default_context
-from ..client.dial import NEXT_ATTEMPT, Left, dial, dial_unix, shake_tls
+from ..client.dial import (
+    NEXT_ATTEMPT,
+    READ,
+    Left,
+    dial,
+    dial_unix,
+    shake_tls,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -22,6 +31,8 @@ __all__ = ["Address", "connect", "named", "tls_context"]
 #: Seconds before the next attempt where the backlog of a Unix socket is full: the
 #: system tells this at once, and not when there is room.
 _FULL = 0.02
+#: Bytes of a line before TLS.
+_MAX_LINE = 65536
 
 
 class Address(Protocol):
@@ -69,7 +80,10 @@ def _never() -> bool:
 
 
 def connect(
-    address: Address, timeout: float, cancelled: Callable[[], bool] = _never
+    address: Address,
+    timeout: float,
+    cancelled: Callable[[], bool] = _never,
+    on_line: Callable[[bytes], object] | None = None,
 ) -> Any:
     """Connect to an engine; from any thread.
 
@@ -77,6 +91,8 @@ def connect(
         address: where it is.
         timeout: seconds. The system's name look-up has its own timeout.
         cancelled: asked some times a second whether to give it up.
+        on_line: called with a line that the server sends before TLS begins; it may
+            raise OSError. None: it sends none.
 
     Returns:
         A socket, or an `ssl.SSLSocket`, connected and non-blocking.
@@ -96,14 +112,16 @@ def connect(
         return min(rest, NEXT_ATTEMPT)  # to look again whether it is cancelled
 
     try:
-        return _connect(address, left)
+        return _connect(address, left, on_line)
     except UnicodeError:  # an empty label, or one with more than 63 characters
         raise OSError(errno.EINVAL, _text(address, "not a host name")) from None
     except OSError as error:
         raise named(error, address) from None
 
 
-def _connect(address: Address, left: Left) -> Any:
+def _connect(
+    address: Address, left: Left, on_line: Callable[[bytes], object] | None
+) -> Any:
     if address.path:
         return _dial_unix(address.path, left)
     sock = dial(address.host, address.port, None, left)
@@ -111,10 +129,27 @@ def _connect(address: Address, left: Left) -> Any:
         return sock
     try:
         context = tls_context(address)
+        if on_line is not None:
+            on_line(_receive_line(sock, left))
     except BaseException:
         sock.close()
         raise
     return shake_tls(sock, context, address.host, left)
+
+
+def _receive_line(sock: socket.socket, left: Left) -> bytes:
+    """Receive a line; the server sends no more before we answer."""
+    line = b""
+    while not line.endswith(b"\r\n"):
+        if len(line) > _MAX_LINE:
+            raise OSError(errno.EMSGSIZE, "its first line is too long")
+        if not wait_for(sock, READ, left()):
+            continue
+        data = sock.recv(4096)
+        if not data:
+            raise OSError(errno.ECONNRESET, "the connection was closed")
+        line += data
+    return line[:-2]
 
 
 def _dial_unix(path: str, left: Left) -> Any:

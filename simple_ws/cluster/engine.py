@@ -52,7 +52,7 @@ class Delivered(NamedTuple):
 class Accepted(NamedTuple):
     """The engine has the oldest message that was neither accepted nor refused yet."""
 
-    #: Connections of the engine that it was sent to.
+    #: Connections of the engine that it was sent to; -1 where that is not known (NATS).
     receivers: int
 
 

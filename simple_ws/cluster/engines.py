@@ -17,8 +17,9 @@ from .redis_url import EngineAddress
 
 if TYPE_CHECKING:
     from .broker import Broker
+    from .nats_engine import NatsEngine
 
-__all__ = ["EngineSetup", "open_engine"]
+__all__ = ["EngineSetup", "connect_engine", "new_engine", "open_engine"]
 
 #: Seconds to connect, with TLS.
 _CONNECT_TIMEOUT = 5.0
@@ -53,14 +54,42 @@ def open_engine(
     if address.scheme == "memory":
         return _open_memory(address, secret, reactor)
     name = address.client_name or f"simple_ws-{os.getpid()}"
-    engine = RedisEngine.from_address(replace(address, client_name=name))
+    engine = new_engine(replace(address, client_name=name))
 
     def reach(cancelled: Callable[[], bool]) -> Any:
-        return connect(address, _CONNECT_TIMEOUT, cancelled)
+        return connect_engine(engine, address, _CONNECT_TIMEOUT, cancelled)
 
-    ask = None if address.scheme == "local" else engine.ask
+    plain = address.is_nats or address.scheme == "local"
+    ask = engine.ask if isinstance(engine, RedisEngine) and not plain else None
     name = f"engine {address}"
     return EngineSetup(engine, reach, name, address.prefix, secret, ask=ask)
+
+
+def new_engine(
+    address: EngineAddress, *, publish_only: bool = False
+) -> RedisEngine | NatsEngine:
+    """The engine of a URL.
+
+    Args:
+        address: of Redis, Valkey, the broker or NATS.
+        publish_only: it never subscribes to anything.
+    """
+    if not address.is_nats:
+        return RedisEngine.from_address(address, publish_only=publish_only)
+    from .nats_engine import NatsEngine  # only when needed
+
+    return NatsEngine.from_address(address, publish_only=publish_only)
+
+
+def connect_engine(
+    engine: Engine,
+    address: EngineAddress,
+    timeout: float,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Any:
+    """Connect to an engine; see `connect.connect`."""
+    on_line = getattr(engine, "note_info", None) if not address.tls_first else None
+    return connect(address, timeout, cancelled, on_line)
 
 
 def _open_memory(

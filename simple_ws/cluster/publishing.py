@@ -14,12 +14,11 @@ import os
 import time
 from collections import deque
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checks import seconds, secret
 from ..errors import EngineError, InvalidState
 from .channels import Channels
-from .connect import connect
 from .engine import (
     Accepted,
     EngineEvent,
@@ -30,12 +29,16 @@ from .engine import (
     Retention,
     Stored,
 )
+from .engines import connect_engine, new_engine
 from .envelope import Envelope, Kind, seal
 from .numbers import Numbers
 from .redis_engine import RedisEngine
 from .redis_url import EngineAddress, is_prefix, parse
 from .resp import ErrorReply
 from .stream import open_stream
+
+if TYPE_CHECKING:
+    from .nats_engine import NatsEngine
 
 __all__ = [
     "CLOSED_BY_PEER",
@@ -149,11 +152,10 @@ class Sealer:
         return KeptMessage(channel, envelope, Origin(self._id, seq, key), kept)
 
 
-def engine_to(address: EngineAddress) -> RedisEngine:
+def engine_to(address: EngineAddress) -> RedisEngine | NatsEngine:
     """The engine of an address, for one that never subscribes."""
     name = address.client_name or f"simple_ws-publisher-{os.getpid()}"
-    named = replace(address, client_name=name)
-    return RedisEngine.from_address(named, publish_only=True)
+    return new_engine(replace(address, client_name=name), publish_only=True)
 
 
 def no_answer(timeout: float) -> str:
@@ -189,6 +191,8 @@ def count_topics(options: PublishingOptions) -> dict[str, int]:
     Raises:
         EngineError: The engine does not tell in time.
     """
+    if options.address.is_nats:
+        raise EngineError(str(options.address), "NATS does not tell who subscribes")
     end = _clock() + options.timeout
     connection = PublishingConnection(options.address, end, options.timeout)
     try:
@@ -228,7 +232,8 @@ class PublishingConnection:
         self._events: deque[EngineEvent] = deque()
         self._engine = engine_to(address)
         try:
-            self._sock = connect(address, max(end - _clock(), 0.001))
+            timeout = max(end - _clock(), 0.001)
+            self._sock = connect_engine(self._engine, address, timeout)
         except OSError as error:
             raise cannot_connect(address, error) from error
         self._stream = open_stream(self._sock)
@@ -287,6 +292,8 @@ class PublishingConnection:
         Raises:
             EngineError: As with `publish`.
         """
+        if not isinstance(self._engine, RedisEngine):
+            return None  # NATS has no keys
         return self._request(end, b"GET", key)
 
     def subscribers(self, prefix: str, end: float) -> dict[str, int]:
@@ -322,6 +329,7 @@ class PublishingConnection:
 
     def _request(self, end: float, *command: bytes) -> Any:
         replies: list[Any] = []
+        assert isinstance(self._engine, RedisEngine)
         self.settled = False
         self._engine.ask(replies.append, *command)
         self._send(end)

@@ -1,6 +1,7 @@
-"""Addresses of Redis and Valkey: `redis://user:password@host:6379/0?prefix=app`.
+"""Addresses of engines: `redis://user:password@host:6379/0?prefix=app`.
 
-The forms are those of redis-py and of the provisional IANA registration of `redis`.
+The forms are those of redis-py and of the provisional IANA registration of `redis`; for
+NATS those of its clients: `nats://user:password@host:4222`, `nats://token@host`.
 Connecting is left to `connect`.
 """
 
@@ -26,10 +27,15 @@ _SCHEMES = {
     "valkey": False,
     "valkeys": True,
     "unix": False,
+    "nats": False,
+    "tls": True,
+    "nats+tls": True,
 }
+_NATS = ("nats", "tls", "nats+tls")
 _FORMS = (
     "an engine's URL is redis://, rediss:// (TLS), valkey:// or valkeys:// with "
     "[user:password@]host[:port][/db], or unix://[user:password@]/path/of/the/socket; "
+    "nats:// or tls:// with [user:password@]host[:port] or [token@]host[:port]; "
     "each with ?option=value; memory:// for one process"
 )
 _SHAPE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
@@ -41,7 +47,7 @@ _HOST = re.compile(r"[^\x00-\x20\x7f/?#@:\\%\[\]]{1,255}")
 _PREFIX = re.compile(r"[A-Za-z0-9_:-]{1,64}")
 #: `CLIENT SETNAME` refuses other characters.
 _CLIENT_NAME = re.compile(r"[!-~]{0,128}")
-_PORT = 6379
+_PORT, _NATS_PORT = 6379, 4222
 _YES_OR_NO = {"true": True, "1": True, "yes": True}
 _YES_OR_NO |= {"false": False, "0": False, "no": False}
 
@@ -64,6 +70,7 @@ class EngineAddress:
         cert_file, key_file: our own certificate, where the server asks for one.
         verify: check the server's certificate; `ssl_cert_reqs=none` does not.
         check_hostname: and that it is for this host.
+        tls_first: TLS begins before the server of NATS has said a word.
     """
 
     scheme: str
@@ -81,6 +88,12 @@ class EngineAddress:
     key_file: str = ""
     verify: bool = True
     check_hostname: bool = True
+    tls_first: bool = False
+
+    @property
+    def is_nats(self) -> bool:
+        """Whether it is one of NATS."""
+        return self.scheme in _NATS
 
     def __str__(self) -> str:
         """The URL for logs: without credentials and options."""
@@ -113,7 +126,8 @@ def parse(url: str) -> EngineAddress:
     Options, after a question mark: `prefix` (of the names of channels, `sws`), `db`,
     `username`, `password`, `client_name`, and for TLS `ssl_ca_certs`, `ssl_certfile`,
     `ssl_keyfile` (files), `ssl_cert_reqs` (`required` or `none`) and
-    `ssl_check_hostname` (`true` or `false`). Credentials are percent-encoded.
+    `ssl_check_hostname` (`true` or `false`); for NATS with TLS `tls_first` (`true` if
+    the server has `handshake_first`). Credentials are percent-encoded.
 
     Raises:
         TypeError: It is not a str.
@@ -142,6 +156,12 @@ def parse(url: str) -> EngineAddress:
     where = _unix(place) if scheme == "unix" else _network(place)
     if "db" in where and "db" in options:
         raise ValueError("the db stands in the path or in the options, not in both")
+    if scheme in _NATS:
+        where.setdefault("port", _NATS_PORT)
+        if "db" in where or "db" in options:
+            raise ValueError("NATS has no databases: leave the db out")
+    elif "tls_first" in options:
+        raise ValueError("tls_first is for NATS")
     fields = {"username": unquote(username), "password": unquote(password)}
     return EngineAddress(
         scheme=scheme,
@@ -200,8 +220,8 @@ def _read_options(query: str, *, tls: bool) -> dict[str, object]:
                 f"an option is not known (a ? in a password is %3F): the options are "
                 f"{', '.join(_READERS)}"
             )
-        if name.startswith("ssl_") and not tls:
-            raise ValueError(f"{name} is for rediss:// and valkeys://")
+        if name.startswith(("ssl_", "tls_")) and not tls:
+            raise ValueError(f"{name} is for rediss://, valkeys:// and tls://")
         field, read = _READERS[name]
         if field in options:
             raise ValueError(f"{name} stands there twice")
@@ -235,9 +255,9 @@ def _verify(text: str) -> bool:
     return text == "required"
 
 
-def _check_hostname(text: str) -> bool:
+def _flag(text: str) -> bool:
     if text.lower() not in _YES_OR_NO:
-        raise ValueError("ssl_check_hostname must be true or false")
+        raise ValueError("ssl_check_hostname and tls_first must be true or false")
     return _YES_OR_NO[text.lower()]
 
 
@@ -252,5 +272,6 @@ _READERS: dict[str, tuple[str, Callable[[str], object]]] = {
     "ssl_certfile": ("cert_file", _file),
     "ssl_keyfile": ("key_file", _file),
     "ssl_cert_reqs": ("verify", _verify),
-    "ssl_check_hostname": ("check_hostname", _check_hostname),
+    "ssl_check_hostname": ("check_hostname", _flag),
+    "tls_first": ("tls_first", _flag),
 }

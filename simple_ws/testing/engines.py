@@ -178,10 +178,14 @@ class EngineConformance:
     Attributes:
         prefix: begins the names of the channels that are used.
         timeout: seconds that a test waits for the server; a failing one only.
+        counts_receivers: `Accepted` tells how many get a message; else it has -1.
+        one_order: all nodes see one order of all messages; else of each publisher's.
     """
 
     prefix = "sws.t."
     timeout = 15.0
+    counts_receivers = True
+    one_order = True
 
     # To be overridden
 
@@ -255,6 +259,11 @@ class EngineConformance:
         for body in bodies:
             transport.engine.publish(channel, body)
 
+    def _check_receivers(self, transport: Transport, expected: list[int]) -> None:
+        if not self.counts_receivers:
+            expected = [-1] * len(expected)
+        assert [event.receivers for event in transport.of(Accepted)] == expected
+
     # Entering
 
     def test_it_is_ready_and_then_subscribed_once(self) -> None:
@@ -293,10 +302,12 @@ class EngineConformance:
         for node in nodes:
             node.until_event(Delivered, 900)
         first, *others = [node.of(Delivered) for node in nodes]
-        assert others == [first, first]
-        for number in range(3):
-            own = [e.envelope for e in first if e.envelope.startswith(b"%d " % number)]
-            assert own == [b"%d %d" % (number, i) for i in range(number, 900, 3)]
+        if self.one_order:
+            assert others == [first, first]
+        for events in (first, *others):
+            for number in range(3):
+                own = [e.envelope for e in events if e.envelope[:2] == b"%d " % number]
+                assert own == [b"%d %d" % (number, i) for i in range(number, 900, 3)]
 
     def test_each_message_is_accepted_in_order(self) -> None:
         """`Accepted` comes once for each message, with the number of receivers."""
@@ -304,7 +315,7 @@ class EngineConformance:
         for name in "abcab":
             one.engine.publish(self.channel(name), b"x")
         one.until_event(Accepted, 5)
-        assert [event.receivers for event in one.of(Accepted)] == [2, 1, 0, 2, 1]
+        self._check_receivers(one, [2, 1, 0, 2, 1])
         two.until_event(Delivered, 4)
         assert not two.of(Accepted)
 
@@ -432,7 +443,8 @@ class EngineConformance:
             assert [type(event) for event in here.events] == [Ready, Subscribed]
             here.engine.publish(self.channel("b"), b"again")
             assert here.until_event(Delivered).envelope == b"again"
-            assert here.until_event(Accepted).receivers == 1
+            here.until_event(Accepted)
+            self._check_receivers(here, [1])
 
     def test_without_a_connection_it_only_remembers_channels(self) -> None:
         """Nothing is sent, and nothing is due."""
@@ -452,7 +464,7 @@ class EngineConformance:
         for name in "ab":
             engine.publish(self.channel(name), b"x")
         new.until_event(Accepted, 2)
-        assert [event.receivers for event in new.of(Accepted)] == [0, 1]
+        self._check_receivers(new, [0, 1])
 
     def test_garbage_is_a_failure_and_never_an_exception(self) -> None:
         """Whatever bytes come; after `Failed` comes nothing more."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from harness import DEADLINE, Clock
+from nats_server import nats_server
 from redis_server import PROGRAMS, redis_server
 
 from simple_ws.cluster import resp
@@ -26,6 +27,7 @@ from simple_ws.cluster.engine import (
     Origin,
     Retention,
 )
+from simple_ws.cluster.nats_engine import NatsEngine
 from simple_ws.cluster.position import Position
 from simple_ws.cluster.redis_engine import RedisEngine
 from simple_ws.cluster.redis_url import parse
@@ -134,6 +136,26 @@ class TestMemory(HistoryConformance):
 
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
+
+
+class TestNats(EngineConformance):
+    counts_receivers = False
+    one_order = False
+
+    @pytest.fixture(autouse=True)
+    def _served(self) -> Iterator[None]:
+        with nats_server("--user", "node", "--pass", "right") as server:
+            self.port = server.port
+            yield
+
+    def make_engine(self) -> NatsEngine:
+        return NatsEngine("node", "right")
+
+    def make_refused_engine(self) -> NatsEngine:
+        return NatsEngine("node", "hidden")
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port))
 
 
 # --- The kit notices what it is for ---------------------------------------------------

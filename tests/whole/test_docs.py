@@ -524,15 +524,15 @@ def prepare_publishing(sandbox: Sandbox) -> None:
     """An engine, wherever the page looks for one."""
     engine = sandbox.enter(publisher_server())
     patch = sandbox.enter(pytest.MonkeyPatch.context())
-    really_connect, really_dial = publishing.connect, aio_publishing.dial
+    really_connect, really_dial = publishing.connect_engine, aio_publishing.dial
 
-    def connect(address: Any, timeout: float) -> Any:
-        return really_connect(parse(engine.url), timeout)
+    def connect(made: Any, address: Any, timeout: float) -> Any:
+        return really_connect(made, parse(engine.url), timeout)
 
     async def dial(host: str, port: int, source: Any) -> Any:
         return await really_dial("127.0.0.1", engine.port, source)
 
-    patch.setattr(publishing, "connect", connect)
+    patch.setattr(publishing, "connect_engine", connect)
     patch.setattr(aio_publishing, "dial", dial)
     sandbox.names["engine"] = engine
 
