@@ -1,7 +1,7 @@
 """A client of a topic with history: what it has got, connection after connection.
 
 It gives its position when it comes back. While it has one it counts, as a browser
-does: each message has the next offset.
+does: each message has the next offset, and so has each that it is told to have missed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ class Reader:
 
     Args:
         ledger: of the run.
+        whole: the history is so large that nobody may miss anything.
 
     Attributes:
         session: what it has got since it began, or since it had to begin again.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, whole: bool) -> None:
+        self._ledger, self._whole = ledger, whole
         self.session: Session | None = None
         self._epoch, self._offset = "", 0  # "": it does not know where it is
         self._wipes = 0
@@ -50,10 +51,10 @@ class Reader:
 
     def on_gap(self, missing: str) -> None:
         """`on_gap` was called while it was in step."""
-        assert self.session is not None
-        self.session.note_gap(missing)
-        self._epoch = ""
         self._judge_gap(missing)
+        self._miss(missing)
+        if missing == "None":
+            self._epoch = ""
 
     def on_join(self, position: str, recovered: str, gap: str) -> None:
         """It has got what it had missed."""
@@ -63,8 +64,10 @@ class Reader:
             self._note(f"{recovered} recovered, but {len(missed)} came")
         if gap != "0":
             self._judge_gap(gap)
+        if gap == "None":
             self._leave()
         elif self._epoch:
+            self._miss(gap)
             wanted = f"{self._epoch}:{self._offset + len(missed)}"
             if f"{epoch}:{offset}" != wanted:
                 self._note(f"it is at {epoch}:{offset} after a join, not at {wanted}")
@@ -75,11 +78,25 @@ class Reader:
             self.session.note_message(node, number)
         self._epoch, self._offset = epoch, int(offset)
 
+    def _miss(self, missing: str) -> None:
+        """It was told to have missed so many."""
+        if self.session is not None and missing != "0":
+            # They are of any nodes; that they are so many is seen at the next join.
+            self.session.note_gap("None")
+        self._offset += int(missing) if missing.isdigit() else 0
+
     def _judge_gap(self, missing: str) -> None:
-        """There is one only if the engine has lost its data."""
-        if self._wipes == self._ledger.wipes or missing != "None":
+        """There is one only if the engine has lost its data, or the history is small.
+
+        Whether a gap of unknown size was told for a loss is known for each loss once.
+        """
+        if missing != "None":
+            right = not self._whole
+        else:
+            right = self._wipes < self._ledger.wipes
+            self._wipes = self._ledger.wipes
+        if not right:
             self._note(f"a gap of {missing}, and the engine has all")
-        self._wipes = self._ledger.wipes
 
     def _leave(self) -> None:
         """It cannot go on from where it was: it begins again, as another one."""

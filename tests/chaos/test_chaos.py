@@ -127,6 +127,50 @@ def test_clients_that_hear_in_another_order_are_found(
     assert any("another order" in problem for problem in made.summary())
 
 
+#: A reader comes, gets two messages, and goes.
+FIRST = ["since 20", "m 1", "join a:7:ffff 1 0", "m 2", "since a:8"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "steps", "problem"),
+    [
+        (True, ["m 3", "join a:9:ffff 1 0", "m 4", "m 5"], None),
+        (True, ["since a:8", "m 3", "join a:9:ffff 1 0", "m 4", "since a:10"], None),
+        (True, ["wipe", "m 3", "join b:1:ffff 1 None", "m 4", "since b:2"], None),
+        (True, ["join a:8:ffff 0 0", "wipe", "gap None", "m 4", "since 20"], None),
+        (False, ["m 5", "join a:11:ffff 1 2", "gap 3", "m 9", "since a:15"], None),
+        (True, ["join a:9:ffff 0 0"], "it is at a:9 after a join, not at a:8"),
+        (True, ["m 3", "join a:8:ffff 1 0"], "it is at a:8 after a join, not at a:9"),
+        (True, ["join b:8:ffff 0 0"], "it is at b:8 after a join, not at a:8"),
+        (True, ["m 3", "join a:8:ffff 0 0"], "0 recovered, but 1 came"),
+        (True, ["m 5", "join a:11:ffff 1 2"], "a gap of 2, and the engine has all"),
+        (
+            False,
+            ["m 5", "join a:11:ffff 1 1"],
+            "it is at a:11 after a join, not at a:10",
+        ),
+        (True, ["join a:8:ffff 0 None"], "a gap of None, and the engine has all"),
+        (True, ["wipe", "join b:0:0000 0 None", "gap None"], "a gap of None, and the"),
+    ],
+)
+def test_reader_knows_where_it_is(
+    ledger: ModuleType, tmp_path: Path, whole: bool, steps: list[str], problem: str
+) -> None:
+    made = ledger.Ledger(tmp_path, history=True)
+    reader = importlib.import_module("readers").Reader(made, whole)
+    for word, *rest in map(str.split, FIRST + steps):
+        if word == "since":
+            assert reader.since() == rest[0]
+        elif word == "m":
+            reader.on_message(0, int(rest[0]))
+        elif word == "wipe":
+            made.wipes += 1
+        else:
+            getattr(reader, f"on_{word}")(*rest)
+    text = "\n".join(made.summary())
+    assert problem in text if problem else not text
+
+
 FAULTS = {
     "local": "worker-kill,roll,broker-kill,worker-stop",
     "redis": "redis-kill,supervisor-kill,proxy-cut,proxy-late",
