@@ -184,7 +184,7 @@ class NatsEngine:
         try:
             info = json.loads(line.partition(b" ")[2])
             offered = info.get("tls_required") or info.get("tls_available")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise OSError(errno.EPROTO, "its INFO is malformed") from None
         if not offered:
             raise OSError(errno.EPROTO, "it has no TLS: the URL is nats:// then")
@@ -389,7 +389,7 @@ class NatsEngine:
     def _on_info(self, text: bytes) -> None:
         try:
             info = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             info = None
         if not isinstance(info, dict):
             self._fail("its INFO is malformed")

@@ -159,6 +159,7 @@ def test_after_tls_it_does_not_wait_for_what_was_said_before() -> None:
     [
         (b"INFO {}", "it has no TLS"),
         (b"INFO []", "malformed"),
+        (b"INFO " + b"[" * 100_000, "malformed"),
         (b"HTTP/1.1 400 Bad Request", "malformed"),
     ],
 )
@@ -350,7 +351,17 @@ def test_what_is_no_message(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"WHAT", b"PONG", b"INFO x", b"INFO []", b"\xff\xfe", b"GET / HTTP/1.1"]
+    "line",
+    [
+        b"WHAT",
+        b"PONG",
+        b"INFO x",
+        b"INFO []",
+        b"INFO " + b"[" * 100_000,
+        b"INFO \xff",
+        b"\xff\xfe",
+        b"GET / HTTP/1.1",
+    ],
 )
 def test_lines_that_nobody_sends(ready: FakeNats, line: bytes) -> None:
     event = failure(ready.feed(line + b"\r\n")) if line[:4] != b"INFO" else None

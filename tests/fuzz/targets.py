@@ -606,6 +606,38 @@ class EngineReplies(Target):
         return events
 
 
+class NatsLines(Target):
+    """Whatever a NATS server sends, cut anywhere, the events are the same.
+
+    The first byte is the size of the pieces.
+    """
+
+    def seeds(self) -> Iterator[bytes]:
+        info = b'INFO {"version":"2.9.10","max_payload":10}\r\n'
+        for size in (b"\0", b"\1", b"\7"):
+            yield (
+                size + info + b"PONG\r\nMSG c 1 2\r\nab\r\nMSG c 1 r 0\r\n\r\nPONG\r\n"
+            )
+            yield size + info + b"PONG\r\nPING\r\n+OK\r\n" + info + b"-ERR 'x'\r\n"
+            refused = b"-ERR 'Permissions Violation for Publish to \"_Yw\"'\r\n"
+            yield size + info + b"PONG\r\n" + refused + b"PONG\r\nPONG\r\n"
+            yield size + b"INFO x\r\nHMSG c 1 2 3\r\n"
+
+    def __call__(self, data: bytes) -> None:
+        size, lines = (data or b"\0")[0], data[1:]
+        assert self._events(pieces(lines, size)) == self._events([lines])
+
+    def _events(self, parts: list[bytes]) -> list[Any]:
+        engine = self.copies[1]["cluster.nats_engine"].NatsEngine(publish_only=True)
+        engine.subscribe(["c"])
+        engine.connected(0.0)
+        for _ in range(3):
+            engine.publish("c", b"x")
+        events = [event for part in parts for event in engine.receive(part, 0.0)]
+        engine.take_output()
+        return events
+
+
 def _is_utf8(data: bytes) -> bool:
     try:
         data.decode()
@@ -624,4 +656,5 @@ TARGETS: dict[str, type[Target]] = {
     "inflater": Inflating,
     "codecs": Codecs,
     "replies": EngineReplies,
+    "nats": NatsLines,
 }
