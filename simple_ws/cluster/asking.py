@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 from typing import Any, Protocol
 
 from .answers import Answers, AnswersFuture
@@ -69,7 +71,8 @@ class _Pending:
                 errors[name_of(node)] = error
         missing = [*self.missing, *self.waits_for.values()]
         value = self.join(list(answers.values()))
-        self.future.set_result(Answers(value, answers, errors, missing))
+        with suppress(InvalidStateError):  # ended as the server stopped
+            self.future.set_result(Answers(value, answers, errors, missing))
 
 
 class Asking:
@@ -92,7 +95,7 @@ class Asking:
         self._pending: dict[int, _Pending] = {}
         # Before the engine has come for the first time, questions wait for it.
         self._unsent: dict[int, bytes] | None = None if alone else {}
-        self._up = False
+        self._up = self._ended = False
 
     def ask(
         self,
@@ -126,7 +129,10 @@ class Asking:
                 pending.note(self._own, value, error)
                 self._look(number)
 
-        self._host.answer(question, data, done)
+        if self._ended:
+            self._finish(number)
+        else:
+            self._host.answer(question, data, done)
 
     def _send(self, number: int, body: bytes) -> None:
         others = self._roster.others()
@@ -198,6 +204,7 @@ class Asking:
     def end(self) -> None:
         """The server stops: nobody answers any more."""
         self._unsent = None
+        self._ended = True
         for number in list(self._pending):
             self._finish(number)
 

@@ -61,7 +61,6 @@ class Control:
         """Tell somebody what the nodes say of who is present."""
         self._presence = presence
         self._add_reader("diff", presence.on_diff)
-        self._add_reader("at", presence.on_at)
         self._add_reader("who", presence.on_who)
         self._add_reader("state", presence.on_state)
 

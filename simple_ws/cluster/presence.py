@@ -3,13 +3,14 @@
 On the channel of a topic, `PREFIX.p.TOPIC`:
 
     diff  members that have come to a node, or left it: number `s` follows number `p`
-    at    the number of the last diff, some seconds after it, in case that was lost
-    who   what a node knows of the others, and that it wants to know what is missing
+    who   the number of a node, what it knows of the others, and that it wants to know
+          what is missing
 
-A node that hears of a number that does not follow, or that begins to watch a topic, or
-whose engine has come back, says `who`; each node answers it alone with its `state`, in
-bounded pieces, if that is another than it knows. So a copy is only ever changed by the
-node that has the members, and by the end of a node (`roster`).
+A node that hears of a number that does not follow asks that node `who`. It asks all
+when it begins to watch a topic, when its engine has come back, and some seconds after
+each diff or question, in case that was lost. Each node answers it alone with its
+`state`, in bounded pieces, if that is another than it knows. So a copy is only ever
+changed by the node that has the members, and by the end of a node (`roster`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import heapq
 import itertools
 import json
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -63,18 +63,15 @@ class PresenceHost(Nodes, Protocol):
 class _Watched:
     """A topic that this node watches."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self) -> None:
         self.copy = Copy()
         self.subscribers = 0
-        self.asked_at = now - _ASKED
-        #: When the others were asked, and how often they still are: the first question
-        #: may be lost.
-        self.since = now
-        self.questions = 2
+        #: It is wanted until then, even without subscribers.
+        self.wanted_until = -math.inf
+        #: When the others were asked; infinite: not yet, since the engine is there.
+        self.since = math.inf
         #: Members that have changed here since the last diff.
         self.changed: dict[Member, None] = {}
-        #: The number of the last diff has not been repeated.
-        self.unrepeated = False
 
 
 class _Pieces:
@@ -119,7 +116,13 @@ class Presence:
         self._asked: dict[str, None] = {}
         self._numbers = itertools.count(1)
         self._changed: dict[str, None] = {}
-        self._to_ask: deque[str] = deque()
+        # Topics, each once, in order: to ask about now, to ask about at the next tick,
+        # and without a subscriber.
+        self._to_ask: dict[str, None] = {}
+        self._again: dict[str, None] = {}
+        self._idle: dict[str, None] = {}
+        #: Nodes, each with a topic, of which something is missing here.
+        self._behind: dict[tuple[str, str], None] = {}
         #: Pieces of states that are not complete, by node and topic.
         self._pieces: dict[tuple[str, str], _Pieces] = {}
         self._ends: list[tuple[float, int, str, Member]] = []
@@ -132,20 +135,27 @@ class Presence:
     def subscribe(self, topic: str) -> None:
         """A client has subscribed to a topic."""
         self._watch(topic).subscribers += 1
+        self._idle.pop(topic, None)
 
     def unsubscribe(self, topic: str) -> None:
         """A client has unsubscribed; the topic is given up some seconds later."""
-        self._watched[topic].subscribers -= 1
+        watched = self._watched[topic]
+        watched.subscribers -= 1
+        if not watched.subscribers:
+            self._idle[topic] = None
 
     def ask_for(self, topic: str) -> None:
         """Somebody wants to know who is present, now and in the next time."""
-        self._watch(topic).asked_at = self._host.time()
+        watched = self._watch(topic)
+        watched.wanted_until = self._host.time() + _ASKED
+        if not watched.subscribers:
+            self._idle[topic] = None
         self._asked[topic] = None
         if len(self._asked) > _MAX_ASKED:
             first = next(iter(self._asked))
             del self._asked[first]
             if first in self._watched:
-                self._watched[first].asked_at -= _ASKED
+                self._watched[first].wanted_until = -math.inf
 
     def present(self, topic: str) -> tuple[dict[Member, Payload], bool]:
         """Who is present as far as it is known, and whether that may be out of date.
@@ -164,17 +174,19 @@ class Presence:
     def _watch(self, topic: str) -> _Watched:
         watched = self._watched.get(topic)
         if watched is None:
-            watched = self._watched[topic] = _Watched(self._host.time())
+            watched = self._watched[topic] = _Watched()
             self._host.watch(topic)
             self._ask_all(topic)
+            self._again[topic] = None
         return watched
 
     def _drop_idle(self) -> None:
         now = self._host.time()
-        for topic, watched in list(self._watched.items()):
-            wanted = watched.subscribers or now < watched.asked_at + _ASKED
-            if not (wanted or watched.changed or watched.copy.leaving):
-                del self._watched[topic]
+        for topic in list(self._idle):
+            watched = self._watched[topic]
+            wanted = now < watched.wanted_until or watched.changed
+            if not (wanted or watched.copy.leaving):
+                del self._watched[topic], self._idle[topic]
                 self._asked.pop(topic, None)
                 self._host.unwatch(topic)
                 self._host.forget(topic)
@@ -228,7 +240,7 @@ class Presence:
                 left=[each for each in piece if type(each) is str],
             )
             self._host.send(Audience.PRESENCE, topic, body)
-        watched.unrepeated = True
+        self._again[topic] = None
 
     # The end of a presence
 
@@ -278,13 +290,14 @@ class Presence:
     def tell_all_again(self) -> None:
         """The others may not know what this node has, nor this node what they have."""
         for watched in self._watched.values():
-            watched.questions = 2
+            watched.since = math.inf
         self._ask_soon(self._watched)
+        self._again.update(dict.fromkeys(self._watched))
 
     def _ask_soon(self, topics: Iterable[str]) -> None:
         """Ask about topics, some of them now, and the others little by little."""
         busy = bool(self._to_ask)
-        self._to_ask.extend(topics)
+        self._to_ask.update(dict.fromkeys(topics))
         if not busy:
             self._ask_some()
 
@@ -298,8 +311,9 @@ class Presence:
                 self._begin_leaving(topic, watched.copy, gone, seen)
 
     def _ask_some(self) -> None:
-        for _ in range(min(_AT_ONCE, len(self._to_ask))):
-            self._ask_all(self._to_ask.popleft())
+        for topic in list(itertools.islice(self._to_ask, _AT_ONCE)):
+            del self._to_ask[topic]
+            self._ask_all(topic)
         if self._to_ask:
             self._host.call_later(_BATCH, self._ask_some)
 
@@ -307,8 +321,8 @@ class Presence:
         watched = self._watched.get(topic)
         if watched is None or self._alone:
             return
-        watched.since = self._host.time()
-        watched.questions -= 1
+        if watched.since == math.inf:
+            watched.since = self._host.time()
         nodes = watched.copy.nodes
         have = {name: each.seq for name, each in nodes.items() if name != self._own}
         self._ask(Audience.PRESENCE, topic, topic, have)
@@ -351,13 +365,6 @@ class Presence:
                 self._host.tell(topic, member, True)
         gone = [member for member in left if copy.leave(node, member)]
         self._begin_leaving(topic, copy, gone, self._host.time())
-
-    def on_at(self, node: str, message: dict[str, Any]) -> None:
-        """The number of the last diff of a node."""
-        topic, number = value_of(message, "topic", str), value_of(message, "s", int)
-        watched = self._watched.get(topic)
-        if watched is not None:
-            self._note_number(node, topic, watched.copy.of(node), number)
 
     def on_who(self, node: str, message: dict[str, Any]) -> None:
         """A node wants to know what it does not know of this one."""
@@ -407,7 +414,8 @@ class Presence:
         key = node, topic
         known = watched.copy.of(node)
         if piece == 1:
-            known.heard = max(known.heard, number)  # asked for again if some are lost
+            known.heard = max(known.heard, number)
+            self._behind[key] = None  # asked for again if some are lost
             self._pieces[key] = _Pieces(number)
         begun = self._pieces.get(key)
         if begun is None or not begun.add(number, piece, entries):
@@ -441,26 +449,30 @@ class Presence:
         asked = known.heard > known.seq
         known.heard = max(known.heard, number)
         if known.heard > known.seq and not asked:
+            self._behind[node, topic] = None
             self._ask_one(node, topic, known)
 
     # Time
 
     def _tick(self) -> None:
-        """Repeat the numbers of diffs, and questions without an answer."""
+        """Ask again, about what was changed or asked since the last time."""
         if not self._running:
             return
-        for topic, watched in self._watched.items():
-            if watched.unrepeated:
-                watched.unrepeated = False
-                own = watched.copy.of(self._own)
-                body = encode("at", topic=topic, s=own.seq)
-                self._host.send(Audience.PRESENCE, topic, body)
-            for node, known in watched.copy.nodes.items():
-                if known.heard > known.seq:
-                    self._ask_one(node, topic, known)
         self._drop_idle()
-        self._ask_soon([t for t, each in self._watched.items() if each.questions > 0])
+        behind, self._behind = self._behind, {}
+        for node, topic in behind:
+            self._ask_again(node, topic)
+        again, self._again = self._again, {}
+        self._ask_soon(again)
         self._host.call_later(BEAT, self._tick)
+
+    def _ask_again(self, node: str, topic: str) -> None:
+        """Ask a node again if it has not answered."""
+        watched = self._watched.get(topic)
+        known = None if watched is None else watched.copy.nodes.get(node)
+        if known is not None and known.heard > known.seq:
+            self._behind[node, topic] = None
+            self._ask_one(node, topic, known)
 
     def end(self) -> None:
         """The server stops."""

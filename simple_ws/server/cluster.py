@@ -224,7 +224,7 @@ class Cluster:
         """The run ends: tell the others."""
         run, self._run = self._run, None
         if run is not None:
-            run.control.end()
+            run.end()
 
     def _forget(self) -> None:
         """This is a forked process: the run is the parent's."""

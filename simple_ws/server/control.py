@@ -10,10 +10,12 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..cluster.answers import AnswersFuture
+from ..cluster.answers import Answers, AnswersFuture
 from ..cluster.asking import Answer, checked_json
 from ..cluster.channels import Audience, decode_identity
 from ..cluster.control import Control
@@ -67,6 +69,9 @@ class ControlRun:
         self._own = own
         self._name = f"{socket.gethostname()}/{os.getpid()}/{self.id[:4]}"
         self._started = time.time()
+        self._ended = False
+        #: Questions of other threads that are not answered.
+        self._asked: dict[AnswersFuture, Callable[[list[Any]], Any]] = {}
         self.control = Control(self, self.id, self._note_invalid, alone=engine is None)
         if engine is not None:
             engine.listen_internal(self)
@@ -86,9 +91,25 @@ class ControlRun:
 
         if self._in_loop():
             begin()
-        else:
-            self._reactor.call_threadsafe(begin)
+            return future
+        self._asked[future] = join
+        future.add_done_callback(lambda done: self._asked.pop(future, None))
+        self._reactor.call_threadsafe(begin)
+        if self._ended:  # meanwhile: perhaps nothing is called any more
+            self._end_questions()
         return future
+
+    def end(self) -> None:
+        """The run ends: tell the others, and end the questions."""
+        self._ended = True
+        self.control.end()
+        self._end_questions()
+
+    def _end_questions(self) -> None:
+        """End the questions of other threads that the loop has not begun to ask."""
+        for future, join in list(self._asked.items()):
+            with suppress(InvalidStateError):  # somebody else was faster
+                future.set_result(Answers(join([]), {}, {}, [self._name]))
 
     def _in_loop(self) -> bool:
         return get_ident() == self._reactor.owner
@@ -209,7 +230,7 @@ def _disconnect(user: ControlUser, data: Any) -> int:
     identity, code, reason = data
     code = check_close(code, reason)
     clients = list(user._identities.members(_decoded(identity)))
-    return sum(client.close(code, reason) for client in clients)
+    return sum(bool(client.close(code, reason)) for client in clients)
 
 
 def _decoded(identity: Any) -> Any:

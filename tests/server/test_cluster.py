@@ -196,6 +196,34 @@ def test_server_that_does_not_run_has_no_nodes_and_is_not_asked() -> None:
         server.cluster.count("hall")
 
 
+def test_question_of_a_thread_ends_with_the_server() -> None:
+    """Even if the loop never comes to ask it."""
+    asked, over = threading.Event(), threading.Event()
+    results: list[Answers] = []
+
+    def ask(server: Server, future: Any) -> None:
+        results.append(future.result(DEADLINE))
+        over.set()
+
+    server = Server("127.0.0.1", 0)
+    server.cluster.answer("never")(in_thread(lambda data: asked.wait(DEADLINE)))
+    server.start()
+    run = server.cluster._run
+    assert run is not None
+    future = server.cluster.ask("never", timeout=60)
+    thread = threading.Thread(target=ask, args=(server, future))
+    thread.start()
+    server.reactor.call_threadsafe(server.stop)
+    asked.set()
+    assert over.wait(DEADLINE)
+    thread.join()
+    late = run.ask("count", "hall", 60, sum)  # it had the run before it ended
+    assert late.result(DEADLINE).missing
+    assert late.result().value == 0
+    with pytest.raises(InvalidState):
+        server.cluster.count("hall")
+
+
 # --- Several nodes -------------------------------------------------------------------
 
 
