@@ -56,7 +56,8 @@ class Publisher:
 
     Args:
         url: of the engine, as for the option `engine` of a server: `redis://`,
-            `rediss://`, `valkey://`, `valkeys://`, `unix://`, `nats://` or `tls://`.
+            `rediss://`, `valkey://`, `valkeys://`, `unix://`, `redis+sentinel://`,
+            `nats://` or `tls://`.
         prefix: of the application; None: that of the URL (`?prefix=`), or `sws`.
         secret: signs the messages, as the servers' option `engine_secret` asks for.
         timeout: seconds that a call may take, with connecting. The system's name

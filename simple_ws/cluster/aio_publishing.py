@@ -39,6 +39,7 @@ from .publishing import (
     refused,
 )
 from .redis_engine import RedisEngine
+from .sentinel import find_master
 from .topic_rules import check_key
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class Publisher:
 
     Args:
         url: of the engine, as for the option `engine` of a server: `redis://`,
-            `rediss://`, `valkey://`, `valkeys://`, `unix://`, `nats://`, or `tls://`
-            with `?tls_first=true`.
+            `rediss://`, `valkey://`, `valkeys://`, `unix://`, `redis+sentinel://`,
+            `nats://`, or `tls://` with `?tls_first=true`.
         prefix: of the application; None: that of the URL (`?prefix=`), or `sws`.
         secret: signs the messages, as the servers' option `engine_secret` asks for.
         timeout: seconds that a call may take, with connecting.
@@ -354,7 +355,7 @@ class _Connection(AbortableProtocol):
     def __init__(
         self, options: PublishingOptions, on_lost: Callable[[], object]
     ) -> None:
-        self._address = options.address
+        self._address, self._timeout = options.address, options.timeout
         self._on_lost = on_lost
         self._engine = engine_to(options.address)
         self._transport: asyncio.Transport | None = None
@@ -397,6 +398,9 @@ class _Connection(AbortableProtocol):
         address = self._address
         if address.is_nats and address.tls and not address.tls_first:
             raise OSError(0, "in asyncio, NATS with TLS needs ?tls_first=true")
+        if address.sentinels:
+            timeout = self._timeout
+            address = await asyncio.to_thread(find_master, address, timeout)
         context = await asyncio.to_thread(tls_context, address) if address.tls else None
         if address.path:
             self._sock = await dial_unix(address.path)

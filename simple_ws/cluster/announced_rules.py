@@ -19,8 +19,9 @@ __all__ = ["AnnouncedRules", "encode_rules", "rules_key"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Seconds for which a publisher trusts what it has read.
-_FRESH = 30.0
+#: Seconds for which a publisher trusts what it has read, and that there is nothing: the
+#: servers may be starting.
+_FRESH, _FRESH_NOTHING = 30.0, 1.0
 
 
 def rules_key(prefix: str) -> bytes:
@@ -49,7 +50,8 @@ class AnnouncedRules:
 
     def is_fresh(self, now: float) -> bool:
         """Whether they were read lately."""
-        return self._read is not None and now - self._read < _FRESH
+        fresh = _FRESH if self._rules else _FRESH_NOTHING
+        return self._read is not None and now - self._read < fresh
 
     def take(self, reply: Any, now: float) -> None:
         """Note what the engine has.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..loop.reactor import Reactor
 from .attempt import Connect
-from .connect import connect
 from .engine import Engine
 from .redis_engine import RedisEngine
 from .redis_url import EngineAddress
+from .sentinel import connect
 
 if TYPE_CHECKING:
     from .broker import Broker

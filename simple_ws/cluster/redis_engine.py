@@ -545,7 +545,9 @@ class RedisEngine:
         elif not isinstance(reply, dict):
             self._fail(_unexpected(reply, "to HELLO"))
         elif _word(reply, b"mode") == "sentinel":
-            self._fail("it is a Sentinel, not a server for messages", permanent=True)
+            self._fail(
+                "it is a Sentinel, whose URL is redis+sentinel://…", permanent=True
+            )
         elif _word(reply, b"role") not in ("master", "primary", ""):
             self._fail(f"it is no master but a {_word(reply, b'role')}")
         return not self._failed

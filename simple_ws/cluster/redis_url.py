@@ -1,21 +1,29 @@
-"""Addresses of engines: `redis://user:password@host:6379/0?prefix=app`.
+"""Addresses of engines: `redis://user:password@host:6379/0?prefix=app`, or with
+Sentinels `redis+sentinel://host1,host2:26379/service/0`.
 
 The forms are those of redis-py and of the provisional IANA registration of `redis`; for
 NATS those of its clients: `nats://user:password@host:4222`, `nats://token@host`.
-Connecting is left to `connect`.
+Connecting is left to `connect` and `sentinel`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import unquote
 
 from ..text import one_line
 
-__all__ = ["DEFAULT_PREFIX", "EngineAddress", "is_client_name", "is_prefix", "parse"]
+__all__ = [
+    "DEFAULT_PREFIX",
+    "EngineAddress",
+    "is_client_name",
+    "is_host",
+    "is_prefix",
+    "parse",
+]
 
 #: Begins the names of all channels where the URL has no `prefix`.
 DEFAULT_PREFIX = "sws"
@@ -26,6 +34,10 @@ _SCHEMES = {
     "rediss": True,
     "valkey": False,
     "valkeys": True,
+    "redis+sentinel": False,
+    "rediss+sentinel": True,
+    "valkey+sentinel": False,
+    "valkeys+sentinel": True,
     "unix": False,
     "nats": False,
     "tls": True,
@@ -34,7 +46,9 @@ _SCHEMES = {
 _NATS = ("nats", "tls", "nats+tls")
 _FORMS = (
     "an engine's URL is redis://, rediss:// (TLS), valkey:// or valkeys:// with "
-    "[user:password@]host[:port][/db], or unix://[user:password@]/path/of/the/socket; "
+    "[user:password@]host[:port][/db], redis+sentinel:// (rediss+sentinel:// with TLS) "
+    "with [user:password@]host[:port],…/service[/db], or "
+    "unix://[user:password@]/path/of/the/socket; "
     "nats:// or tls:// with [user:password@]host[:port] or [token@]host[:port]; "
     "each with ?option=value; memory:// for one process"
 )
@@ -47,7 +61,11 @@ _HOST = re.compile(r"[^\x00-\x20\x7f/?#@:\\%\[\]]{1,255}")
 _PREFIX = re.compile(r"[A-Za-z0-9_:-]{1,64}")
 #: `CLIENT SETNAME` refuses other characters.
 _CLIENT_NAME = re.compile(r"[!-~]{0,128}")
-_PORT, _NATS_PORT = 6379, 4222
+_PORT, _SENTINEL_PORT, _NATS_PORT = 6379, 26379, 4222
+#: Names of masters that Sentinel takes, and more.
+_SERVICE = re.compile(r"[A-Za-z0-9._-]{1,128}")
+#: More than anybody has.
+_MAX_SENTINELS = 32
 _YES_OR_NO = {"true": True, "1": True, "yes": True}
 _YES_OR_NO |= {"false": False, "0": False, "no": False}
 
@@ -71,6 +89,9 @@ class EngineAddress:
         verify: check the server's certificate; `ssl_cert_reqs=none` does not.
         check_hostname: and that it is for this host.
         tls_first: TLS begins before the server of NATS has said a word.
+        sentinels: host and port of each Sentinel; without, `host` is the engine's.
+        service: the name of the master that they know.
+        sentinel_username, sentinel_password: for them.
     """
 
     scheme: str
@@ -89,6 +110,10 @@ class EngineAddress:
     verify: bool = True
     check_hostname: bool = True
     tls_first: bool = False
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    sentinel_username: str = ""
+    sentinel_password: str = ""
 
     @property
     def is_nats(self) -> bool:
@@ -101,10 +126,13 @@ class EngineAddress:
             return "memory://"
         if self.path:
             return f"{self.scheme}://{one_line(self.path)}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}" + (
-            f"/{self.db}" if self.db else ""
+        authority = ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            for host, port in self.sentinels or ((self.host, self.port),)
         )
+        service = f"/{self.service}" if self.service else ""
+        db = f"/{self.db}" if self.db else ""
+        return f"{self.scheme}://{authority}{service}{db}"
 
     def __repr__(self) -> str:
         return f"<EngineAddress {self} prefix={self.prefix!r}>"
@@ -113,6 +141,11 @@ class EngineAddress:
 def is_prefix(prefix: object) -> bool:
     """Whether a prefix may be used: 1 to 64 letters, digits, `_`, `-` and `:`."""
     return isinstance(prefix, str) and _PREFIX.fullmatch(prefix) is not None
+
+
+def is_host(name: str) -> bool:
+    """Whether it is the name or the IP address of a host, without brackets."""
+    return _HOST.fullmatch(name.replace(":", "")) is not None
 
 
 def is_client_name(name: object) -> bool:
@@ -124,7 +157,8 @@ def parse(url: str) -> EngineAddress:
     """Read the URL of an engine.
 
     Options, after a question mark: `prefix` (of the names of channels, `sws`), `db`,
-    `username`, `password`, `client_name`, and for TLS `ssl_ca_certs`, `ssl_certfile`,
+    `username`, `password`, `client_name`, with Sentinels `sentinel_username` and
+    `sentinel_password`, and for TLS `ssl_ca_certs`, `ssl_certfile`,
     `ssl_keyfile` (files), `ssl_cert_reqs` (`required` or `none`) and
     `ssl_check_hostname` (`true` or `false`); for NATS with TLS `tls_first` (`true` if
     the server has `handshake_first`). Credentials are percent-encoded.
@@ -153,21 +187,35 @@ def parse(url: str) -> EngineAddress:
     options = _read_options(query, tls=_SCHEMES[scheme])
     if at and ("username" in options or "password" in options):
         raise ValueError("a password stands before the @ or in the options, not both")
-    where = _unix(place) if scheme == "unix" else _network(place)
+    where = _place(scheme, place)
     if "db" in where and "db" in options:
         raise ValueError("the db stands in the path or in the options, not in both")
-    if scheme in _NATS:
-        where.setdefault("port", _NATS_PORT)
-        if "db" in where or "db" in options:
-            raise ValueError("NATS has no databases: leave the db out")
-    elif "tls_first" in options:
-        raise ValueError("tls_first is for NATS")
+    _check_options(scheme, where.keys() | options.keys())
     fields = {"username": unquote(username), "password": unquote(password)}
     return EngineAddress(
         scheme=scheme,
         tls=_SCHEMES[scheme],
         **{**fields, **where, **options},  # type: ignore[arg-type]  # by their names
     )
+
+
+def _check_options(scheme: str, names: Collection[str]) -> None:
+    """Refuse those that are for other engines."""
+    if scheme in _NATS and "db" in names:
+        raise ValueError("NATS has no databases: leave the db out")
+    if scheme not in _NATS and "tls_first" in names:
+        raise ValueError("tls_first is for NATS")
+    sentinel = {"sentinel_username", "sentinel_password"} & set(names)
+    if sentinel and not scheme.endswith("+sentinel"):
+        raise ValueError("sentinel_ options are for redis+sentinel:// URLs")
+
+
+def _place(scheme: str, place: str) -> dict[str, object]:
+    if scheme == "unix":
+        return _unix(place)
+    if scheme.endswith("+sentinel"):
+        return _sentinels(place)
+    return _network(place, _NATS_PORT if scheme in _NATS else _PORT)
 
 
 def _unix(place: str) -> dict[str, object]:
@@ -177,19 +225,42 @@ def _unix(place: str) -> dict[str, object]:
     return {"path": path}
 
 
-def _network(place: str) -> dict[str, object]:
+def _network(place: str, port: int) -> dict[str, object]:
     authority, _, db = place.partition("/")
-    match = _HOST_AND_PORT.fullmatch(authority)
-    if match is None:
-        raise ValueError(f"the host or the port is malformed: {_FORMS}")
-    where: dict[str, object] = {"host": _host(match[1])}
-    if match[2] is not None:
-        if not 0 < int(match[2]) < 65536:
-            raise ValueError("the port must be 1 to 65535")
-        where["port"] = int(match[2])
+    host, port = _host_and_port(authority, port)
+    where: dict[str, object] = {"host": host, "port": port}
     if db:
         where["db"] = _db(db)
     return where
+
+
+def _sentinels(place: str) -> dict[str, object]:
+    authority, _, rest = place.partition("/")
+    service, _, db = rest.partition("/")
+    if not _SERVICE.fullmatch(service):
+        raise ValueError(f"the name of the service is missing or malformed: {_FORMS}")
+    places = authority.split(",")
+    if len(places) > _MAX_SENTINELS:
+        raise ValueError(f"more than {_MAX_SENTINELS} Sentinels")
+    where: dict[str, object] = {
+        "sentinels": tuple(_host_and_port(each, _SENTINEL_PORT) for each in places),
+        "service": service,
+    }
+    if db:
+        where["db"] = _db(db)
+    return where
+
+
+def _host_and_port(text: str, port: int) -> tuple[str, int]:
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"the host or the port is malformed: {_FORMS}")
+    host = _host(match[1])
+    if match[2] is not None:
+        port = int(match[2])
+        if not 0 < port < 65536:
+            raise ValueError("the port must be 1 to 65535")
+    return host, port
 
 
 def _host(text: str) -> str:
@@ -268,6 +339,8 @@ _READERS: dict[str, tuple[str, Callable[[str], object]]] = {
     "username": ("username", str),
     "password": ("password", str),
     "client_name": ("client_name", _client_name),
+    "sentinel_username": ("sentinel_username", str),
+    "sentinel_password": ("sentinel_password", str),
     "ssl_ca_certs": ("ca_file", _file),
     "ssl_certfile": ("cert_file", _file),
     "ssl_keyfile": ("key_file", _file),

@@ -191,6 +191,9 @@ def test_rules_are_written_as_they_are_read() -> None:
     assert encode_rules([TopicRule("a*", presence=True)]) == b""
     rules = AnnouncedRules()
     assert rules.find("ab") is None
+    rules.take(None, 0.0)
+    assert rules.is_fresh(0.9)
+    assert not rules.is_fresh(1.1)
     data = encode_rules([TopicRule("a*", 5, 1.5), TopicRule("ab", presence=True)])
     rules.take(data, 0.0)
     assert rules.find("abc") == Retention(5, 1.5)

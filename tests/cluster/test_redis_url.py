@@ -18,6 +18,28 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("redis:///2", {"scheme": "redis", "host": "localhost", "db": 2}),
     ("REDIS://Host:7000/", {"scheme": "redis", "host": "Host", "port": 7000}),
     ("valkey://host/1", {"scheme": "valkey", "host": "host", "db": 1}),
+    (
+        "redis+sentinel://a,[::1]:7,c:26380/main",
+        {
+            "scheme": "redis+sentinel",
+            "sentinels": (("a", 26379), ("::1", 7), ("c", 26380)),
+            "service": "main",
+        },
+    ),
+    (
+        "rediss+sentinel://u:p@h:1/a-B.c_1/5?sentinel_username=s&sentinel_password=%26",
+        {
+            "scheme": "rediss+sentinel",
+            "tls": True,
+            "username": "u",
+            "password": "p",
+            "sentinels": (("h", 1),),
+            "service": "a-B.c_1",
+            "db": 5,
+            "sentinel_username": "s",
+            "sentinel_password": "&",
+        },
+    ),
     ("valkeys://host", {"scheme": "valkeys", "host": "host", "tls": True}),
     (
         "redis://user:p%40ss@[::1]:6380/3?prefix=app:1",
@@ -115,6 +137,18 @@ BAD = [
     "unix://secret",
     "unix://",
     "redis+sentinel://:secret@host",
+    "redis+sentinel://:secret@host/",
+    "redis+sentinel://:secret@host//1",
+    "redis+sentinel://:secret@host/a b",
+    "redis+sentinel://:secret@host/a%20b",
+    "redis+sentinel://:secret@host/" + "a" * 129,
+    "redis+sentinel://:secret@host/a/b",
+    "redis+sentinel://:secret@host:0/a",
+    "redis+sentinel://:secret@a,b:x/a",
+    "redis+sentinel://:secret@" + ",".join(["h"] * 33) + "/a",
+    "redis+sentinel://:secret@h/a?sentinel_password=secret&sentinel_password=secret",
+    "redis://:secret@h?sentinel_password=secret",
+    "unix+sentinel://:secret@h/a",
 ]
 
 
@@ -141,7 +175,14 @@ def test_a_url_is_a_str() -> None:
 
 @given(st.text())
 def test_anything_else_is_a_value_error(text: str) -> None:
-    for url in (text, f"redis://{text}", f"unix://{text}", f"rediss://h?{text}"):
+    for url in (
+        text,
+        f"redis://{text}",
+        f"unix://{text}",
+        f"rediss://h?{text}",
+        f"redis+sentinel://{text}",
+        f"redis+sentinel://h/{text}",
+    ):
         try:
             address = parse(url)
         except ValueError:
@@ -157,6 +198,10 @@ def test_anything_else_is_a_value_error(text: str) -> None:
         ("rediss://:secret@[::1]:1/2", "rediss://[::1]:1/2"),
         ("unix://:secret@/run/r.sock", "unix:///run/r.sock"),
         ("redis://h?password=secret", "redis://h:6379"),
+        (
+            "redis+sentinel://:secret@a,[::1]:1/main/2?sentinel_password=secret",
+            "redis+sentinel://a:26379,[::1]:1/main/2",
+        ),
     ],
 )
 def test_neither_str_nor_repr_shows_the_password(url: str, text: str) -> None:
