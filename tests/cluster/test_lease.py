@@ -167,7 +167,6 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "TTL", 1.0)
     monkeypatch.setattr(lease, "_RENEW", 0.1)
     monkeypatch.setattr(lease, "_LOOK", 0.05)
 
@@ -205,6 +204,9 @@ def test_other_node_goes_on_when_the_holder_has_ended(
         calls.wait(lambda made: len(made) > 20)
         (holder,) = set(calls.made)
         nodes.servers[holder].stop(0)
+        with redis.commands() as command:
+            assert 0 < command("PTTL", "sws.once") <= lease.TTL * 1000
+            command("PEXPIRE", "sws.once", "1")  # the test does not wait for its end
         made = len(calls.made)
         calls.wait(lambda all_: len(all_) > made + 20)
         assert set(calls.made[made:]) == {1 - holder}
