@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import trustme
 from harness import DEADLINE, Peer, open_peer
+from nats_server import nats_server
 from nodes import BrokerServer, Nodes, Room, broker_server
 from programs import Program
 from proxy import Proxy
@@ -29,7 +30,7 @@ from redis_server import PROGRAMS, Commands, RedisServer, redis_server
 from traffic import WINDOW, Traffic
 
 from simple_ws import Server
-from simple_ws.cluster import link, redis_engine
+from simple_ws.cluster import link, nats_engine, redis_engine
 from simple_ws.cluster.engine import Accepted, Refused
 
 pytestmark = [pytest.mark.one_backend, pytest.mark.slow]
@@ -68,8 +69,9 @@ def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is noticed after 0.5 s, rather than 3."""
-    monkeypatch.setattr(redis_engine, "_SILENCE", 0.2)
-    monkeypatch.setattr(redis_engine, "_PING_TIMEOUT", 0.3)
+    for module in (redis_engine, nats_engine):
+        monkeypatch.setattr(module, "_SILENCE", 0.2)
+        monkeypatch.setattr(module, "_PING_TIMEOUT", 0.3)
 
 
 class Telling(Room):
@@ -185,6 +187,27 @@ def test_engine_that_stands_still(engine: Any, stack: ExitStack) -> None:
         site.check(number)
         reasons = [s.reason for s in site.nodes.states[number] if not s.up]
         assert any("no sign of life" in reason for reason in reasons), reasons
+
+
+@pytest.mark.usefixtures("_hasty")
+@pytest.mark.parametrize(("begin", "end"), [("kill", "start"), ("stop", "go_on")])
+def test_nats_that_is_killed_or_stands_still(
+    begin: str, end: str, stack: ExitStack
+) -> None:
+    """It does not tell how many get a message, so receivers keep the account: nothing
+    twice or too late, and each hole told (see `Traffic.check`)."""
+    nats = stack.enter_context(nats_server())
+    site = Site(stack, nats)
+    stack.callback(nats.go_on)
+    with site.traffic:
+        for _ in range(3):
+            site.fail(getattr(nats, begin), getattr(nats, end))
+    for number in (0, 1):
+        site.traffic.check(number)
+        account = site.accounts[number]
+        assert account.counts.lost > 0
+        assert account.counts.unsure == len(account.unsure)
+        assert account.counts.refused == account.counts.invalid == 0
 
 
 def test_connections_that_the_engine_kills(
