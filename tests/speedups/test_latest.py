@@ -3,7 +3,9 @@ waits for it in the place of the older one (design: ADR 34)."""
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -447,6 +449,53 @@ def test_excluded_clients_and_wrong_messages() -> None:
         assert fan_out_latest([client.client], "x", (client.client,), object()) == 0
         with pytest.raises(TypeError):
             fan_out_latest([client.client], object(), (), object())
+
+
+# --- What is kept ---------------------------------------------------------------------
+
+
+class Slot:
+    """A slot whose end can be seen."""
+
+
+@pytest.mark.parametrize("end", ["taken", "cut", "dropped", "closed", "forgotten"])
+@pytest.mark.parametrize("blocked", [False, True], ids=["", "blocked"])
+def test_slots_are_given_up(end: str, blocked: bool) -> None:
+    with slow(slow_consumer="drop_old", write_limit=4000) as client:
+        client.block() if blocked else client.take(0)
+        slots = [Slot() for _ in range(20)]
+        for number in range(60):
+            fan_out_latest([client.client], f"{number}", (), slots[number % 20])
+        waiting = list(map(weakref.ref, slots))
+        del slots
+        assert all(slot() for slot in waiting)
+        if end == "taken":
+            client.take(2**20)
+        elif end == "cut":
+            client.client.terminate()
+        elif end == "dropped":
+            client.driven.turn(2)
+            for _ in range(2):
+                client.client.write_message("x" * 3900)
+        elif end == "closed":
+            client.client._discard_output()
+        else:
+            client.client._drop_oldest(10**6)
+            client.take(0)
+        gc.collect()
+        assert not any(slot() for slot in waiting)
+
+
+def test_connection_that_is_forgotten_gives_up_its_slots() -> None:
+    with slow() as client:
+        slot = Slot()
+        seen, core = weakref.ref(slot), client.client
+        client.block()
+        fan_out_latest([core], "x", (), slot)
+        fan_out_latest([core], "y", (), slot)
+    del slot, core, client
+    gc.collect()
+    assert seen() is None
 
 
 # --- Code that runs in the middle -----------------------------------------------------
