@@ -10,7 +10,7 @@ from dataclasses import replace
 from . import redis_url
 from .redis_url import EngineAddress
 
-__all__ = ["check_workers", "parse"]
+__all__ = ["check_history", "check_workers", "parse"]
 
 _MEMORY = "memory://"
 
@@ -49,4 +49,17 @@ def check_workers(address: EngineAddress, workers: int) -> None:
         raise ValueError(
             "memory:// is an engine for one process: leave engine= out, and "
             f"workers={workers} are connected by a broker of their own"
+        )
+
+
+def check_history(url: str) -> None:
+    """Refuse topics with history where the engine cannot have them.
+
+    Raises:
+        ValueError: It is NATS.
+    """
+    if parse(url).is_nats:
+        raise ValueError(
+            "NATS keeps no history of topics: use redis:// as the engine, or leave "
+            "history out"
         )

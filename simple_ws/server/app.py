@@ -234,7 +234,8 @@ class App(Hub):
 
         Raises:
             TypeError, ValueError: An argument has a value that is not allowed, or the
-                pattern has a rule already.
+                pattern has a rule already; or the engine is NATS, which keeps no
+                history.
             InvalidState: The server runs.
         """
         rule = checked_rule(
@@ -248,6 +249,10 @@ class App(Hub):
         )
         if self._running:
             raise InvalidState("rules of topics are set before the server runs")
+        if history and self.options.engine is not None:
+            from ..cluster.engine_url import check_history  # only when needed
+
+            check_history(self.options.engine)
         self._topic_rules.add(rule)
 
     def present(self, topic: str) -> Present:

@@ -134,6 +134,15 @@ def test_documented_rights_are_enough(stack: ExitStack) -> None:
         assert "lets us not" in text
 
 
+def test_topics_with_history_are_refused_at_once() -> None:
+    server = Server("127.0.0.1", 0, engine="nats://localhost")
+    server.topic("room:*", presence=True, latest=True)
+    with pytest.raises(
+        ValueError, match=r"^NATS keeps no history of topics: use redis"
+    ):
+        server.topic("*", history=10)
+
+
 # --- Faults --------------------------------------------------------------------------
 
 
