@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from .envelope import Content
 from .history import History
-from .since import Since
 from .topic_rules import TopicRule
 
 __all__ = ["LocalTopic", "LocalTopics"]
@@ -23,12 +22,13 @@ class LocalTopic:
 
     Attributes:
         history: all that is kept.
-        in_step: always, see `replica.Replica`.
+        in_step, may_lag: see `replica.Replica`.
     """
 
     __slots__ = ("_keys", "history")
 
     in_step = True
+    may_lag = False
 
     def __init__(self, rule: TopicRule) -> None:
         self.history = History(rule.history, rule.keep)
@@ -38,9 +38,6 @@ class LocalTopic:
     def when_in_step(self, callback: Callable[[], object]) -> None:
         """Call a function now."""
         callback()
-
-    def catch_up_to(self, since: Since) -> None:
-        """Do nothing: no other process has more."""
 
     def append(self, content: Content, key: str | None, now: float) -> bool:
         """Add a message; return False if one with this key is there already."""

@@ -19,7 +19,6 @@ from .engine import Page, Retention
 from .envelope import Content
 from .history import History
 from .position import Position
-from .since import Since, is_ahead
 
 __all__ = ["Opened", "Replica", "ReplicaHost"]
 
@@ -67,6 +66,7 @@ class Replica:
 
     Attributes:
         channel: of the topic.
+        may_lag: other nodes may have more.
         in_step: it has all that was published, as far as that has come here.
         history: the copy; None until the first page.
     """
@@ -80,6 +80,8 @@ class Replica:
         "history",
         "in_step",
     )
+
+    may_lag = True
 
     def __init__(self, channel: str, retention: Retention, host: ReplicaHost) -> None:
         self.channel = channel
@@ -102,12 +104,6 @@ class Replica:
             callback()
         else:
             self._waiting.append(callback)
-
-    def catch_up_to(self, since: Since) -> None:
-        """Be out of step, and read on, if somebody has got more than has come here: on
-        another node, which may be ahead by some milliseconds, or seconds."""
-        if self.in_step and self.history is not None and is_ahead(self.history, since):
-            self.catch_up()
 
     # What the engine says
 

@@ -21,7 +21,7 @@ from ..constants import Delivered
 from ..errors import InvalidState
 from ..loop.reactor import Reactor
 from .conflation import Subject
-from .joins import Joins, JoinsHost, Source
+from .joins import FIRST_PAUSE, LONGEST_PAUSE, Joins, JoinsHost, Source, lags
 from .publications import HistoryFuture, Publication
 
 if TYPE_CHECKING:
@@ -136,8 +136,7 @@ class Histories:
         """Give the messages of a topic; see `Hub.history`."""
         engine, reactor = self._host._engine, self._host.reactor
         source = self._source(topic, rule)
-        source.catch_up_to(since)
-        if source.in_step:
+        if source.in_step and not lags(source, since):
             future.set_result(self._publications(source, since, limit))
             return
         assert engine is not None, "only a copy may be out of step"
@@ -155,9 +154,15 @@ class Histories:
                 else:
                     future.set_exception(error)
 
+        def look(pause: float = FIRST_PAUSE) -> None:
+            if pause < LONGEST_PAUSE and lags(source, since):
+                reactor.call_later(pause, lambda: look(2 * pause))
+            else:
+                source.when_in_step(finish)
+
         late = TimeoutError(f"the history of {topic!r} did not come in {timeout:g} s")
         timer = reactor.call_later(timeout, lambda: finish(late))
-        source.when_in_step(finish)
+        source.when_in_step(look)
 
     def end(self) -> None:
         """The run ends."""

@@ -14,12 +14,24 @@ from typing import NamedTuple, Protocol
 
 from ..cluster.envelope import Content
 from ..cluster.history import History
-from ..cluster.since import UNKNOWN, Since, start
+from ..cluster.since import UNKNOWN, Since, is_ahead, start
 from ..connection.client import Client
 from ..constants import TURN, SendStatus
 from ..loop.reactor import Reactor
 
-__all__ = ["Join", "Joins", "JoinsHost", "Source"]
+__all__ = [
+    "FIRST_PAUSE",
+    "LONGEST_PAUSE",
+    "Join",
+    "Joins",
+    "JoinsHost",
+    "Source",
+    "lags",
+]
+
+#: Seconds between two looks for what a client has got elsewhere, doubled each time;
+#: above the second one nobody has it, in 2.5 s altogether.
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 2.0
 
 
 class Join(NamedTuple):
@@ -51,8 +63,16 @@ class Source(Protocol):
     def when_in_step(self, callback: Callable[[], object]) -> None:
         """Call a function once, as soon as it is in step."""
 
-    def catch_up_to(self, since: Since) -> None:
-        """Read on if somebody has got more; it is not in step until that is done."""
+    @property
+    def may_lag(self) -> bool:
+        """Whether another process may have more of it, which is on its way here."""
+
+
+def lags(source: Source, since: Since) -> bool:
+    """Whether somebody may have got more than has come here: on another node, which can
+    be ahead by some milliseconds, or seconds where the engine is slow."""
+    history = source.history
+    return source.may_lag and history is not None and is_ahead(history, since)
 
 
 class JoinsHost(Protocol):
@@ -76,10 +96,10 @@ class _Joining:
 
     __slots__ = (
         "after",
-        "asked",
         "client",
         "epoch",
         "gap",
+        "pause",
         "priority",
         "recovered",
         "since",
@@ -92,8 +112,8 @@ class _Joining:
     ) -> None:
         self.topic, self.client, self.priority = topic, client, priority
         self.since, self.source = since, source
-        #: The source was told what the client has got.
-        self.asked = False
+        #: Seconds until it is looked again whether the source has come as far.
+        self.pause = FIRST_PAUSE
         #: Of what `after` counts; "" until it has begun.
         self.epoch = ""
         self.after = 0
@@ -125,15 +145,12 @@ class Joins:
         """Let a client join; a join into the same topic begins anew."""
         self.cancel(topic, client)
         joining = _Joining(topic, client, priority, since, source)
-        self._ask(joining)
-        may_begin = source.in_step and client not in self._host._strangers
-        if may_begin and self._replay(joining):
+        if self._may_begin(joining) and self._replay(joining):
             self._finish(joining)
             return
         self._joining.setdefault(client, {})[topic] = joining
         self._counts[topic] += 1
-        if not source.in_step:
-            source.when_in_step(partial(self._note_ready, joining))
+        self._wait(joining)
 
     def cancel(self, topic: str, client: Client) -> bool:
         """The client has left; return whether it was on its way."""
@@ -157,19 +174,30 @@ class Joins:
         of_client = self._joining.get(joining.client)
         return of_client is not None and of_client.get(joining.topic) is joining
 
-    @staticmethod
-    def _ask(joining: _Joining) -> None:
-        """Once, and not while it reads what may be older than what the client has."""
-        if not joining.asked and joining.source.in_step:
-            joining.asked = True
-            joining.source.catch_up_to(joining.since)
+    def _may_begin(self, joining: _Joining) -> bool:
+        source = joining.source
+        if not source.in_step or joining.client in self._host._strangers:
+            return False
+        return bool(joining.epoch) or not self._has_to_wait(joining)
 
-    def _go_on(self, joining: _Joining) -> None:
-        source, client = joining.source, joining.client
-        self._ask(joining)
+    @staticmethod
+    def _has_to_wait(joining: _Joining) -> bool:
+        in_time = joining.pause < LONGEST_PAUSE
+        return in_time and lags(joining.source, joining.since)
+
+    def _wait(self, joining: _Joining) -> None:
+        """Go on when the source is in step, or has got some more."""
+        source, reactor = joining.source, self._host.reactor
         if not source.in_step:
             source.when_in_step(partial(self._note_ready, joining))
-        elif client not in self._host._strangers and self._replay(joining):
+        elif not joining.epoch and self._has_to_wait(joining):
+            reactor.call_later(joining.pause, partial(self._note_ready, joining))
+            joining.pause *= 2
+
+    def _go_on(self, joining: _Joining) -> None:
+        if not self._may_begin(joining):
+            self._wait(joining)
+        elif self._replay(joining):
             self._finish(joining)
 
     def _note_ready(self, joining: _Joining) -> None:

@@ -27,7 +27,7 @@ from simple_ws.cluster.kept import Kept
 from simple_ws.cluster.node import EngineState, Message, Node
 from simple_ws.cluster.position import Position, tag_of
 from simple_ws.cluster.resending import MAX_BYTES, MAX_MESSAGES, MAX_SECONDS
-from simple_ws.cluster.since import ALL, UNKNOWN, parse_since, start
+from simple_ws.cluster.since import ALL, parse_since, start
 
 pytestmark = pytest.mark.one_backend
 
@@ -454,27 +454,6 @@ def test_first_join_reads_the_history_and_later_ones_do_not(store: Store) -> Non
     assert replica.history is not None
     assert start(replica.history, ALL, 0.0).after == 0
     assert not two.engine.commands
-
-
-def test_copy_reads_on_for_somebody_who_has_got_more(store: Store) -> None:
-    one, two = begin(store)
-    replica = two.kept.open(TOPIC, Retention(SIZE, None))
-    one.publish("a", "b")
-    one.settle()
-    assert replica.history is not None
-    epoch = replica.history.epoch
-    for behind in (None, ALL, 7, UNKNOWN, Position(epoch, 0, None)):
-        replica.catch_up_to(behind)
-        assert replica.in_step
-    replica.catch_up_to(Position("abc", 2, None))
-    assert replica.in_step  # of another history nobody knows more
-    replica.catch_up_to(Position(epoch, 2, None))
-    assert not replica.in_step
-    two.settle()
-    assert replica.in_step
-    assert two.log == ["a", "b"]
-    replica.catch_up_to(Position(epoch, 2, None))
-    assert replica.in_step
 
 
 def test_join_before_the_engine_is_there_waits_for_it(store: Store) -> None:

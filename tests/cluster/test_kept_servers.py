@@ -17,6 +17,7 @@ from redis_server import PROGRAMS, redis_server
 
 from simple_ws import InvalidState
 from simple_ws.cluster import link, redis_engine
+from simple_ws.server import joins
 
 pytestmark = pytest.mark.one_backend
 
@@ -346,7 +347,10 @@ def test_joins_under_load_are_contiguous(engine: Any, stack: ExitStack) -> None:
         assert reader.join[2] == "0"
 
 
-def test_storm_of_clients_costs_the_engine_one_read(stack: ExitStack) -> None:
+def test_storm_of_clients_costs_the_engine_one_read(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins, "LONGEST_PAUSE", 0.05)
     engine = stack.enter_context(redis_server())
     nodes = make(stack, engine)
     for number in range(100):
@@ -363,6 +367,10 @@ def test_storm_of_clients_costs_the_engine_one_read(stack: ExitStack) -> None:
     ]
     for number, reader in enumerate(crowd):
         assert reader.join[1:] == [str(100 - number), "0"]
+    assert reads == []
+    for future in ("9999", "99999999999"):  # nobody has got this anywhere
+        stranger = Reader(stack, nodes, 1, f"?since={epoch}:{future}")
+        assert stranger.join[1:] == ["100", "None"]
     assert reads == []
 
 
