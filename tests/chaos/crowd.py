@@ -63,10 +63,17 @@ class Member:
         self.shaken = False
 
     @property
+    def joined(self) -> bool:
+        """It is connected, and gets what is published from now on."""
+        if self.session is None or not self.session.node:
+            return False
+        return self.reader is None or self.reader.in_step
+
+    @property
     def ready(self) -> bool:
         """It is connected, and what it publishes comes back."""
         session = self.session
-        if session is None or not session.node:
+        if session is None or not self.joined:
             return False
         if not self.rate:
             return True
@@ -157,8 +164,8 @@ class Crowd:
                 self._connect(member, now)
             return
         session = member.session
-        if session is None or not member.rate or not session.node:
-            return
+        if session is None or not member.rate or not member.joined:
+            return  # with history it would not see what it publishes before it joins
         waiting = session.sent - session.returned
         if waiting:
             member.silent = max(member.silent, now - member.heard_at)

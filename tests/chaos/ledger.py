@@ -15,7 +15,8 @@
   delivered without the engine.
 
 With history the clients are `readers.Reader`s, and their own node is as all others:
-nothing is delivered that the engine has not stored.
+nothing is delivered that the engine has not stored. When that loses its data, what it
+had not confirmed is stored again, in another order: orders are compared in between.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import json
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from measuring import is_running
@@ -127,6 +128,7 @@ class Session:
         self.node = ""
         self.sent = self.returned = 0
         self.entries = array("q")
+        self._parts: dict[int, str] = {}
         self.last: dict[int, int] = {}
         self.heard = 0
         self.open = True
@@ -135,6 +137,18 @@ class Session:
         """A message came of a node, by its index in the ledger."""
         self.entries.append(node << _BITS | number)
         self.last[node] = number
+
+    def begin_part(self, name: str) -> None:
+        """What comes from now on has one order with what others get in this part."""
+        self._parts[len(self.entries)] = name
+
+    def messages(self) -> Iterator[tuple[str, int]]:
+        """Its messages, each with the name of its part."""
+        part = ""
+        for at, entry in enumerate(self.entries):
+            part = self._parts.get(at, part)
+            if entry >= 0:
+                yield part, entry
 
     def note_gap(self, missing: str) -> None:
         """`on_gap` was called, with so many, or "None"."""
@@ -278,22 +292,20 @@ class Ledger:
         apart = self._delivered_apart()
         by_length = sorted(self.readers, key=lambda each: -len(each.entries))
         for reference in by_length[:2]:
-            position = {entry: at for at, entry in enumerate(reference.entries)}
+            position = {each: at for at, each in enumerate(reference.messages())}
             for session in self.readers:
                 if session is not reference:
                     self._compare(session, position, apart)
 
     def _compare(
-        self, session: Session, position: dict[int, int], apart: set[int]
+        self, session: Session, position: dict[tuple[str, int], int], apart: set[int]
     ) -> None:
         last = -1
-        for entry in session.entries:
-            if entry < 0 or entry in apart:
-                continue
-            at = position.get(entry)
-            if at is not None:
+        for each in session.messages():
+            at = position.get(each)
+            if at is not None and each[1] not in apart:
                 if at < last:
-                    text = f"client {session.number}, message {entry & _MASK}"
+                    text = f"client {session.number}, message {each[1] & _MASK}"
                     self.note("another order", text)
                 last = at
 

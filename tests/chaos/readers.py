@@ -32,6 +32,11 @@ class Reader:
         self._wipes = 0
         self._missed: list[tuple[int, int]] | None = None  # until `on_join`
 
+    @property
+    def in_step(self) -> bool:
+        """It has got what it had missed, and gets what is published from now on."""
+        return self._missed is None
+
     def since(self) -> str:
         """What it says when it connects; from then on it is on its way."""
         self._missed = []
@@ -55,6 +60,8 @@ class Reader:
         self._miss(missing)
         if missing == "None":
             self._epoch = ""
+            if self.session is not None:
+                self.session.begin_part(f"after loss {self._wipes}")
 
     def on_join(self, position: str, recovered: str, gap: str) -> None:
         """It has got what it had missed."""
@@ -73,6 +80,7 @@ class Reader:
                 self._note(f"it is at {epoch}:{offset} after a join, not at {wanted}")
         if self.session is None:
             self.session = self._ledger.reader()
+            self.session.begin_part(epoch)
             self._wipes = self._ledger.wipes
         for node, number in missed:
             self.session.note_message(node, number)

@@ -44,6 +44,9 @@ def _of_messages(chaos: Any) -> Iterator[tuple[str, str]]:
         for name in ("lost", "unsure", "refused")
     ]
     yield "counted at publishers", ", ".join(counted)
+    errors: Counter[str] = sum((script.errors for script in chaos.scripts), Counter())
+    if chaos.scripts:
+        yield "calls of scripts that failed", f"{errors.total():,}"
     yield "received by clients", f"{totals['received']:,}"
     missing = [
         f"{totals['told and counted']:,} told by number, and counted",

@@ -2,10 +2,11 @@
 
     make chaos ARGS="--minutes 15 --engine redis"   or --engine local
 
-With Redis: three servers of two workers; one behind a proxy, and one in a network
-namespace of its own where this user may make one. With `local`: one server of four
-workers and its broker. Clients of each server publish and count. The program stops by
-itself, prints a line for each fault and the account, and exits with 0 if
+With Redis: three servers of two workers, one behind a proxy, and one in a network
+namespace of its own where this user may make one; and two scripts with a `Publisher`.
+With `local`: one server of four workers and its broker. Clients of each server publish
+and count. The program stops by itself, prints a line for each fault and the account,
+and exits with 0 if
 
 - each message is accounted for, see `ledger`: every client got it once and in order, or
   it was counted at its publisher, or the client was told of a gap there;
@@ -50,6 +51,7 @@ from faults import Faults
 from places import LocalSite, RedisSite, Site, wait_until
 from readers import Reader
 from report import print_report
+from script import Script
 from watch import Watch
 
 #: Seconds in which everything must have come back after a fault, and at the start.
@@ -88,6 +90,7 @@ class Chaos:
         self.ledger = self.site.ledger
         self.site.start(stack)
         self.crowd = Crowd(self.ledger, self._members(), random.Random())
+        self.scripts = self._scripts(directory / "journals")
         self.watch = Watch(self.site, self.problems)
         self.faults = Faults(self.site, self.crowd, random.Random(options.seed))
 
@@ -111,6 +114,13 @@ class Chaos:
             for at, server in enumerate(places)
         ]
 
+    def _scripts(self, journals: Path) -> list[Script]:
+        """One that publishes by Redis itself, and one by the proxy."""
+        if not isinstance(self.site, RedisSite):
+            return []
+        urls = self.site.redis.url, self.site.proxy.url
+        return [Script(url, self.ledger, journals) for url in urls]
+
     def _reader(self) -> Reader | None:
         """Who can go without a gap through all that stops for a minute."""
         size = self.options.history
@@ -124,6 +134,9 @@ class Chaos:
             sys.exit("the servers do not start")
         self.crowd.start()
         self._stack.callback(self.crowd.stop)
+        for script in self.scripts:
+            script.start()
+            self._stack.callback(script.stop)
         self._recover("the start")
         wait_until(lambda: False, min(2.0, self.options.every / 2))
         self.watch.begin()
@@ -185,8 +198,9 @@ class Chaos:
         while time.monotonic() < until and not self.problems:
             self.ledger.read()
             self.watch.look()
-            if self.crowd.error is not None:
-                self.problems.append(f"the clients failed: {self.crowd.error!r}")
+            for part in (self.crowd, *self.scripts):
+                if part.error is not None:
+                    self.problems.append(f"a client failed: {part.error!r}")
             time.sleep(min(1.0, max(0.0, until - time.monotonic())))
 
     def _recover(self, after: str) -> None:
@@ -211,6 +225,8 @@ class Chaos:
     def _end_traffic(self) -> None:
         """Publish no more, and let everything that is on its way come."""
         self.crowd.publishing = False
+        for script in self.scripts:
+            script.publishing = False
 
         def settled() -> bool:
             self.ledger.read()
@@ -219,7 +235,8 @@ class Chaos:
         wait_until(settled, RECOVERY)
 
     def _end_servers(self) -> None:
-        self.crowd.stop()
+        for part in (*self.scripts, self.crowd):
+            part.stop()
         for server in self.site.servers:
             code = server.end()
             if code != 0:
