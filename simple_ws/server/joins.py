@@ -30,8 +30,9 @@ __all__ = [
 ]
 
 #: Seconds between two looks for what a client has got elsewhere, doubled each time;
-#: above the second one nobody has it, in 2.5 s altogether.
-FIRST_PAUSE, LONGEST_PAUSE = 0.01, 2.0
+#: above the second one nobody has it, in 5 s altogether: an engine that is silent for
+#: 3 s is given up, so until then this process may lag without knowing it.
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 4.0
 
 
 class Join(NamedTuple):
