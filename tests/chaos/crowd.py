@@ -30,7 +30,7 @@ TICK = 0.01
 
 
 class Member:
-    """A client of one server, connection after connection.
+    """A client, connection after connection: of one server, or with a reader, of any.
 
     Attributes:
         server: its index.
@@ -103,6 +103,7 @@ class Crowd:
         self.publishing = True
         self.error: BaseException | None = None
         self._ledger, self._rng = ledger, rng
+        self._addresses = list(dict.fromkeys(member.address for member in members))
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._noise: deque[tuple[int, int, int]] = deque()
@@ -178,12 +179,14 @@ class Crowd:
 
     def _connect(self, member: Member, now: float) -> None:
         member.retry_at = now + RETRY
+        if member.reader is not None:
+            member.server = self._rng.randrange(len(self._addresses))
+            member.address = self._addresses[member.server]
         sock = socket.socket()
         sock.setblocking(False)
         sock.connect_ex(member.address)
         member.sock, member.shaken, member.incoming = sock, False, b""
-        reader = member.reader
-        since = "" if reader is None else f"?since={reader.since()}"
+        since = "" if member.reader is None else f"?since={member.reader.since()}"
         member.outgoing = request(f"/hall{since}")
         self._selector.register(sock, READ | WRITE, member)
 

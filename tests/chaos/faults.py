@@ -56,6 +56,7 @@ class Faults:
                 self.named["proxy-stall"] = self._stall_proxy
                 self.named["proxy-slow"] = self._slow_proxy
                 self.named["proxy-late"] = self._late_proxy
+                self.named["lag"] = self._lag
             if site.namespace is not None:
                 self.named["partition"] = self._part
 
@@ -215,6 +216,21 @@ class Faults:
             self._redis.proxy.release()
             time.sleep(0.002)
         return "the proxy of server 1 is slow for 4 s"
+
+    def _lag(self) -> str:
+        """Clients whose worker is killed come to a server that lags behind."""
+        seconds = self._pause()
+        self._redis.proxy.hold()
+        try:
+            time.sleep(0.3)
+            server = self._site.servers[0]
+            server.kill_process(self._site.workers(server)[0].pid)
+            time.sleep(seconds)
+        finally:
+            self._redis.proxy.release()
+        return (
+            f"server 1 lags {seconds:.1f} s behind, and a worker of server 0 is killed"
+        )
 
     def _late_proxy(self) -> str:
         """The node gives its connection up, and makes another one: what it had sent by

@@ -60,6 +60,7 @@ RECOVERY = 30.0
 ENDS = {
     "roll": {"closed with 1001"},
     "worker-kill": {"cut", "reset", "reset before it was open"},
+    "lag": {"cut", "reset", "reset before it was open"},
     "supervisor-kill": {
         *("cut", "reset", "reset before it was open", "refused", "closed with 1001"),
     },
