@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,9 @@ from .cluster.publishing import (
     check_topic,
     closed,
     no_answer,
+    urls_of,
 )
+from .cluster.shards import shard_of
 from .cluster.topic_rules import check_key
 from .errors import EngineError
 
@@ -57,7 +59,7 @@ class Publisher:
     Args:
         url: of the engine, as for the option `engine` of a server: `redis://`,
             `rediss://`, `valkey://`, `valkeys://`, `unix://`, `redis+sentinel://`,
-            `nats://` or `tls://`.
+            `nats://` or `tls://`; or a list, in the order that the servers have.
         prefix: of the application; None: that of the URL (`?prefix=`), or `sws`.
         secret: signs the messages, as the servers' option `engine_secret` asks for.
         timeout: seconds that a call may take, with connecting. The system's name
@@ -69,13 +71,18 @@ class Publisher:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         prefix: str | None = None,
         secret: str | bytes | None = None,
         timeout: float = 5.0,
     ) -> None:
-        self._options = check_publishing_options(url, prefix, secret, timeout)
+        first, *others = urls_of(url)
+        self._options = check_publishing_options(first, prefix, secret, timeout)
+        self._others = [
+            Publisher(each, prefix=prefix, secret=secret, timeout=timeout)
+            for each in others
+        ]
         self._closed = False
         # By process: a forked one must use neither the connection of its parent nor its
         # lock, which a thread that does not exist here may hold.
@@ -115,7 +122,8 @@ class Publisher:
             check_key(key, topic, kept=True)
         kind, body = encode_body(msg)
         channels = self._options.channels
-        with self._session() as (line, connection, end):
+        publisher = self._of(channels.topic(topic))
+        with publisher._session() as (line, connection, end):
             retention = line.retention(topic, end)
             if retention is not None:
                 channel = channels.kept(topic)
@@ -147,6 +155,8 @@ class Publisher:
         """Close the connection, after a call that uses it; may be repeated."""
         self._closed = True
         self._line().close()
+        for other in self._others:
+            other.close()
 
     def __enter__(self) -> Self:
         return self
@@ -161,9 +171,17 @@ class Publisher:
 
     def _send(self, channel: str, msg: object) -> int:
         kind, body = encode_body(msg)
-        with self._session() as (line, connection, end):
+        with self._of(channel)._session() as (line, connection, end):
             envelope = line.sealer.seal(channel, kind, body)
             return connection.publish(channel, envelope, end)
+
+    def _of(self, channel: str) -> Publisher:
+        """The one for the engine that has a channel."""
+        shards = (self, *self._others)
+        if len(shards) == 1:
+            return self
+        name = self._options.channels.shard_key(channel)
+        return shards[shard_of(name, len(shards))]
 
     @contextmanager
     def _session(self) -> Iterator[tuple[_Line, PublishingConnection, float]]:

@@ -125,7 +125,7 @@ class Nodes:
             options = {"engine": self.engine[number], **options}
         server = Server("127.0.0.1", 0, ping=False, **options)
         if isinstance(self.engine, BrokerServer):
-            server._engine_address = self.engine.address
+            server._engine_addresses = [self.engine.address]
         server.mount("*", self.rooms[number])
         self._prepare(server)
 

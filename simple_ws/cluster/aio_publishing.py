@@ -13,7 +13,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,9 +37,11 @@ from .publishing import (
     lost,
     no_answer,
     refused,
+    urls_of,
 )
 from .redis_engine import RedisEngine
 from .sentinel import find_master
+from .shards import shard_of
 from .topic_rules import check_key
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ class Publisher:
     Args:
         url: of the engine, as for the option `engine` of a server: `redis://`,
             `rediss://`, `valkey://`, `valkeys://`, `unix://`, `redis+sentinel://`,
-            `nats://`, or `tls://` with `?tls_first=true`.
+            `nats://`, or `tls://` with `?tls_first=true`; or a list, in the order that
+            the servers have.
         prefix: of the application; None: that of the URL (`?prefix=`), or `sws`.
         secret: signs the messages, as the servers' option `engine_secret` asks for.
         timeout: seconds that a call may take, with connecting.
@@ -78,13 +81,18 @@ class Publisher:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         prefix: str | None = None,
         secret: str | bytes | None = None,
         timeout: float = 5.0,
     ) -> None:
-        self._options = check_publishing_options(url, prefix, secret, timeout)
+        first, *others = urls_of(url)
+        self._options = check_publishing_options(first, prefix, secret, timeout)
+        self._others = [
+            Publisher(each, prefix=prefix, secret=secret, timeout=timeout)
+            for each in others
+        ]
         self._closed = False
         self._reset(None)
 
@@ -134,8 +142,9 @@ class Publisher:
         if key is not None:
             check_key(key, topic, kept=True)
         kind, body = encode_body(msg)
-        return await self._use(
-            lambda connection: self._publish(connection, topic, kind, body, key)
+        shard = self._of(self._options.channels.topic(topic))
+        return await shard._use(
+            lambda connection: shard._publish(connection, topic, kind, body, key)
         )
 
     async def broadcast(self, msg: object) -> int:
@@ -167,6 +176,8 @@ class Publisher:
         self._on_lost()
         if self._connection is not None:
             await self._connection.close()
+        for other in self._others:
+            await other.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -181,12 +192,21 @@ class Publisher:
 
     async def _send(self, channel: str, msg: object) -> int:
         kind, body = encode_body(msg)
+        shard = self._of(channel)
 
         def publish(connection: _Connection) -> Awaitable[int]:
-            envelope = self._sealer.seal(channel, kind, body)
+            envelope = shard._sealer.seal(channel, kind, body)
             return connection.publish(channel, envelope)
 
-        return await self._use(publish)
+        return await shard._use(publish)
+
+    def _of(self, channel: str) -> Publisher:
+        """The one for the engine that has a channel."""
+        shards = (self, *self._others)
+        if len(shards) == 1:
+            return self
+        name = self._options.channels.shard_key(channel)
+        return shards[shard_of(name, len(shards))]
 
     async def _publish(
         self,

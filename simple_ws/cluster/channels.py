@@ -103,6 +103,15 @@ class Channels:
         """The channel of who is present in a topic."""
         return self._presence + topic
 
+    def shard_key(self, name: str) -> str:
+        """What decides which of several engines has a channel: a topic has one, with
+        history or without."""
+        if name.startswith(self._topic):
+            return name[len(self._topic) :]
+        if name.startswith(self._kept):
+            return name[len(self._kept) : -2]
+        return name
+
     def parse(self, name: str) -> Channel | None:
         """What a name stands for; None if it is none of ours."""
         if name.startswith(self._topic):

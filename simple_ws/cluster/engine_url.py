@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from . import redis_url
 from .redis_url import EngineAddress
 
-__all__ = ["check_history", "check_workers", "parse"]
+__all__ = ["check_history", "check_workers", "parse", "parse_all"]
 
 _MEMORY = "memory://"
 
@@ -39,6 +40,30 @@ def parse(url: str) -> EngineAddress:
     return made
 
 
+def parse_all(urls: str | Sequence[str]) -> list[EngineAddress]:
+    """Read the URL of an engine, or the URLs of several that share the topics.
+
+    Raises:
+        TypeError, ValueError: See `parse`; or there is none, one is there twice, they
+            have different prefixes, or one of several is not Redis or Valkey. The text
+            shows no password.
+    """
+    addresses = [parse(urls)] if isinstance(urls, str) else list(map(parse, urls))
+    if not addresses:
+        raise ValueError("a list of engines has one at least")
+    if len({replace(each, username="", password="") for each in addresses}) < len(
+        addresses
+    ):
+        raise ValueError("an engine stands in the list twice")
+    if len({address.prefix for address in addresses}) > 1:
+        raise ValueError("the engines of a list need the same prefix")
+    if len(addresses) > 1 and any(
+        each.is_nats or each.scheme == "memory" for each in addresses
+    ):
+        raise ValueError("several engines are Redis or Valkey, each of them")
+    return addresses
+
+
 def check_workers(address: EngineAddress, workers: int) -> None:
     """Refuse an engine that several workers cannot share.
 
@@ -52,13 +77,13 @@ def check_workers(address: EngineAddress, workers: int) -> None:
         )
 
 
-def check_history(url: str) -> None:
+def check_history(urls: str | Sequence[str]) -> None:
     """Refuse topics with history where the engine cannot have them.
 
     Raises:
         ValueError: It is NATS.
     """
-    if parse(url).is_nats:
+    if any(address.is_nats for address in parse_all(urls)):
         raise ValueError(
             "NATS keeps no history of topics: use redis:// as the engine, or leave "
             "history out"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,7 @@ from .engine import (
     Retention,
     Stored,
 )
+from .engine_url import parse_all
 from .engines import connect_engine, new_engine
 from .envelope import Envelope, Kind, seal
 from .numbers import Numbers
@@ -56,6 +58,7 @@ __all__ = [
     "lost",
     "no_answer",
     "refused",
+    "urls_of",
 ]
 
 #: Seconds after which an unused connection is replaced: a firewall, or `timeout` of the
@@ -93,6 +96,18 @@ def check_topic(topic: object) -> None:
     """Raise TypeError if it is no topic."""
     if not isinstance(topic, str):
         raise TypeError(f"topic must be a str, not {topic!r}")
+
+
+def urls_of(url: str | Sequence[str]) -> list[str]:
+    """The URLs of a publisher, checked as those of a server.
+
+    Raises:
+        TypeError, ValueError: See `engine_url.parse_all`.
+    """
+    if isinstance(url, list | tuple):
+        parse_all(url)
+        return list(url)
+    return [url]  # type: ignore[list-item]  # whatever it is, it is checked later
 
 
 def check_publishing_options(

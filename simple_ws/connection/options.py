@@ -7,7 +7,7 @@ what is allowed. Options given to a handler override those of its server.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
@@ -128,8 +128,9 @@ class Options:
             time has neither left nor joined; 0 tells each change at once; for the
             server only.
         engine: URL of what connects several processes and nodes, such as
-            "redis://localhost", or "memory://" for tests; see `docs/cluster.md`. None:
-            this process is alone; for the server only.
+            "redis://localhost", or "memory://" for tests; see `docs/cluster.md`. A list
+            of them shares the topics among several servers of Redis. None: this process
+            is alone; for the server only.
         engine_secret: signs what goes through the engine; what is not signed with it is
             dropped. None does not; for the server only.
         busy_poll: poll for this long before sleeping, which saves a wake-up (some 10
@@ -178,7 +179,7 @@ class Options:
     workers: int = 1
     presence_grace: float = 5.0
     # Not in the representation: a URL may hold a password.
-    engine: str | None = field(default=None, repr=False)
+    engine: str | tuple[str, ...] | None = field(default=None, repr=False)
     engine_secret: bytes | None = field(default=None, repr=False)
 
     @property
@@ -243,7 +244,7 @@ class OptionAttributes:
     notsent_lowat: int | None
     workers: int
     presence_grace: float
-    engine: str | None
+    engine: str | Sequence[str] | None
     engine_secret: bytes | None
 
 
@@ -385,11 +386,15 @@ def _host(name: str, item: Any) -> str:
     return host
 
 
-def _engine(name: str, value: Any) -> str:
-    """A URL; its form is checked by the server, which knows the engines."""
-    if not isinstance(value, str):
+def _engine(name: str, value: Any) -> str | tuple[str, ...]:
+    """A URL, or several; their form is checked by the server, which knows engines."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple):
         raise TypeError(f"{name} must be a URL, not {type(value).__name__}")
-    return value
+    if not all(isinstance(url, str) for url in value):
+        raise TypeError(f"{name} must be a URL, or hold nothing but URLs")
+    return tuple(value)
 
 
 _CHECKS: dict[str, Check] = {

@@ -48,7 +48,7 @@ from .workers import Workers
 
 if TYPE_CHECKING:
     from ..cluster.node import EngineState
-    from .engine import EngineHost
+    from .sharded_engine import AnyEngine
 
 __all__ = ["App"]
 
@@ -310,7 +310,7 @@ class App(Hub):
         return listener
 
     @property
-    def engine(self) -> EngineHost | None:
+    def engine(self) -> AnyEngine | None:
         """The engine of this run, or None: `state` (an `EngineState`) and `counts`."""
         return self._engine
 

@@ -20,7 +20,7 @@ from ..messages import check_close
 from .control import ControlRun, ControlUser
 
 if TYPE_CHECKING:
-    from .engine import EngineHost
+    from .sharded_engine import AnyEngine
 
 __all__ = ["Answers", "AnswersFuture", "Cluster", "NodeInfo"]
 
@@ -214,7 +214,7 @@ class Cluster:
         for name, function in list(self._questions.items()):
             yield f"the answer to {name!r}", function
 
-    def _begin(self, reactor: Reactor, engine: EngineHost | None) -> ControlRun:
+    def _begin(self, reactor: Reactor, engine: AnyEngine | None) -> ControlRun:
         """A run begins."""
         self._has_engine = engine is not None
         self._run = run = ControlRun(self._user, reactor, engine, self._questions)

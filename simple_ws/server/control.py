@@ -28,7 +28,7 @@ from ..messages import check_close
 from .tell import Telling
 
 if TYPE_CHECKING:
-    from .engine import EngineHost
+    from .sharded_engine import AnyEngine
 
 __all__ = ["ControlRun", "ControlUser"]
 
@@ -59,7 +59,7 @@ class ControlRun:
         self,
         user: ControlUser,
         reactor: Reactor,
-        engine: EngineHost | None,
+        engine: AnyEngine | None,
         own: dict[str, Callable[[Any], Any]],
     ) -> None:
         self.id = os.urandom(8).hex() if engine is None else engine.id

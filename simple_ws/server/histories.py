@@ -25,7 +25,7 @@ from .joins import FIRST_PAUSE, LONGEST_PAUSE, Joins, JoinsHost, Source, lags
 from .publications import HistoryFuture, Publication
 
 if TYPE_CHECKING:
-    from .engine import EngineHost
+    from .sharded_engine import AnyEngine
 
 __all__ = ["Histories", "HistoriesHost"]
 
@@ -36,7 +36,7 @@ _BETWEEN_SWEEPS = 30.0
 class HistoriesHost(JoinsHost, Protocol):
     """What it needs of its server."""
 
-    _engine: EngineHost | None
+    _engine: AnyEngine | None
     _topics: Topics[Client]
 
     def _send_kept(

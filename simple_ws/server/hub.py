@@ -37,7 +37,7 @@ from .run import Run
 from .state import ServerState, step
 
 if TYPE_CHECKING:
-    from .engine import EngineHost
+    from .sharded_engine import AnyEngine
 
 __all__ = ["Hub"]
 
@@ -76,7 +76,7 @@ class Hub:
         self._complain_at = 0.0
         self._state = ServerState.NEW
         self._run: Run | None = None  # while it listens or runs
-        self._engine: EngineHost | None = None  # of this run
+        self._engine: AnyEngine | None = None  # of this run
 
     def _move(self, to: ServerState) -> None:
         """Change the state of the server; see `life.STEPS`."""

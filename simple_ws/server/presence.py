@@ -19,7 +19,7 @@ from .tell import Telling, tell
 if TYPE_CHECKING:
     from ..loop.reactor import Reactor
     from .control import ControlRun
-    from .engine import EngineHost
+    from .sharded_engine import AnyEngine
 
 __all__ = ["PresenceRun", "PresenceUser", "Present", "checked_payload"]
 
@@ -78,7 +78,7 @@ class PresenceRun:
         user: PresenceUser,
         reactor: Reactor,
         control: ControlRun,
-        engine: EngineHost | None,
+        engine: AnyEngine | None,
         grace: float,
     ) -> None:
         self._user = user

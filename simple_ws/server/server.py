@@ -49,7 +49,7 @@ from .workers import Workers, refuse_handover
 
 if TYPE_CHECKING:
     from ..cluster.redis_url import EngineAddress
-    from .engine import EngineHost
+    from .sharded_engine import AnyEngine
 
 __all__ = ["Server"]
 
@@ -107,7 +107,7 @@ class Server(App):
         _check_unix(own, host, port)
         self._encrypted = _encryption(own)
         self.proxies = _proxies(own)
-        self._engine_address = _engine_address(own)
+        self._engine_addresses = _engine_addresses(own)
         super().__init__(own, self._clock)
         self._asked_port = port
         self._workers = Workers(self)
@@ -483,9 +483,11 @@ class Server(App):
         mounted = [handler.options for handler in self._router.targets()]
         run = Run(self.options, mounted, self._clock, self._log_counts)
         run.pending.on_idle = self._note_idle
-        address = self._engine_address or self._workers.broker_address
-        if address is not None:
-            self._engine = self._make_engine(run, address)
+        addresses = self._engine_addresses
+        if not addresses and self._workers.broker_address is not None:
+            addresses = [self._workers.broker_address]
+        if addresses:
+            self._engine = self._make_engine(run, addresses)
         self._schedule.begin(run.reactor)
         control = self.cluster._begin(run.reactor, self._engine)
         if any(rule.presence for rule in self._topic_rules):
@@ -499,14 +501,20 @@ class Server(App):
         self._run = run
         return run
 
-    def _make_engine(self, run: Run, address: EngineAddress) -> EngineHost:
+    def _make_engine(self, run: Run, addresses: list[EngineAddress]) -> AnyEngine:
         from ..cluster.announced_rules import encode_rules  # only when needed
         from ..cluster.engines import open_engine
         from .engine import EngineHost
 
-        setup = open_engine(address, self.options.engine_secret, run.reactor)
-        setup.engine.announce(encode_rules(self._topic_rules))
-        return EngineHost(setup, run.reactor, self, self._workers.id)
+        secret, rules = self.options.engine_secret, encode_rules(self._topic_rules)
+        setups = [open_engine(each, secret, run.reactor) for each in addresses]
+        for setup in setups:
+            setup.engine.announce(rules)
+        if len(setups) == 1:
+            return EngineHost(setups[0], run.reactor, self, self._workers.id)
+        from .sharded_engine import ShardedEngine
+
+        return ShardedEngine(setups, run.reactor, self, self._workers.id)
 
     def _use_clock(self, clock: Callable[[], float]) -> None:
         """Use another clock; before anything runs. For `testing`."""
@@ -703,14 +711,14 @@ def _proxies(options: Options) -> TrustedProxies | None:
     return TrustedProxies(networks) if networks else None
 
 
-def _engine_address(options: Options) -> EngineAddress | None:
+def _engine_addresses(options: Options) -> list[EngineAddress]:
     if options.engine is None:
-        return None
-    from ..cluster.engine_url import check_workers, parse  # only when needed
+        return []
+    from ..cluster.engine_url import check_workers, parse_all  # only when needed
 
-    address = parse(options.engine)
-    check_workers(address, options.workers)
-    return address
+    addresses = parse_all(options.engine)
+    check_workers(addresses[0], options.workers)
+    return addresses
 
 
 def _encryption(options: Options) -> Callable[..., Any] | None:

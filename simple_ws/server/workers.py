@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..cluster.redis_url import EngineAddress
     from ..cluster.sockets import ListeningSockets
     from ..cluster.supervisor import Supervisor
-    from .engine import EngineHost
+    from .sharded_engine import AnyEngine
 
 __all__ = ["Workers", "refuse_handover"]
 
@@ -47,8 +47,8 @@ class WorkersHost(StatsSource, Protocol):
     port: int
     _asked_port: int
     _run: Run | None
-    _engine: EngineHost | None
-    _engine_address: EngineAddress | None
+    _engine: AnyEngine | None
+    _engine_addresses: list[EngineAddress]
     _schedule: Schedule
     _stats: Stats
 
@@ -136,8 +136,8 @@ class Workers:
         if self._sockets is not None:
             raise InvalidState("the server listens already")
         server, options = self._server, self._server.options
-        if server._engine_address is not None:
-            check_workers(server._engine_address, options.workers)
+        if server._engine_addresses:
+            check_workers(server._engine_addresses[0], options.workers)
         given = take_over(sockets, options.backlog)
         self._received = received()
         adopted = self._adopt(given)

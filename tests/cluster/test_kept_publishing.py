@@ -343,8 +343,11 @@ def serving(url: str, topics: dict[str, Any], **options: Any) -> Iterator[Server
     for pattern, rule in topics.items():
         server.topic(pattern, **rule)
     server.mount("*", Room())
+    up = threading.Event()
+    server.on_engine(lambda state: state.up and up.set())
     server.start()
     try:
+        assert up.wait(DEADLINE)  # its rules are there
         yield server
     finally:
         server.stop(drain=0)
@@ -425,8 +428,5 @@ def test_server_tells_its_rules_whenever_it_connects() -> None:
 
 def test_server_without_histories_tells_nothing(redis: RedisServer) -> None:
     url = f"{redis.url}?prefix=silent"
-    with serving(url, {"a": {"presence": True}}) as server, redis.commands() as command:
-        end = time.monotonic() + DEADLINE
-        while not server.engine.state.up:
-            assert time.monotonic() < end
+    with serving(url, {"a": {"presence": True}}), redis.commands() as command:
         assert command("GET", "silent.rules") is None

@@ -186,7 +186,7 @@ def test_password_and_secret_are_not_shown() -> None:
     for text in (repr(server.options), str(server.options), repr(server)):
         assert "hidden" not in text
         assert "buried" not in text
-    assert server._engine_address == parse("redis://me:hidden@localhost")
+    assert server._engine_addresses == [parse("redis://me:hidden@localhost")]
 
 
 def test_engine_that_is_not_there_is_no_reason_not_to_serve(stack: ExitStack) -> None:

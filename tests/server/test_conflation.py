@@ -291,7 +291,7 @@ def test_each_node_conflates_by_the_keys_of_what_comes_from_the_engine(
         servers = []
         for number in range(2):
             server = Server("127.0.0.1", 0, ping=False)
-            server._engine_address = engine.address
+            server._engine_addresses = [engine.address]
             server.topic("prices", history=history, latest=symbol if number else False)
             server.mount("*", Feed())
             up = threading.Event()

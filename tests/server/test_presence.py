@@ -382,7 +382,7 @@ class Site:
         options = {"engine": engine.url} if is_redis else {}
         server = make_server(hall, presence_grace=0.5, **options)
         if not is_redis:
-            server._engine_address = engine.address
+            server._engine_addresses = [engine.address]
         up = threading.Event()
         server.on_engine(lambda state: up.set() if state.up else None)
         server.start()
