@@ -13,15 +13,23 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from harness import DEADLINE, Peer, Recorder, open_peer
-from nats_server import NatsServer
-from redis_server import RedisServer
+from nats_server import NatsServer, nats_server
+from redis_server import PROGRAMS, RedisServer, redis_server
 
 from simple_ws import Server
 from simple_ws.cluster.broker import BrokerSocket, run_broker
 from simple_ws.cluster.node import EngineState
 from simple_ws.cluster.redis_url import EngineAddress
 
-__all__ = ["IDENTITIES", "BrokerServer", "Nodes", "Room", "broker_server"]
+__all__ = [
+    "ENGINES",
+    "IDENTITIES",
+    "BrokerServer",
+    "Nodes",
+    "Room",
+    "broker_server",
+    "engine_server",
+]
 
 IDENTITIES = ["alice", 7, b"\xff\0", uuid.UUID(int=5)]
 
@@ -67,6 +75,24 @@ def broker_server() -> Iterator[BrokerServer]:
     finally:
         made.kill()
         made.listening.close()
+
+
+#: The engines that a test may run on, see `engine_server`.
+ENGINES = ["broker", *PROGRAMS, "nats-server"]
+
+
+@contextmanager
+def engine_server(name: str) -> Iterator[Any]:
+    """One of `ENGINES`."""
+    if name == "broker":
+        with broker_server() as broker:
+            yield broker
+    elif name == "nats-server":
+        with nats_server() as nats:
+            yield nats
+    else:
+        with redis_server(program=name) as redis:
+            yield redis
 
 
 class Room(Recorder):

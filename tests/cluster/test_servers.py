@@ -14,25 +14,18 @@ from typing import Any
 
 import pytest
 from harness import DEADLINE, open_peer
-from nats_server import NatsServer, nats_server
-from nodes import IDENTITIES, Nodes, Room, broker_server
+from nats_server import NatsServer
+from nodes import ENGINES, IDENTITIES, Nodes, Room, engine_server
 from redis_server import PROGRAMS, redis_server
 
 from simple_ws import Middleware, Server
 from simple_ws.cluster.redis_url import parse
 
 
-@pytest.fixture(params=["broker", *PROGRAMS, "nats-server"])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param == "broker":
-        with broker_server() as made:
-            yield made
-    elif request.param == "nats-server":
-        with nats_server() as nats:
-            yield nats
-    else:
-        with redis_server(program=request.param) as server:
-            yield server
+    with engine_server(request.param) as made:
+        yield made
 
 
 @pytest.fixture

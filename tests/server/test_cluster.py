@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from harness import DEADLINE, Peer, Recorder, running
-from nodes import Nodes, broker_server
+from nodes import ENGINES, Nodes, engine_server
 from programs import Program
 from redis_server import PROGRAMS, redis_server
 
@@ -30,14 +30,10 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-@pytest.fixture(params=["broker", *PROGRAMS])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param == "broker":
-        with broker_server() as made:
-            yield made
-    else:
-        with redis_server(program=request.param) as server:
-            yield server
+    with engine_server(request.param) as made:
+        yield made
 
 
 class Room(Recorder):

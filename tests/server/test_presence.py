@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from harness import DEADLINE, Peer, open_peer
-from nodes import broker_server
+from nodes import ENGINES, engine_server
 from programs import Program
 from redis_server import PROGRAMS, redis_server
 
@@ -358,14 +358,10 @@ def test_other_threads_may_ask_and_say(hall: Hall) -> None:
 # --- Several nodes -------------------------------------------------------------------
 
 
-@pytest.fixture(params=["broker", *PROGRAMS])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param == "broker":
-        with broker_server() as made:
-            yield made
-    else:
-        with redis_server(program=request.param) as server:
-            yield server
+    with engine_server(request.param) as made:
+        yield made
 
 
 class Site:
