@@ -258,6 +258,7 @@ class Replicated:
     def lose_the_end(self) -> None:
         """From now on, the replica gets nothing."""
         with self.master.commands() as ask:
+            ask("SET", "last", "1")  # WAIT is for what this connection has written
             assert ask("WAIT", "1", str(int(DEADLINE * 1000))) == 1
             self.replica.stop()
             ask("CLIENT", "KILL", "TYPE", "replica")
