@@ -13,9 +13,10 @@ from .position import Position
 
 __all__ = ["Appended", "Appending", "Histories", "Read"]
 
-#: Topics, publishers of one whose last number is known; above it, those are forgotten
-#: that were silent for longest.
-_MAX_TOPICS, _MAX_PUBLISHERS = 100_000, 1_000
+#: Topics that have had messages, topics that have had none (who reads these takes no
+#: history from others), and publishers of a topic whose last number is known; above it,
+#: those are forgotten that were silent for longest.
+_MAX_TOPICS, _MAX_EMPTY, _MAX_PUBLISHERS = 100_000, 10_000, 1_000
 #: Seconds for which the positions of a topic without messages stay valid.
 _DAY = 86400.0
 #: Bytes of messages of one page: the next one may exceed it.
@@ -116,12 +117,13 @@ class Histories:
     """Those of all topics, by channel."""
 
     def __init__(self) -> None:
-        # The longest silent first.
+        # The longest silent first; and those without a message yet.
         self._topics: OrderedDict[bytes, _Topic] = OrderedDict()
+        self._empty: OrderedDict[bytes, _Topic] = OrderedDict()
         self._to_sweep: deque[bytes] = deque()
 
     def __len__(self) -> int:
-        return len(self._topics)
+        return len(self._topics) + len(self._empty)
 
     def append(self, message: Appending, now: float) -> Appended:
         """Append a message, unless it is there; see `Engine.append`."""
@@ -136,6 +138,7 @@ class Histories:
         offset = topic.keys.get(key, 0) if key is not None else 0
         again = offset >= history.first
         if not again:
+            self._note_message(message.channel)
             offset = history.append(message.tag, message.envelope, now)
             if key is not None:
                 topic.note_key(key, offset)
@@ -180,24 +183,33 @@ class Histories:
     def sweep(self, now: float, count: int) -> None:
         """Drop what has expired, in so many of the topics; the others are next."""
         if not self._to_sweep:
-            self._to_sweep.extend(self._topics)
+            self._to_sweep.extend([*self._topics, *self._empty])
         for _ in range(min(count, len(self._to_sweep))):
             channel = self._to_sweep.popleft()
-            topic = self._topics.get(channel)
+            topics = self._topics if channel in self._topics else self._empty
+            topic = topics.get(channel)
             if topic is None:
                 continue
             topic.history.expire(now)
             if topic.is_over(now):
-                del self._topics[channel]
+                del topics[channel]
 
     def _topic(self, channel: bytes, epoch: str, now: float) -> _Topic:
-        topics = self._topics
+        topics = self._topics if channel in self._topics else self._empty
         topic = topics.get(channel)
         if topic is None:
             topic = topics[channel] = _Topic(epoch, now)
-            if len(topics) > _MAX_TOPICS:
+            if len(topics) > _MAX_EMPTY:
                 topics.popitem(last=False)
         else:
             topics.move_to_end(channel)
             topic.used = now
         return topic
+
+    def _note_message(self, channel: bytes) -> None:
+        """A topic gets a message, perhaps its first one."""
+        topic = self._empty.pop(channel, None)
+        if topic is not None:
+            self._topics[channel] = topic
+            if len(self._topics) > _MAX_TOPICS:
+                self._topics.popitem(last=False)

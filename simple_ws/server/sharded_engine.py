@@ -117,13 +117,13 @@ class ShardedEngine:
         """The entry `engine` of `Server.stats`: sums. From any thread."""
         state = self.state
         stats, *others = [shard.stats() for shard in self._shards]
+        trips = [each["rtt"] for each in (stats, *others)]
         for other in others:
             for name, value in other.items():
                 if name not in _NO_COUNTS:
                     stats[name] += value
             for name, value in other["connects"].items():
                 stats["connects"][name] += value
-        trips = [shard.stats()["rtt"] for shard in self._shards]
         stats["rtt"] = None if None in trips else max(trips)
         stats |= {"up": int(state.up), "reason": state.reason, "server": state.server}
         return stats

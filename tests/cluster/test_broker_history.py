@@ -70,6 +70,22 @@ def test_topics_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert offsets(histories, channel=b"b") == []
 
 
+def test_topics_without_messages_take_no_history_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_MAX_EMPTY", 5)
+    histories = Histories()
+    append(histories, 1)
+    epochs = []
+    for number in range(20):
+        page = histories.read(b"%d" % number, None, 0, 9, f"{number:x}", 0.0)
+        epochs.append(page.epoch)
+    assert len(histories) == 6
+    assert offsets(histories) == [1]
+    assert histories.read(b"19", None, 0, 9, "ff", 0.0).epoch == epochs[19]
+    assert append(histories, 1, channel=b"19").position.epoch == epochs[19]
+
+
 def test_topics_are_swept_when_nothing_is_lost() -> None:
     histories = Histories()
     append(histories, 1, channel=b"short", keep=10.0)
