@@ -38,8 +38,8 @@ from ..loop.listener import (
 from ..loop.signals import StopSignals
 from ..loop.workers import Call
 from ..speedups import BACKEND
-from .app import App
 from .forwarded import TrustedProxies
+from .operations import Operations
 from .presence import PresenceRun
 from .run import Run
 from .shutdown import Shutdown
@@ -63,7 +63,7 @@ _STOP_TURN = 0.05
 _STOP_GRACE = 1.0
 
 
-class Server(App):
+class Server(Operations):
     """A WebSocket server: serves handlers, pages and files on one port.
 
     Args:
