@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..cluster.topic_rules import checked_rule
-from ..cluster.worker import Worker
 from ..connection.admission import Admission, retry_after
 from ..connection.client import Client
 from ..connection.log import Log, LogCounts
