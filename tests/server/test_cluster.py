@@ -290,7 +290,7 @@ def test_nodes_of_another_secret_are_no_nodes(stack: ExitStack) -> None:
 #: Signs of life are frequent, so that nobody waits.
 ASKING = """
 from simple_ws.cluster import roster
-roster.BEAT, roster.GONE = 0.2, 1.5
+roster.BEAT, roster.GONE = 0.3, 3.0
 
 @server.cluster.answer("pid")
 def answer_pid(data):
@@ -340,7 +340,7 @@ def test_stopped_worker_is_named_in_time(workers: Program, stack: ExitStack) -> 
     stopped = next(pid for pid in pids if pid != here)
     os.kill(stopped, signal.SIGSTOP)
     try:
-        answers = asked(peer, "0.5")
+        answers = asked(peer, "2")
     finally:
         os.kill(stopped, signal.SIGCONT)
     assert sorted(answers["pids"]) == sorted(pid for pid in pids if pid != stopped)

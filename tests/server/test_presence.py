@@ -457,7 +457,7 @@ def until(server: Server, condition: Callable[[], object]) -> None:
 #: Signs of life are frequent, so that nobody waits.
 HALL = """
 from simple_ws.cluster import roster
-roster.BEAT, roster.GONE = 0.2, 1.5
+roster.BEAT, roster.GONE = 0.3, 3.0
 server.topic("hall", presence=True)
 
 class Hall(WebSocket):
