@@ -584,6 +584,13 @@ class EngineReplies(Target):
             yield size + b"*2\r\n:1\r\n" + message + b"*1\r\n$-1\r\n"
             yield size + b"-NOPERM x\r\n"
             yield size + b"~1\r\n#t\r\n,1.5\r\n(12\r\n=5\r\ntxt:a\r\n!1\r\nx\r\n_\r\n"
+            yield size + hello + b":1\r\n" * 3 + self._histories()
+
+    def _histories(self) -> bytes:
+        stored = b"*3\r\n$9\r\nab:1:00ff\r\n:0\r\n:2\r\n"
+        entry = b":%d\r\n$4\r\n00ff\r\n:1500\r\n$2\r\nxy\r\n"
+        page = b"*11\r\n$2\r\nab\r\n:2\r\n:0\r\n" + entry % 1 + entry % 2
+        return stored + b"-OOM x\r\n" + page + b"-WRONGTYPE x\r\n"
 
     def __call__(self, data: bytes) -> None:
         copy, size, replies = self.copies[1], (data or b"\0")[0], data[1:]
@@ -601,6 +608,12 @@ class EngineReplies(Target):
         engine.subscribe(["c"])
         for _ in range(3):
             engine.publish("c", b"x")
+        kept, module = "{sws.k.c}e", copy["cluster.engine"]
+        for seq in (1, 2):
+            origin = module.Origin(b"somebody", seq, None)
+            engine.append(kept, b"x", origin, module.Retention(9, None))
+        for _ in range(2):
+            engine.read(kept, None, 0, 9)
         events = [event for part in parts for event in engine.receive(part, 0.0)]
         engine.take_output()
         return events
