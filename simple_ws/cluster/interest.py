@@ -84,7 +84,8 @@ class Interest:
         if self._listeners.pop(channel, None) is None:
             return
         if self._new.pop(channel, 0) is None:
-            return  # nobody was told yet
+            self._dropped(channel)  # nobody was told yet
+            return
         self._left[channel] = None
         if not self._timed:
             self._timed = True

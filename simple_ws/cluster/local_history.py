@@ -39,6 +39,9 @@ class LocalTopic:
         """Call a function now."""
         callback()
 
+    def forget_waiting(self, callback: Callable[[], object]) -> None:
+        """Nothing waits."""
+
     def append(self, content: Content, key: str | None, now: float) -> bool:
         """Add a message; return False if one with this key is there already."""
         history = self.history

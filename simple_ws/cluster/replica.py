@@ -89,7 +89,7 @@ class Replica:
         self.history: History | None = None
         self._retention = retention
         self._host = host
-        self._waiting: list[Callable[[], object]] = []
+        self._waiting: dict[Callable[[], object], None] = {}
         # The last number of each publisher, the most recent one last.
         self._last: dict[bytes, int] = {}
 
@@ -103,7 +103,11 @@ class Replica:
         if self.in_step:
             callback()
         else:
-            self._waiting.append(callback)
+            self._waiting[callback] = None
+
+    def forget_waiting(self, callback: Callable[[], object]) -> None:
+        """Do not call it any more; nothing happens if it does not wait."""
+        self._waiting.pop(callback, None)
 
     # What the engine says
 
@@ -181,6 +185,6 @@ class Replica:
 
     def _be_in_step(self) -> None:
         self.in_step = True
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for callback in waiting:
             callback()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cluster.envelope import Content, JsonText, decode_body, encode_body
@@ -39,6 +41,10 @@ class HistoriesHost(JoinsHost, Protocol):
     _engine: AnyEngine | None
     _topics: Topics[Client]
 
+    @property
+    def _lacks_engine(self) -> bool:
+        """Whether it does not run, and its histories are not in this process."""
+
     def _send_kept(
         self,
         topic: str,
@@ -66,10 +72,19 @@ class Histories:
         self._host = host
         self.clock = clock
         self._local = LocalTopics()
-        self._unread: set[HistoryFuture] = set()
+        # What was asked for and has not come; other threads add to it.
+        self._unread: dict[HistoryFuture, None] = {}
+        self._ended = False
+
+    @property
+    def reactor(self) -> Reactor:
+        """The event loop."""
+        return self._host.reactor
 
     def begin(self, reactor: Reactor) -> None:
         """A run begins: free memory from time to time."""
+        self._ended = False
+        self.joins.begin_run()
 
         def sweep() -> None:
             self._sweep()
@@ -105,6 +120,8 @@ class Histories:
         if engine is not None:
             taken = engine.append(topic, rule.retention, msg, exclude, key)
             return Delivered(0) if taken else False
+        if self._host._lacks_engine:
+            return False
         content, now = _content(msg), self.clock()
         if not self._local.get(topic, rule, now).append(content, key, now):
             return Delivered(0)
@@ -114,9 +131,10 @@ class Histories:
         self, topic: str, rule: TopicRule, client: Client, priority: float, since: Since
     ) -> None:
         """Let a client join; it is noted as subscribed already."""
-        self.joins.begin(topic, client, priority, since, self._source(topic, rule))
+        self.joins.begin(topic, client, priority, since, self.source(topic, rule))
 
-    def _source(self, topic: str, rule: TopicRule) -> Source:
+    def source(self, topic: str, rule: TopicRule) -> Source:
+        """Where a topic with history begins; with an engine, it is listened to."""
         engine = self._host._engine
         if engine is not None:
             return engine.replica(topic, rule.retention)
@@ -134,59 +152,122 @@ class Histories:
         timeout: float,
     ) -> None:
         """Give the messages of a topic; see `Hub.history`."""
-        engine, reactor = self._host._engine, self._host.reactor
-        source = self._source(topic, rule)
-        if source.in_step and not lags(source, since):
-            future.set_result(self._publications(source, since, limit))
-            return
-        assert engine is not None, "only a copy may be out of step"
-        channel = engine.channels.kept(topic)
-        engine.listen(channel)
-        self._unread.add(future)
+        engine = self._host._engine
+        if future.done():
+            return  # the server has stopped meanwhile
+        if self._host._lacks_engine or (engine is not None and self._ended):
+            self.refuse(future, InvalidState("the server does not run"))
+        elif engine is not None:
+            self._unread[future] = None
+            _Reading(self, engine, future, topic, since, limit).begin(rule, timeout)
+        else:
+            self.give(future, self.source(topic, rule), since, limit)
 
-        def finish(error: Exception | None = None) -> None:
-            if future in self._unread:
-                self._unread.discard(future)
-                timer.cancel()
-                engine.leave(channel)
-                if error is None:
-                    future.set_result(self._publications(source, since, limit))
-                else:
-                    future.set_exception(error)
+    def read_soon(
+        self, reactor: Reactor, future: HistoryFuture, read: Callable[[], object]
+    ) -> None:
+        """Have the loop read for another thread."""
+        self._unread[future] = None
+        reactor.call_threadsafe(read)
+        if self._ended:  # meanwhile: perhaps nothing is called any more
+            self._end_unread()
 
-        def look(pause: float = FIRST_PAUSE) -> None:
-            if pause < LONGEST_PAUSE and lags(source, since):
-                reactor.call_later(pause, lambda: look(2 * pause))
-            else:
-                source.when_in_step(finish)
-
-        late = TimeoutError(f"the history of {topic!r} did not come in {timeout:g} s")
-        timer = reactor.call_later(timeout, lambda: finish(late))
-        source.when_in_step(look)
-
-    def end(self) -> None:
-        """The run ends."""
-        unread, self._unread = self._unread, set()
-        for future in unread:
-            future.set_exception(InvalidState("the server has stopped"))
-
-    def _publications(
-        self, source: Source, since: Since, limit: int | None
-    ) -> list[Publication]:
+    def give(
+        self, future: HistoryFuture, source: Source, since: Since, limit: int | None
+    ) -> None:
+        """Give the messages that are here."""
+        self._unread.pop(future, None)
         history = source.history
         assert history is not None
-        begin = start(history, since, self.clock())
-        after = begin.after
+        after = start(history, since, self.clock()).after
         if limit is not None and not isinstance(since, Position):
             after = max(after, history.top - limit)
-        return [
+        publications = [
             Publication(
                 str(Position(history.epoch, entry.offset, entry.tag)),
-                json.loads(entry.body) if type(entry.body) is JsonText else entry.body,
+                _message(entry.body),
             )
             for entry in history.after(after, limit)
             if entry.body is not None
         ]
+        with suppress(InvalidStateError):  # the server has stopped meanwhile
+            future.set_result(publications)
+
+    def refuse(self, future: HistoryFuture, error: Exception) -> None:
+        """Give none."""
+        self._unread.pop(future, None)
+        with suppress(InvalidStateError):
+            future.set_exception(error)
+
+    def end(self) -> None:
+        """The run ends."""
+        self._ended = True
+        self._end_unread()
+
+    def _end_unread(self) -> None:
+        for future in list(self._unread):
+            self.refuse(future, InvalidState("the server has stopped"))
+
+
+class _Reading:
+    """A topic is listened to until its history can be read."""
+
+    def __init__(
+        self,
+        histories: Histories,
+        engine: AnyEngine,
+        future: HistoryFuture,
+        topic: str,
+        since: Since,
+        limit: int | None,
+    ) -> None:
+        self._histories = histories
+        self._engine = engine
+        self._future = future
+        self._topic, self._since, self._limit = topic, since, limit
+        self._pause = FIRST_PAUSE
+
+    def begin(self, rule: TopicRule, timeout: float) -> None:
+        """Read, within so many seconds."""
+        topic, reactor = self._topic, self._histories.reactor
+        # Before its copy is read: that must not miss what is published meanwhile.
+        self._engine.listen(self._engine.channels.kept(topic))
+        self._source = self._histories.source(topic, rule)
+        late = TimeoutError(f"the history of {topic!r} did not come in {timeout:g} s")
+        self._timer = reactor.call_later(timeout, lambda: self._fail(late))
+        self._look()
+
+    def _look(self) -> None:
+        source = self._source
+        if self._future.done():
+            return
+        if not source.in_step:
+            source.when_in_step(self._look)
+        elif self._pause < LONGEST_PAUSE and lags(source, self._since):
+            self._histories.reactor.call_later(self._pause, self._look)
+            self._pause *= 2
+        else:
+            self._end()
+            self._histories.give(self._future, source, self._since, self._limit)
+
+    def _fail(self, error: Exception) -> None:
+        self._end()
+        self._histories.refuse(self._future, error)
+
+    def _end(self) -> None:
+        self._timer.cancel()
+        self._source.forget_waiting(self._look)
+        self._engine.leave(self._engine.channels.kept(self._topic))
+
+
+def _message(content: Content) -> Any:
+    """A message as it was published."""
+    if type(content) is not JsonText:
+        return content
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):  # a stranger has written it into the engine
+        return str(content)
 
 
 def _content(msg: Any) -> Content:

@@ -142,7 +142,8 @@ class Hub:
 
         Returns:
             How many accepted it; with an engine 0, or False where the topic has a
-            history and too much waits for the engine: then the message is lost.
+            history, and too much waits for the engine or the server does not run: then
+            the message is lost.
 
         Raises:
             TypeError: The topic is not a str, or the key neither str nor None; or the
@@ -205,8 +206,13 @@ class Hub:
         if rule is None or not rule.history:
             raise ValueError(f"the topic {topic!r} has no history, see Server.topic")
         begin = ALL if since is None else parse_since(since)
-        future = HistoryFuture(self._in_loop)
-        self._on_loop(self._histories.read, future, topic, rule, begin, limit, timeout)
+        future, histories = HistoryFuture(self._in_loop), self._histories
+        read = partial(histories.read, future, topic, rule, begin, limit, timeout)
+        reactor = self._other_loop()
+        if reactor is None:
+            read()
+        else:
+            histories.read_soon(reactor, future, read)
         return future
 
     def deliver(self, topic: str, msg: object) -> Client | None:
@@ -550,6 +556,11 @@ class Hub:
         self._histories.joins.resume(client)
 
     # For topics with history
+
+    @property
+    def _lacks_engine(self) -> bool:
+        """Whether it does not run, and its histories are not in this process."""
+        return False
 
     def _send_kept(
         self,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, Protocol
 
 from ..cluster.envelope import Content
@@ -18,6 +17,7 @@ from ..cluster.since import UNKNOWN, Since, is_ahead, start
 from ..connection.client import Client
 from ..constants import TURN, SendStatus
 from ..loop.reactor import Reactor
+from ..loop.timers import Timer
 
 __all__ = [
     "FIRST_PAUSE",
@@ -64,6 +64,9 @@ class Source(Protocol):
     def when_in_step(self, callback: Callable[[], object]) -> None:
         """Call a function once, as soon as it is in step."""
 
+    def forget_waiting(self, callback: Callable[[], object]) -> None:
+        """Do not call it any more."""
+
     @property
     def may_lag(self) -> bool:
         """Whether another process may have more of it, which is on its way here."""
@@ -100,19 +103,30 @@ class _Joining:
         "client",
         "epoch",
         "gap",
+        "joins",
         "pause",
         "priority",
         "recovered",
         "since",
         "source",
+        "timer",
         "topic",
     )
 
     def __init__(
-        self, topic: str, client: Client, priority: float, since: Since, source: Source
+        self,
+        joins: Joins,
+        topic: str,
+        client: Client,
+        priority: float,
+        since: Since,
+        source: Source,
     ) -> None:
+        self.joins = joins
         self.topic, self.client, self.priority = topic, client, priority
         self.since, self.source = since, source
+        #: Until it is looked again.
+        self.timer: Timer | None = None
         #: Seconds until it is looked again whether the source has come as far.
         self.pause = FIRST_PAUSE
         #: Of what `after` counts; "" until it has begun.
@@ -120,6 +134,16 @@ class _Joining:
         self.after = 0
         self.recovered = 0
         self.gap: int | None = 0
+
+    def note_ready(self) -> None:
+        """What it has waited for is there."""
+        self.joins._note_ready(self)
+
+    def end(self) -> None:
+        """It waits for nothing any more."""
+        self.source.forget_waiting(self.note_ready)
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class Joins:
@@ -136,6 +160,10 @@ class Joins:
         # Those that were waiting for a source, in order; a turn serves some of them.
         self._ready: deque[_Joining] = deque()
 
+    def begin_run(self) -> None:
+        """A run begins: what was left to do in the last turn of another is void."""
+        self._ready.clear()
+
     def count(self, topic: str) -> int:
         """Clients on their way into a topic."""
         return self._counts[topic]
@@ -145,10 +173,12 @@ class Joins:
     ) -> None:
         """Let a client join; a join into the same topic begins anew."""
         self.cancel(topic, client)
-        joining = _Joining(topic, client, priority, since, source)
+        joining = _Joining(self, topic, client, priority, since, source)
         if self._may_begin(joining) and self._replay(joining):
             self._finish(joining)
             return
+        if topic not in (client._topics or ()):
+            return  # its connection has ended meanwhile
         self._joining.setdefault(client, {})[topic] = joining
         self._counts[topic] += 1
         self._wait(joining)
@@ -156,8 +186,10 @@ class Joins:
     def cancel(self, topic: str, client: Client) -> bool:
         """The client has left; return whether it was on its way."""
         of_client = self._joining.get(client)
-        if of_client is None or of_client.pop(topic, None) is None:
+        joining = None if of_client is None else of_client.pop(topic, None)
+        if joining is None:
             return False
+        joining.end()
         if not of_client:
             del self._joining[client]
         self._counts[topic] -= 1
@@ -190,9 +222,9 @@ class Joins:
         """Go on when the source is in step, or has got some more."""
         source, reactor = joining.source, self._host.reactor
         if not source.in_step:
-            source.when_in_step(partial(self._note_ready, joining))
+            source.when_in_step(joining.note_ready)
         elif not joining.epoch and self._has_to_wait(joining):
-            reactor.call_later(joining.pause, partial(self._note_ready, joining))
+            joining.timer = reactor.call_later(joining.pause, joining.note_ready)
             joining.pause *= 2
 
     def _go_on(self, joining: _Joining) -> None:
@@ -227,7 +259,7 @@ class Joins:
         while joining.after < history.top:  # it may grow meanwhile
             for entry in history.after(joining.after):
                 status = self._send(joining, entry.body)
-                if status is SendStatus.DROPPED:
+                if status is SendStatus.DROPPED and not self._was_refused(joining):
                     return False  # it is closing, or `on_drain` follows
                 joining.after = entry.offset
                 if status is SendStatus.BACKPRESSURE:
@@ -241,6 +273,13 @@ class Joins:
         status = self._host._send_content(joining.client, content)
         joining.recovered += status is not SendStatus.DROPPED
         return status
+
+    @staticmethod
+    def _was_refused(joining: _Joining) -> bool:
+        """Whether a message was dropped by a middleware or its error: for good, as it
+        would be if it was published now."""
+        client = joining.client
+        return client.is_open() and not client._await_drain
 
     def _place(self, joining: _Joining, history: History) -> None:
         """Find where the client is now in a history that may have moved on."""

@@ -26,10 +26,11 @@ class Publication(NamedTuple):
 class HistoryFuture(LoopFuture[list[Publication]], Sequence[Publication]):
     """The messages of a topic, the oldest first: a sequence once it is done.
 
-    Without an engine, and where somebody of this process is subscribed to the topic, it
-    is done at once. Otherwise the engine is asked: `result()` in a thread,
-    `add_done_callback` and `await` wait for that. It fails with `TimeoutError` when the
-    engine gives no history in time, and with `InvalidState` when the server stops.
+    In the loop's thread it is done at once without an engine, and where somebody of
+    this process is subscribed to the topic. Otherwise `result()` in a thread,
+    `add_done_callback` and `await` wait for it. It fails with `TimeoutError` when the
+    engine gives no history in time, and with `InvalidState` when the server stops, or
+    does not run and has an engine or workers.
     """
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class HistoryFuture(LoopFuture[list[Publication]], Sequence[Publication]):
     def _messages(self) -> list[Publication]:
         if not self.done():
             raise InvalidState(
-                "the engine has not given the history yet: use result() in a thread, "
+                "the history has not come yet: use result() in a thread, "
                 "add_done_callback or await"
             )
         return self.result()

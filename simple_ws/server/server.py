@@ -501,6 +501,11 @@ class Server(Operations):
         self._run = run
         return run
 
+    @property
+    def _lacks_engine(self) -> bool:
+        has_one = bool(self._engine_addresses) or self.options.workers > 1
+        return has_one and self._run is None
+
     def _make_engine(self, run: Run, addresses: list[EngineAddress]) -> AnyEngine:
         from ..cluster.announced_rules import encode_rules  # only when needed
         from ..cluster.engines import open_engine

@@ -562,3 +562,20 @@ def test_nobody_misses_or_repeats_anything_that_is_not_told(
         assert texts[-1] == "end"
         if not lost:
             assert len(texts) + sum(gaps) == count + 1
+
+
+def test_topic_that_was_left_at_once_while_away_is_no_copy(store: Store) -> None:
+    [one] = begin(store, 1)
+    two = Here(store)
+    channel, retention = TOPIC, Retention(SIZE, None)
+    two.node.interest.add(channel)
+    two.kept.open(channel, retention)
+    two.node.interest.remove(channel)
+    assert not two.kept.replicas
+    two.up()
+    settle([one, two])
+    one.publish("a")
+    settle([one, two])
+    two.join("all")
+    settle([one, two])
+    assert two.log == ["a"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
+from harness import DEADLINE
 
-from simple_ws import FirstMessageAuth, Middleware, Server, WebSocket
+from simple_ws import FirstMessageAuth, InvalidState, Middleware, Server, WebSocket
+from simple_ws.server.engine import EngineHost
 from simple_ws.testing import TestServer
 
 
@@ -31,8 +34,8 @@ class Room(WebSocket):
         client.write_message({"topic": topic, "position": join.position})
 
 
-def make(**rule: Any) -> tuple[Server, Room]:
-    server, room = Server("", 0), Room()
+def make(options: dict[str, Any] | None = None, **rule: Any) -> tuple[Server, Room]:
+    server, room = Server("", 0, **(options or {})), Room()
     rule.setdefault("history", 5)
     server.topic("room*", **rule)
     server.mount("/", room)
@@ -509,3 +512,85 @@ def test_unsubscribed_by_a_middleware_while_it_joins() -> None:
         assert texts(ann) == ["1"]
         assert room.joins == []
         assert server.count("room") == 0
+
+
+class Picky(Middleware):
+    """Keeps a message from clients, by both ways."""
+
+    def on_send(self, msg: Any, client: Any) -> Any:
+        if msg == "stop":
+            return Middleware.STOP
+        if msg == "raise":
+            raise LookupError(msg)
+        return msg
+
+
+class Lenient(Room):
+    """Errors close nobody."""
+
+    def on_error(self, error: Exception, client: Any) -> None:
+        self.entered.append(False)
+
+
+def test_message_that_a_middleware_does_not_let_through_stops_no_join() -> None:
+    server, room = Server("", 0), Lenient()
+    server.topic("room", history=5)
+    server.mount("/", room)
+    server.use(Picky())
+    with TestServer(server) as test:
+        for text in ("1", "stop", "2", "raise", "3"):
+            server.publish("room", text)
+        ann = test.connect("/?since=all")
+        server.publish("room", "4")
+        assert texts(ann) == ["1", "2", "3", "4"]
+        assert [(join.recovered, join.gap) for join in room.joins] == [(3, 0)]
+        assert room.entered.count(False) == 1
+
+
+#: Nobody listens there.
+AWAY = "unix:///nonexistent/redis.sock"
+
+
+def test_joins_that_were_given_up_while_the_engine_is_away_leave_nothing() -> None:
+    server, _ = make({"engine": AWAY})
+    with TestServer(server) as test:
+        ann = test.connect("/?since=all")
+        ben = test.connect("/?since=all")
+        (client, other) = server.clients
+        for _ in range(100):
+            client.subscribe("room", since="all")
+            server.unsubscribe("room", other)
+            server.subscribe("room", other)
+            server.history("room", timeout=0.001)
+        test.advance(1)
+        assert isinstance(server.engine, EngineHost)
+        (replica,) = server.engine._node.kept.replicas.values()
+        assert len(replica._waiting) == 2
+        for number in range(100):
+            client.subscribe(f"room{number}")
+            client.unsubscribe(f"room{number}")
+        ann.close()
+        ben.close()
+        test.advance(3)
+        assert not replica._waiting
+        assert not server.engine._node.kept.replicas
+
+
+def test_engine_that_does_not_run_is_no_place_for_a_history() -> None:
+    for options in ({"engine": AWAY}, {"workers": 2}):
+        server = Server("127.0.0.1", 0, **options)
+        server.topic("room", history=5)
+        assert server.publish("room", "1") is False
+        with pytest.raises(InvalidState, match="the server does not run"):
+            server.history("room").result()
+
+
+def test_thread_that_asks_while_the_server_stops_is_told_so() -> None:
+    server, _ = make({"engine": AWAY})
+    with TestServer(server):
+        futures = []
+        thread = threading.Thread(target=lambda: futures.append(server.history("room")))
+        thread.start()
+        thread.join()
+    with pytest.raises(InvalidState, match="the server has stopped"):
+        futures[0].result(DEADLINE)
