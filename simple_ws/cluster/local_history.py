@@ -39,6 +39,9 @@ class LocalTopic:
         """Call a function now."""
         callback()
 
+    def when_at(self, offset: int, callback: Callable[[], object]) -> None:
+        """Do nothing: what has not come is nowhere."""
+
     def forget_waiting(self, callback: Callable[[], object]) -> None:
         """Nothing waits."""
 

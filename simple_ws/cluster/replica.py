@@ -22,6 +22,8 @@ from .position import Position
 
 __all__ = ["Opened", "Replica", "ReplicaHost"]
 
+#: Clients that wait for an offset that has not come.
+_MAX_AHEAD = 1_000
 #: Publishers remembered for each topic.
 _MAX_PUBLISHERS = 1_000
 
@@ -72,6 +74,7 @@ class Replica:
     """
 
     __slots__ = (
+        "_ahead",
         "_host",
         "_last",
         "_retention",
@@ -90,6 +93,8 @@ class Replica:
         self._retention = retention
         self._host = host
         self._waiting: dict[Callable[[], object], None] = {}
+        #: Who waits for an offset that has not come.
+        self._ahead: dict[Callable[[], object], int] = {}
         # The last number of each publisher, the most recent one last.
         self._last: dict[bytes, int] = {}
 
@@ -105,9 +110,22 @@ class Replica:
         else:
             self._waiting[callback] = None
 
+    def when_at(self, offset: int, callback: Callable[[], object]) -> None:
+        """Call a function once, when the message of an offset has come. Nobody knows
+        whether it will, and of very many not all are called."""
+        if len(self._ahead) < _MAX_AHEAD:
+            self._ahead[callback] = offset
+
     def forget_waiting(self, callback: Callable[[], object]) -> None:
         """Do not call it any more; nothing happens if it does not wait."""
         self._waiting.pop(callback, None)
+        self._ahead.pop(callback, None)
+
+    def _wake(self, top: int) -> None:
+        ready = [callback for callback, at in self._ahead.items() if at <= top]
+        for callback in ready:
+            del self._ahead[callback]
+            callback()
 
     # What the engine says
 
@@ -164,6 +182,8 @@ class Replica:
     ) -> None:
         message = self._host.open_entry(self.channel, envelope)
         history.append(tag, None if message is None else message.content, published)
+        if self._ahead:
+            self._wake(history.top)
         if message is None:
             return
         if self._note_number(message):

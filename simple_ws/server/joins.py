@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from ..cluster.envelope import Content
 from ..cluster.history import History
+from ..cluster.position import Position
 from ..cluster.since import UNKNOWN, Since, is_ahead, start
 from ..connection.client import Client
 from ..constants import TURN, SendStatus
@@ -63,6 +64,9 @@ class Source(Protocol):
 
     def when_in_step(self, callback: Callable[[], object]) -> None:
         """Call a function once, as soon as it is in step."""
+
+    def when_at(self, offset: int, callback: Callable[[], object]) -> None:
+        """Call a function once, when the message of an offset has come, if it does."""
 
     def forget_waiting(self, callback: Callable[[], object]) -> None:
         """Do not call it any more."""
@@ -224,6 +228,8 @@ class Joins:
         if not source.in_step:
             source.when_in_step(joining.note_ready)
         elif not joining.epoch and self._has_to_wait(joining):
+            if isinstance(joining.since, Position):
+                source.when_at(joining.since.offset, joining.note_ready)
             joining.timer = reactor.call_later(joining.pause, joining.note_ready)
             joining.pause *= 2
 

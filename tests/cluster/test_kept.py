@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -454,6 +455,29 @@ def test_first_join_reads_the_history_and_later_ones_do_not(store: Store) -> Non
     assert replica.history is not None
     assert start(replica.history, ALL, 0.0).after == 0
     assert not two.engine.commands
+
+
+def test_who_waits_for_an_offset_is_called_once_when_it_comes(store: Store) -> None:
+    one, two = begin(store)
+    replica = two.kept.open(TOPIC, Retention(SIZE, None))
+    woken: list[int] = []
+    callbacks = {offset: partial(woken.append, offset) for offset in (2, 1, 3, 4, 9)}
+    for offset, callback in callbacks.items():
+        replica.when_at(offset, callback)
+    replica.forget_waiting(callbacks[3])
+    one.publish("a", "b")
+    one.settle()
+    two.settle()
+    assert woken == [2, 1]
+    one.publish("c", "d")
+    one.engine.work()
+    two.cut()
+    two.up()
+    two.settle()
+    assert woken == [2, 1, 4]
+    for number in range(2_000):
+        replica.when_at(99, partial(woken.append, number))
+    assert len(replica._ahead) == 1_000
 
 
 def test_join_before_the_engine_is_there_waits_for_it(store: Store) -> None:
