@@ -468,13 +468,13 @@ def test_who_waits_for_an_offset_is_called_once_when_it_comes(store: Store) -> N
     one.publish("a", "b")
     one.settle()
     two.settle()
-    assert woken == [2, 1]
+    assert woken == [1, 2]
     one.publish("c", "d")
     one.engine.work()
     two.cut()
     two.up()
     two.settle()
-    assert woken == [2, 1, 4]
+    assert woken == [1, 2, 4]
     for number in range(2_000):
         replica.when_at(99, partial(woken.append, number))
     assert len(replica._ahead) == 1_000
