@@ -20,6 +20,7 @@ __all__ = [
     "Engine",
     "EngineEvent",
     "Failed",
+    "Notice",
     "Origin",
     "Page",
     "ReadRefused",
@@ -99,6 +100,14 @@ class ReadRefused(NamedTuple):
     reason: str
 
 
+class Notice(NamedTuple):
+    """Something is not allowed, and the connection goes on without it."""
+
+    #: Of a channel or key.
+    name: str
+    reason: str
+
+
 class Failed(NamedTuple):
     """The connection must be given up."""
 
@@ -117,6 +126,7 @@ EngineEvent = (
     | Page
     | ReadRefused
     | Failed
+    | Notice
 )
 
 

@@ -26,6 +26,7 @@ from .engine import (
     Engine,
     EngineEvent,
     Failed,
+    Notice,
     Origin,
     Page,
     ReadRefused,
@@ -270,6 +271,8 @@ class Node:
             self.kept.on_read_refused(event)
         elif isinstance(event, Refused):
             self._on_refused(event.reason)
+        elif isinstance(event, Notice):
+            self._host.note_invalid(event.name, event.reason)
         elif isinstance(event, Ready):
             self._server = event.server
         elif isinstance(event, Subscribed):

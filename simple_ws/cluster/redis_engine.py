@@ -31,6 +31,7 @@ from .engine import (
     Delivered,
     EngineEvent,
     Failed,
+    Notice,
     Origin,
     ReadRefused,
     Ready,
@@ -602,10 +603,19 @@ class RedisEngine:
         self._ready = True
         self._events.append(Ready(self._server))
         if self._rules and not self._is_broker:
-            # Without the right to it all goes on, for all but publishers.
-            self._send(encode_command(b"SET", self._rules_key, self._rules), _ignore)
+            command = encode_command(b"SET", self._rules_key, self._rules)
+            self._send(command, self._on_rules)
         self._send_changes()
         self._check_subscribed(initial=True)
+
+    def _on_rules(self, reply: Any) -> None:
+        """Without the right to it all goes on, for all but publishers."""
+        if isinstance(reply, ErrorReply):
+            reason = (
+                "publishers cannot know which topics have a history: "
+                + self._clean(reply.text)
+            )
+            self._events.append(Notice(self._rules_key.decode(), reason))
 
     # Pushes that are no messages
 
@@ -763,10 +773,6 @@ class RedisEngine:
         if self._password:
             text = text.replace(self._password, "***")
         return excerpt(text)
-
-
-def _ignore(reply: Any) -> None:
-    pass
 
 
 def _encode(channel: str) -> bytes:

@@ -17,6 +17,7 @@ from simple_ws.cluster.engine import (
     Accepted,
     Delivered,
     Failed,
+    Notice,
     Origin,
     Page,
     ReadRefused,
@@ -313,6 +314,20 @@ def test_without_rights_plain_topics_work(server: RedisServer, missing: str) -> 
             assert "NOPERM" in event.reason or "can't run this command" in event.reason
             assert ("SCRIPT LOAD" in event.reason) is (missing == "script|load")
         assert len(made.of(Refused) + made.of(ReadRefused)) >= 1
+
+
+def test_rules_that_may_not_be_left_are_told(server: RedisServer) -> None:
+    """Publishers would take topics with history for others, without a word."""
+    rules = f"{PLAIN} {HISTORIES}".replace("~sws.rules ", "")
+    engine = RedisEngine("node", "secret")
+    engine.announce(b"{}")
+    with session(allowed(server, rules), engine) as made:
+        notice = made.until_event(Notice)
+        append(made, 1)
+        made.until_event(Stored)
+    assert notice.name == "sws.rules"
+    assert notice.reason.startswith("publishers cannot know which topics have a hist")
+    assert "NOPERM" in notice.reason
 
 
 def allowed(server: RedisServer, rules: str) -> str:
