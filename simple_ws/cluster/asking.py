@@ -91,6 +91,7 @@ class Asking:
         self._host = host
         self._roster = roster
         self._own = own
+        self._alone = alone
         self._numbers = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         # Before the engine has come for the first time, questions wait for it.
@@ -116,12 +117,15 @@ class Asking:
         """
         number = next(self._numbers)
         pending = self._pending[number] = _Pending(future, join)
-        body = encode("ask", id=number, question=question, data=data)
         pending.waits_for = {self._own: self._host.describe().name}
-        if self._unsent is not None:
-            self._unsent[number] = body
-        else:
-            self._send(number, body)
+        if (
+            not self._alone
+        ):  # otherwise it may be what JSON has not, such as an identity
+            body = encode("ask", id=number, question=question, data=data)
+            if self._unsent is not None:
+                self._unsent[number] = body
+            else:
+                self._send(number, body)
         self._host.call_later(timeout, lambda: self._finish(number))
 
         def done(value: Any, error: str | None) -> None:

@@ -28,6 +28,9 @@ APPEND_COMMAND, READ_COMMAND = b"HISTORY.APPEND", b"HISTORY.READ"
 
 _EPOCH = re.compile(rb"[0-9a-f]{1,16}")
 _TAG = re.compile(rb"[0-9a-f]{4}")
+#: Milliseconds that are kept at most, 140,000 years: Redis and Lua count the time until
+#: then exactly.
+_LONGEST = 2**52
 #: Elements of the answer to a reading before the first message, and of a message.
 _HEAD, _EACH = 3, 4
 
@@ -49,7 +52,7 @@ def append_arguments(
         b"%d" % seq,
         b"%04x" % tag_of(publisher + seq.to_bytes(8, "big")),
         b"%d" % size,
-        b"" if keep is None else b"%d" % math.ceil(keep * 1000),
+        b"" if keep is None else b"%d" % min(math.ceil(keep * 1000), _LONGEST),
         new_epoch().encode(),
         envelope,
     ]

@@ -273,6 +273,16 @@ def test_server_without_memory(node: Session, server: RedisServer) -> None:
     assert len(node.of(Delivered)) == 2
 
 
+@pytest.mark.parametrize("keep", [1e-9, 2.0**40, 9e18])
+def test_any_time_may_be_kept(node: Session, keep: float) -> None:
+    """Redis counts it in milliseconds, whose number is limited."""
+    append(node, 1, "a", Retention(5, keep))
+    append(node, 2, "a", Retention(5, keep))
+    assert node.until_event(Stored, 1).position.offset == 1
+    node.until_event(Delivered)
+    assert not node.of(Refused)
+
+
 def test_documented_rights_are_enough(server: RedisServer) -> None:
     url = allowed(server, f"{PLAIN} {HISTORIES}")
     with session(url) as made:

@@ -72,6 +72,21 @@ def test_disconnect_closes_all_connections_of_an_identity() -> None:
         assert kit.server.cluster.disconnect("ann").result().value == 0
 
 
+@pytest.mark.parametrize(
+    "identity", [7, 1.5, b"\xff\0", uuid.UUID(int=5), ("team", 1), "\ud800"]
+)
+def test_without_an_engine_all_identities_can_be_asked_for(identity: Any) -> None:
+    class Own(Room):
+        def on_open(self, client: Any) -> None:
+            client.bind(identity)
+
+    with TestServer(Own()) as kit:
+        peer = kit.connect("/")
+        assert kit.server.cluster.online(identity).result().value is True
+        assert kit.server.cluster.disconnect(identity).result().value == 1
+        peer.assert_closed(1000)
+
+
 def test_own_questions_are_answered_as_they_would_be_elsewhere() -> None:
     with TestServer(Room()) as kit:
         server = kit.server
