@@ -40,8 +40,8 @@ sys.path.insert(0, str(ROOT))
 
 from simple_ws import Server, WebSocket  # noqa: E402
 from simple_ws.cluster import resp  # noqa: E402
+from simple_ws.cluster.engine_address import EngineAddress  # noqa: E402
 from simple_ws.cluster.envelope import HEADER_SIZE  # noqa: E402
-from simple_ws.cluster.redis_url import EngineAddress  # noqa: E402
 
 SIZE = 128
 TOPIC = "bench"

@@ -18,8 +18,8 @@ from redis_server import PROGRAMS, RedisServer, redis_server
 
 from simple_ws import Server
 from simple_ws.cluster.broker import BrokerSocket, run_broker
+from simple_ws.cluster.engine_address import EngineAddress
 from simple_ws.cluster.node import EngineState
-from simple_ws.cluster.redis_url import EngineAddress
 
 __all__ = [
     "ENGINES",

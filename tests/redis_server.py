@@ -19,8 +19,8 @@ from harness import DEADLINE
 
 from simple_ws.cluster import resp
 from simple_ws.cluster.engine import EngineEvent, Failed
+from simple_ws.cluster.engine_address import parse
 from simple_ws.cluster.redis_engine import RedisEngine
-from simple_ws.cluster.redis_url import parse
 from simple_ws.cluster.sentinel import connect
 
 __all__ = ["PROGRAMS", "Commands", "RedisServer", "Session", "redis_server", "session"]

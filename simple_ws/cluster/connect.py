@@ -36,7 +36,7 @@ _MAX_LINE = 65536
 
 
 class Address(Protocol):
-    """What is needed of `redis_url.EngineAddress`, whose `str` is for people."""
+    """What is needed of `engine_address.EngineAddress`, whose `str` is for people."""
 
     @property
     def path(self) -> str:

@@ -1,6 +1,6 @@
 """URLs of engines: which engine the scheme means.
 
-`redis_url` reads those of Redis and Valkey, here is what is left.
+`engine_address` reads those of Redis and Valkey, here is what is left.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from . import redis_url
-from .redis_url import EngineAddress
+from . import engine_address
+from .engine_address import EngineAddress
 
 __all__ = ["check_history", "check_workers", "parse", "parse_all"]
 
@@ -20,20 +20,20 @@ def parse(url: str) -> EngineAddress:
     """Read the URL of an engine.
 
     Args:
-        url: of Redis or Valkey, see `redis_url.parse`; or `memory://`, with the option
+        url: of a server, see `engine_address.parse`; or `memory://`, with the option
             `prefix` at most.
 
     Raises:
-        TypeError, ValueError: See `redis_url.parse`.
+        TypeError, ValueError: See `engine_address.parse`.
     """
     if not isinstance(url, str) or not url.lower().startswith(_MEMORY):
-        return redis_url.parse(url)
+        return engine_address.parse(url)
     rest = url[len(_MEMORY) :]
     if rest.partition("?")[0]:
         raise ValueError(
             "memory:// is in this process and has no host; ?prefix= may follow"
         )
-    address = redis_url.parse(f"unix:///memory{rest}")  # for its options
+    address = engine_address.parse(f"unix:///memory{rest}")  # for its options
     made = EngineAddress("memory", prefix=address.prefix)
     if address != replace(made, scheme="unix", path="/memory"):
         raise ValueError("memory:// has no option but prefix")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..loop.reactor import Reactor
 from .attempt import Connect
 from .engine import Engine
+from .engine_address import EngineAddress
 from .redis_engine import RedisEngine
-from .redis_url import EngineAddress
 from .sentinel import connect
 
 if TYPE_CHECKING:

@@ -40,19 +40,18 @@ from .engine import (
     Retention,
     Subscribed,
 )
+from .engine_address import DEFAULT_PREFIX, EngineAddress
 from .nats_protocol import Line, NatsMessage, NatsReader, subject_of
 from .position import Position
-from .redis_url import DEFAULT_PREFIX, EngineAddress
+from .silence import SILENCE, Silence
 
 __all__ = ["NatsEngine"]
 
 #: Subscriptions that are not confirmed, at most: output is bounded.
 _WINDOW = 4096
-#: Seconds without a byte until a PING; from there to the end; from one probe to the
-#: next.
-_SILENCE, _PING_TIMEOUT, _PROBE_INTERVAL = 1.0, 2.0, 10.0
-#: Seconds by which a tick may be late; above it the loop stood still, not the server.
-_LATE = 1.0
+#: Seconds from one probe to the next; for which one that was due waits when the loop
+#: stood still.
+_PROBE_INTERVAL, _PROBE_TIMEOUT = 10.0, 2.0
 #: Bytes of a message, until INFO says so.
 _MAX_PAYLOAD = 2**20
 
@@ -121,7 +120,7 @@ class NatsEngine:
     def from_address(
         cls, address: EngineAddress, *, publish_only: bool = False
     ) -> NatsEngine:
-        """Make the engine of a URL that `redis_url.parse` has read."""
+        """Make the engine of a URL that `engine_address.parse` has read."""
         return cls(
             address.username,
             address.password,
@@ -157,8 +156,7 @@ class NatsEngine:
         #: Those of the beginning that are not confirmed; None once that was told.
         self._initial: set[str] | None = None
         # Liveness: when a byte came, when a PING was sent because none did.
-        self._heard = now
-        self._pinged: float | None = None
+        self._silence = Silence(now)
         self._next_probe = math.inf
         self._probe, self._probe_sent, self._probe_unanswered = b"", now, False
 
@@ -197,7 +195,6 @@ class NatsEngine:
         """See `Engine.connected`."""
         self._reset(now)
         self._connected = True
-        self._pinged = now + _SILENCE  # INFO comes unasked
         noted, self._noted = self._noted, None
         if noted is not None:
             self._on_line(noted)
@@ -267,8 +264,8 @@ class NatsEngine:
         """See `Engine.receive`."""
         if self._failed or not self._connected:
             return []
-        self._now = self._heard = now
-        self._pinged = None
+        self._now = now
+        self._silence.hear(now)
         self._process(self._reader.receive(data))
         if self._reader.problem is not None:
             self._fail(f"what it sends is not NATS: {self._reader.problem}")
@@ -278,10 +275,7 @@ class NatsEngine:
         """See `Engine.deadline`."""
         if self._failed or not self._connected:
             return None
-        if self._pinged is None:
-            due = self._heard + _SILENCE
-        else:
-            due = self._pinged + _PING_TIMEOUT
+        due = self._silence.deadline()
         return min(due, self._next_probe)
 
     def tick(self, now: float) -> list[EngineEvent]:
@@ -294,10 +288,8 @@ class NatsEngine:
         if due is None or now < due:
             return []
         self._now = now
-        if now - due > _LATE:
-            self._heard, self._pinged = now, None
-            if self._probe_unanswered:
-                self._next_probe = max(self._next_probe, now + _PING_TIMEOUT)
+        if self._silence.stood_still(due, now) and self._probe_unanswered:
+            self._next_probe = max(self._next_probe, now + _PROBE_TIMEOUT)
         self._check_silence(now)
         if now >= self._next_probe and not self._failed:
             if self._probe_unanswered:
@@ -477,14 +469,11 @@ class NatsEngine:
     # Liveness
 
     def _check_silence(self, now: float) -> None:
-        if self._pinged is not None:
-            if now >= self._pinged + _PING_TIMEOUT:
-                silence = _SILENCE + _PING_TIMEOUT
-                self._fail(f"there was no sign of life for {silence:g} s")
-        elif now >= self._heard + _SILENCE:
-            self._pinged = now
-            if self._entered:
-                self._fence()
+        asks = self._silence.look(now)
+        if self._silence.over:
+            self._fail(f"there was no sign of life for {SILENCE:g} s")
+        elif asks and self._entered:
+            self._fence()
 
     def _send_probe(self) -> None:
         """Publish to ourselves: a subscription may be deaf while PING is answered."""

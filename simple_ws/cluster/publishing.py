@@ -30,12 +30,12 @@ from .engine import (
     Retention,
     Stored,
 )
+from .engine_address import EngineAddress, is_prefix, parse
 from .engine_url import parse_all
 from .engines import connect_engine, new_engine
 from .envelope import Envelope, Kind, seal
 from .numbers import Numbers
 from .redis_engine import RedisEngine
-from .redis_url import EngineAddress, is_prefix, parse
 from .resp import ErrorReply
 from .stream import open_stream
 

@@ -39,6 +39,7 @@ from .engine import (
     Retention,
     Subscribed,
 )
+from .engine_address import DEFAULT_PREFIX, EngineAddress, is_client_name, is_prefix
 from .position import Position
 from .redis_history import (
     APPEND_COMMAND,
@@ -50,8 +51,8 @@ from .redis_history import (
     stored_of,
 )
 from .redis_scripts import APPEND, READ, Script
-from .redis_url import DEFAULT_PREFIX, EngineAddress, is_client_name, is_prefix
 from .resp import ErrorReply, ReplyReader, encode_command, new_reader
+from .silence import SILENCE, Silence
 
 __all__ = ["RedisEngine"]
 
@@ -62,11 +63,9 @@ _WINDOW = 512
 #: Histories that are read at once, for the same reason: an answer has 1 MiB and a
 #: message at most.
 _READS = 16
-#: Seconds without a byte until a PING; from there to the end; from one probe to the
-#: next; until a probe that was accepted must have come back.
-_SILENCE, _PING_TIMEOUT, _PROBE_INTERVAL, _PROBE_TIMEOUT = 1.0, 2.0, 10.0, 3.0
-#: Seconds by which a tick may be late; above it the loop stood still, not the server.
-_LATE = 1.0
+#: Seconds from one probe to the next; until a probe that was accepted must have come
+#: back.
+_PROBE_INTERVAL, _PROBE_TIMEOUT = 10.0, 3.0
 
 #: Errors that would come again (at the beginning), and those that are the server's
 #: state (at any time) and no fault of one message.
@@ -154,7 +153,7 @@ class RedisEngine:
     def from_address(
         cls, address: EngineAddress, *, publish_only: bool = False
     ) -> RedisEngine:
-        """Make the engine of a URL that `redis_url.parse` has read."""
+        """Make the engine of a URL that `engine_address.parse` has read."""
         return cls(
             address.username,
             address.password,
@@ -188,8 +187,7 @@ class RedisEngine:
         self._now = now
         self._reset_channels()
         # Liveness: when a byte came, when a PING was sent (None: none is out).
-        self._heard = now
-        self._pinged: float | None = None
+        self._silence = Silence(now)
         # The probe: when the next is due, what is out, when it was sent and accepted.
         self._next_probe = math.inf
         self._probe = b""
@@ -230,7 +228,6 @@ class RedisEngine:
         """See `Engine.connected`."""
         self._reset(now)
         self._connected = True
-        self._pinged = now + _SILENCE  # HELLO is as good as a PING
         arguments = [b"HELLO", b"3"]
         if self._username or self._password:
             user = self._username or "default"
@@ -324,8 +321,8 @@ class RedisEngine:
         """See `Engine.receive`."""
         if self._failed or not self._connected:
             return []
-        self._now = self._heard = now
-        self._pinged = None
+        self._now = now
+        self._silence.hear(now)
         self._process(self._reader.receive(data))
         if self._reader.problem is not None:
             self._fail(f"what it sends is not RESP3: {self._reader.problem}")
@@ -335,10 +332,7 @@ class RedisEngine:
         """See `Engine.deadline`."""
         if self._failed or not self._connected:
             return None
-        if self._pinged is None:
-            due = self._heard + _SILENCE
-        else:
-            due = self._pinged + _PING_TIMEOUT
+        due = self._silence.deadline()
         if self._probe_accepted is not None:
             due = min(due, self._probe_accepted + _PROBE_TIMEOUT)
         return min(due, self._next_probe)
@@ -353,7 +347,7 @@ class RedisEngine:
         if due is None or now < due:
             return []
         self._now = now
-        if now - due > _LATE:
+        if self._silence.stood_still(due, now):
             self._wait_anew(now)
         self._check_silence(now)
         self._check_probe(now)
@@ -687,19 +681,16 @@ class RedisEngine:
     # Liveness
 
     def _wait_anew(self, now: float) -> None:
-        self._heard, self._pinged = now, None
         if self._probe_accepted is not None:
             self._probe_accepted = now
         if self._probe_unanswered:
             self._next_probe = max(self._next_probe, now + _PROBE_TIMEOUT)
 
     def _check_silence(self, now: float) -> None:
-        if self._pinged is not None:
-            if now >= self._pinged + _PING_TIMEOUT:
-                silence = _SILENCE + _PING_TIMEOUT
-                self._fail(f"there was no sign of life for {silence:g} s")
-        elif now >= self._heard + _SILENCE:
-            self._pinged = now
+        asks = self._silence.look(now)
+        if self._silence.over:
+            self._fail(f"there was no sign of life for {SILENCE:g} s")
+        elif asks:
             self._send(_PING, self._on_pong)
 
     def _on_pong(self, reply: Any) -> None:

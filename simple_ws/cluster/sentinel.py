@@ -18,7 +18,7 @@ from typing import Any
 
 from ..text import excerpt
 from . import connect as plain
-from .redis_url import EngineAddress, is_host
+from .engine_address import EngineAddress, is_host
 from .resp import ErrorReply, PythonReader, encode_command
 
 __all__ = ["connect", "find_master"]

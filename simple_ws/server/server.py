@@ -48,7 +48,7 @@ from .upgrade import UpgradeConnection
 from .workers import Workers, refuse_handover
 
 if TYPE_CHECKING:
-    from ..cluster.redis_url import EngineAddress
+    from ..cluster.engine_address import EngineAddress
     from .sharded_engine import AnyEngine
 
 __all__ = ["Server"]

@@ -25,8 +25,8 @@ from ..speedups import BACKEND
 from .run import Run
 
 if TYPE_CHECKING:
+    from ..cluster.engine_address import EngineAddress
     from ..cluster.handover import Received
-    from ..cluster.redis_url import EngineAddress
     from ..cluster.sockets import ListeningSockets
     from ..cluster.supervisor import Supervisor
     from .sharded_engine import AnyEngine
@@ -279,7 +279,7 @@ class Workers:
         broker = None if self.link is None else self.link.broker
         if broker is None:
             return None
-        from ..cluster.redis_url import EngineAddress
+        from ..cluster.engine_address import EngineAddress
 
         return EngineAddress("local", path=broker.path, password=broker.secret)
 

@@ -23,8 +23,8 @@ from simple_ws.cluster import broker_connection
 from simple_ws.cluster.broker import Broker, BrokerSocket, run_broker
 from simple_ws.cluster.connect import connect
 from simple_ws.cluster.engine import Accepted, Delivered, Ready, Subscribed
+from simple_ws.cluster.engine_address import EngineAddress
 from simple_ws.cluster.redis_engine import RedisEngine
-from simple_ws.cluster.redis_url import EngineAddress
 from simple_ws.cluster.resp import PythonReader, encode_command
 from simple_ws.loop.reactor import Reactor
 

@@ -27,10 +27,10 @@ from simple_ws.cluster.engine import (
     Origin,
     Retention,
 )
+from simple_ws.cluster.engine_address import parse
 from simple_ws.cluster.nats_engine import NatsEngine
 from simple_ws.cluster.position import Position
 from simple_ws.cluster.redis_engine import RedisEngine
-from simple_ws.cluster.redis_url import parse
 from simple_ws.loop.reactor import Reactor
 from simple_ws.testing.engines import EngineConformance
 from simple_ws.testing.histories import HistoryConformance

@@ -30,7 +30,7 @@ from redis_server import PROGRAMS, Commands, RedisServer, redis_server
 from traffic import WINDOW, Traffic
 
 from simple_ws import Server
-from simple_ws.cluster import link, nats_engine, redis_engine
+from simple_ws.cluster import link, silence
 from simple_ws.cluster.engine import Accepted, Refused
 
 pytestmark = [pytest.mark.one_backend, pytest.mark.slow]
@@ -69,9 +69,8 @@ def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence is noticed after 0.5 s, rather than 3."""
-    for module in (redis_engine, nats_engine):
-        monkeypatch.setattr(module, "_SILENCE", 0.2)
-        monkeypatch.setattr(module, "_PING_TIMEOUT", 0.3)
+    monkeypatch.setattr(silence, "_UNASKED", 0.2)
+    monkeypatch.setattr(silence, "_ASKED", 0.3)
 
 
 class Telling(Room):

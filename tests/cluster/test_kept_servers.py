@@ -16,7 +16,7 @@ from proxy import Proxy
 from redis_server import PROGRAMS, redis_server
 
 from simple_ws import InvalidState
-from simple_ws.cluster import link, redis_engine
+from simple_ws.cluster import link, silence
 from simple_ws.server import joins
 
 pytestmark = pytest.mark.one_backend
@@ -43,8 +43,8 @@ def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that are lost again and again are made again soon, and silence is
     noticed after 0.5 s, rather than 3."""
     monkeypatch.setattr(link, "_LONGEST_PAUSE", 0.2)
-    monkeypatch.setattr(redis_engine, "_SILENCE", 0.2)
-    monkeypatch.setattr(redis_engine, "_PING_TIMEOUT", 0.3)
+    monkeypatch.setattr(silence, "_UNASKED", 0.2)
+    monkeypatch.setattr(silence, "_ASKED", 0.3)
 
 
 class Kept(Room):

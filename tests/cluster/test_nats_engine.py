@@ -22,9 +22,9 @@ from simple_ws.cluster.engine import (
     Retention,
     Subscribed,
 )
+from simple_ws.cluster.engine_address import parse
 from simple_ws.cluster.nats_engine import NatsEngine
 from simple_ws.cluster.nats_protocol import NatsReader, subject_of
-from simple_ws.cluster.redis_url import parse
 
 pytestmark = pytest.mark.one_backend
 

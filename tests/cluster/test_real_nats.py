@@ -17,8 +17,8 @@ from nodes import Nodes, Room
 from publisher_harness import KINDS
 
 from simple_ws import EngineError, Server
+from simple_ws.cluster.engine_address import parse
 from simple_ws.cluster.node import EngineState
-from simple_ws.cluster.redis_url import parse
 
 pytestmark = pytest.mark.one_backend
 

@@ -25,9 +25,9 @@ from simple_ws.cluster.engine import (
     Refused,
     Subscribed,
 )
+from simple_ws.cluster.engine_address import parse
 from simple_ws.cluster.link import Link
 from simple_ws.cluster.redis_engine import RedisEngine
-from simple_ws.cluster.redis_url import parse
 from simple_ws.loop.reactor import Reactor
 
 pytestmark = pytest.mark.one_backend

@@ -20,8 +20,8 @@ from simple_ws.cluster.engine import (
     Refused,
     Subscribed,
 )
+from simple_ws.cluster.engine_address import parse
 from simple_ws.cluster.redis_engine import RedisEngine
-from simple_ws.cluster.redis_url import parse
 
 pytestmark = pytest.mark.one_backend
 

@@ -27,9 +27,9 @@ from simple_ws.cluster.engine import (
     Stored,
     Subscribed,
 )
+from simple_ws.cluster.engine_address import parse
 from simple_ws.cluster.redis_engine import RedisEngine
 from simple_ws.cluster.redis_history import page_of, stored_of
-from simple_ws.cluster.redis_url import parse
 
 pytestmark = pytest.mark.one_backend
 

@@ -32,8 +32,8 @@ from simple_ws.cluster.engine import (
     Stored,
     Subscribed,
 )
+from simple_ws.cluster.engine_address import parse
 from simple_ws.cluster.redis_engine import RedisEngine
-from simple_ws.cluster.redis_url import parse
 from simple_ws.cluster.resp import PythonReader
 from simple_ws.cluster.sentinel import connect, find_master
 

@@ -19,7 +19,7 @@ from nodes import ENGINES, IDENTITIES, Nodes, Room, engine_server
 from redis_server import PROGRAMS, redis_server
 
 from simple_ws import Middleware, Server
-from simple_ws.cluster.redis_url import parse
+from simple_ws.cluster.engine_address import parse
 
 
 @pytest.fixture(params=ENGINES)

@@ -44,7 +44,7 @@ from simple_ws import EngineError, Publisher, Server
 from simple_ws.cli.main import _parser
 from simple_ws.client.options import ClientOptions
 from simple_ws.cluster import aio_publishing, publishing
-from simple_ws.cluster.redis_url import parse
+from simple_ws.cluster.engine_address import parse
 from simple_ws.connection.options import Options
 from simple_ws.testing import TestServer
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.cluster.redis_url import EngineAddress, is_prefix, parse
+from simple_ws.cluster.engine_address import EngineAddress, is_prefix, parse
 
 pytestmark = pytest.mark.one_backend
 
