@@ -124,7 +124,7 @@ class Replica:
     def _wake(self, top: int) -> None:
         ready = [callback for callback, at in self._ahead.items() if at <= top]
         for callback in ready:
-            del self._ahead[callback]
+            self._ahead.pop(callback, None)  # an earlier one may have let it go
             callback()
 
     # What the engine says

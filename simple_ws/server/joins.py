@@ -34,6 +34,8 @@ __all__ = [
 #: above the second one nobody has it, in 5 s altogether: an engine that is silent for
 #: 3 s is given up, so until then this process may lag without knowing it.
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 4.0
+#: Messages sent between two looks at the clock.
+_BETWEEN_LOOKS = 64
 
 
 class Join(NamedTuple):
@@ -163,10 +165,12 @@ class Joins:
         self._counts: Counter[str] = Counter()
         # Those that were waiting for a source, in order; a turn serves some of them.
         self._ready: deque[_Joining] = deque()
+        self._scheduled = False  # `_work` will be called
 
     def begin_run(self) -> None:
         """A run begins: what was left to do in the last turn of another is void."""
         self._ready.clear()
+        self._scheduled = False
 
     def count(self, topic: str) -> int:
         """Clients on their way into a topic."""
@@ -241,27 +245,33 @@ class Joins:
 
     def _note_ready(self, joining: _Joining) -> None:
         """Not at once: very many may wait for one source."""
-        if not self._ready:
-            self._host.reactor.call_soon(self._work)
         self._ready.append(joining)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._host.reactor.call_soon(self._work)
 
     def _work(self) -> None:
         """Serve those whose source has become ready, for as long as a turn may take."""
+        self._scheduled = False
         reactor = self._host.reactor
         end = reactor.clock() + TURN
-        while self._ready:
+        while self._ready and reactor.clock() <= end:
             joining = self._ready.popleft()
             if self._is_current(joining):
                 self._go_on(joining)
-            if reactor.clock() > end and self._ready:
-                reactor.call_soon(self._work)
-                return
+        if self._ready:
+            self._schedule()
 
     def _replay(self, joining: _Joining) -> bool:
         """Send what the client lacks; return whether it has all."""
         history = joining.source.history
         assert history is not None, "the source is in step"
         self._place(joining, history)
+        clock = self._host.reactor.clock
+        end = clock() + TURN
         while joining.after < history.top:  # it may grow meanwhile
             for entry in history.after(joining.after):
                 status = self._send(joining, entry.body)
@@ -269,6 +279,9 @@ class Joins:
                     return False  # it is closing, or `on_drain` follows
                 joining.after = entry.offset
                 if status is SendStatus.BACKPRESSURE:
+                    return False
+                if not entry.offset % _BETWEEN_LOOKS and clock() > end:
+                    self._note_ready(joining)  # others want to be served, too
                     return False
             self._place(joining, history)
         return True

@@ -547,6 +547,31 @@ def test_message_that_a_middleware_does_not_let_through_stops_no_join() -> None:
         assert room.entered.count(False) == 1
 
 
+def test_long_history_is_sent_in_several_turns() -> None:
+    server, room = make(history=1_000)
+    turns: list[int] = []
+
+    class Slow(Middleware):
+        def on_send(self, msg: Any, client: Any) -> Any:
+            test.clock.now += 0.0001
+            return msg
+
+    def count() -> None:
+        turns.append(len(room.joins))
+        if not room.joins:
+            server.reactor.call_soon(count)
+
+    server.use(Slow())
+    with TestServer(server) as test:
+        for number in range(1_000):
+            server.publish("room", str(number))
+        server.reactor.call_soon(count)
+        ann = test.connect("/?since=all")
+        assert len(turns) > 5
+        assert texts(ann) == [str(number) for number in range(1_000)]
+        assert [(join.recovered, join.gap) for join in room.joins] == [(1_000, 0)]
+
+
 #: Nobody listens there.
 AWAY = "unix:///nonexistent/redis.sock"
 
