@@ -99,6 +99,8 @@ class FakeNode:
         gone: the nodes that it was told of as gone, and when they were seen last.
     """
 
+    rules = ""
+
     def __init__(self, network: Network, node: str) -> None:
         self.network, self.id = network, node
         self.channels = Channels("sws")
@@ -111,10 +113,11 @@ class FakeNode:
         self.silent = False
         self.gone: list[tuple[str, float]] = []
         self.forgotten = 0
+        self.other_rules: list[str] = []
         self.invalid: list[str] = []
 
     def make_control(self) -> Control:
-        return Control(self, self.id, self.note_invalid)
+        return Control(self, self.id, self.note_invalid, rules=self.rules)
 
     def note_invalid(self, sender: str, why: str) -> None:
         self.invalid.append(why)
@@ -195,6 +198,9 @@ class FakeNode:
     def note_gone(self, node: str, seen: float) -> None:
         self.gone.append((node, seen))
         self.control.on_gone(node, seen)
+
+    def note_other_rules(self, node: NodeInfo) -> None:
+        self.other_rules.append(node.id)
 
     def note_forgotten(self) -> None:
         self.forgotten += 1

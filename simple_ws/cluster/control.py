@@ -32,6 +32,7 @@ class Control:
         own: the id of this node.
         note_invalid: called with the sender of a malformed message, and what is wrong.
         alone: there is no engine, and no other node.
+        rules: see `Roster`.
 
     Attributes:
         roster: the other nodes.
@@ -46,8 +47,9 @@ class Control:
         note_invalid: Callable[[str, str], object],
         *,
         alone: bool = False,
+        rules: str = "",
     ) -> None:
-        self.roster = Roster(host)
+        self.roster = Roster(host, rules)
         self.asking = Asking(host, self.roster, own, alone=alone)
         self.inbox = Inbox(own, note_invalid)
         self.inbox.add("here", self.roster.on_here)

@@ -58,6 +58,9 @@ class RosterHost(Nodes, Protocol):
     def note_gone(self, node: str, seen: float) -> None:
         """A node was not heard since `seen`, or has said good-bye then."""
 
+    def note_other_rules(self, node: NodeInfo) -> None:
+        """A node that is new here has other rules of topics."""
+
     def note_forgotten(self) -> None:
         """Others may have counted this node as gone; it must tell all again."""
 
@@ -78,15 +81,17 @@ class Roster:
 
     Args:
         host: how they are reached.
+        rules: of the topics here, see `TopicRules.digest`.
 
     Attributes:
         settled_at: when the others have told of themselves; None while the engine is
             down.
     """
 
-    def __init__(self, host: RosterHost) -> None:
+    def __init__(self, host: RosterHost, rules: str = "") -> None:
         self.settled_at: float | None = None
         self._host = host
+        self._rules = rules
         self._known: dict[str, _Known] = {}
         self._beat_at = 0.0
         self._due = 0.0
@@ -157,6 +162,8 @@ class Roster:
         if known is None:
             known = self._enter(info)
         known.info, known.seen, known.introduced = info, self._host.time(), True
+        if strange and message.get("rules", "") != self._rules:
+            self._host.note_other_rules(info)
         if message.get("new") is True:
             self._reply_later(node, forgotten=False)
         elif strange and self._settled and message.get("reply") is not True:
@@ -200,6 +207,7 @@ class Roster:
             clients=info.clients,
             started=info.started,
             version=info.version,
+            **({"rules": self._rules} if self._rules else {}),
             **{name: True for name, flag in flags.items() if flag},
         )
         self._host.send(audience, node, body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,11 @@ class TopicRule:
     presence: bool = False
     latest: bool | Callable[[Any], Hashable] = False
     max_subscribers: int | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether nodes must agree on it."""
+        return self.history > 0 or self.presence
 
     @property
     def retention(self) -> Retention:
@@ -140,6 +146,23 @@ class TopicRules:
             self._beginnings.sort(key=lambda each: -len(each[0]))
         else:
             self._exact[pattern] = rule
+
+    def digest(self) -> str:
+        """The same on nodes whose clients get the same, whatever else is special about
+        topics there; empty if no topic has a history or presence."""
+        shared = sorted(
+            (rule.pattern, rule.history, rule.keep, rule.presence)
+            for rule in self
+            if rule.is_shared or self._is_exception(rule)
+        )
+        return f"{zlib.crc32(repr(shared).encode(errors='replace')):08x}" * bool(shared)
+
+    def _is_exception(self, rule: TopicRule) -> bool:
+        pattern = rule.pattern
+        return any(
+            known.is_shared and known is not rule and pattern.startswith(beginning)
+            for beginning, known in self._beginnings
+        )
 
     def find(self, topic: str) -> TopicRule | None:
         """The rule of a topic, or None."""

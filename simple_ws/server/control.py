@@ -6,6 +6,7 @@ about the clients that are here, and passes on what travels by the engine.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from ..cluster.asking import Answer, checked_json
 from ..cluster.channels import Audience, decode_identity
 from ..cluster.control import Control
 from ..cluster.roster import NodeInfo
+from ..cluster.topic_rules import TopicRules
 from ..connection.topics import Group, Identities, Topics
 from ..constants import RELEASE
 from ..loop.deferred import is_deferred, name_of
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlRun", "ControlUser"]
 
+logger = logging.getLogger("simple_ws")
+
 
 class ControlUser(Telling, Protocol):
     """What it needs of its server."""
@@ -39,6 +43,7 @@ class ControlUser(Telling, Protocol):
     clients: Group[Any]
     _topics: Topics[Any]
     _identities: Identities[Any]
+    _topic_rules: TopicRules
 
 
 class ControlRun:
@@ -72,7 +77,13 @@ class ControlRun:
         self._ended = False
         #: Questions of other threads that are not answered.
         self._asked: dict[AnswersFuture, Callable[[list[Any]], Any]] = {}
-        self.control = Control(self, self.id, self._note_invalid, alone=engine is None)
+        self.control = Control(
+            self,
+            self.id,
+            self._note_invalid,
+            alone=engine is None,
+            rules=user._topic_rules.digest(),
+        )
         if engine is not None:
             engine.listen_internal(self)
 
@@ -153,6 +164,17 @@ class ControlRun:
     def note_gone(self, node: str, seen: float) -> None:
         """A node has gone."""
         self.control.on_gone(node, seen)
+
+    def note_other_rules(self, node: NodeInfo) -> None:
+        """Messages that others keep and this node does not, or the other way, do not
+        come here."""
+        if self._user._log.may_say("rules of topics", logging.WARNING):
+            logger.warning(
+                "the node %s has other rules of topics than this one: history, keep "
+                "and presence (Server.topic) must be the same on all nodes, or their "
+                "clients miss messages",
+                node.name,
+            )
 
     def note_forgotten(self) -> None:
         """Others may have counted this node as gone."""

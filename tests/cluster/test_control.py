@@ -50,6 +50,20 @@ def test_new_node_and_the_others_know_each_other_within_a_second() -> None:
     assert a.forgotten == b.forgotten == c.forgotten == 0
 
 
+def test_nodes_with_other_rules_of_topics_are_told_once() -> None:
+    class Other(FakeNode):
+        rules = "1234abcd"
+
+    network, (a, b) = cluster(2)
+    other = network.add("c", Other)
+    network.advance(4 * GONE)
+    assert (a.other_rules, b.other_rules) == (["c"], ["c"])
+    assert sorted(other.other_rules) == ["a", "b"]
+    network.add("d", Other)
+    network.advance(GONE)
+    assert sorted(other.other_rules) == ["a", "b"]
+
+
 def test_node_that_is_silent_for_15_seconds_is_gone_and_told_once() -> None:
     network, (a, b, c) = cluster()
     network.kill(c)

@@ -81,3 +81,20 @@ def test_rules_are_set_before_the_server_runs() -> None:
             server.topic("game:*", history=5)
     finally:
         server.stop()
+
+
+def test_digest_tells_what_nodes_must_agree_on() -> None:
+    def digest(*rules: TopicRule) -> str:
+        return TopicRules(rules).digest()
+
+    kept, present = TopicRule("a*", 5, 60.0), TopicRule("p", presence=True)
+    own = TopicRule("x", latest=True)
+    assert digest() == digest(own) == ""
+    assert digest(kept, present) == digest(present, own, kept) != ""
+    others = [
+        digest(kept),
+        digest(TopicRule("a*", 6, 60.0), present),
+        digest(TopicRule("a*", 5, None), present),
+        digest(kept, present, TopicRule("ab")),  # it has no history
+    ]
+    assert len({digest(kept, present), *others}) == 5

@@ -252,6 +252,27 @@ def test_nodes_of_an_engine_know_each_other(engine: Any, stack: ExitStack) -> No
     until_known(nodes.servers[:2], 2)
 
 
+def test_nodes_whose_rules_differ_say_so(
+    engine: Any, stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the messages of a topic that one of them keeps do not reach the others."""
+    rules: list[dict[str, Any]] = [{"presence": True}, {"presence": True}, {}]
+
+    def prepare(server: Server) -> None:
+        server.topic("hall", **rules.pop())
+
+    nodes = Nodes(stack, engine, 3, Room, prepare)
+    until_known(nodes.servers, 3)
+    for server in nodes.servers:
+        server.cluster.count("hall").result(DEADLINE)  # its turn of the loop is over
+    named = {node.id: node.name for node in nodes.servers[0].cluster.nodes()}
+    told = [record.getMessage() for record in caplog.records]
+    told = [text for text in told if "has other rules of topics" in text]
+    other = named[nodes.servers[0].cluster.id]
+    assert sum(other in text for text in told) == 2
+    assert len(told) == 4
+
+
 def test_all_nodes_are_asked(engine: Any, stack: ExitStack) -> None:
     nodes = Nodes(stack, engine, 3, Room)
     peers = [nodes.peer(number % 3, "?id=ann") for number in range(4)]
