@@ -111,6 +111,9 @@ class Kept:
         self._excluded: dict[tuple[str, int], Collection[Any]] = {}
         self._to_read: dict[Replica, None] = {}
         self._reading: deque[Replica] = deque()
+        # Fewer when the connection was lost while we read: the engine may have cut us
+        # for what waited to be sent to us.
+        self._reads, self._page = _READS, _PAGE
 
     @property
     def waiting(self) -> int:
@@ -263,6 +266,8 @@ class Kept:
         """The connection is lost."""
         self._up = False
         self._unconfirmed.begin_again()
+        if self._reading:
+            self._reads, self._page = max(1, self._reads // 2), max(1, self._page // 2)
         self._to_read.clear()
         self._reading.clear()
         for replica in self.replicas.values():
@@ -313,13 +318,15 @@ class Kept:
             self._read()
 
     def _read(self) -> None:
-        while self._to_read and len(self._reading) < _READS:
+        if not self._to_read and not self._reading:
+            self._reads, self._page = _READS, _PAGE
+        while self._to_read and len(self._reading) < self._reads:
             replica = next(iter(self._to_read))
             del self._to_read[replica]
             self._reading.append(replica)
             known = replica.known
             after = 0 if known is None else known.offset
-            self._engine.read(replica.channel, known, after, _PAGE)
+            self._engine.read(replica.channel, known, after, self._page)
             self._host.flush_engine()
 
     def open_entry(self, channel: str, envelope: bytes) -> Opened | None:

@@ -603,3 +603,38 @@ def test_topic_that_was_left_at_once_while_away_is_no_copy(store: Store) -> None
     two.join("all")
     settle([one, two])
     assert two.log == ["a"]
+
+
+def test_engine_that_cuts_us_for_large_pages_is_read_in_small_ones(
+    store: Store,
+) -> None:
+    """Such as Redis with a small client-output-buffer-limit."""
+    [one] = begin(store, 1)
+    one.publish(*"abcd")
+    settle([one])
+    two = Here(store)
+    asked: list[int] = []
+    read = two.engine.read
+
+    def watched(channel: str, known: Any, after: int, limit: int) -> None:
+        asked.append(limit)
+        read(channel, known, after, limit)
+
+    two.engine.read = watched  # type: ignore[method-assign]
+
+    def come_up() -> None:
+        two.up()
+        two.engine.work()
+        two.take()
+
+    two.join("all")
+    come_up()
+    while asked[-1] > 2:
+        two.cut()
+        come_up()
+    two.settle()
+    assert two.log == list("abcd")
+    assert len(asked) < 15
+    two.cut()
+    come_up()
+    assert asked[-1] == asked[0]
