@@ -12,6 +12,8 @@ __all__ = ["LocalTopic", "LocalTopics"]
 
 #: Seconds for which the positions of an empty topic are remembered.
 _IDLE = 3600.0
+#: Topics that are remembered although they have neither a message nor a subscriber.
+_MAX_UNUSED = 1_000
 
 
 class LocalTopic:
@@ -85,9 +87,23 @@ class LocalTopics:
 
     def sweep(self, now: float, in_use: Callable[[str], object]) -> None:
         """Free the memory of messages that are too old, and of topics that are empty
-        and were not used for an hour: their positions mean nothing any more."""
+        and were not used for an hour: their positions mean nothing any more. Of those
+        that never had a message, a stranger may have made very many: only the last ones
+        are remembered so long."""
+        unused: list[str] = []
         for topic, found in list(self._topics.items()):
-            found.history.expire(now)
-            idle = now - self._used[topic] > _IDLE
-            if idle and not len(found.history) and not in_use(topic):
-                del self._topics[topic], self._used[topic]
+            history = found.history
+            history.expire(now)
+            if len(history) or in_use(topic):
+                continue
+            if now - self._used[topic] > _IDLE:
+                self._forget(topic)
+            elif not history.top:
+                unused.append(topic)
+        if len(unused) > _MAX_UNUSED:
+            unused.sort(key=self._used.__getitem__)
+            for topic in unused[:-_MAX_UNUSED]:
+                self._forget(topic)
+
+    def _forget(self, topic: str) -> None:
+        del self._topics[topic], self._used[topic]

@@ -169,6 +169,25 @@ def test_empty_topic_that_nobody_used_for_long_is_forgotten() -> None:
         assert room.joins[1].gap is None
 
 
+def test_topics_that_strangers_name_are_forgotten_if_there_are_many() -> None:
+    server, _ = make()
+    with TestServer(server) as test:
+        server.publish("room0", "kept")
+        ann = test.connect("/?topic=room1")
+        ben = test.connect("/?topic=room2")
+        (_, client) = server.clients
+        for number in range(2_000):
+            client.subscribe(f"room:{number}", since="all")
+            client.unsubscribe(f"room:{number}")
+        test.advance(31)
+        local = server._histories._local
+        assert len(local) == 1_000 + 3
+        assert "room:1999" in local._topics
+        assert "room:0" not in local._topics
+        ann.assert_open()
+        ben.assert_open()
+
+
 def test_slow_client_is_sent_no_more_than_it_takes_and_misses_nothing() -> None:
     server, room = make(history=400)
     room.write_limit = 20_000
