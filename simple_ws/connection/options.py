@@ -179,7 +179,7 @@ class Options:
     workers: int = 1
     presence_grace: float = 5.0
     # Not in the representation: a URL may hold a password.
-    engine: str | tuple[str, ...] | None = field(default=None, repr=False)
+    engine: str | Sequence[str] | None = field(default=None, repr=False)
     engine_secret: bytes | None = field(default=None, repr=False)
 
     @property

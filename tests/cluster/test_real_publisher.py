@@ -176,7 +176,7 @@ def test_threads_and_restarts(kind: Any) -> None:
                     listen(made, "sws.t.a")
                     made.until_event(Delivered, 20)
             stop.set()
-            assert all(thread.result(DEADLINE) for thread in threads)
+            assert sum(thread.result(DEADLINE) for thread in threads) >= 3 * 20
 
 
 class Listener(WebSocket):

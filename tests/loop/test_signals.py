@@ -52,7 +52,9 @@ async def main():
 """
 RUN = {
     "asyncio": "asyncio.run(main())",
-    "bare loop": "asyncio.new_event_loop().run_until_complete(main())",
+    # Closed: one that is not complains now and then, when it is collected.
+    "bare loop": "loop = asyncio.new_event_loop()\n"
+    "loop.run_until_complete(main())\nloop.close()",
     "uvloop": "import uvloop; uvloop.run(main())",
     "run": "make().run(); print('returned', flush=True)",
 }
