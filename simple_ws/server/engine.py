@@ -25,6 +25,7 @@ from ..cluster.replica import Replica
 from ..cluster.topic_rules import TopicRules
 from ..connection.client import Client
 from ..loop.reactor import Reactor
+from ..text import excerpt
 from .conflation import Subject, subject_of
 from .tell import Telling, tell
 
@@ -328,8 +329,8 @@ class EngineHost:
         except Exception as error:
             self._user._log.note_failure(
                 "keys of messages failed",
-                "latest of a message of topic %r failed",
-                topic,
+                "latest of a message of topic %s failed",
+                excerpt(repr(topic)),
                 error=error,
             )
             return None
@@ -337,8 +338,8 @@ class EngineHost:
     def _note_unsent(self, channel: str, error: Exception) -> None:
         self._user._log.note_failure(
             "messages of the engine failed",
-            "a message of channel %r could not be sent",
-            channel,
+            "a message of channel %s could not be sent",
+            excerpt(repr(channel)),
             error=error,
         )
 
@@ -381,7 +382,8 @@ class EngineHost:
     def note_invalid(self, channel: str, why: str) -> None:
         """Something else than our messages came on a channel."""
         if self._user._log.may_say("engine", logging.WARNING):
-            logger.warning("engine, channel %r: %s", channel, why)
+            # Topics may be a stranger's, and as long as a message.
+            logger.warning("engine, channel %s: %s", excerpt(repr(channel)), why)
 
 
 def _call(function: Callable[[], object]) -> None:

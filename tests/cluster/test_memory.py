@@ -34,6 +34,20 @@ def served(room: WebSocket | None = None, **options: Any) -> TestServer:
     return TestServer(room or Room(), engine="memory://?prefix=test", **options)
 
 
+def test_lines_about_a_topic_are_short_however_long_its_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Server("127.0.0.1", 0, engine="memory://")
+    server.topic("room*", history=5)
+    server.mount("*", Room())
+    with TestServer(server):
+        while server.publish("room" + "x" * 10_000, "y" * 1_000_000) is not False:
+            pass
+    (line,) = [text for text in caplog.messages if "too many messages" in text]
+    assert "channel '{sws.k.roomxxx" in line
+    assert len(line) < 500
+
+
 def test_what_is_published_comes_back_from_the_engine_in_order() -> None:
     room = Room()
     with served(room) as server:
