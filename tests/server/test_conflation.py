@@ -220,8 +220,15 @@ KEYS, ROUNDS = 10, 2000
 class Feed(WebSocket):
     """Publishes on demand, far more than a socket takes."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.joined = threading.Semaphore(0)
+
     def on_open(self, client: Client) -> None:
         client.subscribe("prices")
+
+    def on_join(self, client: Client, topic: str, join: Any) -> None:
+        self.joined.release()
 
     def on_message(self, msg: Any, client: Client) -> None:
         for number in range(ROUNDS):
@@ -288,12 +295,12 @@ def test_each_node_conflates_by_the_keys_of_what_comes_from_the_engine(
 ) -> None:
     with ExitStack() as stack:
         engine = stack.enter_context(broker_server())
-        servers = []
+        servers, feeds = [], [Feed(), Feed()]
         for number in range(2):
             server = Server("127.0.0.1", 0, ping=False)
             server._engine_addresses = [engine.address]
             server.topic("prices", history=history, latest=symbol if number else False)
-            server.mount("*", Feed())
+            server.mount("*", feeds[number])
             up = threading.Event()
             server.on_engine(partial(_set_if_up, up))
             server.start()
@@ -302,6 +309,8 @@ def test_each_node_conflates_by_the_keys_of_what_comes_from_the_engine(
             servers.append(server)
         peer = stack.enter_context(slow_peer(servers[1]))
         quick = stack.enter_context(connect(servers[1]).shake())
+        for _ in range(2 if history else 0):  # it has read the history
+            assert feeds[1].joined.acquire(timeout=DEADLINE)
         servers[1].publish("prices", {"symbol": 0})  # the engine knows that they listen
         assert quick.read_message() == peer.read_message() == '{"symbol":0}'
         with pytest.raises(KeyError):
