@@ -198,7 +198,10 @@ class Poller:
 
 def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]: ...
 def fan_out(
-    members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
+    members: Iterable[ConnectionCore],
+    msg: object,
+    exclude: Collection[ConnectionCore],
+    raw: bool = False,
 ) -> int: ...
 def fan_out_latest(
     members: Iterable[ConnectionCore],

@@ -27,9 +27,16 @@ cdef inline int write_shared(
     ConnectionCore member, object msg, object owner, const Encoded* encoded
 ) except -1:
     """Write a message that goes to others, too; return whether it was accepted."""
-    cdef LoopState loop = member._loop
     if encoded == NULL or member.own_write:
         return bool(member.write_message(msg))
+    return write_encoded(member, owner, encoded)
+
+
+cdef inline int write_encoded(
+    ConnectionCore member, object owner, const Encoded* encoded
+) except -1:
+    """Write it as it is; return whether it was accepted."""
+    cdef LoopState loop = member._loop
     if loop.source is not owner:
         loop.source = owner
         loop.packed = None
@@ -39,7 +46,10 @@ cdef inline int write_shared(
 
 
 def fan_out(
-    members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
+    members: Iterable[ConnectionCore],
+    msg: object,
+    exclude: Collection[ConnectionCore],
+    raw: bool = False,
 ) -> int:
     """Send one message to many clients: encoded once, and compressed once.
 
@@ -47,6 +57,7 @@ def fan_out(
         members: the receivers, except for those in `exclude`.
         msg: as for `ConnectionCore.write_message`.
         exclude: clients that do not receive it.
+        raw: it is sent as it is: a `write_message` of their own would change it.
 
     Returns:
         How many clients accepted it.
@@ -55,6 +66,7 @@ def fan_out(
         TypeError: A message of a type that cannot be sent.
     """
     cdef int taken = 0
+    cdef bint as_it_is = raw
     cdef Encoded encoded
     cdef object owner = encode_for_all(msg, &encoded)
     cdef ConnectionCore member
@@ -62,7 +74,10 @@ def fan_out(
         member = <ConnectionCore?> client
         if exclude and member in exclude:
             continue
-        taken += write_shared(member, msg, owner, &encoded)
+        if as_it_is:
+            taken += write_encoded(member, owner, &encoded)
+        else:
+            taken += write_shared(member, msg, owner, &encoded)
     return taken
 
 

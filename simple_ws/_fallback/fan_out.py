@@ -13,7 +13,10 @@ __all__ = ["fan_out", "fan_out_latest", "write_latest"]
 
 
 def fan_out(
-    members: Iterable[ConnectionCore], msg: object, exclude: Collection[ConnectionCore]
+    members: Iterable[ConnectionCore],
+    msg: object,
+    exclude: Collection[ConnectionCore],
+    raw: bool = False,
 ) -> int:
     """Send one message to many clients: encoded once, and compressed once.
 
@@ -21,6 +24,7 @@ def fan_out(
         members: the receivers, except for those in `exclude`.
         msg: as for `ConnectionCore.write_message`.
         exclude: clients that do not receive it.
+        raw: it is sent as it is: a `write_message` of their own would change it.
 
     Returns:
         How many clients accepted it.
@@ -35,7 +39,7 @@ def fan_out(
         if exclude and member in exclude:
             continue
         # `_write_shared`, without the call for each receiver.
-        if type(member).write_message is not ConnectionCore.write_message:
+        if not raw and type(member).write_message is not ConnectionCore.write_message:
             taken += bool(member.write_message(msg))
             continue
         if member._loop._source is not source:

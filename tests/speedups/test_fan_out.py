@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from harness import TEXT, Driven, Peer, small_buffers
 
-from simple_ws import Deflate
+from simple_ws import Client, Deflate, SendStatus, WebSocket
+from simple_ws.speedups import fan_out
+from simple_ws.testing import TestServer
 
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate"
 FIN, RSV1 = 0x80, 0x40
@@ -158,3 +160,21 @@ def test_reading_resumes_when_a_quarter_of_write_limit_waits() -> None:
             peer.read(step)
             driven.turn()
         assert before - 2 * step <= limit / 4
+
+
+class Wrapping(Client):
+    """What it is given is sent in another form."""
+
+    def write_message(self, msg: object, binary: bool | None = None) -> SendStatus:
+        return super().write_message(f"<{msg}>", binary)
+
+
+def test_raw_message_passes_by_the_own_write_message_of_members() -> None:
+    handler = WebSocket()
+    handler.client_class = Wrapping
+    with TestServer(handler) as kit:
+        peer = kit.connect()
+        assert fan_out([peer.client], "own", ()) == 1
+        assert fan_out([peer.client], "raw", (), raw=True) == 1
+        assert fan_out([peer.client], "excluded", (peer.client,), raw=True) == 0
+        assert peer.messages == ["<own>", "raw"]
