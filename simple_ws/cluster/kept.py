@@ -130,8 +130,12 @@ class Kept:
         exclude: Collection[Any],
         key: str | None,
         retention: Retention,
+        done: Callable[[bool], object] | None = None,
     ) -> bool:
         """Publish a message to a topic with history, now or when the engine is there.
+
+        `done` is called once: True when the engine has stored it, False when it was
+        not taken here or there, or has waited for too long.
 
         Returns:
             Whether it was taken; False: too much waits for the engine.
@@ -150,11 +154,12 @@ class Kept:
             )
         origin = Origin(self._publisher, seq, key)
         message = Unconfirmed(
-            (channel, envelope, origin, retention), self._host.clock()
+            (channel, envelope, origin, retention), self._host.clock(), done
         )
         if not self._unconfirmed.add(message):
             self._counts.refused += 1
             self._host.note_invalid(channel, "too many messages wait for the engine")
+            message.end(stored=False)
             return False
         if exclude and channel in self.replicas:
             self._excluded[channel, seq] = exclude
@@ -178,9 +183,11 @@ class Kept:
 
     def on_stored(self, event: Stored) -> None:
         """The engine has the oldest message."""
-        self._unconfirmed.confirm()
+        message = self._unconfirmed.confirm()
         if event.again:
             self._counts.again += 1
+        if message is not None:
+            message.end(stored=True)
         self._send()
 
     def on_refused(self, reason: str) -> None:
@@ -192,6 +199,7 @@ class Kept:
             self._host.note_invalid(
                 message.entry[0], f"the engine refused a message: {reason}"
             )
+            message.end(stored=False)
         self._send()
 
     def _look_later(self) -> None:
@@ -214,6 +222,7 @@ class Kept:
         else:
             self._counts.lost += 1
         self._forget_excluded(message)
+        message.end(stored=False)
 
     def _forget_excluded(self, message: Unconfirmed) -> None:
         channel, _, origin, _ = message.entry

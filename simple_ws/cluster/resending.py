@@ -7,6 +7,7 @@ the engine knows which of them it has. What is full takes no more; what is too o
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .engine import Origin, Retention
@@ -27,17 +28,24 @@ class Unconfirmed:
     Attributes:
         entry: channel, envelope, origin and retention, as for `Engine.append`.
         published: when, in seconds of the clock that `expire` is given.
+        done: called with whether the engine has stored it, once that is known.
         sent: it was given to a connection, this one or an earlier one.
     """
 
     entry: tuple[str, bytes, Origin, Retention]
     published: float
+    done: Callable[[bool], object] | None = None
     sent: bool = False
 
     @property
     def size(self) -> int:
         """Bytes of its envelope."""
         return len(self.entry[1])
+
+    def end(self, *, stored: bool) -> None:
+        """Nothing more happens to it."""
+        if self.done is not None:
+            self.done(stored)
 
 
 class Resending:

@@ -301,6 +301,39 @@ def test_messages_come_when_they_are_stored_in_one_order(store: Store) -> None:
     assert one.kept.waiting == 0
 
 
+def test_publisher_is_told_when_a_message_is_stored(store: Store) -> None:
+    one, two = nodes = begin(store)
+    told: list[bool] = []
+    one.publish("a", done=told.append)
+    assert told == []
+    settle(nodes)
+    assert told == [True]
+    # What was not confirmed is sent again: told once.
+    one.publish("b", done=told.append)
+    one.engine.work()
+    one.cut()
+    one.up()
+    settle(nodes)
+    assert told == [True, True]
+    assert two.log == ["a", "b"]
+
+
+def test_publisher_is_told_when_a_message_is_not_stored(store: Store) -> None:
+    (one,) = begin(store, 1)
+    told: list[bool] = []
+    one.cut()
+    one.publish("a", done=told.append)
+    one.advance(40)
+    one.advance(40)
+    assert told == [False]
+    one.publish("b", done=told.append)
+    one.node.end()
+    assert told == [False, False]
+    full = "x" * (MAX_BYTES // 2)
+    one.publish(full, full, done=told.append)
+    assert told == [False, False, False]
+
+
 def test_what_is_missed_while_away_is_read(store: Store) -> None:
     one, two = nodes = begin(store)
     one.publish("a")
