@@ -79,7 +79,7 @@ def encode_body(msg: object) -> tuple[Kind, bytes]:
             turn any object into a message.
     """
     opcode, body = encode_message(msg, None)
-    if isinstance(msg, dict | list):
+    if isinstance(msg, dict | list | JsonText):
         return Kind.JSON, body
     return (Kind.TEXT if opcode == Opcode.TEXT else Kind.BINARY), body
 

@@ -79,6 +79,8 @@ class Client(ConnectionCore):
     _keepalive: ClassVar = KeepAlive()
     _closing: ClassVar = Closing()
     _slow_consumers: ClassVar = SlowConsumers()
+    #: What the layer `live/` has of a client of its own; it enters topics by it.
+    _live: Any = None
 
     _loop: Reactor
     _protocol: WebSocketProtocol

@@ -64,8 +64,11 @@ class Chain(Wrapper):
         inward = [
             middleware
             for middleware in middlewares
-            if overrides(middleware, "on_message")
-            or overrides(middleware, "on_first_message")
+            if not handler._own_format
+            and (
+                overrides(middleware, "on_message")
+                or overrides(middleware, "on_first_message")
+            )
         ]
         self._calls: tuple[_Call, ...] = tuple(
             (middleware, "on_message", 0) for middleware in inward
@@ -73,7 +76,8 @@ class Chain(Wrapper):
         # The calls for a client that only so many middlewares have seen yet.
         self._first_calls = _first_calls(inward)
         self._reached: dict[Client, int] = {}
-        self._outward = tuple(filter(changes_output, reversed(middlewares)))
+        outward = () if handler._own_format else reversed(middlewares)
+        self._outward = tuple(filter(changes_output, outward))
         self._sending: tuple[Any, Any] = None, None  # a client class, and its subclass
 
     @property

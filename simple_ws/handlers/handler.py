@@ -79,6 +79,9 @@ class BaseHandler(OptionAttributes):
     #: Nothing sent to many reaches its clients before they have an identity: so it is
     #: where a middleware authenticates. A handler that does it by itself decides alone.
     _closed_to_strangers = False
+    #: Its messages are frames of a protocol of their own: middlewares neither see nor
+    #: change them, but do all else.
+    _own_format = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Create the handler's state, even if a subclass forgets __init__."""

@@ -27,6 +27,7 @@ from ..connection.client import Client
 from ..loop.reactor import Reactor
 from ..text import excerpt
 from .conflation import Subject, subject_of
+from .feeds import Feeds
 from .tell import Telling, tell
 
 __all__ = ["EngineHost", "EngineUser"]
@@ -43,6 +44,8 @@ class EngineUser(Telling, Protocol):
     #: Middlewares see what is sent: they get JSON as what it stands for.
     _filtered: bool
     _topic_rules: TopicRules
+    #: Subscribers who get messages in a form of their own.
+    _feeds: Feeds | None
     _engine_listeners: list[Callable[[EngineState], Any]]
 
     def _wants_lease(self) -> bool:
@@ -60,14 +63,15 @@ class EngineUser(Telling, Protocol):
     ) -> int:
         """Send a message to subscribers of this process of a topic with history."""
 
-    def _send_here(
+    def _send_local(
         self,
-        receivers: Iterable[Client],
+        audience: Audience,
+        value: Any,
         msg: object,
         exclude: Collection[Client],
         subject: Subject | None,
     ) -> int:
-        """Send a message to clients of this process."""
+        """Send a message to those of this process who listen to a channel."""
 
 
 class InternalListener(Protocol):
@@ -224,11 +228,12 @@ class EngineHost:
         msg: object,
         exclude: Collection[Client],
         key: str | None,
+        done: Callable[[bool], object] | None = None,
     ) -> bool:
         """Publish a message to a topic with history; see `kept.Kept.append`."""
         kind, body = encode_body(msg)
-        channel = self.channels.kept(topic)
-        return self._node.kept.append(channel, kind, body, exclude, key, retention)
+        append, channel = self._node.kept.append, self.channels.kept(topic)
+        return append(channel, kind, body, exclude, key, retention, done)
 
     def replica(self, topic: str, retention: Retention) -> Replica:
         """The copy of a topic that is listened to."""
@@ -294,11 +299,13 @@ class EngineHost:
                 msg = message.body.decode()
                 if message.kind is Kind.JSON and user._filtered:
                     msg = json.loads(msg)
+                elif message.kind is Kind.JSON and user._feeds is not None:
+                    msg = JsonText(msg)  # it is sent in another form, too
             subject = None
             if channel.audience is Audience.TOPIC:
                 is_json = message.kind is Kind.JSON and isinstance(msg, str)
                 subject = self._subject(channel.value, msg, is_json)
-            user._send_here(user._receivers(*channel), msg, message.exclude, subject)
+            user._send_local(*channel, msg, message.exclude, subject)
         except Exception as error:
             self._note_unsent(message.channel, error)
 

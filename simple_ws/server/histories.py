@@ -13,18 +13,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cluster.envelope import Content, JsonText, decode_body, encode_body
+from ..cluster.history import History
 from ..cluster.local_history import LocalTopics
 from ..cluster.position import Position
 from ..cluster.since import Since, start
-from ..cluster.topic_rules import TopicRule
+from ..cluster.topic_rules import TopicRule, TopicRules
 from ..connection.client import Client
-from ..connection.topics import Topics
 from ..constants import Delivered
 from ..errors import InvalidState
+from ..loop.future import LoopFuture
 from ..loop.reactor import Reactor
+from .arrivals import Arriving
 from .conflation import Subject
+from .feeds import Arrival
 from .joins import FIRST_PAUSE, LONGEST_PAUSE, Joins, JoinsHost, Source, lags
-from .publications import HistoryFuture, Publication
+from .publications import Publication
 
 if TYPE_CHECKING:
     from .sharded_engine import AnyEngine
@@ -39,7 +42,10 @@ class HistoriesHost(JoinsHost, Protocol):
     """What it needs of its server."""
 
     _engine: AnyEngine | None
-    _topics: Topics[Client]
+    _topic_rules: TopicRules
+
+    def _count(self, topic: str) -> int:
+        """The subscribers of a topic."""
 
     @property
     def _lacks_engine(self) -> bool:
@@ -73,7 +79,7 @@ class Histories:
         self.clock = clock
         self._local = LocalTopics()
         # What was asked for and has not come; other threads add to it.
-        self._unread: dict[HistoryFuture, None] = {}
+        self._unread: dict[LoopFuture[Any], None] = {}
         self._ended = False
 
     @property
@@ -93,13 +99,13 @@ class Histories:
         reactor.call_later(_BETWEEN_SWEEPS, sweep)
 
     def _sweep(self) -> None:
-        engine, topics, joins = self._host._engine, self._host._topics, self.joins
+        engine, joins = self._host._engine, self.joins
         if engine is not None:
             engine.expire()
         else:
             self._local.sweep(
                 self.clock(),
-                lambda topic: topics.members(topic) or joins.count(topic),
+                lambda topic: self._host._count(topic) or joins.count(topic),
             )
 
     def publish(
@@ -110,22 +116,48 @@ class Histories:
         exclude: Collection[Client],
         key: str | None,
         subject: Subject | None,
+        done: Callable[[bool], object] | None = None,
     ) -> int:
         """Keep a message, and send it to the subscribers.
+
+        `done` is called with whether it was kept, once that is known.
 
         Raises:
             TypeError, ValueError: It cannot be kept, see `Hub.publish`.
         """
         engine = self._host._engine
         if engine is not None:
-            taken = engine.append(topic, rule.retention, msg, exclude, key)
+            taken = engine.append(topic, rule.retention, msg, exclude, key, done)
             return Delivered(0) if taken else False
         if self._host._lacks_engine:
+            if done is not None:
+                done(False)
             return False
         content, now = _content(msg), self.clock()
-        if not self._local.get(topic, rule, now).append(content, key, now):
-            return Delivered(0)
-        return Delivered(self._host._send_kept(topic, content, exclude, subject))
+        receivers = 0
+        if self._local.get(topic, rule, now).append(content, key, now):
+            receivers = self._host._send_kept(topic, content, exclude, subject)
+        if done is not None:
+            done(True)
+        return Delivered(receivers)
+
+    def top(self, topic: str) -> int:
+        """The offset of the message that was appended last, as it is being sent."""
+        rule = self._host._topic_rules.find(topic)
+        history = None if rule is None else self.source(topic, rule).history
+        return 0 if history is None else history.top
+
+    def arriving(
+        self,
+        topic: str,
+        rule: TopicRule,
+        since: Since,
+        begin: Callable[[History], Since],
+        arrive: Callable[[Arrival], object],
+    ) -> Arriving:
+        """A subscriber of a feed on its way; see `Hub._arriving`."""
+        source = self.source(topic, rule)
+        return Arriving(source, self._host.reactor, since, begin, arrive)
 
     def join(
         self, topic: str, rule: TopicRule, client: Client, priority: float, since: Since
@@ -144,14 +176,14 @@ class Histories:
 
     def read(
         self,
-        future: HistoryFuture,
+        future: LoopFuture[Any],
         topic: str,
         rule: TopicRule,
         since: Since,
-        limit: int | None,
         timeout: float,
+        take: Callable[[History], Any],
     ) -> None:
-        """Give the messages of a topic; see `Hub.history`."""
+        """Give what `take` makes of the history of a topic; see `Hub.history`."""
         engine = self._host._engine
         if future.done():
             return  # the server has stopped meanwhile
@@ -159,12 +191,13 @@ class Histories:
             self.refuse(future, InvalidState("the server does not run"))
         elif engine is not None:
             self._unread[future] = None
-            _Reading(self, engine, future, topic, since, limit).begin(rule, timeout)
+            reading = _Reading(self, engine, future, topic, since, take)
+            reading.begin(rule, timeout)
         else:
-            self.give(future, self.source(topic, rule), since, limit)
+            self.give(future, self.source(topic, rule), take)
 
     def read_soon(
-        self, reactor: Reactor, future: HistoryFuture, read: Callable[[], object]
+        self, reactor: Reactor, future: LoopFuture[Any], read: Callable[[], object]
     ) -> None:
         """Have the loop read for another thread."""
         self._unread[future] = None
@@ -173,16 +206,23 @@ class Histories:
             self._end_unread()
 
     def give(
-        self, future: HistoryFuture, source: Source, since: Since, limit: int | None
+        self, future: LoopFuture[Any], source: Source, take: Callable[[History], Any]
     ) -> None:
-        """Give the messages that are here."""
+        """Give what is here."""
         self._unread.pop(future, None)
         history = source.history
         assert history is not None
+        with suppress(InvalidStateError):  # the server has stopped meanwhile
+            future.set_result(take(history))
+
+    def publications(
+        self, since: Since, limit: int | None, history: History
+    ) -> list[Publication]:
+        """The messages of a history, as users see them."""
         after = start(history, since, self.clock()).after
         if limit is not None and not isinstance(since, Position):
             after = max(after, history.top - limit)
-        publications = [
+        return [
             Publication(
                 str(Position(history.epoch, entry.offset, entry.tag)),
                 _message(entry.body),
@@ -190,10 +230,8 @@ class Histories:
             for entry in history.after(after, limit)
             if entry.body is not None
         ]
-        with suppress(InvalidStateError):  # the server has stopped meanwhile
-            future.set_result(publications)
 
-    def refuse(self, future: HistoryFuture, error: Exception) -> None:
+    def refuse(self, future: LoopFuture[Any], error: Exception) -> None:
         """Give none."""
         self._unread.pop(future, None)
         with suppress(InvalidStateError):
@@ -216,15 +254,15 @@ class _Reading:
         self,
         histories: Histories,
         engine: AnyEngine,
-        future: HistoryFuture,
+        future: LoopFuture[Any],
         topic: str,
         since: Since,
-        limit: int | None,
+        take: Callable[[History], Any],
     ) -> None:
         self._histories = histories
         self._engine = engine
         self._future = future
-        self._topic, self._since, self._limit = topic, since, limit
+        self._topic, self._since, self._take = topic, since, take
         self._pause = FIRST_PAUSE
 
     def begin(self, rule: TopicRule, timeout: float) -> None:
@@ -248,7 +286,7 @@ class _Reading:
             self._pause *= 2
         else:
             self._end()
-            self._histories.give(self._future, source, self._since, self._limit)
+            self._histories.give(self._future, source, self._take)
 
     def _fail(self, error: Exception) -> None:
         self._end()

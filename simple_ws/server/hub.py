@@ -175,7 +175,8 @@ class Hub(Membership):
             raise ValueError(f"the topic {topic!r} has no history, see Server.topic")
         begin = ALL if since is None else parse_since(since)
         future, histories = HistoryFuture(self._in_loop), self._histories
-        read = partial(histories.read, future, topic, rule, begin, limit, timeout)
+        take = partial(histories.publications, begin, limit)
+        read = partial(histories.read, future, topic, rule, begin, timeout, take)
         reactor = self._other_loop()
         if reactor is None:
             read()
@@ -243,8 +244,8 @@ class Hub(Membership):
         engine = None if local else self._engine
         send: Callable[[object], int | None]
         if engine is None:
-            send = lambda given: self._send_here(  # noqa: E731
-                self._receivers(audience, value), given, left_out, subject
+            send = lambda given: self._send_local(  # noqa: E731
+                audience, value, given, left_out, subject
             )
         else:
             channel = engine.channels.name(audience, value)
@@ -255,10 +256,41 @@ class Hub(Membership):
         self._queue(reactor, msg, send, anything=self._filtered and engine is None)
         return Delivered(0)
 
+    def _send_local(
+        self,
+        audience: Audience,
+        value: Any,
+        msg: object,
+        exclude: Collection[Client],
+        subject: Subject | None = None,
+    ) -> int:
+        """Send a message to those of this process who listen to something."""
+        if audience is Audience.TOPIC:
+            return self._send_topic(value, msg, exclude, subject, 0)
+        return self._send_here(self._receivers(audience, value), msg, exclude, subject)
+
+    def _send_topic(
+        self,
+        topic: str,
+        msg: object,
+        exclude: Collection[Client],
+        subject: Subject | None,
+        offset: int,
+    ) -> int:
+        """Send a message to the subscribers of this process of a topic."""
+        given = self._sendable(msg)
+        taken = self._send_here(self._topics.members(topic), given, exclude, subject)
+        feeds = self._feeds
+        if feeds and topic in feeds:
+            if self._strangers:
+                exclude = self._strangers.union(exclude)
+            taken += feeds.send(topic, msg, exclude, offset)
+        return taken
+
     def _receivers(self, audience: Audience, value: Any) -> Iterable[Client]:
         """The connections of this process that listen to something."""
         if audience is Audience.TOPIC or audience is Audience.KEPT:
-            return self._topics.members(value)
+            return self._subscribers(value)
         if audience is Audience.IDENTITY:
             return self._identities.members(value)
         return self.clients
@@ -325,8 +357,10 @@ class Hub(Membership):
         subject: Subject | None,
     ) -> int:
         """Send a message to the subscribers of a topic."""
-        members = self._topics.members(topic)
-        return self._send_here(members, self._sendable(content), exclude, subject)
+        feeds, offset = self._feeds, 0
+        if feeds and topic in feeds:
+            offset = self._histories.top(topic)
+        return self._send_topic(topic, content, exclude, subject, offset)
 
     def _send_content(self, client: Client, content: Content) -> SendStatus:
         """Send one client a message of a history; a failure is only logged."""
@@ -336,10 +370,31 @@ class Hub(Membership):
             client._calls.on_error(client, error)
             return SendStatus.DROPPED
 
-    def _sendable(self, content: Content) -> object:
+    def _sendable(self, content: object) -> object:
         if type(content) is not JsonText:
             return content
         return json.loads(content) if self._filtered else str(content)
+
+    # For `live`
+
+    def _publish_confirmed(
+        self, topic: str, msg: object, done: Callable[[bool], object]
+    ) -> None:
+        """Publish a message, in the loop's thread; see `publish`.
+
+        Args:
+            topic: any name.
+            msg: as for `publish`.
+            done: called with whether it was taken: for a topic with history once the
+                engine has stored it, or does not take it; otherwise at once.
+        """
+        rule = self._topic_rules.find(topic) if self._topic_rules else None
+        subject = None if rule is None else subject_of(rule, topic, msg)
+        if rule is not None and rule.history:
+            self._histories.publish(topic, rule, msg, (), None, subject, done)
+        else:
+            self._send_to(Audience.TOPIC, topic, msg, (), False, subject)
+            done(True)
 
 
 def _send_to_each(

@@ -6,16 +6,19 @@ Opening and closing connections is left to `server`, sending to `hub`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..cluster.channels import Audience
+from ..cluster.history import History
 from ..cluster.since import Since, parse_since
 from ..cluster.topic_rules import TopicRule, TopicRules
 from ..connection.client import Client
 from ..connection.topics import Group, Identities, Topics
 from ..loop.reactor import Reactor
+from .arrivals import Arriving
+from .feeds import Arrival, Feeds
 from .histories import Histories
 from .joins import Join
 from .presence import PresenceRun, checked_payload
@@ -45,6 +48,8 @@ class Membership:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clients: Group[Client] = Group()
         self._topics: Topics[Client] = Topics()
+        # Subscribers who get messages in a form of their own, if there may be any.
+        self._feeds: Feeds | None = None
         self._identities: Identities[Client] = Identities()
         self._topic_rules = TopicRules()
         # Of this run, if some topic has presence; and what clients say of themselves.
@@ -115,17 +120,31 @@ class Membership:
         """
         check_topic(topic)
         self._check_client(client)
-        self._on_loop(self._unsubscribe, topic, client)
+        leave = self._unsubscribe
+        if client._live is not None:
+            leave = client._live.leave
+        self._on_loop(leave, topic, client)
 
     def count(self, topic: str) -> int:
         """The number of subscribers of a topic."""
         check_topic(topic)
-        return len(self._topics.members(topic))
+        return self._count(topic)
 
     def members(self, topic: str) -> list[Client]:
-        """The subscribers of a topic, the earliest first."""
+        """The subscribers of a topic, the earliest first; those of `live` last."""
         check_topic(topic)
-        return list(self._topics.members(topic))
+        return list(self._subscribers(topic))
+
+    def _count(self, topic: str) -> int:
+        feeds = self._feeds
+        count = len(self._topics.members(topic))
+        return count + len(feeds.members(topic)) if feeds else count
+
+    def _subscribers(self, topic: str) -> Iterable[Client]:
+        """The subscribers of this process of a topic."""
+        members: Iterable[Client] = self._topics.members(topic)
+        feeds = self._feeds
+        return [*members, *feeds.members(topic)] if feeds else members
 
     def bind(self, client: Client, client_id: Any) -> None:
         """Bind a connection to an identity until it ends; replaces an earlier identity.
@@ -162,17 +181,11 @@ class Membership:
     def _subscribe(
         self, topic: str, client: Client, priority: float, since: Since
     ) -> bool:
-        if client not in self.clients or not client.is_open():
-            return False
+        if client._live is not None:
+            return bool(client._live.join(topic, client, since))
         rule = self._topic_rules.find(topic) if self._topic_rules else None
-        known = topic in (client._topics or ())
-        if rule is not None and not known and self._is_full(topic, rule):
+        if not self._enter_topic(topic, client, rule):
             return False
-        if self._engine is not None and not known:
-            self._engine.listen(self._channel(topic, rule))
-        client._note_topic(topic, True)
-        if rule is not None and rule.presence and not known and self._presence:
-            self._presence.enter(topic, client)
         if rule is not None and rule.history:
             self._topics.unsubscribe(topic, client)
             self._histories.join(topic, rule, client, priority, since)
@@ -183,12 +196,29 @@ class Membership:
             client._call(client._handler.on_join, client, topic, nothing)
         return True
 
+    def _enter_topic(self, topic: str, client: Client, rule: TopicRule | None) -> bool:
+        """Note a subscription; return False if the topic is full, or the client gone.
+
+        It gets nothing before it is among the members.
+        """
+        if client not in self.clients or not client.is_open():
+            return False
+        known = topic in (client._topics or ())
+        if rule is not None and not known and self._is_full(topic, rule):
+            return False
+        if self._engine is not None and not known:
+            self._engine.listen(self._channel(topic, rule))
+        client._note_topic(topic, True)
+        if rule is not None and rule.presence and not known and self._presence:
+            self._presence.enter(topic, client)
+        return True
+
     def _is_full(self, topic: str, rule: TopicRule) -> bool:
         most = rule.max_subscribers
         if most is None:
             return False
         joining = self._histories.joins.count(topic)
-        return len(self._topics.members(topic)) + joining >= most
+        return self._count(topic) + joining >= most
 
     def _channel(self, topic: str, rule: TopicRule | None) -> str:
         """The channel of a topic in the engine."""
@@ -208,6 +238,8 @@ class Membership:
             self._engine.leave(self._channel(topic, rule))
         self._histories.joins.cancel(topic, client)
         self._topics.unsubscribe(topic, client)
+        if self._feeds:
+            self._feeds.discard(topic, client)
         if self._presence is not None:
             self._presence.leave(topic, client)
         client._note_topic(topic, False)
@@ -280,6 +312,41 @@ class Membership:
     def _note_drained(self, client: Client) -> None:
         """A connection has taken all its output."""
         self._histories.joins.resume(client)
+
+    # For `live`
+
+    def _enter_feed(self, topic: str, client: Client) -> bool:
+        """Subscribe a client; it gets nothing before it is in `_feeds`.
+
+        Returns:
+            False if the topic is full, or the client has gone.
+        """
+        rule = self._topic_rules.find(topic) if self._topic_rules else None
+        return self._enter_topic(topic, client, rule)
+
+    def _arriving(
+        self,
+        topic: str,
+        since: Since,
+        begin: Callable[[History], Since],
+        arrive: Callable[[Arrival], object],
+    ) -> Arriving | None:
+        """The way of a client into a topic with history that it has entered.
+
+        Args:
+            topic: any name.
+            since: what it has got; if that is more than has come here, it waits for a
+                short time.
+            begin: says where it begins in a history, once that has come.
+            arrive: called with where it begins; adds it to `_feeds`.
+
+        Returns:
+            A way that is to be begun (`look`) and ended; None: the topic has none.
+        """
+        rule = self._topic_rules.find(topic) if self._topic_rules else None
+        if rule is None or not rule.history:
+            return None
+        return self._histories.arriving(topic, rule, since, begin, arrive)
 
     def _check_client(self, client: object) -> None:
         if not isinstance(client, Client):

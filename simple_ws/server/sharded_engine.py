@@ -35,8 +35,7 @@ class _ShardUser:
         self._user = user
         self._engine_listeners = [note]
         # What is on the path of each message, without `__getattr__`.
-        self._receivers = user._receivers
-        self._send_here = user._send_here
+        self._send_local = user._send_local
         self._send_kept = user._send_kept
 
     def __getattr__(self, name: str) -> Any:
@@ -204,9 +203,11 @@ class ShardedEngine:
         msg: object,
         exclude: Collection[Client],
         key: str | None,
+        done: Callable[[bool], object] | None = None,
     ) -> bool:
         """Publish a message to a topic with history."""
-        return self._of_topic(topic).append(topic, retention, msg, exclude, key)
+        append = self._of_topic(topic).append
+        return append(topic, retention, msg, exclude, key, done)
 
     def replica(self, topic: str, retention: Retention) -> Replica:
         """The copy of a topic that is listened to."""

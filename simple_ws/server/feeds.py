@@ -1,0 +1,100 @@
+"""Feeds: subscribers who get the messages of a topic in a form of their own.
+
+A message is put into that form once for all of them. Which form it is, and what else
+they are told, is left to the layer above (`live/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, Protocol
+
+from ..cluster.history import Entry
+from ..cluster.position import Position
+from ..connection.client import Client
+from ..connection.topics import Group
+from ..speedups import fan_out
+
+__all__ = ["Arrival", "Encode", "Feeds", "Live"]
+
+#: Called with a topic, a message of it, and its offset (0 in a topic without history):
+#: the text that subscribers get.
+Encode = Callable[[str, Any, int], str]
+
+_NOBODY: Group[Client] = Group()
+
+
+class Arrival(NamedTuple):
+    """Where a subscriber begins.
+
+    Attributes:
+        position: of the newest message of the topic; None: it has no history.
+        missed: the messages that the subscriber lacks, the oldest first.
+        gap: how many it has missed for ever; None: not known.
+    """
+
+    position: Position | None = None
+    missed: tuple[Entry, ...] = ()
+    gap: int | None = 0
+
+
+class Live(Protocol):
+    """What `Server.live` returns; see `live.handler.Live`."""
+
+    @property
+    def clients(self) -> Group[Any]:
+        """The open connections."""
+
+    def method(self, function: Any) -> Any:
+        """Let clients call a function; as a decorator."""
+
+
+class Feeds:
+    """The subscribers of one form, by topic; false without any.
+
+    Args:
+        encode: makes the text that they get.
+    """
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+        self._groups: dict[str, Group[Client]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def __contains__(self, topic: object) -> bool:
+        return topic in self._groups
+
+    def add(self, topic: str, client: Client) -> None:
+        """The client gets what is published from now on."""
+        self._groups.setdefault(topic, Group()).add(client)
+
+    def discard(self, topic: str, client: Client) -> None:
+        """It gets nothing more; nothing happens if it got nothing."""
+        group = self._groups.get(topic)
+        if group is not None:
+            group.discard(client)
+            if not group:
+                del self._groups[topic]
+
+    def members(self, topic: str) -> Group[Client]:
+        """The subscribers of a topic, the earliest first."""
+        return self._groups.get(topic, _NOBODY)
+
+    def send(
+        self, topic: str, msg: object, exclude: Collection[Client], offset: int
+    ) -> int:
+        """Send a message to the subscribers of a topic; return how many accepted it.
+
+        Args:
+            topic: that somebody is subscribed to.
+            msg: as for `Hub.publish`.
+            exclude: clients that do not get it.
+            offset: of the message in the history of the topic; 0 without one.
+
+        Raises:
+            TypeError, ValueError: JSON cannot represent the message.
+        """
+        text = self._encode(topic, msg, offset)
+        return fan_out(self._groups[topic], text, exclude, raw=True)
