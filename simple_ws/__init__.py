@@ -9,6 +9,8 @@ class Echo(WebSocket):
 Echo("", 8080)
 """
 
+from typing import Any
+
 from .client.blocking import connect
 from .cluster.worker import Worker
 from .connection.client import Client
@@ -38,11 +40,22 @@ from .handlers.ready_made import FirstMessageAuth, JSONMessages, Radio
 from .loop.deferred import in_thread
 from .protocol.http11 import Request, Response
 from .publisher import Publisher
+from .server.app import App
 from .server.server import Server
 from .server.websocket import WebSocket
 from .speedups import BACKEND
 
 __version__ = RELEASE
+
+
+def _make_live(**options: Any) -> tuple[Any, Any]:
+    """The handler of `Server.live`, and how it encodes messages of topics."""
+    from .live import Live, encode_publication  # only when needed
+
+    return Live(**options), encode_publication
+
+
+App._make_live = staticmethod(_make_live)
 
 __all__ = [
     "BACKEND",

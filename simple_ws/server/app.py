@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..cluster.topic_rules import checked_rule
 from ..connection.admission import Admission, retry_after
@@ -34,6 +34,7 @@ from ..ops.stats import Stats
 from ..protocol.http11 import Request
 from .cluster import Cluster
 from .denial import Denial
+from .feeds import Feeds, Live
 from .hub import Hub
 from .presence import Present
 from .run import Run
@@ -90,6 +91,9 @@ class App(Hub):
     """
 
     _workers: Workers
+    #: Makes the handler of `live`, which stands above this layer: `simple_ws/__init__`
+    #: sets it.
+    _make_live: ClassVar[Callable[..., Any]]
 
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
         super().__init__(clock)
@@ -111,6 +115,88 @@ class App(Hub):
         )
 
     # Handlers and middleware
+
+    def live(
+        self,
+        path: str,
+        *,
+        authorize: Callable[..., Any] | None = None,
+        on_connect: Callable[..., Any] | None = None,
+        on_subscribe: Callable[..., Any] | None = None,
+        on_publish: Callable[..., Any] | None = None,
+        on_rpc: Callable[..., Any] | None = None,
+        on_send: Callable[..., Any] | None = None,
+        on_disconnect: Callable[..., Any] | None = None,
+        heartbeat: float = 25.0,
+        heartbeat_timeout: float = 8.0,
+        max_topics: int = 128,
+        command_rate: tuple[float, float] | None = (100, 1000),
+        force_recovery: bool = False,
+        **options: Any,
+    ) -> Live:
+        """Serve the Centrifugo client protocol: its SDKs connect to `{path}/websocket`.
+
+        Its channels are the topics of the server. All functions may be async or
+        `in_thread`, and may raise `live.LiveError`; False refuses (error 103).
+
+        Args:
+            path: such as "/live", without parameters.
+            authorize: called with (client, action, topic) before each "subscribe",
+                "publish", "presence" and "history", and before each "call" with the
+                name of the method; true allows it. Without it nothing is allowed.
+            on_connect: called with (client, request), a `live.ConnectRequest`; returns
+                None, False (error 101) or a `live.Connected`.
+            on_subscribe: called with (client, topic, data); returns None, False, or
+                data for the client.
+            on_publish: called with (client, topic, data); returns None, False, or what
+                is published instead.
+            on_rpc: called with (client, method, data) before the method is; returns
+                None, False, or data for the method.
+            on_send: called with (client, data) for what the client sends to nobody.
+            on_disconnect: called with (client) when one that was connected has gone.
+            heartbeat: seconds between two pings of a client, which it answers.
+            heartbeat_timeout: seconds in which it must (3012).
+            max_topics: of one client (error 106).
+            command_rate: commands a second of one client, and at once: others get error
+                111, and it is disconnected (3013) after `max_topics` + 100 of them in a
+                row; None: no limit.
+            force_recovery: subscriptions of topics with history are recoverable, even
+                if the client does not ask for that.
+            options: of the handler, see `options.Options`.
+
+        Returns:
+            The handler; its `method` lets clients call functions.
+
+        Raises:
+            TypeError, ValueError: The path is malformed or already in use, a function
+                takes other arguments, or an option is unknown or wrong.
+            InvalidState: A function is async, and the server runs, but not in an
+                asyncio loop.
+        """
+        hooks = {
+            "authorize": authorize,
+            "on_connect": on_connect,
+            "on_subscribe": on_subscribe,
+            "on_publish": on_publish,
+            "on_rpc": on_rpc,
+            "on_send": on_send,
+            "on_disconnect": on_disconnect,
+        }
+        handler, encode = self._make_live(
+            heartbeat=heartbeat,
+            heartbeat_timeout=heartbeat_timeout,
+            max_topics=max_topics,
+            command_rate=command_rate,
+            force_recovery=force_recovery,
+            hooks=hooks,
+            options=options,
+        )
+        check_pattern(path)
+        self.mount(f"{path.rstrip('/')}/websocket", handler)
+        if self._feeds is None:
+            self._feeds = Feeds(encode)
+        served: Live = handler
+        return served
 
     def mount(self, path: str, handler: H) -> H:
         """Serve a handler on a path.

@@ -654,6 +654,28 @@ def check_presence(sandbox: Sandbox) -> None:
         assert json.loads(server.request(path="/hall/people").body) == ["ann"]
 
 
+@checks("docs/howto/live.md")
+def check_live(sandbox: Sandbox) -> None:
+    def ask(client: Any, command: dict[str, Any]) -> Any:
+        client.send(json.dumps(command))
+        return json.loads(client.recv())
+
+    with sandbox.serve(sandbox.names["server"]) as server:
+        client = server.connect("/live/websocket")
+        hello = ask(client, {"id": 1, "connect": {"data": {"name": "ann"}}})
+        assert hello["connect"]["data"] == {"hello": "ann"}
+        room = {"channel": "room:7", "recoverable": True}
+        assert ask(client, {"id": 2, "subscribe": room})["subscribe"]["offset"] == 0
+        text = {"channel": "room:7", "data": {"text": "hello"}}
+        pub = ask(client, {"id": 3, "publish": text})["push"]["pub"]
+        assert pub == {"data": {"text": "hello"}, "offset": 1}
+        assert json.loads(client.recv()) == {"id": 3, "publish": {}}
+        result = ask(client, {"id": 4, "rpc": {"method": "add", "data": [1, 2]}})
+        assert result == {"id": 4, "rpc": {"data": 3}}
+        other = {"channel": "other", "data": 1}
+        assert ask(client, {"id": 5, "publish": other})["error"]["code"] == 103
+
+
 @checks("docs/howto/fleet.md")
 def check_fleet(sandbox: Sandbox) -> None:
     run, server, fleet = (

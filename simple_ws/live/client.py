@@ -1,0 +1,81 @@
+"""`LiveClient`: a connection that speaks the protocol of `live`.
+
+What users write to it becomes a push; the frames of the protocol go out as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..connection.client import Client
+from ..constants import CloseCause, SendStatus
+from ..speedups import ConnectionCore
+from .codes import Disconnect
+from .commands import encode_message
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ["LiveClient"]
+
+#: Why we end a connection, as clients of the protocol understand it.
+_CODES = {
+    CloseCause.SHUTDOWN: Disconnect.SHUTDOWN,
+    CloseCause.SLOW_CONSUMER: Disconnect.SLOW,
+    CloseCause.PING_TIMEOUT: Disconnect.NO_PONG,
+    CloseCause.HANDLER_ERROR: Disconnect.SERVER_ERROR,
+}
+
+
+class LiveClient(Client):
+    """A client of `Server.live`, as hooks and methods get it.
+
+    It is a `Client`, with these differences: `write_message`, `broadcast` and `send_to`
+    reach it as a `message` of the protocol, as JSON (bytes in base64), and not before
+    it is connected; `subscribe` and `unsubscribe` are subscriptions by the server,
+    which its program is told of.
+    """
+
+    __slots__ = ("_live",)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._live: Session | None = None
+
+    def write_message(self, msg: object, binary: bool | None = None) -> SendStatus:
+        """Send a `message` of the protocol; see `Client.write_message`.
+
+        Args:
+            msg: what JSON can represent; bytes are sent in base64.
+            binary: without meaning here.
+
+        Raises:
+            TypeError, ValueError: JSON cannot represent it.
+        """
+        session, text = self._live, encode_message(msg)
+        if session is None or not session.is_connected:
+            return SendStatus.DROPPED
+        if not self._elsewhere():
+            session.flush()
+        return self._write_frame(text)
+
+    def send(self, msg: object, binary: bool | None = None) -> SendStatus:
+        """The same as `write_message`."""
+        return self.write_message(msg, binary)
+
+    def _write_frame(self, text: str) -> SendStatus:
+        """Send text of the protocol."""
+        return ConnectionCore.write_message(self, text)
+
+    def _close(
+        self,
+        code: int,
+        reason: str,
+        cause: CloseCause = CloseCause.LOCAL,
+        timeout: float | None = None,
+    ) -> bool:
+        """See `Closing.close`; the code says whether to come back."""
+        known = _CODES.get(cause)
+        if known is not None:
+            code, reason = known
+        return super()._close(code, reason, cause, timeout)

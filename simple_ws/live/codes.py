@@ -1,0 +1,93 @@
+"""Codes of the Centrifugo client protocol: of errors, disconnects and unsubscriptions.
+
+Source: centrifugal.dev, "Client protocol codes". 100 to 399 are the protocol's errors,
+400 to 1999 the application's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = [
+    "ALREADY_SUBSCRIBED",
+    "BAD_REQUEST",
+    "INTERNAL",
+    "LIMIT_EXCEEDED",
+    "METHOD_NOT_FOUND",
+    "NOT_AVAILABLE",
+    "PERMISSION_DENIED",
+    "TOO_MANY_REQUESTS",
+    "UNAUTHORIZED",
+    "UNRECOVERABLE_POSITION",
+    "Code",
+    "Disconnect",
+    "LiveError",
+    "Unsubscribe",
+]
+
+
+class Code(NamedTuple):
+    """A number with what it means."""
+
+    code: int
+    text: str
+
+
+class LiveError(Exception):
+    """The answer to a command is this error; raised by methods and hooks of `live`.
+
+    Args:
+        code: 400 to 1999 for those of an application.
+        message: one sentence for programmers.
+        temporary: the client may try it again; SDKs do so by themselves when they
+            connect or subscribe.
+
+    Raises:
+        TypeError, ValueError: The code is no int from 100 to 1999, or the message not a
+            str.
+    """
+
+    def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
+        if isinstance(code, bool) or not isinstance(code, int):
+            raise TypeError(f"code must be an int, not {code!r}")
+        if not 100 <= code <= 1999:
+            raise ValueError(f"code must be from 100 to 1999, not {code}")
+        if not isinstance(message, str):
+            raise TypeError(f"message must be a str, not {message!r}")
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.temporary = bool(temporary)
+
+
+INTERNAL = Code(100, "internal server error")
+UNAUTHORIZED = Code(101, "unauthorized")
+PERMISSION_DENIED = Code(103, "permission denied")
+METHOD_NOT_FOUND = Code(104, "method not found")
+ALREADY_SUBSCRIBED = Code(105, "already subscribed")
+LIMIT_EXCEEDED = Code(106, "limit exceeded")
+BAD_REQUEST = Code(107, "bad request")
+NOT_AVAILABLE = Code(108, "not available")
+TOO_MANY_REQUESTS = Code(111, "too many requests")
+UNRECOVERABLE_POSITION = Code(112, "unrecoverable position")
+
+
+class Disconnect:
+    """Close codes. Clients come back after 3000 to 3499, and not after 3500 to 3999."""
+
+    SHUTDOWN = Code(3001, "shutdown")
+    SERVER_ERROR = Code(3004, "internal server error")
+    SLOW = Code(3008, "slow")
+    INSUFFICIENT_STATE = Code(3010, "insufficient state")
+    NO_PONG = Code(3012, "no pong")
+    TOO_MANY_REQUESTS = Code(3013, "too many requests")
+    INVALID_TOKEN = Code(3500, "invalid token")
+    BAD_REQUEST = Code(3501, "bad request")
+    STALE = Code(3502, "stale")
+
+
+class Unsubscribe:
+    """Of a subscription that the server ends. Clients subscribe again from 2500 on."""
+
+    SERVER = Code(2000, "server unsubscribe")
+    INSUFFICIENT_STATE = Code(2500, "insufficient state")

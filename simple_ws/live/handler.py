@@ -1,0 +1,198 @@
+"""`Live`: a handler whose clients speak the Centrifugo client protocol.
+
+It joins the sessions to the server: what comes in goes to `session`, what the topics of
+the server have goes to `topics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+from ..checks import flag, optional, rate, seconds, whole
+from ..connection.client import Client
+from ..connection.options import check_options
+from ..handlers.handler import BaseHandler
+from ..speedups import fan_out
+from .actions import Action, Actions, info_of
+from .client import LiveClient
+from .codes import Disconnect, Unsubscribe
+from .commands import PING
+from .heartbeat import Heartbeats
+from .methods import Hooks, Methods
+from .session import Session
+from .topics import LiveTopics
+
+__all__ = ["Live"]
+
+
+class Live(BaseHandler):
+    """What `Server.live` returns; its arguments are documented there.
+
+    Attributes:
+        malformed: commands that were malformed, of all clients so far.
+    """
+
+    client_class: type[Client] = LiveClient
+    _own_format = True
+
+    def __init__(
+        self,
+        *,
+        heartbeat: float = 25.0,
+        heartbeat_timeout: float = 8.0,
+        max_topics: int = 128,
+        command_rate: tuple[float, float] | None = (100, 1000),
+        force_recovery: bool = False,
+        hooks: dict[str, Callable[..., Any] | None],
+        options: dict[str, Any],
+    ) -> None:
+        if options.get("slow_consumer", "close") != "close":
+            raise ValueError(
+                "slow_consumer must be 'close' for live: a client that counts messages "
+                "must not miss any"
+            )
+        heartbeat = seconds("heartbeat", heartbeat)
+        heartbeat_timeout = seconds("heartbeat_timeout", heartbeat_timeout)
+        if heartbeat_timeout >= heartbeat:
+            raise ValueError(
+                f"heartbeat_timeout {heartbeat_timeout:g} must be less than heartbeat "
+                f"{heartbeat:g}"
+            )
+        given = {"subprotocols": ("centrifuge-json",), **options}
+        self._given.update(check_options(given))
+        topics = LiveTopics(self)
+        self._set(
+            heartbeat=heartbeat,
+            max_topics=whole(1, "topics")("max_topics", max_topics),
+            command_rate=optional(rate)("command_rate", command_rate),
+            force_recovery=flag("force_recovery", force_recovery),
+            hooks=Hooks(**hooks),
+            methods=Methods(),
+            malformed=0,
+            _topics=topics,
+            _actions=Actions(self, topics),
+            _heartbeats=Heartbeats[Session](heartbeat, heartbeat_timeout),
+            _beating=False,
+        )
+
+    heartbeat: float
+    max_topics: int
+    command_rate: tuple[float, float] | None
+    force_recovery: bool
+    hooks: Hooks
+    methods: Methods
+    malformed: int
+    _topics: LiveTopics
+    _actions: Actions
+    _heartbeats: Heartbeats[Session]
+    _beating: bool
+
+    def method(self, function: Any) -> Any:
+        """Let clients call a function by `rpc`; as a decorator.
+
+            @live.method
+            def add(client, data):
+                return data[0] + data[1]
+
+        It is called with the client and the data, and returns what JSON can represent;
+        it may be async or `in_thread`. It may raise `LiveError`; what else it raises is
+        logged, and the client gets error 100. The function `authorize` is asked with
+        the action "call" and the name before.
+
+        Args:
+            function: the function; or a str, the name if it is to be another than that
+                of the function: `@live.method("add")`.
+
+        Raises:
+            TypeError: It takes other arguments.
+            ValueError: There is a method of this name already.
+            InvalidState: It is async, and the server does not run in an asyncio loop.
+        """
+        if isinstance(function, str):
+            return lambda named: self._add_method(function, named)
+        name = getattr(function, "__name__", repr(function))
+        return self._add_method(name, function)
+
+    def _add_method(self, name: str, function: Any) -> Any:
+        self.methods.add(name, function)
+        server = self.server
+        if server is not None and server._running:
+            server._check_awaited([(name, function)], server._asyncio_loop)
+        return function
+
+    def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """The functions of the user's."""
+        yield from self.hooks.callbacks()
+        yield from self.methods.callbacks()
+
+    # Connections
+
+    def on_open(self, client: Any) -> None:
+        """A client has come; it has to connect before its first heartbeat."""
+        client._live = session = Session(self, client)
+        self._heartbeats.add(session)
+        if not self._beating:
+            self._set(_beating=True)
+            client._loop.call_later(self._heartbeats.tick, self._beat)
+
+    def on_message(self, msg: Any, client: Any) -> None:
+        """A frame has come."""
+        client._live.receive(msg)
+
+    def on_close(self, client: Any) -> Any:
+        """A client has gone."""
+        session = client._live
+        was_connected = session.is_connected
+        self._heartbeats.discard(session)
+        session.end()
+        hook = self.hooks["on_disconnect"]
+        if hook is not None and was_connected:
+            return hook(client)
+        return None
+
+    def _beat(self) -> None:
+        if not self.clients:
+            self._set(_beating=False)
+            return
+        due, late = self._heartbeats.turn()
+        connected = []
+        for session in due:
+            if session.is_connected:
+                session.pinged = True
+                connected.append(session.client)
+            else:
+                session.disconnect(Disconnect.STALE)
+        fan_out(connected, PING, (), raw=True)
+        for session in late:
+            client = session.client
+            # Who takes its output slowly has not got the ping yet; who is not read
+            # cannot answer.
+            held_up = client.buffered_amount or client._paused_by_callbacks
+            if client.is_open() and not held_up:
+                session.disconnect(Disconnect.NO_PONG)
+        self.server.reactor.call_later(self._heartbeats.tick, self._beat)
+
+    # Topics
+
+    def find_action(self, method: str) -> Action:
+        """See `LiveHost`; likewise below."""
+        return self._actions[method]
+
+    def join_topic(self, session: Session, topic: str, since: Any) -> bool:
+        """The server subscribes a client."""
+        return self._topics.join(session, topic, since)
+
+    def leave_topic(self, session: Session, topic: str) -> None:
+        """The server ends a subscription."""
+        self._topics.leave(session, topic, Unsubscribe.SERVER)
+
+    def on_gap(self, topic: str | None, missing: int | None) -> None:
+        """Messages of a topic did not come here."""
+        if topic is not None:
+            self._topics.tell_gap(topic)
+
+    def on_presence(self, topic: str, member: Hashable, joined: bool) -> None:
+        """A member has joined a topic, or left it."""
+        payload = self.server.present(topic).get(member)
+        self._topics.tell_presence(topic, joined, info_of(member, payload))

@@ -1,0 +1,113 @@
+"""The functions that clients can call, and the hooks of `live`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..loop.deferred import check_callback
+
+__all__ = ["HOOKS", "ConnectRequest", "Connected", "Hooks", "Methods"]
+
+Function = Callable[..., Any]
+
+#: The arguments of each.
+HOOKS = {
+    "authorize": ("client", "action", "topic"),
+    "on_connect": ("client", "request"),
+    "on_subscribe": ("client", "topic", "data"),
+    "on_publish": ("client", "topic", "data"),
+    "on_rpc": ("client", "method", "data"),
+    "on_send": ("client", "data"),
+    "on_disconnect": ("client",),
+}
+
+
+class ConnectRequest(NamedTuple):
+    """What a client said when it connected; all of it is a stranger's.
+
+    Attributes:
+        token: "" without one.
+        data: any JSON; None without it.
+        name, version: of the client's program.
+        headers: that a browser could not send with its handshake.
+    """
+
+    token: str
+    data: Any
+    name: str
+    version: str
+    headers: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What `on_connect` may return.
+
+    Attributes:
+        user: the client is bound to this identity (`Client.bind`); None does not.
+        data: any JSON, for the client.
+        topics: that the client is subscribed to by the server.
+    """
+
+    user: Any = None
+    data: Any = None
+    topics: Sequence[str] = ()
+
+
+class Hooks:
+    """The functions that the user gave, checked.
+
+    Args:
+        given: by name; None where there is none.
+
+    Raises:
+        TypeError: One is no function of these arguments.
+    """
+
+    def __init__(self, **given: Function | None) -> None:
+        for name, function in given.items():
+            if function is not None:
+                check_callback(name, function, HOOKS[name])
+        self._functions = given
+
+    def __getitem__(self, name: str) -> Function | None:
+        return self._functions[name]
+
+    def callbacks(self) -> Iterator[tuple[str, Function]]:
+        """Those there are, by name."""
+        for name, function in self._functions.items():
+            if function is not None:
+                yield name, function
+
+
+class Methods:
+    """The functions that clients can call, by name."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, Function] = {}
+
+    def add(self, name: str, function: Function) -> None:
+        """Add a function of (client, data).
+
+        Raises:
+            TypeError: It takes other arguments, or the name is not a str.
+            ValueError: The name is empty, or there is one already.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a method must be a str, not {name!r}")
+        if not name:
+            raise ValueError("the name of a method must not be empty")
+        check_callback(f"the method {name!r}", function, ("client", "data"))
+        if name in self._functions:
+            raise ValueError(f"there is a method {name!r} already")
+        self._functions[name] = function
+
+    def find(self, name: str) -> Function | None:
+        """The function of this name."""
+        return self._functions.get(name)
+
+    def callbacks(self) -> Iterator[tuple[str, Function]]:
+        """All, by name."""
+        yield from self._functions.items()

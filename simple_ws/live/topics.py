@@ -1,0 +1,240 @@
+"""The subscriptions of the clients of `live`: how they begin, and how they end.
+
+A client gets the reply first, then what is published after it, in the same turn of the
+loop: so it misses nothing, and gets nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..cluster.history import History
+from ..cluster.position import Position
+from ..cluster.since import Since, parse_since
+from ..server.feeds import Arrival
+from ..speedups import fan_out
+from . import codes
+from .codes import Code, Disconnect, LiveError, Unsubscribe
+from .commands import encode_publication, encode_push, entry_of
+from .interfaces import LiveHost
+from .positions import Claim, epoch_of
+from .session import Session, Subscription
+
+if TYPE_CHECKING:
+    from ..loop.timers import Timer
+    from ..server.arrivals import Arriving
+
+__all__ = ["LiveTopics", "recovered", "subscribed"]
+
+#: Seconds that the engine has to give the history of a topic: SDKs wait for 5.
+_TIMEOUT = 4.0
+
+
+class LiveTopics:
+    """See the head of the module.
+
+    Args:
+        live: the handler.
+    """
+
+    def __init__(self, live: LiveHost) -> None:
+        self._live = live
+
+    def begin(
+        self,
+        session: Session,
+        topic: str,
+        subscription: Subscription,
+        claim: Claim | Since,
+        done: Callable[[Arrival | None], object],
+    ) -> None:
+        """Subscribe a client.
+
+        Args:
+            session: of the client.
+            topic: that it is not subscribed to.
+            subscription: the new one.
+            claim: what the client has got.
+            done: called with where it begins, before it gets anything; with None if it
+                does not begin, because it was ended before, or the engine is away.
+
+        Raises:
+            LiveError: The topic is full.
+        """
+        session.topics[topic] = subscription
+        if not self._live.server._enter_feed(topic, session.client):
+            del session.topics[topic]
+            raise LiveError(*codes.LIMIT_EXCEEDED)
+        _Beginning(self, session, topic, subscription, done).begin(claim)
+
+    def end(self, session: Session, topic: str) -> Subscription | None:
+        """End a subscription, and tell nobody; return it."""
+        subscription = session.topics.pop(topic, None)
+        if subscription is None:
+            return None
+        self._live.server._unsubscribe(topic, session.client)
+        if subscription.pending is not None:
+            subscription.pending(None)
+        return subscription
+
+    # By the server
+
+    def join(self, session: Session, topic: str, since: Any) -> bool:
+        """The server subscribes a client; return False if it may not."""
+        if not session.client.is_open():
+            return False
+        if not session.is_connected:
+            session.at_connect[topic] = since
+            return True
+        if topic in session.topics:
+            return True
+        subscription = Subscription(by_server=True, join_leave=True)
+        tell = partial(self._tell_joined, session, topic, since)
+        try:
+            self.begin(session, topic, subscription, parse_since(since), tell)
+        except LiveError:
+            return False
+        return True
+
+    def _tell_joined(
+        self, session: Session, topic: str, since: Any, arrival: Arrival | None
+    ) -> None:
+        if arrival is None:
+            return
+        result, position = subscribed(arrival, True, True), arrival.position
+        if position is not None:
+            # What is missed comes as publications: it has not got these yet.
+            result["offset"] = position.offset
+            if arrival.missed:
+                result["offset"] = arrival.missed[0].offset - 1
+        session.push("subscribe", result, topic)
+        for entry in arrival.missed:
+            text = encode_publication(topic, entry.body, entry.offset)
+            session.client._write_frame(text)
+
+    def leave(self, session: Session, topic: str, code: Code) -> None:
+        """The server ends a subscription, and the client is told."""
+        if self.end(session, topic) is not None:
+            value = {"code": code.code, "reason": code.text}
+            session.push("unsubscribe", value, topic)
+
+    # What all subscribers are told
+
+    def tell_gap(self, topic: str) -> None:
+        """Messages of a topic with history are missing: who counts them begins again
+        from where it is, and is told then.
+
+        All at once: the next message would hide from them that they missed any.
+        """
+        for client in self._live.server._feeds.members(topic):
+            session = client._live
+            subscription = session.topics.get(topic)
+            if session.live is not self._live or subscription is None:
+                continue
+            if not subscription.positioned:
+                continue
+            if subscription.by_server:
+                session.disconnect(Disconnect.INSUFFICIENT_STATE)
+            else:
+                self.leave(session, topic, Unsubscribe.INSUFFICIENT_STATE)
+
+    def tell_presence(self, topic: str, joined: bool, info: dict[str, Any]) -> None:
+        """A member has joined a topic or left it."""
+        members = [
+            client
+            for client in self._live.server._feeds.members(topic)
+            if client._live.live is self._live
+            and (subscription := client._live.topics.get(topic)) is not None
+            and subscription.join_leave
+        ]
+        text = encode_push("join" if joined else "leave", {"info": info}, topic)
+        fan_out(members, text, (), raw=True)
+
+
+class _Beginning:
+    """A client on its way into a topic; see `LiveTopics.begin`."""
+
+    def __init__(
+        self,
+        topics: LiveTopics,
+        session: Session,
+        topic: str,
+        subscription: Subscription,
+        done: Callable[[Arrival | None], object],
+    ) -> None:
+        self._topics = topics
+        self._session, self._topic = session, topic
+        self._subscription = subscription
+        self._done = done
+        self._hub = session.live.server
+        self._arriving: Arriving | None = None
+        self._timer: Timer | None = None
+
+    def begin(self, claim: Claim | Since) -> None:
+        """Begin with what the client has got."""
+        hub, since = self._hub, _comparable(claim)
+        self._subscription.pending = self._end
+        begin = partial(_since, claim)
+        arriving = hub._arriving(self._topic, since, begin, self._arrive)
+        if arriving is None:
+            self._arrive(Arrival(gap=0 if claim is None else None))
+            return
+        self._arriving = arriving
+        arriving.look()
+        if self._subscription.pending is not None:
+            self._timer = hub.reactor.call_later(_TIMEOUT, self._expire)
+
+    def _arrive(self, arrival: Arrival) -> None:
+        session, topic, subscription = self._session, self._topic, self._subscription
+        if subscription.pending is None:
+            return
+        subscription.positioned = arrival.position is not None
+        self._end(arrival)
+        session.flush()
+        if session.topics.get(topic) is subscription:
+            self._hub._feeds.add(topic, session.client)
+
+    def _expire(self) -> None:
+        if self._session.topics.get(self._topic) is self._subscription:
+            self._topics.end(self._session, self._topic)
+
+    def _end(self, arrival: Arrival | None) -> None:
+        self._subscription.pending = None
+        if self._arriving is not None:
+            self._arriving.end()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._done(arrival)
+
+
+def _comparable(claim: Claim | Since) -> Since:
+    return claim.position if isinstance(claim, Claim) else claim
+
+
+def _since(claim: Claim | Since, history: History) -> Since:
+    return claim.since(history) if isinstance(claim, Claim) else claim
+
+
+def subscribed(arrival: Arrival, recoverable: bool, positioned: bool) -> dict[str, Any]:
+    """The result of a subscription, without what was missed."""
+    position: Position | None = arrival.position
+    if position is None or not (recoverable or positioned):
+        return {}
+    result: dict[str, Any] = {"positioned": True}
+    if recoverable:
+        result["recoverable"] = True
+    result["epoch"], result["offset"] = epoch_of(position), position.offset
+    return result
+
+
+def recovered(arrival: Arrival) -> dict[str, Any]:
+    """What a client is told that has come back."""
+    whole = arrival.position is not None and arrival.gap == 0
+    result: dict[str, Any] = {"was_recovering": True, "recovered": whole}
+    if whole and arrival.missed:
+        result["publications"] = [
+            entry_of(entry.offset, entry.body) for entry in arrival.missed
+        ]
+    return result
