@@ -129,7 +129,7 @@ def with_engine(path: str, secret: str) -> Server:
     if not secret:
         return Server("127.0.0.1", 0, engine=f"unix://{path}", ping=False)
     server = Server("127.0.0.1", 0, ping=False)
-    server._engine_address = EngineAddress("local", path=path, password=secret)
+    server._engine_addresses = [EngineAddress("local", path=path, password=secret)]
     return server
 
 
