@@ -37,7 +37,7 @@ class Costs:
     # Of the engine's core: many commands in one read and one write, ...
     publish: float = _cost(0.8, "PUBLISH, many at once (broker.py)")
     delivery: float = _cost(0.45, "each connection that gets it, many at once")
-    # ... or every command and every delivery by a system call of its own, on TCP.
+    # ... or with a system call for each command and each delivery, over TCP.
     publish_alone: float = _cost(30, "PUBLISH, one by one on TCP")
     delivery_alone: float = _cost(5, "each connection that gets it, one by one on TCP")
     subscribe: float = _cost(2.5, "SUBSCRIBE, a channel in batches of 512")

@@ -53,7 +53,7 @@ WARMUP = 0.5
 class Wire(NamedTuple):
     """How a message looks at the client."""
 
-    #: Bytes of a frame, and from where on the time stands in it.
+    #: Size of a frame in bytes, and the offset of the time in it.
     frame: int = 132
     time_at: int = 4
     #: The time is text.
@@ -231,7 +231,7 @@ def receiving(way: Way, served: Served) -> Any:
 
 
 def publishing(way: Way, served: Served, rate: int, seconds: float) -> Any:
-    """The process that publishes: of ours always the same one."""
+    """The process that publishes; for all ways of ours it is the same program."""
     if way.is_peer:
         return role(way, "publish", served.path, rate, seconds)
     where = (way.receiver, served.path, served.secret)

@@ -1,4 +1,4 @@
-"""Line charts, as SVG: panels beside each other, in the style of `charts.py`.
+"""Line charts as SVG, side by side, in the style of `charts.py`.
 
 Standard library only; the same points give the same bytes.
 """

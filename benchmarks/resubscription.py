@@ -1,6 +1,6 @@
 """A node whose connection to Redis was cut subscribes to its topics again.
 
-The node is a process of its own, with a client that has subscribed to all topics. The
+The node runs in a separate process, with one client subscribed to all topics. The
 result is the CPU time of its loop, from when the connection is lost until the engine is
 there again and all gaps are told; and its longest turn meanwhile.
 """

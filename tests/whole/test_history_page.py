@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pages import HOWTO, served
 from whole import test_drawing_board
 from whole.test_drawing_board import DEADLINE
-
-from simple_ws import Response
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "history.md"
+PAGE = HOWTO / "history.md"
 pytestmark = [
     pytest.mark.one_backend,
     pytest.mark.browser,
@@ -26,26 +23,11 @@ pytestmark = [
 browser = test_drawing_board.browser
 
 
-def block(language: str) -> str:
-    """The first block of the page in a language."""
-    found = re.search(rf"```{language}\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
-
-
 @pytest.fixture
 def server() -> Iterator[Any]:
     """The server of the page, with its HTML at /."""
-    names: dict[str, Any] = {"__name__": "news"}
-    program = block("python").replace("8080", "0")
-    exec(compile(program, PAGE, "exec"), names)
-    made = names["server"]
-    html = f"<!doctype html><title>News</title><body>{block('html')}"
-    kind = [("Content-Type", "text/html; charset=utf-8")]
-    made.http("/")(lambda request: Response(200, html.encode(), kind))
-    made.start()
-    yield made
-    made.stop(0)
+    with served(PAGE, "News") as made:
+        yield made
 
 
 @pytest.fixture

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pages import HOWTO, served
 from whole import test_drawing_board
 from whole.test_drawing_board import DEADLINE
-
-from simple_ws import Response
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "presence.md"
+PAGE = HOWTO / "presence.md"
 pytestmark = [
     pytest.mark.one_backend,
     pytest.mark.browser,
@@ -26,26 +23,11 @@ pytestmark = [
 browser = test_drawing_board.browser
 
 
-def block(language: str) -> str:
-    """The first block of the page in a language."""
-    found = re.search(rf"```{language}\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
-
-
 @pytest.fixture
 def server() -> Iterator[Any]:
-    """The server of the page, with its HTML at /, and a short time of grace."""
-    names: dict[str, Any] = {"__name__": "hall"}
-    program = block("python").replace("8080", "0, presence_grace=1")
-    exec(compile(program, PAGE, "exec"), names)
-    made = names["server"]
-    html = f"<!doctype html><title>Hall</title><body>{block('html')}"
-    kind = [("Content-Type", "text/html; charset=utf-8")]
-    made.http("/")(lambda request: Response(200, html.encode(), kind))
-    made.start()
-    yield made
-    made.stop(0)
+    """The server of the page, with a short time of grace."""
+    with served(PAGE, "Hall", "0, presence_grace=1") as made:
+        yield made
 
 
 def enter(context: Any, server: Any, name: str) -> Page:
