@@ -15,10 +15,15 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from harness import DEADLINE, Peer
+from harness import CLOSE, DEADLINE, Peer
 
 __all__ = ["WORKERS", "Program"]
 
@@ -152,6 +157,36 @@ class Program:
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), DEADLINE)
+
+    @contextmanager
+    def visited(self) -> Iterator[Counter[str]]:
+        """Four visitors come, again and again, and none is refused or reset.
+
+        Yields:
+            How often they were "served", and "told to come back" (1001).
+        """
+        over, counts = Event(), Counter[str]()
+
+        def visit() -> None:
+            while not over.is_set():
+                with self.peer() as peer:  # neither refused nor reset
+                    peer.text("hello")
+                    first, payload = peer.read_frame()
+                    if first & 15 == CLOSE:
+                        assert payload[:2] == (1001).to_bytes(2, "big")
+                        counts["told to come back"] += 1
+                    else:
+                        assert payload == b"hello"
+                        counts["served"] += 1
+
+        with ThreadPoolExecutor(4) as pool:
+            visits = [pool.submit(visit) for _ in range(4)]
+            try:
+                yield counts
+            finally:
+                over.set()
+            for each in visits:
+                each.result(DEADLINE)
 
     def peer(self) -> Peer:
         """An open WebSocket."""

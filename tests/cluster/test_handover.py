@@ -7,14 +7,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
-from harness import CLOSE, DEADLINE, Peer, request
+from harness import DEADLINE, Peer, request
 from programs import WORKERS, Program
 
 pytestmark = [
@@ -86,35 +84,15 @@ def test_next_version_takes_over_under_load_and_nobody_is_refused(path: Path) ->
     with Versions(path, "NAME = 'one'") as program:
         program.wait_for_workers()
         assert program.get("/version") == "one"
-        over, counts = Event(), {"served": 0, "told to come back": 0}
-
-        def visit() -> None:
-            while not over.is_set():
-                with program.peer() as peer:  # neither refused nor reset
-                    peer.text("hello")
-                    first, payload = peer.read_frame()
-                    if first & 15 == CLOSE:
-                        assert payload[:2] == (1001).to_bytes(2, "big")
-                        counts["told to come back"] += 1
-                    else:
-                        assert payload == b"hello"
-                        counts["served"] += 1
-
-        with ThreadPoolExecutor(4) as pool:
-            visits = [pool.submit(visit) for _ in range(4)]
-            try:
-                program.becomes("NAME = 'two'")
-                second = program.hand_over()
-                assert program.process.wait(DEADLINE) == 0
-                program.becomes("NAME = 'three'")
-                third = program.hand_over(second, 2)
-                program.wait_for("^returned", 2)
-                before = counts["served"]
-                until(lambda: counts["served"] > before + 20)
-            finally:
-                over.set()
-            for each in visits:
-                each.result(DEADLINE)
+        with program.visited() as counts:
+            program.becomes("NAME = 'two'")
+            second = program.hand_over()
+            assert program.process.wait(DEADLINE) == 0
+            program.becomes("NAME = 'three'")
+            third = program.hand_over(second, 2)
+            program.wait_for("^returned", 2)
+            before = counts["served"]
+            until(lambda: counts["served"] > before + 20)
         assert program.get("/version") == "three"
         assert not program.found("ended: |Traceback")
         program.end_of(third)

@@ -20,7 +20,7 @@ from urllib.request import urlopen
 
 import pytest
 import trustme
-from harness import CLOSE, DEADLINE, Peer, request
+from harness import DEADLINE, Peer, request
 from programs import WORKERS, Program
 
 pytestmark = [
@@ -582,30 +582,10 @@ def test_worker_that_waits_for_its_engine_serves_and_stops_gracefully() -> None:
 def test_sighup_replaces_all_without_refusing_or_resetting_anybody() -> None:
     with Program.with_workers() as program:
         old = set(program.wait_for_workers())
-        over, counts = Event(), {"served": 0, "told to come back": 0}
-
-        def visit() -> None:
-            while not over.is_set():
-                with program.peer() as peer:  # neither refused nor reset
-                    peer.text("hello")
-                    first, payload = peer.read_frame()
-                    if first & 15 == CLOSE:
-                        assert payload[:2] == (1001).to_bytes(2, "big")
-                        counts["told to come back"] += 1
-                    else:
-                        assert payload == b"hello"
-                        counts["served"] += 1
-
-        with ThreadPoolExecutor(4) as pool:
-            visits = [pool.submit(visit) for _ in range(4)]
-            try:
-                for round_ in range(1, 4):
-                    program.send(signal.SIGHUP)
-                    workers = program.wait_for_workers(2 + 2 * round_)
-            finally:
-                over.set()
-            for each in visits:
-                each.result(DEADLINE)
+        with program.visited() as counts:
+            for round_ in range(1, 4):
+                program.send(signal.SIGHUP)
+                workers = program.wait_for_workers(2 + 2 * round_)
         assert counts["served"] > 0
         until(lambda: set(map(int, [program.get("/pid")])) <= set(workers[-2:]))
         assert not old & set(workers[-2:])
