@@ -15,8 +15,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 
 from harness import CLOSE, DEADLINE, Peer
 
-__all__ = ["WORKERS", "Program"]
+__all__ = ["WORKERS", "Program", "until"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,6 +65,23 @@ say("port", server.port)
 server.run()
 say("returned")
 """
+
+
+def until(
+    condition: Callable[[], Any], *, pause: float = 0.0, within: float = DEADLINE
+) -> Any:
+    """Ask again and again: what is waited for is in another process or thread.
+
+    Args:
+        condition: what it returns is returned, once it is true.
+        pause: seconds between two questions, where the question itself takes no time.
+        within: seconds; then it fails.
+    """
+    deadline = time.monotonic() + within
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(pause)
+    return found
 
 
 class Program:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness import DEADLINE, Peer, request
-from programs import WORKERS, Program
+from programs import WORKERS, Program, until
 
 pytestmark = [
     pytest.mark.one_backend,
@@ -66,13 +63,6 @@ class Versions(Program):
         os.kill(pid, signal.SIGTERM)
         self._reader.join(DEADLINE)  # all that write to the pipe have ended
         assert not self._reader.is_alive()
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came to be"
-    return found
 
 
 @pytest.fixture

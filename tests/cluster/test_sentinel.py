@@ -9,14 +9,15 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import DEADLINE
+from programs import until as wait_until
 from publisher_harness import KINDS
 from redis_server import Session, free_port, redis_server, session
 
@@ -41,6 +42,8 @@ pytestmark = pytest.mark.one_backend
 
 CHANNEL = "{sws.k.room}e"
 KEPT = Retention(100, None)
+#: Waits for what other processes and threads do.
+until = partial(wait_until, pause=0.02, within=2 * DEADLINE)
 
 
 class FakeSentinel:
@@ -275,13 +278,6 @@ class Replicated:
         with suppress(OSError), self.replica.commands() as ask:
             return b"role:master" in ask("INFO", "replication")
         return False
-
-
-def until(condition: Any) -> None:
-    end = time.monotonic() + 2 * DEADLINE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)  # between questions to other processes
 
 
 @pytest.fixture

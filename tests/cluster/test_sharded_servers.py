@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
 from harness import DEADLINE
+from programs import until as wait_until
 from publisher_harness import KINDS
 from redis_server import RedisServer, redis_server
 
@@ -19,13 +20,8 @@ pytestmark = pytest.mark.one_backend
 
 TOPICS = [f"room:{number}" for number in range(8)]
 KEPT = [f"kept:{number}" for number in range(8)]
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)  # between looks at what other threads do
+#: Waits for what other processes and threads do.
+until = partial(wait_until, pause=0.005)
 
 
 class Room(WebSocket):

@@ -10,8 +10,6 @@ import signal
 import socket
 import ssl
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -21,7 +19,7 @@ from urllib.request import urlopen
 import pytest
 import trustme
 from harness import DEADLINE, Peer, request
-from programs import WORKERS, Program
+from programs import WORKERS, Program, until
 
 pytestmark = [
     pytest.mark.one_backend,
@@ -44,14 +42,6 @@ broker.HEARTBEAT = 0.05
 BrokerProcess.STUCK_AFTER = 1.0
 BrokerProcess.KILL_AFTER = 0.2
 """
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """Ask again and again: what is waited for is in another process."""
-    deadline = time.monotonic() + DEADLINE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came to be"
-    return found
 
 
 def is_gone(pid: int) -> bool:
