@@ -48,14 +48,14 @@ from .speedups import BACKEND
 __version__ = RELEASE
 
 
-def _make_live(**options: Any) -> tuple[Any, Any]:
-    """The handler of `Server.live`, and how it encodes messages of topics."""
-    from .live import Live, encode_publication  # only when needed
+def _serve_live(server: App, path: str, **settings: Any) -> Any:
+    """What `Server.live` does; return the handler."""
+    from .live.endpoints import Endpoints, serve  # only when needed
 
-    return Live(**options), encode_publication
+    return serve(server, Endpoints.below(path), **settings)
 
 
-App._make_live = staticmethod(_make_live)
+App._serve_live = staticmethod(_serve_live)
 
 __all__ = [
     "BACKEND",

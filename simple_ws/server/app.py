@@ -34,7 +34,7 @@ from ..ops.stats import Stats
 from ..protocol.http11 import Request
 from .cluster import Cluster
 from .denial import Denial
-from .feeds import Feeds, Live
+from .feeds import Live
 from .hub import Hub
 from .presence import Present
 from .run import Run
@@ -91,9 +91,8 @@ class App(Hub):
     """
 
     _workers: Workers
-    #: Makes the handler of `live`, which stands above this layer: `simple_ws/__init__`
-    #: sets it.
-    _make_live: ClassVar[Callable[..., Any]]
+    #: Serves the layer `live/`, which is above this one: `simple_ws/__init__` sets it.
+    _serve_live: ClassVar[Callable[..., Any]]
 
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
         super().__init__(clock)
@@ -182,7 +181,9 @@ class App(Hub):
             "on_send": on_send,
             "on_disconnect": on_disconnect,
         }
-        handler, encode = self._make_live(
+        served: Live = self._serve_live(
+            self,
+            path,
             heartbeat=heartbeat,
             heartbeat_timeout=heartbeat_timeout,
             max_topics=max_topics,
@@ -191,11 +192,6 @@ class App(Hub):
             hooks=hooks,
             options=options,
         )
-        check_pattern(path)
-        self.mount(f"{path.rstrip('/')}/websocket", handler)
-        if self._feeds is None:
-            self._feeds = Feeds(encode)
-        served: Live = handler
         return served
 
     def mount(self, path: str, handler: H) -> H:

@@ -1,0 +1,95 @@
+"""`Endpoints`: which paths `live` serves, and what answers at each of them.
+
+This is the only place that knows them. Whoever adds a path gives it a field, its place
+below the path of `Server.live` and among those of Centrifugo, and a line in `serve`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..http.routing import check_pattern
+from ..server.feeds import Feeds
+from .commands import encode_publication
+from .handler import Live
+
+__all__ = ["CENTRIFUGO", "Endpoints", "serve"]
+
+
+class Endpoints(NamedTuple):
+    """The path of each; None: it is not served.
+
+    Attributes:
+        websocket: the protocol over WebSockets.
+        sse: over Server-Sent Events, with what clients send to `emulation`.
+        http_stream: over a response without an end, likewise.
+        emulation: where clients without WebSockets send their commands.
+        events: Server-Sent Events for pages without an SDK, in one direction.
+        uni_sse: the same, as clients of Centrifugo ask for it.
+        api: for servers, with the methods below it.
+        client_js, client_d_ts: our client for browsers, and its types.
+    """
+
+    websocket: str
+    sse: str | None = None
+    http_stream: str | None = None
+    emulation: str | None = None
+    events: str | None = None
+    uni_sse: str | None = None
+    api: str | None = None
+    client_js: str | None = None
+    client_d_ts: str | None = None
+
+    @classmethod
+    def below(cls, path: str) -> Endpoints:
+        """All of them, below the path of `Server.live`.
+
+        Raises:
+            TypeError, ValueError: It is no path.
+        """
+        check_pattern(path)
+        path = path.rstrip("/")
+        return cls(
+            websocket=f"{path}/websocket",
+            sse=f"{path}/sse",
+            http_stream=f"{path}/http_stream",
+            emulation=f"{path}/emulation",
+            events=f"{path}/events",
+            uni_sse=f"{path}/uni_sse",
+            api=f"{path}/api",
+            client_js=f"{path}/client.js",
+            client_d_ts=f"{path}/client.d.ts",
+        )
+
+
+#: Where Centrifugo has them (centrifugal.dev, "Configure Centrifugo").
+CENTRIFUGO = Endpoints(
+    websocket="/connection/websocket",
+    sse="/connection/sse",
+    http_stream="/connection/http_stream",
+    emulation="/emulation",
+    uni_sse="/connection/uni_sse",
+    api="/api",
+)
+
+
+def serve(
+    server: Any,
+    endpoints: Endpoints,
+    *,
+    hooks: dict[str, Callable[..., Any] | None],
+    options: dict[str, Any],
+    **settings: Any,
+) -> Live:
+    """Serve the protocol at these paths; the rest is as for `Live`.
+
+    Raises:
+        TypeError, ValueError: A path is malformed or already in use; or as from `Live`.
+        InvalidState: See `Server.live`.
+    """
+    live = Live(hooks=hooks, options=options, **settings)
+    server.mount(endpoints.websocket, live)
+    if server._feeds is None:
+        server._feeds = Feeds(encode_publication)
+    return live
