@@ -30,6 +30,9 @@ define install
 	$(2) "$$@" install --quiet --disable-pip-version-check $(1)
 endef
 
+# What tests run in Node. Without it, and where nothing can be installed, they are skipped.
+NODE_TESTS := tests/live/node_modules/.stamp
+
 .PHONY: help run test lint types docs conformance browser bench wheels sanitize fuzz \
 	soak chaos clean
 
@@ -41,7 +44,7 @@ run: ## start the drawing board, then open the printed address
 	$(check_python)
 	$(PYTHON) ws_example.py $(ARGS)
 
-test: $(VENV)/.stamp ## run the tests, with the extension and without
+test: $(VENV)/.stamp $(NODE_TESTS) ## run the tests, with the extension and without
 	@scripts/run_tests.sh $(BIN)/python "$(SPEEDUPS)" $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## check style
@@ -61,7 +64,7 @@ docs: $(VENV)/.stamp-docs ## build the documentation, docs/_build/html/index.htm
 conformance: $(VENV)/.stamp ## run all cases of the Autobahn test suite
 	$(BIN)/python tests/conformance/run.py $(ARGS)
 
-browser: $(VENV)/.stamp-browser ## draw in a real Chromium
+browser: $(VENV)/.stamp-browser $(NODE_TESTS) ## draw in a real Chromium
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
 bench: $(VENV)/.stamp ## measure beside other servers and clients
@@ -89,6 +92,7 @@ chaos: $(VENV)/.stamp ## several nodes for minutes, and every 20 s something fai
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz docs/_build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf tests/live/node_modules
 	rm -f simple_ws/_speedups.c simple_ws/_speedups.html simple_ws/_speedups*.so
 	find simple_ws tests benchmarks scripts -name __pycache__ -prune -exec rm -r {} +
 
@@ -107,3 +111,7 @@ $(VENV)/.stamp: pyproject.toml setup.py $(CYTHON) | $(BIN)/python
 $(VENV)/.stamp-%: $(VENV)/.stamp
 	$(call install,-e '.[$*]',SIMPLE_WS_EXTENSION=0)
 	@touch $@
+
+# No lock file: it would name the registry of whoever made it.
+$(NODE_TESTS): tests/live/package.json
+	@scripts/install_node_tests.sh tests/live

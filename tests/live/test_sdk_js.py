@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
-import pytest
 from live_peer import allow
+from node_js import NODE, SCRIPTS, needs_node
 
 from simple_ws import Server
 from simple_ws.live import Connected
 
-ROOT = Path(__file__).resolve().parents[2]
-NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(
-    NODE is None or not (ROOT / "node_modules" / "centrifuge").is_dir(),
-    reason="needs Node, and: npm install --no-save centrifuge ws",
-)
+pytestmark = needs_node
 
 
 def prepare(server: Server) -> None:
@@ -46,10 +39,8 @@ def prepare(server: Server) -> None:
 
 
 def drive(port: int) -> list[Any]:
-    assert NODE is not None
-    script = Path(__file__).with_name("sdk.mjs")
     done = subprocess.run(
-        [NODE, str(script), str(port)],
+        [NODE, str(SCRIPTS / "sdk.mjs"), str(port)],
         capture_output=True,
         text=True,
         timeout=50,
