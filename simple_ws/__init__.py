@@ -37,6 +37,7 @@ from .errors import (
 )
 from .handlers.middleware import Middleware
 from .handlers.ready_made import FirstMessageAuth, JSONMessages, Radio
+from .http.cors import Cors
 from .loop.deferred import in_thread
 from .protocol.http11 import Request, Response
 from .publisher import Publisher
@@ -67,6 +68,7 @@ __all__ = [
     "ConnectError",
     "ConnectTimeout",
     "ConnectionClosed",
+    "Cors",
     "Deflate",
     "EngineError",
     "FirstMessageAuth",

@@ -36,7 +36,13 @@ from ..protocol.server_handshake import OriginRule, plain_origin
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["OptionAttributes", "Options", "check_options", "divided"]
+__all__ = [
+    "OptionAttributes",
+    "Options",
+    "check_options",
+    "check_origins",
+    "divided",
+]
 
 
 _DEFAULT_DEFLATE = Deflate()
@@ -313,7 +319,12 @@ def _worker_threads(name: str, value: Any) -> int:
     return threads
 
 
-def _origins(name: str, value: Any) -> tuple[OriginRule, ...] | None:
+def check_origins(name: str, value: Any) -> tuple[OriginRule, ...] | None:
+    """Origins and patterns, as `server_handshake.check_origin` takes them.
+
+    Raises:
+        TypeError, ValueError: One is neither.
+    """
     if value is None:
         return None
     if isinstance(value, str | re.Pattern):
@@ -411,7 +422,7 @@ _CHECKS: dict[str, Check] = {
     "open_timeout": seconds,
     "close_timeout": seconds,
     "idle_timeout": optional(seconds),
-    "origins": _origins,
+    "origins": check_origins,
     "subprotocols": subprotocols,
     "backlog": whole(1, "connections"),
     "reuse_port": flag,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..connection.admission import overloaded
@@ -164,6 +164,7 @@ class Exchange:
         self._sent = 0  # bytes, to detect progress
         self._taken = 0  # those the peer had read when its current period began
         self._starved = False  # the response has no bytes yet
+        self._more: Sequence[tuple[str, str]] = ()  # header fields of the answer
         self._ahead = b""  # bytes after the request
         self._ended = False  # the peer sends nothing more
         self._reads_left = _MAX_LINGER_READS
@@ -216,6 +217,7 @@ class Exchange:
             version=(1, 1) if request is None else request.version,
             head_only=request is not None and request.method == "HEAD",
             stays=self._stays,
+            more=self._more,
         )
 
     def fail(self, error: BaseException) -> None:
@@ -251,16 +253,23 @@ class Exchange:
 
     # For the connection
 
-    def begin(self, select: Callable[[str], Responder], rest: bytes) -> None:
+    def begin(
+        self,
+        select: Callable[[str], Responder],
+        rest: bytes,
+        more: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Read the body, if there is one, and call the responder.
 
         Args:
             select: returns the responder of a method, or raises `HandshakeError`.
             rest: the bytes after the head.
+            more: header fields of any answer; see `ResponseEncoder`.
 
         Raises:
             HandshakeError: To be answered with `refuse`.
         """
+        self._more = more
         check_request(self.request)
         self._body = body_reader(self.request, self.server.options.max_body)
         waits = expects_continue(self.request)

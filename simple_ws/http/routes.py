@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from ..errors import HandshakeError
 from ..loop.deferred import check_callback, is_deferred
 from ..protocol.http11 import Request, Response
+from .cors import Cors, asked_method
 from .exchange import Exchange, Responder, response_of
 from .routing import Router, check_pattern, routing_path
 
@@ -34,14 +35,36 @@ class Route:
     ) -> None:
         self._any = serve
         self._by_method: dict[str, Responder] = {}
+        self._cors: dict[str, Cors] = {}  # by method
         self.has = has
 
-    def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
+    def add(
+        self,
+        path: str,
+        methods: Sequence[str],
+        serve: Responder,
+        cors: Cors | None = None,
+    ) -> None:
         """Set the responder of methods; ValueError if one of them has one already."""
         for method in methods:
             if self._any is not None or method in self._by_method:
                 raise ValueError(f"{method} of path {path!r} has a function already")
         self._by_method.update(dict.fromkeys(methods, serve))
+        if cors is not None:
+            self._cors.update(dict.fromkeys(methods, cors))
+            if "GET" in methods:
+                self._cors["HEAD"] = cors
+
+    def cors_fields(self, request: Request) -> Sequence[tuple[str, str]]:
+        """The header fields of the answer that are for pages of other origins."""
+        if not self._cors:
+            return ()
+        asked = asked_method(request)
+        cors = self._cors.get(request.method if asked is None else asked)
+        if cors is None:
+            return ()
+        methods = [method for method, its in self._cors.items() if its is cors]
+        return cors.fields(request, methods)
 
     def select(self, method: str) -> Responder:
         """The responder of a method; HEAD is GET without a body (RFC 9110 §9.3.2).
@@ -87,7 +110,13 @@ class Routes:
         self._router: Router[Route] = Router()
         self._ends: list[Callable[[], object]] = []
 
-    def add(self, path: str, methods: Iterable[str], serve: Responder) -> None:
+    def add(
+        self,
+        path: str,
+        methods: Sequence[str],
+        serve: Responder,
+        cors: Cors | None = None,
+    ) -> None:
         """Set the responder for methods of a path.
 
         Raises:
@@ -98,7 +127,7 @@ class Routes:
         if route is None:
             route = Route()
             self._router.add(path, route)
-        route.add(path, methods, serve)
+        route.add(path, methods, serve, cors)
 
     def add_below(
         self, prefix: str, route: Route, end: Callable[[], object] | None = None

@@ -21,6 +21,7 @@ from ..connection.admission import retry_after
 from ..errors import NOT_FOUND, HandshakeError
 from ..protocol.http11 import Headers, Request, Response, http_date
 from ..protocol.http_body import Stream
+from .cors import Cors
 from .exchange import Exchange
 from .routes import Route, check_prefix
 
@@ -80,13 +81,16 @@ class Static:
     Args:
         prefix: URL path of the folder.
         folder: an existing folder.
+        cors: which pages of other origins may read them.
 
     Raises:
         TypeError: The folder is not a path.
         ValueError: See `check_prefix`; there is no such folder.
     """
 
-    def __init__(self, prefix: str, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, prefix: str, folder: str | os.PathLike[str], cors: Cors | None = None
+    ) -> None:
         self.prefix = check_prefix(prefix)
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"folder must be a path, not {folder!r}")
@@ -94,7 +98,7 @@ class Static:
             raise ValueError(f"folder must be an existing folder, not {folder!r}")
         self._root = os.path.realpath(os.fsdecode(folder))
         self.route = Route(has=self._has)
-        self.route.add(prefix, ["GET"], self._serve)
+        self.route.add(prefix, ["GET"], self._serve, cors)
 
     def _serve(self, exchange: Exchange) -> None:
         exchange.respond(self._answer(exchange.request))

@@ -13,6 +13,7 @@ from ..checks import flag, optional, rate, seconds, whole
 from ..connection.client import Client
 from ..connection.options import check_options
 from ..handlers.handler import BaseHandler
+from ..http.cors import Cors
 from ..speedups import fan_out
 from .actions import Action, Actions, info_of
 from .client import LiveClient
@@ -31,6 +32,7 @@ class Live(BaseHandler):
 
     Attributes:
         malformed: commands that were malformed, of all clients so far.
+        cors: which pages of other origins may use its paths by HTTP.
     """
 
     client_class: type[Client] = LiveClient
@@ -44,6 +46,7 @@ class Live(BaseHandler):
         max_topics: int = 128,
         command_rate: tuple[float, float] | None = (100, 1000),
         force_recovery: bool = False,
+        cors: Cors | None = None,
         hooks: dict[str, Callable[..., Any] | None],
         options: dict[str, Any],
     ) -> None:
@@ -67,6 +70,7 @@ class Live(BaseHandler):
             max_topics=whole(1, "topics")("max_topics", max_topics),
             command_rate=optional(rate)("command_rate", command_rate),
             force_recovery=flag("force_recovery", force_recovery),
+            cors=cors,
             hooks=Hooks(**hooks),
             methods=Methods(),
             malformed=0,
@@ -80,6 +84,7 @@ class Live(BaseHandler):
     max_topics: int
     command_rate: tuple[float, float] | None
     force_recovery: bool
+    cors: Cors | None
     hooks: Hooks
     methods: Methods
     malformed: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -288,6 +288,8 @@ class ResponseEncoder:
         version: HTTP version of the request.
         head_only: it answers HEAD.
         stays: the connection may stay open after it.
+        more: header fields that are added unless the response has them; those of `Vary`
+            in any case, since caches read all of them.
 
     Attributes:
         stays: whether the connection stays open.
@@ -300,6 +302,7 @@ class ResponseEncoder:
         version: tuple[int, int] = (1, 1),
         head_only: bool = False,
         stays: bool = False,
+        more: Sequence[tuple[str, str]] = (),
     ) -> None:
         length = given.length if isinstance(given, Stream) else len(given.body)
         has_body = may_have_body(given.status)
@@ -312,6 +315,12 @@ class ResponseEncoder:
         self.stays = stays and not _says_close(given.headers)
         self.stays = self.stays and not (ends_by_close and not head_only)
         headers = self._headers(given, length if has_body else None, head_only)
+        names = {name.lower() for name, _ in headers} if more else ()
+        headers += [
+            (name, value)
+            for name, value in more
+            if name == "Vary" or name.lower() not in names
+        ]
         if version < (1, 1) and self.stays:
             headers.append(("Connection", "keep-alive"))
         reason = given.reason if isinstance(given, Stream) else None

@@ -28,6 +28,7 @@ __all__ = [
     "check_origin",
     "check_upgrade",
     "offered_subprotocols",
+    "origin_matches",
     "plain_origin",
     "refusal",
     "upgrade_response",
@@ -144,7 +145,7 @@ def check_origin(
         return
     origin = request.origin
     own = _own_origins(request, scheme, hosts) if "same" in allowed else ()
-    if any(_origin_matches(origin, rule, own) for rule in allowed):
+    if any(origin_matches(origin, rule, own) for rule in allowed):
         return
     if origin is None:
         raise HandshakeError(403, "The Origin header is missing.")
@@ -164,7 +165,14 @@ def _own_origins(
     return tuple(origin for origin in origins if not origin.endswith("//"))
 
 
-def _origin_matches(origin: str | None, rule: OriginRule, own: Sequence[str]) -> bool:
+def origin_matches(origin: str | None, rule: OriginRule, own: Sequence[str]) -> bool:
+    """Whether an origin is allowed by a rule.
+
+    Args:
+        origin: as in the request.
+        rule: "same" stands for `own`.
+        own: the origins of pages from this server.
+    """
     if origin is None or rule is None:
         return origin is rule
     if isinstance(rule, re.Pattern):

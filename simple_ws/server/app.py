@@ -22,6 +22,7 @@ from ..handlers.middleware import Middleware, changes_output, check_middleware
 from ..handlers.ordering import Awaited
 from ..handlers.pending import PendingCall, TooMany
 from ..handlers.wrapper import Wrapper
+from ..http.cors import check_cors
 from ..http.routes import Route, Routes, answered_by, check_methods
 from ..http.routing import Router, check_pattern, routing_path
 from ..http.static import Static
@@ -131,6 +132,7 @@ class App(Hub):
         max_topics: int = 128,
         command_rate: tuple[float, float] | None = (100, 1000),
         force_recovery: bool = False,
+        cors: Any = None,
         **options: Any,
     ) -> Live:
         """Serve the Centrifugo client protocol: its SDKs connect to `{path}/websocket`.
@@ -161,6 +163,8 @@ class App(Hub):
                 row; None: no limit.
             force_recovery: subscriptions of topics with history are recoverable, even
                 if the client does not ask for that.
+            cors: which pages of other origins may use its paths by HTTP, see `http`;
+                who may open a WebSocket is said by the option `origins`.
             options: of the handler, see `options.Options`.
 
         Returns:
@@ -189,6 +193,7 @@ class App(Hub):
             max_topics=max_topics,
             command_rate=command_rate,
             force_recovery=force_recovery,
+            cors=check_cors(cors),
             hooks=hooks,
             options=options,
         )
@@ -404,7 +409,9 @@ class App(Hub):
 
     # HTTP on the same port
 
-    def http(self, path: str, methods: Iterable[str] = ("GET",)) -> Callable[[F], F]:
+    def http(
+        self, path: str, methods: Iterable[str] = ("GET",), *, cors: Any = None
+    ) -> Callable[[F], F]:
         """Answer plain HTTP requests for a path with the decorated function.
 
         The function is called with a `Request`, whose body is complete, in the loop's
@@ -418,6 +425,9 @@ class App(Hub):
                 be mounted on the same path.
             methods: the methods that the function answers; GET includes HEAD. Several
                 functions can share a path with different methods.
+            cors: the origins of other servers whose pages may read the answers, such as
+                "https://example.com" or a list; "*" for all. Or a `Cors`, which says
+                more. None: no pages of others.
 
         Raises:
             TypeError: The function takes other arguments; `methods` is not a list of
@@ -428,19 +438,21 @@ class App(Hub):
         """
         # Checked now: `@server.http` alone passes a function.
         check_pattern(path)
-        names = check_methods(methods)
+        names, policy = check_methods(methods), check_cors(cors)
 
         def decorate(function: F) -> F:
             name = getattr(function, "__name__", repr(function))
             if self._running:
                 self._check_awaited([(name, function)], self._asyncio_loop)
-            self._routes.add(path, names, answered_by(function))
+            self._routes.add(path, names, answered_by(function), policy)
             self._answering.append((name, function))
             return function
 
         return decorate
 
-    def static(self, prefix: str, folder: str | os.PathLike[str]) -> None:
+    def static(
+        self, prefix: str, folder: str | os.PathLike[str], *, cors: Any = None
+    ) -> None:
         """Answer plain HTTP requests with the files of a folder.
 
         A subfolder is answered with its index.html; files that are hidden (whose name
@@ -449,13 +461,14 @@ class App(Hub):
         Args:
             prefix: the path of the folder in URLs, such as "/" or "/files".
             folder: an existing folder.
+            cors: see `http`.
 
         Raises:
             TypeError: The folder is not a path.
             ValueError: There is no such folder; the prefix is malformed or already in
                 use.
         """
-        files = Static(prefix, folder)
+        files = Static(prefix, folder, check_cors(cors))
         self._routes.add_below(files.prefix, files.route)
 
     def wsgi(self, prefix: str, app: Callable[..., Any], threads: int = 8) -> None:

@@ -320,7 +320,7 @@ class UpgradeConnection:
         self._exchange = Exchange(self, request)
         if self.server._is_stopping:
             self._exchange.take_no_other()
-        self._exchange.begin(route.select, rest)
+        self._exchange.begin(route.select, rest, route.cors_fields(request))
 
     def _upgrade(self, request: Request, offer: _Offer | None, rest: bytes) -> None:
         """Apply the rules in order, then ask the handler; open the client if all agree.
