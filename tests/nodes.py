@@ -194,7 +194,7 @@ def _when_heard(server: Any, done: Callable[[], object], room: str) -> None:
     host._node.interest.apply()
     channel = host.channels.topic(room or "hall")
     engine = host._node._engine
-    if engine.receives(channel) and not engine._outstanding:
+    if engine.receives(channel) and not engine._pending:
         done()
     else:
         host.call_later(0.001, lambda: _when_heard(server, done, room))

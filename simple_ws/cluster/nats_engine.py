@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import re
 import secrets
 from collections import deque
@@ -28,11 +27,11 @@ from itertools import count, islice
 from typing import Any
 
 from ..text import excerpt
+from .connected_engine import ConnectedEngine
 from .engine import (
     Accepted,
     Delivered,
     EngineEvent,
-    Failed,
     Origin,
     ReadRefused,
     Ready,
@@ -43,15 +42,13 @@ from .engine import (
 from .engine_address import DEFAULT_PREFIX, EngineAddress
 from .nats_protocol import Line, NatsMessage, NatsReader, subject_of
 from .position import Position
-from .silence import SILENCE, Silence
 
 __all__ = ["NatsEngine"]
 
 #: Subscriptions that are not confirmed, at most: output is bounded.
 _WINDOW = 4096
-#: Seconds from one probe to the next; for which one that was due waits when the loop
-#: stood still.
-_PROBE_INTERVAL, _PROBE_TIMEOUT = 10.0, 2.0
+#: Seconds for which a probe that was due waits when the loop stood still.
+_PROBE_DELAY = 2.0
 #: Bytes of a message, until INFO says so.
 _MAX_PAYLOAD = 2**20
 
@@ -79,7 +76,7 @@ class _Fence:
 _PROBE = object()
 
 
-class NatsEngine:
+class NatsEngine(ConnectedEngine):
     """An `Engine` for NATS 2.
 
     Args:
@@ -93,6 +90,7 @@ class NatsEngine:
 
     #: See `Engine.keeps_history`.
     keeps_history = False
+    _protocol = "NATS"
 
     def __init__(
         self,
@@ -104,17 +102,11 @@ class NatsEngine:
         tls: bool = False,
         publish_only: bool = False,
     ) -> None:
-        self._username, self._password = username, password
-        self._client_name = client_name
-        self._tls = tls
-        self._publish_only = publish_only
         #: INFO that was read before the engine was connected, see `note_info`.
         self._noted: bytes | None = None
-        self.round_trip: float | None = None
-        self._wanted: dict[str, bytes] = {}
+        self._tls = tls
         self._probe_subject = subject_of(f"{prefix}.probe.{secrets.token_hex(8)}")
-        self._connected = False
-        self._reset(0.0)
+        super().__init__(username, password, client_name, publish_only)
 
     @classmethod
     def from_address(
@@ -130,22 +122,14 @@ class NatsEngine:
             publish_only=publish_only,
         )
 
-    def __repr__(self) -> str:
-        return f"<NatsEngine channels={self.channels} ready={self._ready}>"
-
     def _reset(self, now: float) -> None:
-        """Forget all that belongs to one connection."""
-        self._reader = NatsReader()
-        self._events: list[EngineEvent] = []
-        self._output: list[bytes] = []
-        self._size = 0
+        super()._reset(now)
         #: What is not done, in order: subjects of messages, probes, fences; and events
         #: that are due after what is before them.
         self._pending: deque[Any] = deque()
         self._unfenced = False  # something since the last PING
-        self._ready = self._entered = self._failed = False
-        self._server, self._max_payload = "", _MAX_PAYLOAD
-        self._now = now
+        self._entered = False
+        self._max_payload = _MAX_PAYLOAD
         # Channels: those that the server has, once it has processed the output; by the
         # number of the subscription; and those that wait for the window.
         self._sids: dict[str, int] = {}
@@ -155,22 +139,11 @@ class NatsEngine:
         self._outstanding = 0
         #: Those of the beginning that are not confirmed; None once that was told.
         self._initial: set[str] | None = None
-        # Liveness: when a byte came, when a PING was sent because none did.
-        self._silence = Silence(now)
-        self._next_probe = math.inf
-        self._probe, self._probe_sent, self._probe_unanswered = b"", now, False
+
+    def _make_reader(self) -> NatsReader:
+        return NatsReader()
 
     # The engine's interface: see `Engine`
-
-    @property
-    def channels(self) -> int:
-        """See `Engine.channels`."""
-        return len(self._wanted)
-
-    @property
-    def size(self) -> int:
-        """See `Engine.size`."""
-        return self._size
 
     def note_info(self, line: bytes) -> None:
         """The server's first line, where it came before TLS; from the thread that
@@ -191,25 +164,16 @@ class NatsEngine:
     def announce(self, rules: bytes) -> None:
         """See `Engine.announce`: there are no topics with history."""
 
-    def connected(self, now: float) -> None:
-        """See `Engine.connected`."""
-        self._reset(now)
-        self._connected = True
+    def _enter(self) -> None:
         noted, self._noted = self._noted, None
         if noted is not None:
             self._on_line(noted)
-
-    def disconnected(self) -> None:
-        """See `Engine.disconnected`."""
-        self._reset(self._now)
-        self._connected = False
 
     def take_output(self) -> bytes:
         """See `Engine.take_output`."""
         if self._unfenced:
             self._fence()
-        output, self._output, self._size = self._output, [], 0
-        return output[0] if len(output) == 1 else b"".join(output)
+        return super().take_output()
 
     def publish(self, channel: str, envelope: bytes) -> None:
         """See `Engine.publish`."""
@@ -219,7 +183,7 @@ class NatsEngine:
             self._promise(Refused(text))
             return
         subject = self._wanted.get(channel) or subject_of(channel)
-        self._send(b"PUB %b %d\r\n%b\r\n" % (subject, len(envelope), envelope))
+        self._write(b"PUB %b %d\r\n%b\r\n" % (subject, len(envelope), envelope))
         self._pending.append(subject)
         self._unfenced = True
 
@@ -258,55 +222,13 @@ class NatsEngine:
             sid = self._sids.pop(channel, None)
             if sid is not None:
                 del self._channels[sid]
-                self._send(b"UNSUB %d\r\n" % sid)
-
-    def receive(self, data: bytes, now: float) -> list[EngineEvent]:
-        """See `Engine.receive`."""
-        if self._failed or not self._connected:
-            return []
-        self._now = now
-        self._silence.hear(now)
-        self._process(self._reader.receive(data))
-        if self._reader.problem is not None:
-            self._fail(f"what it sends is not NATS: {self._reader.problem}")
-        return self._take_events()
-
-    def deadline(self) -> float | None:
-        """See `Engine.deadline`."""
-        if self._failed or not self._connected:
-            return None
-        due = self._silence.deadline()
-        return min(due, self._next_probe)
-
-    def tick(self, now: float) -> list[EngineEvent]:
-        """See `Engine.tick`.
-
-        A tick that is late by more than a second gives the server its time again: the
-        loop stood still, and what came meanwhile is not read yet.
-        """
-        due = self.deadline()
-        if due is None or now < due:
-            return []
-        self._now = now
-        if self._silence.stood_still(due, now) and self._probe_unanswered:
-            self._next_probe = max(self._next_probe, now + _PROBE_TIMEOUT)
-        self._check_silence(now)
-        if now >= self._next_probe and not self._failed:
-            if self._probe_unanswered:
-                self._fail(f"it did not answer a PING for {_PROBE_INTERVAL:g} s")
-            else:
-                self._send_probe()
-        return self._take_events()
+                self._write(b"UNSUB %d\r\n" % sid)
 
     # Output
 
-    def _send(self, data: bytes) -> None:
-        self._output.append(data)
-        self._size += len(data)
-
     def _fence(self, then: Callable[[], object] | None = None) -> None:
         """Send a PING, and do something when all before it is done."""
-        self._send(b"PING\r\n")
+        self._write(b"PING\r\n")
         self._pending.append(_Fence(then))
         self._unfenced = False
 
@@ -326,7 +248,7 @@ class NatsEngine:
             del self._to_subscribe[channel]
             sid = self._sids[channel] = next(self._numbers)
             self._channels[sid] = channel
-            self._send(b"SUB %b %d\r\n" % (self._wanted[channel], sid))
+            self._write(b"SUB %b %d\r\n" % (self._wanted[channel], sid))
         self._outstanding += len(batch)
         self._fence(partial(self._on_subscribed, batch))
 
@@ -352,7 +274,7 @@ class NatsEngine:
         if word == b"PONG" and self._entered:
             self._on_pong()
         elif word == b"PING":
-            self._send(b"PONG\r\n")
+            self._write(b"PONG\r\n")
         elif word == b"INFO":
             self._on_info(rest)
         elif word == b"-ERR":
@@ -397,7 +319,7 @@ class NatsEngine:
             self._fail("it wants TLS: the URL is tls:// then, not nats://", True)
             return
         self._entered = True
-        self._send(b"CONNECT %b\r\n" % json.dumps(self._entry()).encode())
+        self._write(b"CONNECT %b\r\n" % json.dumps(self._entry()).encode())
         self._fence(self._on_entered)
 
     def _entry(self) -> dict[str, Any]:
@@ -421,7 +343,7 @@ class NatsEngine:
         if self._publish_only:
             self._become_ready()
         else:
-            self._send(b"SUB %b 0\r\n" % self._probe_subject)
+            self._write(b"SUB %b 0\r\n" % self._probe_subject)
             self._send_probe()
 
     def _become_ready(self) -> None:
@@ -468,28 +390,19 @@ class NatsEngine:
 
     # Liveness
 
-    def _check_silence(self, now: float) -> None:
-        asks = self._silence.look(now)
-        if self._silence.over:
-            self._fail(f"there was no sign of life for {SILENCE:g} s")
-        elif asks and self._entered:
+    def _ask_for_life(self) -> None:
+        if self._entered:
             self._fence()
 
+    def _wait_anew(self, now: float) -> None:
+        if self._probe_unanswered:
+            self._next_probe = max(self._next_probe, now + _PROBE_DELAY)
+
     def _send_probe(self) -> None:
-        """Publish to ourselves: a subscription may be deaf while PING is answered."""
-        self._next_probe = self._now + _PROBE_INTERVAL
-        self._probe_sent = self._now
-        self._probe_unanswered = True
-        subject = self._probe_subject
-        body = self._probe = secrets.token_hex(8).encode()
-        self._send(b"PUB %b %d\r\n%b\r\n" % (subject, len(body), body))
+        subject, body = self._probe_subject, self._new_probe()
+        self._write(b"PUB %b %d\r\n%b\r\n" % (subject, len(body), body))
         self._pending.append(_PROBE)
         self._fence(self._on_probed)
-
-    def _on_probe(self, body: bytes) -> None:
-        if body == self._probe:
-            self._probe = b""
-            self.round_trip = self._now - self._probe_sent
 
     def _on_probed(self) -> None:
         self._probe_unanswered = False
@@ -498,20 +411,5 @@ class NatsEngine:
         elif not self._ready:
             self._become_ready()
 
-    # The end
-
-    def _fail(self, reason: str, permanent: bool = False) -> None:
-        if not self._failed:
-            self._failed = True
-            self._events.append(Failed(reason, permanent))
-
-    def _take_events(self) -> list[EngineEvent]:
-        events, self._events = self._events, []
-        return events
-
-    def _clean(self, text: str) -> str:
-        """One line of a server for a log."""
-        for secret in (self._password, "" if self._password else self._username):
-            if secret:
-                text = text.replace(secret, "***")
-        return excerpt(text)
+    def _secrets(self) -> tuple[str, ...]:
+        return (self._password or self._username,)

@@ -15,22 +15,19 @@ serves topics that have none. What is stored is said in `redis_scripts`.
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from ..text import excerpt
 from .announced_rules import rules_key
+from .connected_engine import ConnectedEngine
 from .engine import (
     Accepted,
     Delivered,
-    EngineEvent,
-    Failed,
     Notice,
     Origin,
     ReadRefused,
@@ -41,6 +38,7 @@ from .engine import (
 )
 from .engine_address import DEFAULT_PREFIX, EngineAddress, is_client_name, is_prefix
 from .position import Position
+from .redis_channels import Change, RedisChannels, encode_channel
 from .redis_history import (
     APPEND_COMMAND,
     READ_COMMAND,
@@ -52,20 +50,14 @@ from .redis_history import (
 )
 from .redis_scripts import APPEND, READ, Script
 from .resp import ErrorReply, ReplyReader, encode_command, new_reader
-from .silence import SILENCE, Silence
 
 __all__ = ["RedisEngine"]
 
-#: Channels whose subscription is not confirmed, at most: answers to more could exceed
-#: `client-output-buffer-limit pubsub`, for which Redis cuts the connection. In batches
-#: a channel costs Redis 2.5 µs, one by one 13.7 µs.
-_WINDOW = 512
-#: Histories that are read at once, for the same reason: an answer has 1 MiB and a
-#: message at most.
+#: Histories that are read at once: an answer has 1 MiB and a message at most, and
+#: Redis cuts a connection for which too much waits (`redis_channels`).
 _READS = 16
-#: Seconds from one probe to the next; until a probe that was accepted must have come
-#: back.
-_PROBE_INTERVAL, _PROBE_TIMEOUT = 10.0, 3.0
+#: Seconds in which a probe that was accepted must have come back.
+_PROBE_TIMEOUT = 3.0
 
 #: Errors that would come again (at the beginning), and those that are the server's
 #: state (at any time) and no fault of one message.
@@ -87,17 +79,7 @@ _HELLO = encode_command(b"HELLO", b"3")
 _new_event = tuple.__new__
 
 
-class _Changing:
-    """A SUBSCRIBE or UNSUBSCRIBE, answered by a push for each channel."""
-
-    __slots__ = ("channels", "kind")
-
-    def __init__(self, kind: bytes, channels: set[bytes]) -> None:
-        self.kind = kind
-        self.channels = channels
-
-
-class RedisEngine:
+class RedisEngine(ConnectedEngine):
     """An `Engine` for Redis 6.0 and later, Valkey, and the broker of a supervisor.
 
     Args:
@@ -114,6 +96,9 @@ class RedisEngine:
     Raises:
         ValueError: `client_name`, `db` or `prefix` cannot be used.
     """
+
+    _protocol = "RESP3"
+    _reader: ReplyReader
 
     def __init__(
         self,
@@ -132,22 +117,13 @@ class RedisEngine:
             raise ValueError("prefix must be 1 to 64 letters, digits, '_', '-' and ':'")
         if db < 0:
             raise ValueError("db must not be negative")
-        self._username = username
-        self._password = password
-        self._client_name = client_name
         self._db = db
-        self._publish_only = publish_only
         self._new_reader = reader
-        #: Seconds of the last probe from here to here; None: not known yet.
-        self.round_trip: float | None = None
         #: Until a server refuses it.
         self.keeps_history = True
-        #: What is asked for: names, as they are sent.
-        self._wanted: dict[str, bytes] = {}
         self._rules_key, self._rules = rules_key(prefix), b""
         self._probe_channel = f"{prefix}.probe.{secrets.token_hex(8)}".encode()
-        self._reset(0.0)
-        self._connected = False
+        super().__init__(username, password, client_name, publish_only)
 
     @classmethod
     def from_address(
@@ -163,71 +139,32 @@ class RedisEngine:
             publish_only=publish_only,
         )
 
-    def __repr__(self) -> str:
-        return f"<RedisEngine channels={self.channels} ready={self._ready}>"
-
     def _reset(self, now: float) -> None:
-        """Forget all that belongs to one connection."""
-        self._reader = self._new_reader()
-        self._events: list[EngineEvent] = []
-        self._output: list[bytes] = []
-        self._size = 0
+        super()._reset(now)
+        self._channels = RedisChannels(self._wanted, self._send)
+        self._names = self._channels.names
         #: What answers are awaited, in order: of a PUBLISH None, else who takes it.
-        self._pending: deque[Callable[[Any], object] | _Changing | None] = deque()
+        self._pending: deque[Callable[[Any], object] | Change | None] = deque()
         #: Readings whose turn has not come, and how many are not answered.
         self._to_read: deque[tuple[str, tuple[bytes, ...]]] = deque()
         self._reading = 0
-        self._ready = False
-        self._server = ""
         #: It keeps histories by commands of its own.
         self._is_broker = False
         self._to_load: list[Script] = []
         self._no_history = ""
-        self._failed = False
-        self._now = now
-        self._reset_channels()
-        # Liveness: when a byte came, when a PING was sent (None: none is out).
-        self._silence = Silence(now)
-        # The probe: when the next is due, what is out, when it was sent and accepted.
-        self._next_probe = math.inf
-        self._probe = b""
-        self._probe_sent = now
+        #: When the probe that is out was accepted.
         self._probe_accepted: float | None = None
-        self._probe_unanswered = False
 
-    def _reset_channels(self) -> None:
-        #: By the bytes that are received: all whose messages may come.
-        self._names = {key: name for name, key in self._wanted.items()}
-        #: Those that the server has, once it has processed the output.
-        self._subscribed: set[str] = set()
-        self._to_subscribe: dict[str, None] = dict.fromkeys(self._wanted)
-        self._to_unsubscribe: dict[str, None] = {}
-        #: UNSUBSCRIBEs that are not confirmed: until the last one messages come back.
-        self._leaving: Counter[bytes] = Counter()
-        #: Those that were asked for until the server was ready, less the confirmed.
-        self._initial: set[bytes] = set(self._names)
-        self._outstanding = 0
+    def _make_reader(self) -> ReplyReader:
+        return self._new_reader()
 
     # The engine's interface: see `Engine`
-
-    @property
-    def channels(self) -> int:
-        """See `Engine.channels`."""
-        return len(self._wanted)
-
-    @property
-    def size(self) -> int:
-        """See `Engine.size`."""
-        return self._size
 
     def announce(self, rules: bytes) -> None:
         """See `Engine.announce`. To a broker come no other programs."""
         self._rules = rules
 
-    def connected(self, now: float) -> None:
-        """See `Engine.connected`."""
-        self._reset(now)
-        self._connected = True
+    def _enter(self) -> None:
         arguments = [b"HELLO", b"3"]
         if self._username or self._password:
             user = self._username or "default"
@@ -236,19 +173,9 @@ class RedisEngine:
             arguments += [b"SETNAME", self._client_name.encode()]
         self._send(encode_command(*arguments), self._on_hello)
 
-    def disconnected(self) -> None:
-        """See `Engine.disconnected`."""
-        self._reset(self._now)
-        self._connected = False
-
-    def take_output(self) -> bytes:
-        """See `Engine.take_output`."""
-        output, self._output, self._size = self._output, [], 0
-        return output[0] if len(output) == 1 else b"".join(output)
-
     def publish(self, channel: str, envelope: bytes) -> None:
         """See `Engine.publish`."""
-        key = self._wanted.get(channel) or _encode(channel)
+        key = self._wanted.get(channel) or encode_channel(channel)
         command = _PUBLISH % (len(key), key, len(envelope), envelope)
         self._output.append(command)
         self._size += len(command)
@@ -258,7 +185,7 @@ class RedisEngine:
         self, channel: str, envelope: bytes, origin: Origin, retention: Retention
     ) -> None:
         """See `Engine.append`."""
-        key = self._wanted.get(channel) or _encode(channel)
+        key = self._wanted.get(channel) or encode_channel(channel)
         command = self._history_command(APPEND_COMMAND, APPEND, key)
         arguments = append_arguments(envelope, origin, retention)
         self._send(encode_command(*command, *arguments), self._on_stored)
@@ -272,7 +199,7 @@ class RedisEngine:
 
     def receives(self, channel: str) -> bool:
         """See `Engine.receives`."""
-        return channel in self._subscribed and channel in self._wanted
+        return self._channels.receives(channel)
 
     def ask(self, answer: Callable[[Any], object], *command: bytes) -> None:
         """Send another command, once `Ready` has come; for tools.
@@ -289,69 +216,13 @@ class RedisEngine:
         Channels of one call are one command, and all commands that are not confirmed
         are for 512 channels at most: the others wait.
         """
-        for channel in channels:
-            if channel in self._wanted:
-                continue
-            key = _encode(channel)
-            self._wanted[channel] = key
-            self._names[key] = channel
-            if channel in self._to_unsubscribe:
-                del self._to_unsubscribe[channel]
-            else:
-                self._to_subscribe[channel] = None
-            if not self._ready:
-                self._initial.add(key)
+        self._channels.add(channels)
         self._send_changes()
 
     def unsubscribe(self, channels: Iterable[str]) -> None:
         """See `Engine.unsubscribe`."""
-        for channel in channels:
-            key = self._wanted.pop(channel, None)
-            if key is None:
-                continue
-            self._initial.discard(key)
-            if channel in self._to_subscribe:
-                del self._to_subscribe[channel]
-                self._forget_name(key, channel)
-            else:
-                self._to_unsubscribe[channel] = None
+        self._channels.discard(channels)
         self._send_changes()
-
-    def receive(self, data: bytes, now: float) -> list[EngineEvent]:
-        """See `Engine.receive`."""
-        if self._failed or not self._connected:
-            return []
-        self._now = now
-        self._silence.hear(now)
-        self._process(self._reader.receive(data))
-        if self._reader.problem is not None:
-            self._fail(f"what it sends is not RESP3: {self._reader.problem}")
-        return self._take_events()
-
-    def deadline(self) -> float | None:
-        """See `Engine.deadline`."""
-        if self._failed or not self._connected:
-            return None
-        due = self._silence.deadline()
-        if self._probe_accepted is not None:
-            due = min(due, self._probe_accepted + _PROBE_TIMEOUT)
-        return min(due, self._next_probe)
-
-    def tick(self, now: float) -> list[EngineEvent]:
-        """See `Engine.tick`.
-
-        A tick that is late by more than a second gives the server its time again: the
-        loop stood still, and what came meanwhile is not read yet.
-        """
-        due = self.deadline()
-        if due is None or now < due:
-            return []
-        self._now = now
-        if self._silence.stood_still(due, now):
-            self._wait_anew(now)
-        self._check_silence(now)
-        self._check_probe(now)
-        return self._take_events()
 
     # Output
 
@@ -368,56 +239,24 @@ class RedisEngine:
         """Read in order; one whose subscription has to wait holds up the others."""
         while self._to_read and self._reading < _READS:
             channel, arguments = self._to_read[0]
-            if channel in self._to_subscribe:
+            if self._channels.must_wait(channel):
                 return
             self._to_read.popleft()
             self._reading += 1
-            command = self._history_command(READ_COMMAND, READ, _encode(channel))
+            command = self._history_command(READ_COMMAND, READ, encode_channel(channel))
             answer = partial(self._on_page, channel)
             self._send(encode_command(*command, *arguments), answer)
 
-    def _send(
-        self, command: bytes, answer: Callable[[Any], object] | _Changing
-    ) -> None:
-        self._output.append(command)
-        self._size += len(command)
+    def _send(self, command: bytes, answer: Callable[[Any], object] | Change) -> None:
+        self._write(command)
         self._pending.append(answer)
 
     def _send_changes(self) -> None:
         """Subscribe and unsubscribe as far as the window allows it."""
-        waiting = len(self._to_subscribe) + len(self._to_unsubscribe)
-        if not waiting or not self._ready or self._failed:
-            return
-        if self._outstanding and self._outstanding + waiting > _WINDOW:
-            return  # a full batch when it is empty, rather than many small ones
-        self._change(b"SUBSCRIBE", self._to_subscribe, self._subscribed.update)
-        self._change(
-            b"UNSUBSCRIBE", self._to_unsubscribe, self._subscribed.difference_update
-        )
-        if self._to_read:
-            self._send_reads()
-
-    def _change(
-        self,
-        command: bytes,
-        waiting: dict[str, None],
-        note: Callable[[list[str]], object],
-    ) -> None:
-        batch = list(islice(waiting, _WINDOW - self._outstanding))
-        if not batch:
-            return
-        for channel in batch:
-            del waiting[channel]
-        note(batch)
-        keys = list(map(_encode, batch))
-        if waiting is self._to_unsubscribe:
-            self._leaving.update(keys)
-        self._send_change(command, keys)
-
-    def _send_change(self, command: bytes, keys: list[bytes]) -> None:
-        self._outstanding += len(keys)
-        changing = _Changing(command.lower(), set(keys))
-        self._send(encode_command(command, *keys), changing)
+        if self._ready and not self._failed:
+            self._channels.send()
+            if self._to_read:
+                self._send_reads()
 
     # Input
 
@@ -451,7 +290,7 @@ class RedisEngine:
                 self._events.append(Accepted(reply))
             else:
                 self._on_refused(reply)
-        elif isinstance(answer, _Changing):
+        elif isinstance(answer, Change):
             self._on_change_refused(reply)
         else:
             self._pending.popleft()
@@ -590,7 +429,7 @@ class RedisEngine:
         if self._publish_only:
             self._become_ready()
         else:
-            self._send_change(b"SUBSCRIBE", [self._probe_channel])
+            self._channels.ask(b"SUBSCRIBE", [self._probe_channel])
             self._send_probe()
 
     def _become_ready(self) -> None:
@@ -599,6 +438,7 @@ class RedisEngine:
         if self._rules and not self._is_broker:
             command = encode_command(b"SET", self._rules_key, self._rules)
             self._send(command, self._on_rules)
+        self._channels.begin()
         self._send_changes()
         self._check_subscribed(initial=True)
 
@@ -617,66 +457,41 @@ class RedisEngine:
         if len(item) != 3 or not isinstance(item[1], bytes):
             return  # of a kind that is none of ours, such as `invalidate`
         kind, key = item[0], item[1]
-        if kind == b"subscribe":
-            if self._confirm(kind, key):
-                self._on_subscribed(key)
+        answers = self._confirm(kind, key)
+        if kind == b"subscribe" and answers:
+            self._on_subscribed(key)
+        elif kind == b"unsubscribe" and answers:
+            self._channels.on_unsubscribed(key)
+            self._send_changes()
         elif kind == b"unsubscribe":
-            if self._confirm(kind, key):
-                self._on_unsubscribed(key)
-            else:
-                self._on_cut_off(key)
+            self._on_cut_off(key)
 
     def _confirm(self, kind: bytes, key: bytes) -> bool:
         """Whether it answers the oldest command."""
-        changing = self._pending[0] if self._pending else None
-        if not isinstance(changing, _Changing) or changing.kind != kind:
+        change = self._pending[0] if self._pending else None
+        if not isinstance(change, Change):
             return False
-        if key not in changing.channels:
-            return False
-        changing.channels.remove(key)
-        self._outstanding -= 1
-        if not changing.channels:
+        answers = self._channels.confirm(change, kind, key)
+        if change.is_done:
             self._pending.popleft()
-        return True
+        return answers
 
     def _on_subscribed(self, key: bytes) -> None:
         if not self._ready:
             return  # the channel of probes
-        initial = bool(self._initial)
-        self._initial.discard(key)
+        initial = self._channels.on_subscribed(key)
         self._send_changes()
         self._check_subscribed(initial)
 
-    def _on_unsubscribed(self, key: bytes) -> None:
-        self._leaving[key] -= 1
-        if not self._leaving[key]:
-            del self._leaving[key]
-            self._forget_name(key, self._names[key])
-        self._send_changes()
+    def _check_subscribed(self, initial: bool) -> None:
+        if self._channels.are_complete(initial):
+            self._events.append(Subscribed())
 
     def _on_cut_off(self, key: bytes) -> None:
-        """The server took a channel from us: without an answer we would be deaf."""
-        name = self._names.get(key)
-        if name in self._subscribed and name in self._wanted:
-            self._subscribed.discard(name)
-            self._to_subscribe[name] = None
+        if self._channels.on_cut_off(key):
             self._send_changes()
         elif key == self._probe_channel:
             self._fail("it took the channel of our probes from us")
-
-    def _forget_name(self, key: bytes, channel: str) -> None:
-        if channel in self._wanted or channel in self._subscribed:
-            return
-        if key not in self._leaving:
-            del self._names[key]
-
-    def _check_subscribed(self, initial: bool) -> None:
-        """Tell it once for the channels of the beginning, since new ones may come all
-        the time; and later whenever nothing is left."""
-        if self._initial:
-            return
-        if initial or not (self._outstanding or self._to_subscribe):
-            self._events.append(Subscribed())
 
     # Liveness
 
@@ -686,43 +501,36 @@ class RedisEngine:
         if self._probe_unanswered:
             self._next_probe = max(self._next_probe, now + _PROBE_TIMEOUT)
 
-    def _check_silence(self, now: float) -> None:
-        asks = self._silence.look(now)
-        if self._silence.over:
-            self._fail(f"there was no sign of life for {SILENCE:g} s")
-        elif asks:
-            self._send(_PING, self._on_pong)
+    def _ask_for_life(self) -> None:
+        self._send(_PING, self._on_pong)
 
     def _on_pong(self, reply: Any) -> None:
         """Any byte counts; what it says matters only where it is an error."""
         if isinstance(reply, ErrorReply):
             self._fail_by(reply)
 
+    def _probe_deadline(self) -> float:
+        if self._probe_accepted is None:
+            return self._next_probe
+        return min(self._next_probe, self._probe_accepted + _PROBE_TIMEOUT)
+
     def _check_probe(self, now: float) -> None:
-        """Publish to ourselves: a subscription may be deaf while PING is answered."""
         accepted = self._probe_accepted
         if accepted is not None and now >= accepted + _PROBE_TIMEOUT:
             self._fail(
                 f"it is deaf: a message to ourselves did not come back in "
                 f"{_PROBE_TIMEOUT:g} s"
             )
-        elif now >= self._next_probe:
-            if self._probe_unanswered:
-                self._fail(f"it did not answer a command for {_PROBE_INTERVAL:g} s")
-            else:
-                self._send_probe()
-                # A master that became a replica still publishes, to its own
-                # subscribers. HELLO tells the role as ROLE does, which few ACL users
-                # may call.
-                self._send(_HELLO, self._is_master)
+        else:
+            super()._check_probe(now)
 
     def _send_probe(self) -> None:
-        self._next_probe = self._now + _PROBE_INTERVAL
-        self._probe = secrets.token_hex(8).encode()
-        self._probe_sent = self._now
-        self._probe_unanswered = True
-        key, body = self._probe_channel, self._probe
+        key, body = self._probe_channel, self._new_probe()
         self._send(_PUBLISH % (len(key), key, len(body), body), self._on_probe_accepted)
+        if self._ready:
+            # A master that became a replica still publishes, to its own subscribers.
+            # HELLO tells the role as ROLE does, which few ACL users may call.
+            self._send(_HELLO, self._is_master)
 
     def _on_probe_accepted(self, reply: Any) -> None:
         self._probe_unanswered = False
@@ -738,9 +546,8 @@ class RedisEngine:
 
     def _on_probe(self, body: bytes) -> None:
         if body == self._probe:
-            self._probe = b""
             self._probe_accepted = None
-            self.round_trip = self._now - self._probe_sent
+        super()._on_probe(body)
 
     # The end
 
@@ -749,25 +556,6 @@ class RedisEngine:
     ) -> None:
         permanent = permanent or error.code in _PERMANENT
         self._fail(before + self._clean(error.text), permanent)
-
-    def _fail(self, reason: str, permanent: bool = False) -> None:
-        if not self._failed:
-            self._failed = True
-            self._events.append(Failed(reason, permanent))
-
-    def _take_events(self) -> list[EngineEvent]:
-        events, self._events = self._events, []
-        return events
-
-    def _clean(self, text: str) -> str:
-        """One line of a server for a log: it may repeat what we sent."""
-        if self._password:
-            text = text.replace(self._password, "***")
-        return excerpt(text)
-
-
-def _encode(channel: str) -> bytes:
-    return channel.encode("utf-8", "surrogatepass")
 
 
 def _word(reply: dict[Any, Any], key: bytes) -> str:

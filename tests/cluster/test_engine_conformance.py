@@ -30,6 +30,7 @@ from simple_ws.cluster.engine import (
 from simple_ws.cluster.engine_address import parse
 from simple_ws.cluster.nats_engine import NatsEngine
 from simple_ws.cluster.position import Position
+from simple_ws.cluster.redis_channels import RedisChannels
 from simple_ws.cluster.redis_engine import RedisEngine
 from simple_ws.loop.reactor import Reactor
 from simple_ws.testing.engines import EngineConformance
@@ -243,9 +244,9 @@ class Early(RedisEngine):
     """It reads before it has subscribed."""
 
     def _send_reads(self) -> None:
-        waiting, self._to_subscribe = self._to_subscribe, {}
+        channels, self._channels = self._channels, RedisChannels({}, self._send)
         super()._send_reads()
-        self._to_subscribe = waiting
+        self._channels = channels
 
 
 class Tenacious(RedisEngine):
