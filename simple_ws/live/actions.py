@@ -35,6 +35,9 @@ Action = Callable[[Session, int, dict[str, Any]], Any]
 
 #: Characters of the name of a topic.
 _MAX_TOPIC = 255
+#: Characters of the key of a publication; and what stands before it, so that no client
+#: can use a key of `Server.publish` before the server does.
+_MAX_KEY, _CLIENTS = 128, "live:"
 #: Seconds that the engine has to give a history: SDKs wait for 5.
 _TIMEOUT = 4.0
 #: A flag of `subscribe`: better an error than a subscription that is not recovered.
@@ -250,7 +253,8 @@ class Actions:
 
     def _publish(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
         topic, data = params["channel"], params["data"]
-        if len(topic) > _MAX_TOPIC:
+        key = params.get("key", "")
+        if len(topic) > _MAX_TOPIC or len(key) > _MAX_KEY:
             raise LiveError(*codes.BAD_REQUEST)
         yield from session.check("publish", topic)
         changed = yield from session.ask("on_publish", session.client, topic, data)
@@ -266,7 +270,8 @@ class Actions:
 
         try:
             msg = _message(msg)
-            self._live.server._publish_confirmed(topic, msg, done)
+            own = f"{_CLIENTS}{key}" if key else None
+            self._live.server._publish_confirmed(topic, msg, own, done)
         except (ValueError, RecursionError):  # too large, or too deep
             raise LiveError(*codes.BAD_REQUEST) from None
         return LATER

@@ -61,7 +61,8 @@ _FIELDS: dict[str, dict[str, type]] = {
         "flag": int,
     },
     "unsubscribe": _CHANNEL,
-    "publish": {**_CHANNEL, "data": _ANY},
+    # `key` is ours, see `Hub.publish`: a client that sends it again uses the same one.
+    "publish": {**_CHANNEL, "data": _ANY, "key": str},
     "presence": _CHANNEL,
     "presence_stats": _CHANNEL,
     "history": {**_CHANNEL, "limit": int, "since": dict, "reverse": bool},

@@ -378,20 +378,25 @@ class Hub(Membership):
     # For `live`
 
     def _publish_confirmed(
-        self, topic: str, msg: object, done: Callable[[bool], object]
+        self,
+        topic: str,
+        msg: object,
+        key: str | None,
+        done: Callable[[bool], object],
     ) -> None:
         """Publish a message, in the loop's thread; see `publish`.
 
         Args:
             topic: any name.
             msg: as for `publish`.
+            key: likewise; without meaning for a topic without history.
             done: called with whether it was taken: for a topic with history once the
                 engine has stored it, or does not take it; otherwise at once.
         """
         rule = self._topic_rules.find(topic) if self._topic_rules else None
         subject = None if rule is None else subject_of(rule, topic, msg)
         if rule is not None and rule.history:
-            self._histories.publish(topic, rule, msg, (), None, subject, done)
+            self._histories.publish(topic, rule, msg, (), key, subject, done)
         else:
             self._send_to(Audience.TOPIC, topic, msg, (), False, subject)
             done(True)
