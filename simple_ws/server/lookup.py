@@ -1,0 +1,277 @@
+"""`Lookup`: which handler or HTTP route gets a request, and who may not come in.
+
+It refuses async callbacks that nothing would await, too. Handlers and routes are
+registered by `app`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..connection.admission import Admission, retry_after
+from ..connection.client import Client
+from ..connection.log import Log, LogCounts
+from ..connection.options import Options
+from ..errors import NOT_FOUND, HandshakeError, InvalidState
+from ..handlers.chain import Chain
+from ..handlers.handler import BaseHandler
+from ..handlers.middleware import Middleware
+from ..handlers.ordering import Awaited
+from ..handlers.pending import PendingCall, TooMany
+from ..handlers.wrapper import Wrapper
+from ..http.routes import Route, Routes
+from ..http.routing import Router, routing_path
+from ..http.wsgi import Wsgi
+from ..loop.deferred import is_async, returns_deferred
+from ..loop.schedule import Schedule
+from ..ops.dashboard import Dashboard
+from ..ops.stats import Stats
+from ..protocol.http11 import Request
+from .cluster import Cluster
+from .denial import Denial
+from .hub import Hub
+from .run import Run
+from .state import ServerState
+from .upgrade import UpgradeHandler
+from .worker_hooks import WorkerHooks
+from .workers import Workers
+
+if TYPE_CHECKING:
+    from ..cluster.node import EngineState
+
+__all__ = ["Lookup"]
+
+#: From the first turn of the loop to the end.
+_RUNNING = frozenset(
+    (
+        ServerState.RUNNING,
+        ServerState.STOPPING,
+        ServerState.ABORTING,
+        ServerState.CLOSING,
+    )
+)
+
+
+class Lookup(Hub):
+    """See the head of the module.
+
+    Args:
+        options: of the server.
+        clock: seconds that never run backwards.
+    """
+
+    _workers: Workers
+
+    def __init__(self, options: Options, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.options = options
+        self._log_counts = LogCounts()
+        self._admission = Admission(options, clock)
+        self._stats = Stats()
+        self._router: Router[BaseHandler] = Router()
+        self._routes = Routes()
+        self._answering: list[tuple[str, Callable[..., Any]]] = []  # HTTP, with names
+        self._applications: list[Wsgi] = []
+        self._middlewares: list[Middleware] = []
+        self._denied: tuple[int, str] | Denial | None = None
+        self._worker_hooks = WorkerHooks()
+        self._engine_listeners: list[Callable[[EngineState], Any]] = []
+        self.cluster = Cluster(self)
+        self._schedule = Schedule(
+            self._run_deferred, self._check_timer, self._call_timer
+        )
+
+    # The run
+
+    def _divide_limits(self, count: int) -> None:
+        """Take the limits of one of `count` workers, in its process."""
+        self.options = self.options.divided(count)
+        self._admission = Admission(self.options, self._clock)
+        for handler in self._router.targets():
+            handler._divide_limits(count)
+
+    @property
+    def _current(self) -> Run:
+        """The current run; there is one from `listen` to the end."""
+        assert self._run is not None, "the server does not run"
+        return self._run
+
+    @property
+    def _log(self) -> Log:
+        run = self._run
+        assert run is not None, "the server does not run"
+        return run.log
+
+    @property
+    def _asyncio_loop(self) -> Any:
+        """The asyncio loop that awaits callbacks, or None."""
+        run = self._run
+        return None if run is None else run.asyncio_loop
+
+    @property
+    def _running(self) -> bool:
+        """Whether a loop turns, or is being closed."""
+        return self._state in _RUNNING
+
+    # Called by connections
+
+    def _find_handler(self, request: Request) -> UpgradeHandler:
+        """The handler of a path; raises HandshakeError 404, 405 or 503."""
+        found = self._router.find(routing_path(request.encoded_path))
+        if found is None:
+            page = self._routes.find(request)
+            if page is not None and page.has(request):
+                raise page.refusal()
+            raise HandshakeError(404, NOT_FOUND)
+        if isinstance(found[0], Dashboard):
+            return found[0]  # accessible even when the server is full
+        denied = self._denied
+        if isinstance(denied, tuple):
+            status, reason = denied
+            retry = [retry_after()] if status in (429, 503) else []
+            raise HandshakeError(status, reason, retry)
+        handler, request.params = found
+        admission = self._admission
+        admission.check_room(self.clients, self.options.max_connections)
+        admission.check_room(handler.clients, handler.options.max_connections)
+        own = handler._admission
+        if own is None:
+            admission.check(request.address)
+        else:
+            admission.check_host(request.address)
+            # Before the server's rate limit, which refused clients must not use up.
+            own.check(request.address)
+            admission.check_rate()
+        if denied is not None:
+            return denied
+        if self._middlewares or self._asyncio_loop is not None or handler._has_deferred:
+            return self._chain(handler)
+        return handler
+
+    def _check_again(self, handler: UpgradeHandler, request: Request) -> None:
+        """Refuse a client whose handshake took time: others may have come."""
+        admission = self._admission
+        admission.check_room(self.clients, self.options.max_connections)
+        admission.check_room(handler.clients, handler.options.max_connections)
+        admission.check_host(request.address)
+        if handler._admission is not None:
+            handler._admission.check_host(request.address)
+
+    def _find_route(self, request: Request) -> Route | None:
+        """The HTTP route of a path, or None.
+
+        A folder at "/" does not hide the paths of handlers: a path that is not in the
+        folder may be one of those, and gets their response.
+        """
+        page = self._routes.find(request)
+        if page is None:
+            return None
+        if self._router.find_named(routing_path(request.encoded_path)) is None:
+            return page
+        return page if page.has(request) else None
+
+    def _note_closing(self, client: Client) -> None:
+        """A connection has ended; its socket may have to wait for the peer."""
+        if client._attached:
+            self._current.closing.add(client)
+
+    def _release_client(self, client: Client) -> None:
+        """The socket of a connection is closed."""
+        run = self._current
+        run.closing.discard(client)
+        run.reactor.attention = True  # a server that stops ends with the last one
+
+    def _chain(self, handler: BaseHandler) -> UpgradeHandler:
+        # Only the current ones: another thread may be adding one.
+        middlewares = tuple(self._middlewares)
+        key = handler, handler._has_deferred, len(middlewares)
+        chains, pending = self._current.chains, self._current.pending
+        chain = chains.get(key)
+        if chain is None:
+            wrapped: BaseHandler | Wrapper = handler
+            deferred = handler._has_deferred or self._has_deferred_middleware()
+            awaited = deferred or self._asyncio_loop is not None
+            if middlewares:
+                wrapped = Chain(handler, middlewares, awaited=awaited)
+            if awaited:
+                wrapped = Awaited(wrapped, pending)
+            chain = chains[key] = wrapped
+        return chain
+
+    def _has_deferred_middleware(self) -> bool:
+        return any(
+            returns_deferred(function)
+            for middleware in self._middlewares
+            for _, function in middleware._callbacks()
+        )
+
+    def _run_limited(
+        self, deferred: Any, done: Callable[[Any, BaseException | None], object]
+    ) -> PendingCall:
+        """Run a deferred result of a user function.
+
+        Raises:
+            HandshakeError: 503, too many calls are waiting for a thread.
+            InvalidState: It must be awaited, and the server is in no asyncio loop.
+        """
+        try:
+            return self._current.pending.run(deferred, done, limited=True)
+        except TooMany:
+            raise HandshakeError(503, "The server is busy.", [retry_after()]) from None
+
+    def _is_worker(self) -> bool:
+        """Whether the caller is user code that `stop` waits for."""
+        run = self._run
+        return (run is not None and run.pending.is_worker()) or any(
+            application.is_worker() for application in self._applications
+        )
+
+    def _check_deferred(
+        self, handler: BaseHandler, what: str, function: Callable[..., Any]
+    ) -> None:
+        """Refuse a deferred callback that nothing would await.
+
+        Raises:
+            InvalidState: Nothing would await it.
+        """
+        if self._running:
+            self._check_awaited([(what, function)], self._asyncio_loop)
+            if (
+                handler.clients
+                and self._asyncio_loop is None
+                and not handler._has_deferred
+            ):
+                raise InvalidState(f"{what} must be in_thread before clients connect")
+
+    def _check_awaited(
+        self, callbacks: Iterable[tuple[str, Callable[..., Any]]], loop: Any
+    ) -> None:
+        """Refuse async callbacks that nothing would await."""
+        for what, function in callbacks:
+            if loop is None and is_async(function):
+                raise InvalidState(
+                    f"{what} is async: use `await server.serve_async()` or "
+                    "`server.attach(loop)`"
+                )
+
+    def _all_callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        targets, jobs = self._router.targets(), tuple(self._schedule.jobs)
+        owners: list[Any] = [*targets, *self._middlewares, *jobs]
+        for owner in owners:
+            yield from owner._callbacks()
+        yield from self._answering
+        yield from self.cluster._callbacks()
+
+    def _check_timer(self, callback: Callable[[], object]) -> None:
+        if self._running:
+            name = getattr(callback, "__name__", repr(callback))
+            self._check_awaited([(f"the timer {name}", callback)], self._asyncio_loop)
+
+    def _run_deferred(
+        self, deferred: Any, done: Callable[[Any, BaseException | None], object]
+    ) -> None:
+        self._current.pending.run(deferred, done)
+
+    def _call_timer(self, callback: Callable[[], object]) -> object:
+        return self._log.call(None, "the timer ", callback)
