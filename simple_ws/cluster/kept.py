@@ -130,12 +130,13 @@ class Kept:
         exclude: Collection[Any],
         key: str | None,
         retention: Retention,
-        done: Callable[[bool], object] | None = None,
+        done: Callable[[Position | None], object] | None = None,
     ) -> bool:
         """Publish a message to a topic with history, now or when the engine is there.
 
-        `done` is called once: True when the engine has stored it, False when it was
-        not taken here or there, or has waited for too long.
+        `done` is called once: with its position when the engine has stored it, with
+        None when it was not taken here or there, or has waited for too long. That of a
+        message that had to be sent again may be that of a later one of this node.
 
         Returns:
             Whether it was taken; False: too much waits for the engine.
@@ -159,7 +160,7 @@ class Kept:
         if not self._unconfirmed.add(message):
             self._counts.refused += 1
             self._host.note_invalid(channel, "too many messages wait for the engine")
-            message.end(stored=False)
+            message.end()
             return False
         if exclude and channel in self.replicas:
             self._excluded[channel, seq] = exclude
@@ -187,7 +188,7 @@ class Kept:
         if event.again:
             self._counts.again += 1
         if message is not None:
-            message.end(stored=True)
+            message.end(event.position)
         self._send()
 
     def on_refused(self, reason: str) -> None:
@@ -199,7 +200,7 @@ class Kept:
             self._host.note_invalid(
                 message.entry[0], f"the engine refused a message: {reason}"
             )
-            message.end(stored=False)
+            message.end()
         self._send()
 
     def _look_later(self) -> None:
@@ -222,7 +223,7 @@ class Kept:
         else:
             self._counts.lost += 1
         self._forget_excluded(message)
-        message.end(stored=False)
+        message.end()
 
     def _forget_excluded(self, message: Unconfirmed) -> None:
         channel, _, origin, _ = message.entry

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from .envelope import Content
 from .history import History
+from .position import Position
 from .topic_rules import TopicRule
 
 __all__ = ["LocalTopic", "LocalTopics"]
@@ -47,24 +48,28 @@ class LocalTopic:
     def forget_waiting(self, callback: Callable[[], object]) -> None:
         """Nothing waits."""
 
-    def append(self, content: Content, key: str | None, now: float) -> bool:
-        """Add a message; return False if one with this key is there already."""
+    def append(self, content: Content, key: str | None, now: float) -> None:
+        """Add a message, of which `place_of` has said that it is not there."""
         history = self.history
-        if key is not None and not self._note_key(key, now):
-            return False
+        if key is not None:
+            self._keys[key] = history.top + 1
         # What tells messages of one epoch apart is their offset.
-        history.append((history.top + 1) * 40503 & 0xFFFF, content, now)
-        return True
+        history.append(_tag(history.top + 1), content, now)
 
-    def _note_key(self, key: str, now: float) -> bool:
+    def place_of(self, key: str | None, now: float) -> Position | None:
+        """Where the message with a key is; None: there is none that can be read."""
+        if key is None:
+            return None
         history, keys = self.history, self._keys
         history.expire(now)
         while keys and keys[oldest := next(iter(keys))] < history.first:
             del keys[oldest]
-        if key in keys:
-            return False
-        keys[key] = history.top + 1
-        return True
+        offset = keys.get(key)
+        return None if offset is None else Position(history.epoch, offset, _tag(offset))
+
+
+def _tag(offset: int) -> int:
+    return offset * 40503 & 0xFFFF
 
 
 class LocalTopics:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .engine import Origin, Retention
+from .position import Position
 
 __all__ = ["MAX_BYTES", "Resending", "Unconfirmed"]
 
@@ -28,13 +29,14 @@ class Unconfirmed:
     Attributes:
         entry: channel, envelope, origin and retention, as for `Engine.append`.
         published: when, in seconds of the clock that `expire` is given.
-        done: called with whether the engine has stored it, once that is known.
+        done: called once that is known with where the engine has stored it; with None
+            if it has not.
         sent: it was given to a connection, this one or an earlier one.
     """
 
     entry: tuple[str, bytes, Origin, Retention]
     published: float
-    done: Callable[[bool], object] | None = None
+    done: Callable[[Position | None], object] | None = None
     sent: bool = False
 
     @property
@@ -42,10 +44,10 @@ class Unconfirmed:
         """Bytes of its envelope."""
         return len(self.entry[1])
 
-    def end(self, *, stored: bool) -> None:
+    def end(self, position: Position | None = None) -> None:
         """Nothing more happens to it."""
         if self.done is not None:
-            self.done(stored)
+            self.done(position)
 
 
 class Resending:

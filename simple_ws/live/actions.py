@@ -12,6 +12,7 @@ from typing import Any
 
 from ..cluster.envelope import JsonText
 from ..cluster.history import Entry, History
+from ..cluster.position import Position
 from ..cluster.since import UNKNOWN, Since, parse_since
 from ..cluster.topic_rules import TopicRule
 from ..constants import RELEASE
@@ -262,7 +263,7 @@ class Actions:
         msg = data if changed is None else _message(changed)
         session.flush()
 
-        def done(taken: bool) -> None:
+        def done(taken: Position | bool | None) -> None:
             if taken:
                 session.reply(number, "publish", {})
             else:

@@ -21,6 +21,7 @@ from ..cluster.envelope import Content, JsonText, Kind, encode_body
 from ..cluster.lease import Lease
 from ..cluster.link import CONNECT_REASONS, Link
 from ..cluster.node import EngineState, Message, Node
+from ..cluster.position import Position
 from ..cluster.replica import Replica
 from ..cluster.topic_rules import TopicRules
 from ..connection.client import Client
@@ -228,7 +229,7 @@ class EngineHost:
         msg: object,
         exclude: Collection[Client],
         key: str | None,
-        done: Callable[[bool], object] | None = None,
+        done: Callable[[Position | None], object] | None = None,
     ) -> bool:
         """Publish a message to a topic with history; see `kept.Kept.append`."""
         kind, body = encode_body(msg)

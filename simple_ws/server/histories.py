@@ -116,11 +116,11 @@ class Histories:
         exclude: Collection[Client],
         key: str | None,
         subject: Subject | None,
-        done: Callable[[bool], object] | None = None,
+        done: Callable[[Position | None], object] | None = None,
     ) -> int:
         """Keep a message, and send it to the subscribers.
 
-        `done` is called with whether it was kept, once that is known.
+        `done` is called with where it is kept, once that is known; None: nowhere.
 
         Raises:
             TypeError, ValueError: It cannot be kept, see `Hub.publish`.
@@ -131,14 +131,18 @@ class Histories:
             return Delivered(0) if taken else False
         if self._host._lacks_engine:
             if done is not None:
-                done(False)
+                done(None)
             return False
         content, now = _content(msg), self.clock()
-        receivers = 0
-        if self._local.get(topic, rule, now).append(content, key, now):
+        receivers, local = 0, self._local.get(topic, rule, now)
+        position = local.place_of(key, now)
+        if position is None:
+            local.append(content, key, now)
+            if done is not None:
+                position = local.history.position  # others may follow it at once
             receivers = self._host._send_kept(topic, content, exclude, subject)
         if done is not None:
-            done(True)
+            done(position)
         return Delivered(receivers)
 
     def top(self, topic: str) -> int:

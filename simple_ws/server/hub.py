@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import optional, seconds, whole
 from ..cluster.channels import Audience
 from ..cluster.envelope import Content, JsonText
+from ..cluster.position import Position
 from ..cluster.since import ALL, parse_since
 from ..cluster.topic_rules import check_key
 from ..connection.client import Client
@@ -382,7 +383,7 @@ class Hub(Membership):
         topic: str,
         msg: object,
         key: str | None,
-        done: Callable[[bool], object],
+        done: Callable[[Position | bool | None], object],
     ) -> None:
         """Publish a message, in the loop's thread; see `publish`.
 
@@ -390,8 +391,9 @@ class Hub(Membership):
             topic: any name.
             msg: as for `publish`.
             key: likewise; without meaning for a topic without history.
-            done: called with whether it was taken: for a topic with history once the
-                engine has stored it, or does not take it; otherwise at once.
+            done: called with whether it was taken: for a topic with history with where
+                it is once the engine has stored it, or None if it does not take it;
+                otherwise with True, at once.
         """
         rule = self._topic_rules.find(topic) if self._topic_rules else None
         subject = None if rule is None else subject_of(rule, topic, msg)

@@ -15,6 +15,7 @@ from ..cluster.counts import NodeCounts
 from ..cluster.engine import Retention
 from ..cluster.engines import EngineSetup
 from ..cluster.node import EngineState
+from ..cluster.position import Position
 from ..cluster.replica import Replica
 from ..cluster.shards import shard_of
 from ..connection.client import Client
@@ -203,7 +204,7 @@ class ShardedEngine:
         msg: object,
         exclude: Collection[Client],
         key: str | None,
-        done: Callable[[bool], object] | None = None,
+        done: Callable[[Position | None], object] | None = None,
     ) -> bool:
         """Publish a message to a topic with history."""
         append = self._of_topic(topic).append

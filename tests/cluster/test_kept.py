@@ -303,35 +303,35 @@ def test_messages_come_when_they_are_stored_in_one_order(store: Store) -> None:
 
 def test_publisher_is_told_when_a_message_is_stored(store: Store) -> None:
     one, two = nodes = begin(store)
-    told: list[bool] = []
+    told: list[Position | None] = []
     one.publish("a", done=told.append)
     assert told == []
     settle(nodes)
-    assert told == [True]
+    assert told == [store.history.position]
     # What was not confirmed is sent again: told once.
     one.publish("b", done=told.append)
     one.engine.work()
     one.cut()
     one.up()
     settle(nodes)
-    assert told == [True, True]
+    assert told[1:] == [store.history.position]
     assert two.log == ["a", "b"]
 
 
 def test_publisher_is_told_when_a_message_is_not_stored(store: Store) -> None:
     (one,) = begin(store, 1)
-    told: list[bool] = []
+    told: list[Position | None] = []
     one.cut()
     one.publish("a", done=told.append)
     one.advance(40)
     one.advance(40)
-    assert told == [False]
+    assert told == [None]
     one.publish("b", done=told.append)
     one.node.end()
-    assert told == [False, False]
+    assert told == [None, None]
     full = "x" * (MAX_BYTES // 2)
     one.publish(full, full, done=told.append)
-    assert told == [False, False, False]
+    assert told == [None, None, None]
 
 
 def test_what_is_missed_while_away_is_read(store: Store) -> None:
