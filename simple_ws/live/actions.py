@@ -5,32 +5,28 @@ Where functions of the user's are called they are generators (`deferred.run_step
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..cluster.envelope import JsonText
-from ..cluster.history import Entry, History
 from ..cluster.position import Position
-from ..cluster.since import UNKNOWN, Since, parse_since
-from ..cluster.topic_rules import TopicRule
+from ..cluster.since import Since, parse_since
 from ..constants import RELEASE
 from ..errors import AuthenticationError
 from ..loop.deferred import Steps
-from ..loop.future import LoopFuture
 from ..messages import encode_json
 from ..server.feeds import Arrival
 from . import codes
 from .codes import Disconnect, LiveError
-from .commands import entry_of
+from .commands import message_of
 from .interfaces import LiveHost
 from .methods import Connected, ConnectRequest
-from .positions import Claim, epoch_of
+from .positions import Claim
+from .reading import Outcome, read_history, read_presence, stats_of
 from .session import LATER, Session, Stage, Subscription
 from .topics import LiveTopics, recovered, subscribed
 
-__all__ = ["Action", "Actions", "info_of"]
+__all__ = ["Action", "Actions"]
 
 Action = Callable[[Session, int, dict[str, Any]], Any]
 
@@ -39,12 +35,8 @@ _MAX_TOPIC = 255
 #: Characters of the key of a publication; and what stands before it, so that no client
 #: can use a key of `Server.publish` before the server does.
 _MAX_KEY, _CLIENTS = 128, "live:"
-#: Seconds that the engine has to give a history: SDKs wait for 5.
-_TIMEOUT = 4.0
 #: A flag of `subscribe`: better an error than a subscription that is not recovered.
 _REJECT_UNRECOVERED = 2
-#: A member without an identity, see `Server.present`.
-_CONNECTION = re.compile(r"[0-9]+@[0-9a-f]{16}")
 
 
 class Actions:
@@ -260,7 +252,7 @@ class Actions:
         yield from session.check("publish", topic)
         changed = yield from session.ask("on_publish", session.client, topic, data)
         # What the user's function gave may raise: that is no mistake of the client.
-        msg = data if changed is None else _message(changed)
+        msg = data if changed is None else message_of(changed)
         session.flush()
 
         def done(taken: Position | bool | None) -> None:
@@ -270,7 +262,7 @@ class Actions:
                 session.reply_error(number, *codes.INTERNAL, temporary=True)
 
         try:
-            msg = _message(msg)
+            msg = message_of(msg)
             own = f"{_CLIENTS}{key}" if key else None
             self._live.server._publish_confirmed(topic, msg, own, done)
         except (ValueError, RecursionError):  # too large, or too deep
@@ -280,70 +272,29 @@ class Actions:
     # Looking
 
     def _history(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
-        topic = params["channel"]
-        yield from session.check("history", topic)
-        rule, server = self._rule(topic), self._live.server
-        if rule is None or not rule.history:
-            raise LiveError(*codes.NOT_AVAILABLE)
-        future: LoopFuture[dict[str, Any] | None] = LoopFuture(server._in_loop)
+        yield from session.check("history", params["channel"])
 
-        def reply(done: Any) -> None:
-            if done.exception() is not None:
-                session.reply_error(number, *codes.INTERNAL, temporary=True)
-            elif done.result() is None:
-                session.reply_error(number, *codes.UNRECOVERABLE_POSITION)
+        def reply(outcome: Outcome) -> None:
+            if isinstance(outcome, LiveError):
+                error = outcome
+                session.reply_error(number, error.code, error.message, error.temporary)
             else:
-                session.reply(number, "history", done.result())
+                session.reply(number, "history", outcome)
 
-        claim, since = None, params.get("since")
-        if since is not None:
-            claim = Claim(since.get("epoch", ""), since.get("offset", 0))
-        take = partial(self._page, params, claim)
-        position = None if claim is None else claim.position
-        server._histories.read(future, topic, rule, position, _TIMEOUT, take)
-        future.add_done_callback(reply)
+        read_history(self._live.server, params, reply)
         return LATER
 
-    def _page(
-        self, params: dict[str, Any], claim: Claim | None, history: History
-    ) -> dict[str, Any] | None:
-        """The result of `history`; None: nobody knows the position."""
-        history.expire(self._live.server._clock())
-        if claim is not None and claim.since(history) is UNKNOWN:
-            return None
-        position, limit = history.position, params.get("limit", 0)
-        most = None if limit < 0 else limit
-        found = _selected(history, claim, params.get("reverse", False)) if limit else []
-        return {
-            "epoch": epoch_of(position),
-            "offset": position.offset,
-            "publications": [
-                entry_of(entry.offset, entry.body) for entry in found[:most]
-            ],
-        }
-
     def _presence(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
-        members = yield from self._members(session, params["channel"])
-        infos = (info_of(member, payload) for member, payload in members.items())
-        return {"presence": {info["client"]: info for info in infos}}
+        return {"presence": (yield from self._members(session, params["channel"]))}
 
     def _presence_stats(
         self, session: Session, number: int, params: dict[str, Any]
     ) -> Steps:
-        members = yield from self._members(session, params["channel"])
-        users = {info_of(member, None)["user"] for member in members}
-        return {"num_clients": len(members), "num_users": len(users)}
+        return stats_of((yield from self._members(session, params["channel"])))
 
     def _members(self, session: Session, topic: str) -> Steps:
         yield from session.check("presence", topic)
-        rule = self._rule(topic)
-        if rule is None or not rule.presence:
-            raise LiveError(*codes.NOT_AVAILABLE)
-        return self._live.server.present(topic)
-
-    def _rule(self, topic: str) -> TopicRule | None:
-        found: TopicRule | None = self._live.server._topic_rules.find(topic)
-        return found
+        return read_presence(self._live.server, topic)
 
     # Calls
 
@@ -366,31 +317,3 @@ class Actions:
 
     def _refresh(self, session: Session, number: int, params: dict[str, Any]) -> Any:
         raise LiveError(*codes.NOT_AVAILABLE)  # nothing expires
-
-
-def _selected(history: History, claim: Claim | None, reverse: bool) -> list[Entry]:
-    """The messages after a claim, or before it in reverse, or all."""
-    after = 0 if claim is None or reverse else claim.offset
-    found = [entry for entry in history.after(after) if entry.body is not None]
-    if reverse:
-        if claim is not None:
-            found = [entry for entry in found if entry.offset < claim.offset]
-        found.reverse()
-    return found
-
-
-def _message(data: Any) -> object:
-    """What is published: other values than messages are JSON, too."""
-    if isinstance(data, dict | list | str):
-        return data
-    return JsonText(encode_json(data).decode())
-
-
-def info_of(member: Hashable, payload: dict[str, Any] | None) -> dict[str, Any]:
-    """A member of a topic, as clients see it."""
-    name = str(member)
-    alone = isinstance(member, str) and _CONNECTION.fullmatch(member) is not None
-    info: dict[str, Any] = {"client": name, "user": "" if alone else name}
-    if payload is not None:
-        info["conn_info"] = payload
-    return info

@@ -26,6 +26,7 @@ __all__ = [
     "encode_push",
     "encode_reply",
     "entry_of",
+    "message_of",
     "read_commands",
 ]
 
@@ -233,6 +234,17 @@ def entry_of(offset: int, msg: object) -> dict[str, Any]:
     if type(msg) is JsonText:
         msg = json.loads(msg)
     return {"data": _plain(msg), "offset": offset}
+
+
+def message_of(data: Any) -> object:
+    """What is published: other values than messages are JSON, too.
+
+    Raises:
+        TypeError, ValueError: JSON cannot represent it.
+    """
+    if isinstance(data, dict | list | str):
+        return data
+    return JsonText(encode_json(data).decode())
 
 
 def _text(value: object) -> str:

@@ -15,12 +15,13 @@ from ..connection.options import check_options
 from ..handlers.handler import BaseHandler
 from ..http.cors import Cors
 from ..speedups import fan_out
-from .actions import Action, Actions, info_of
+from .actions import Action, Actions
 from .client import LiveClient
 from .codes import Disconnect, Unsubscribe
 from .commands import PING
 from .heartbeat import Heartbeats
 from .methods import Hooks, Methods
+from .reading import info_of
 from .session import Session
 from .topics import LiveTopics
 
