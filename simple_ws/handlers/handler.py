@@ -82,6 +82,8 @@ class BaseHandler(OptionAttributes):
     #: Its messages are frames of a protocol of their own: middlewares neither see nor
     #: change them, but do all else.
     _own_format = False
+    #: In topics with presence each of its connections is a member, not its identity.
+    _present_alone = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Create the handler's state, even if a subclass forgets __init__."""

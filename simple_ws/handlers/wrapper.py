@@ -61,6 +61,10 @@ class Wrapper:
         return self._inner._closed_to_strangers
 
     @property
+    def _present_alone(self) -> bool:
+        return self._inner._present_alone
+
+    @property
     def _log_name(self) -> str:
         return self._inner._log_name
 

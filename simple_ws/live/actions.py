@@ -19,6 +19,7 @@ from ..server.feeds import Arrival
 from . import codes
 from .codes import Disconnect, LiveError
 from .commands import message_of
+from .flags import Flags
 from .interfaces import LiveHost
 from .methods import Connected, ConnectRequest
 from .positions import Claim
@@ -131,10 +132,12 @@ class Actions:
         results: dict[str, Any] = {}
         waiting = set(claims)
 
-        def begun(topic: str, claim: Any, arrival: Arrival | None) -> None:
+        def begun(
+            topic: str, claim: Any, flags: Flags, arrival: Arrival | None
+        ) -> None:
             if arrival is not None:
-                results[topic] = subscribed(arrival, True, True)
-                if claim is not None:
+                results[topic] = subscribed(arrival, flags)
+                if claim is not None and flags.recoverable:
                     results[topic] |= recovered(arrival)
             waiting.discard(topic)
             if not waiting and session.stage is Stage.CONNECTING:
@@ -145,8 +148,9 @@ class Actions:
             sub = said.get(topic)
             if sub is not None and sub.get("recover"):
                 claim = Claim(sub.get("epoch", ""), sub.get("offset", 0))
-            done = partial(begun, topic, claim)
-            subscription = Subscription(by_server=True, join_leave=True)
+            flags = self._topics.flags_by_server(session, topic)
+            done = partial(begun, topic, claim, flags)
+            subscription = Subscription(True, flags.join_leave)
             try:
                 self._topics.begin(session, topic, subscription, claim, done)
             except LiveError:
@@ -193,11 +197,17 @@ class Actions:
         self._check_free(session, topic)  # the server may have subscribed it meanwhile
         if not session.is_connected:
             return LATER
+        recover = params.get("recover", False)
+        flags = self._live.flags(client, topic, False).asked(
+            recover or params.get("recoverable", False),
+            params.get("positioned", False),
+            params.get("join_leave", False),
+        )
         claim = None
-        if params.get("recover"):
+        if recover and flags.recoverable:
             claim = Claim(params.get("epoch", ""), params.get("offset", 0))
-        subscription = Subscription(join_leave=params.get("join_leave", False))
-        done = partial(self._answer_subscribe, session, number, params, answer)
+        subscription = Subscription(join_leave=flags.join_leave)
+        done = partial(self._answer_subscribe, session, number, params, flags, answer)
         self._topics.begin(session, topic, subscription, claim, done)
         return LATER
 
@@ -214,18 +224,15 @@ class Actions:
         session: Session,
         number: int,
         params: dict[str, Any],
+        flags: Flags,
         data: Any,
         arrival: Arrival | None,
     ) -> None:
         if arrival is None:
             session.reply_error(number, *codes.INTERNAL, temporary=True)
             return
-        recover = params.get("recover", False)
-        recoverable = recover or params.get("recoverable", False)
-        recoverable = recoverable or self._live.force_recovery
-        positioned = params.get("positioned", False)
-        result = subscribed(arrival, recoverable, positioned)
-        if recover:
+        result = subscribed(arrival, flags)
+        if params.get("recover") and flags.recoverable:
             result |= recovered(arrival)
             wanted = params.get("flag", 0) & _REJECT_UNRECOVERED
             if wanted and not result["recovered"]:

@@ -18,6 +18,7 @@ __all__ = [
     "PERMISSION_DENIED",
     "TOO_MANY_REQUESTS",
     "UNAUTHORIZED",
+    "UNKNOWN_CHANNEL",
     "UNRECOVERABLE_POSITION",
     "Code",
     "Disconnect",
@@ -62,6 +63,7 @@ class LiveError(Exception):
 
 INTERNAL = Code(100, "internal server error")
 UNAUTHORIZED = Code(101, "unauthorized")
+UNKNOWN_CHANNEL = Code(102, "unknown channel")
 PERMISSION_DENIED = Code(103, "permission denied")
 METHOD_NOT_FOUND = Code(104, "method not found")
 ALREADY_SUBSCRIBED = Code(105, "already subscribed")

@@ -19,6 +19,7 @@ from .actions import Action, Actions
 from .client import LiveClient
 from .codes import Disconnect, Unsubscribe
 from .commands import PING
+from .flags import AS_ASKED, Flags
 from .heartbeat import Heartbeats
 from .methods import Hooks, Methods
 from .reading import info_of
@@ -34,6 +35,12 @@ class Live(BaseHandler):
     Attributes:
         malformed: commands that were malformed, of all clients so far.
         cors: which pages of other origins may use its paths by HTTP.
+
+    Args:
+        flags: called with a client, a topic, and whether the server subscribes it;
+            returns what that subscription has. None: what clients ask for.
+        present_alone: in topics with presence each client is a member, and not its
+            identity with all its clients.
     """
 
     client_class: type[Client] = LiveClient
@@ -47,6 +54,8 @@ class Live(BaseHandler):
         max_topics: int = 128,
         command_rate: tuple[float, float] | None = (100, 1000),
         force_recovery: bool = False,
+        flags: Callable[[Any, str, bool], Flags] | None = None,
+        present_alone: bool = False,
         cors: Cors | None = None,
         hooks: dict[str, Callable[..., Any] | None],
         options: dict[str, Any],
@@ -70,7 +79,9 @@ class Live(BaseHandler):
             heartbeat=heartbeat,
             max_topics=whole(1, "topics")("max_topics", max_topics),
             command_rate=optional(rate)("command_rate", command_rate),
-            force_recovery=flag("force_recovery", force_recovery),
+            _flags=flags,
+            _default_flags=_flags(flag("force_recovery", force_recovery)),
+            _present_alone=present_alone,
             cors=cors,
             hooks=Hooks(**hooks),
             methods=Methods(),
@@ -84,7 +95,8 @@ class Live(BaseHandler):
     heartbeat: float
     max_topics: int
     command_rate: tuple[float, float] | None
-    force_recovery: bool
+    _flags: Callable[[Any, str, bool], Flags] | None
+    _default_flags: Flags
     cors: Cors | None
     hooks: Hooks
     methods: Methods
@@ -185,6 +197,11 @@ class Live(BaseHandler):
         """See `LiveHost`; likewise below."""
         return self._actions[method]
 
+    def flags(self, client: Any, topic: str, by_server: bool) -> Flags:
+        """What a subscription has."""
+        find = self._flags
+        return self._default_flags if find is None else find(client, topic, by_server)
+
     def join_topic(self, session: Session, topic: str, since: Any) -> bool:
         """The server subscribes a client."""
         return self._topics.join(session, topic, since)
@@ -202,3 +219,7 @@ class Live(BaseHandler):
         """A member has joined a topic, or left it."""
         payload = self.server.present(topic).get(member)
         self._topics.tell_presence(topic, joined, info_of(member, payload))
+
+
+def _flags(force_recovery: bool) -> Flags:
+    return AS_ASKED._replace(recoverable=True) if force_recovery else AS_ASKED

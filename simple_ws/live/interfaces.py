@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .flags import Flags
 from .methods import Hooks, Methods
 
 __all__ = ["LiveHost"]
@@ -19,7 +20,6 @@ class LiveHost(Protocol):
         hooks, methods: the functions of the user's.
         command_rate: commands a second, and at once; None: no limit.
         max_topics: of a client.
-        force_recovery: all subscriptions of topics with history are recoverable.
         heartbeat: seconds between two pings of a client.
     """
 
@@ -29,11 +29,13 @@ class LiveHost(Protocol):
     methods: Methods
     command_rate: tuple[float, float] | None
     max_topics: int
-    force_recovery: bool
     heartbeat: float
 
     def find_action(self, method: str) -> Callable[..., Any]:
         """What a command does; see `actions`."""
+
+    def flags(self, client: Any, topic: str, by_server: bool) -> Flags:
+        """What a subscription has besides the publications of its topic."""
 
     def join_topic(self, session: Any, topic: str, since: Any) -> bool:
         """The server subscribes a client; see `topics`."""

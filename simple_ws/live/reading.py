@@ -26,8 +26,8 @@ Outcome = dict[str, Any] | LiveError
 
 #: Seconds that the engine has to give a history: SDKs wait for 5.
 _TIMEOUT = 4.0
-#: A member without an identity, see `Server.present`.
-_CONNECTION = re.compile(r"[0-9]+@[0-9a-f]{16}")
+#: A member that is a connection, see `Server.present`; its identity after a space.
+_CONNECTION = re.compile(r"([0-9]+@[0-9a-f]{16})(?: (.*))?", re.DOTALL)
 
 
 def read_history(
@@ -118,8 +118,9 @@ def _rule(server: Any, topic: str) -> TopicRule | None:
 def info_of(member: Hashable, payload: dict[str, Any] | None) -> dict[str, Any]:
     """A member of a topic, as clients see it."""
     name = str(member)
-    alone = isinstance(member, str) and _CONNECTION.fullmatch(member) is not None
-    info: dict[str, Any] = {"client": name, "user": "" if alone else name}
+    alone = _CONNECTION.fullmatch(name) if isinstance(member, str) else None
+    client, user = (name, name) if alone is None else alone.groups("")
+    info: dict[str, Any] = {"client": client, "user": user}
     if payload is not None:
         info["conn_info"] = payload
     return info

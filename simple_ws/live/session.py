@@ -74,8 +74,10 @@ class Subscription:
 
     __slots__ = ("by_server", "join_leave", "pending", "positioned")
 
-    def __init__(self, by_server: bool = False, join_leave: bool = False) -> None:
-        self.by_server, self.join_leave = by_server, join_leave
+    def __init__(
+        self, by_server: bool = False, join_leave: bool | None = False
+    ) -> None:
+        self.by_server, self.join_leave = by_server, bool(join_leave)
         self.positioned = False
         self.pending: Callable[[Arrival | None], object] | None = None
 

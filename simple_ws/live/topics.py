@@ -18,6 +18,7 @@ from ..speedups import fan_out
 from . import codes
 from .codes import Code, Disconnect, LiveError, Unsubscribe
 from .commands import encode_publication, encode_push, entry_of
+from .flags import Flags
 from .interfaces import LiveHost
 from .positions import Claim, epoch_of
 from .session import Session, Subscription
@@ -90,21 +91,27 @@ class LiveTopics:
             return True
         if topic in session.topics:
             return True
-        subscription = Subscription(by_server=True, join_leave=True)
-        tell = partial(self._tell_joined, session, topic, since)
+        flags = self.flags_by_server(session, topic)
+        subscription = Subscription(True, flags.join_leave)
+        tell = partial(self._tell_joined, session, topic, flags)
         try:
             self.begin(session, topic, subscription, parse_since(since), tell)
         except LiveError:
             return False
         return True
 
+    def flags_by_server(self, session: Session, topic: str) -> Flags:
+        """What a subscription by the server has."""
+        flags = self._live.flags(session.client, topic, True)
+        return flags.asked(recoverable=True, positioned=True, join_leave=True)
+
     def _tell_joined(
-        self, session: Session, topic: str, since: Any, arrival: Arrival | None
+        self, session: Session, topic: str, flags: Flags, arrival: Arrival | None
     ) -> None:
         if arrival is None:
             return
-        result, position = subscribed(arrival, True, True), arrival.position
-        if position is not None:
+        result, position = subscribed(arrival, flags), arrival.position
+        if position is not None and result:
             # What is missed comes as publications: it has not got these yet.
             result["offset"] = position.offset
             if arrival.missed:
@@ -217,13 +224,13 @@ def _since(claim: Claim | Since, history: History) -> Since:
     return claim.since(history) if isinstance(claim, Claim) else claim
 
 
-def subscribed(arrival: Arrival, recoverable: bool, positioned: bool) -> dict[str, Any]:
+def subscribed(arrival: Arrival, flags: Flags) -> dict[str, Any]:
     """The result of a subscription, without what was missed."""
     position: Position | None = arrival.position
-    if position is None or not (recoverable or positioned):
+    if position is None or not (flags.recoverable or flags.positioned):
         return {}
     result: dict[str, Any] = {"positioned": True}
-    if recoverable:
+    if flags.recoverable:
         result["recoverable"] = True
     result["epoch"], result["offset"] = epoch_of(position), position.offset
     return result

@@ -152,7 +152,11 @@ class PresenceRun:
         if client in self._user._strangers:
             return None
         identity: Member = client._client_id
-        return f"{client.id}@{self._control.id}" if identity is None else identity
+        if identity is None:
+            return f"{client.id}@{self._control.id}"
+        if client._handler._present_alone:
+            return f"{client.id}@{self._control.id} {identity}"
+        return identity
 
     def _name(self, topic: str, here: _Here, client: Any) -> None:
         member = here.members[client] = self._member(client)
