@@ -13,6 +13,7 @@ from ..cluster.history import History
 from ..cluster.since import Since, start
 from .feeds import Arrival
 from .joins import FIRST_PAUSE, LONGEST_PAUSE, Source, lags
+from .turns import Turns
 
 if TYPE_CHECKING:
     from ..loop.reactor import Reactor
@@ -27,6 +28,7 @@ class Arriving:
     Args:
         source: the history of the topic.
         reactor: of the run.
+        turns: serve those whose source has become ready.
         since: what it has got, as far as it can be compared.
         begin: says where it begins in a history.
         arrive: called with that, once.
@@ -36,34 +38,43 @@ class Arriving:
         self,
         source: Source,
         reactor: Reactor,
+        turns: Turns,
         since: Since,
         begin: Callable[[History], Since],
         arrive: Callable[[Arrival], object],
     ) -> None:
         self._source = source
-        self._reactor = reactor
+        self._reactor, self._turns = reactor, turns
         self._since = since
         self._begin = begin
         self._arrive = arrive
         self._pause = FIRST_PAUSE
         self._timer: Timer | None = None
+        self._ended = False
 
     def look(self) -> None:
         """Arrive, or wait until the source is in step, and as far as the client."""
         source, self._timer = self._source, None
+        if self._ended:
+            return
         if not source.in_step:
-            source.when_in_step(self.look)
+            source.when_in_step(self._note_ready)
         elif self._pause < LONGEST_PAUSE and lags(source, self._since):
-            self._timer = self._reactor.call_later(self._pause, self.look)
+            self._timer = self._reactor.call_later(self._pause, self._note_ready)
             self._pause *= 2
         else:
             history = source.history
             assert history is not None, "the source is in step"
             self._arrive(_arrival(history, self._begin(history), self._reactor.clock()))
 
+    def _note_ready(self) -> None:
+        """Not at once: very many may wait for one source."""
+        self._turns.add(self.look)
+
     def end(self) -> None:
         """It does not come, or has come."""
-        self._source.forget_waiting(self.look)
+        self._ended = True
+        self._source.forget_waiting(self._note_ready)
         if self._timer is not None:
             self._timer.cancel()
 

@@ -98,3 +98,19 @@ class Feeds:
         """
         text = self._encode(topic, msg, offset)
         return fan_out(self._groups[topic], text, exclude, raw=True)
+
+    def deliver(
+        self, topic: str, msg: object, exclude: Collection[Client]
+    ) -> Client | None:
+        """Send a message to one subscriber of a topic: the latest that accepts it.
+
+        Args:
+            topic: that somebody is subscribed to.
+            msg: as for `send`, also for the errors raised.
+            exclude: clients that do not get it.
+        """
+        text = self._encode(topic, msg, 0)
+        for client in reversed(list(self._groups[topic])):
+            if fan_out((client,), text, exclude, raw=True):
+                return client
+        return None

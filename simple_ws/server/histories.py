@@ -28,6 +28,7 @@ from .conflation import Subject
 from .feeds import Arrival
 from .joins import FIRST_PAUSE, LONGEST_PAUSE, Joins, JoinsHost, Source, lags
 from .publications import Publication
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .sharded_engine import AnyEngine
@@ -71,11 +72,13 @@ class Histories:
     Attributes:
         clock: as given.
         joins: clients on their way into a topic.
+        turns: serve what waits for the engine.
     """
 
     def __init__(self, host: HistoriesHost, clock: Callable[[], float]) -> None:
-        self.joins = Joins(host)
         self._host = host
+        self.turns = Turns(host)
+        self.joins = Joins(host, self.turns)
         self.clock = clock
         self._local = LocalTopics()
         # What was asked for and has not come; other threads add to it.
@@ -90,7 +93,7 @@ class Histories:
     def begin(self, reactor: Reactor) -> None:
         """A run begins: free memory from time to time."""
         self._ended = False
-        self.joins.begin_run()
+        self.turns.begin_run()
 
         def sweep() -> None:
             self._sweep()
@@ -160,8 +163,8 @@ class Histories:
         arrive: Callable[[Arrival], object],
     ) -> Arriving:
         """A subscriber of a feed on its way; see `Hub._arriving`."""
-        source = self.source(topic, rule)
-        return Arriving(source, self._host.reactor, since, begin, arrive)
+        source, reactor = self.source(topic, rule), self._host.reactor
+        return Arriving(source, reactor, self.turns, since, begin, arrive)
 
     def join(
         self, topic: str, rule: TopicRule, client: Client, priority: float, since: Since
@@ -284,13 +287,17 @@ class _Reading:
         if self._future.done():
             return
         if not source.in_step:
-            source.when_in_step(self._look)
+            source.when_in_step(self._note_ready)
         elif self._pause < LONGEST_PAUSE and lags(source, self._since):
-            self._histories.reactor.call_later(self._pause, self._look)
+            self._histories.reactor.call_later(self._pause, self._note_ready)
             self._pause *= 2
         else:
             self._end()
             self._histories.give(self._future, source, self._take)
+
+    def _note_ready(self) -> None:
+        """Not at once: very many may wait for one source."""
+        self._histories.turns.add(self._look)
 
     def _fail(self, error: Exception) -> None:
         self._end()
@@ -298,7 +305,7 @@ class _Reading:
 
     def _end(self) -> None:
         self._timer.cancel()
-        self._source.forget_waiting(self._look)
+        self._source.forget_waiting(self._note_ready)
         self._engine.leave(self._engine.channels.kept(self._topic))
 
 

@@ -190,7 +190,9 @@ class Hub(Membership):
 
         Subscribers are tried by priority, the highest first; among equals the latest is
         tried first. A subscriber that is closing or whose buffer is full is skipped.
-        Only subscribers of this process are tried, even with an engine.
+        Clients of `live` have no priority: they are tried last, and get a publication
+        that is not in the history of the topic. Only subscribers of this process are
+        tried, even with an engine.
 
         Args:
             topic: any name.
@@ -213,6 +215,9 @@ class Hub(Membership):
         for client in ranked:
             if client not in self._strangers and client.write_message(msg):
                 return client
+        feeds = self._feeds
+        if feeds and topic in feeds:
+            return feeds.deliver(topic, msg, self._strangers)
         if not ranked and not self._filtered:
             encode_message(msg, None)  # raises for a wrong one, without subscribers too
         return None

@@ -7,7 +7,7 @@ in the same turn: so it misses nothing, and gets nothing twice.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from ..connection.client import Client
 from ..constants import TURN, SendStatus
 from ..loop.reactor import Reactor
 from ..loop.timers import Timer
+from .turns import Turns
 
 __all__ = [
     "FIRST_PAUSE",
@@ -145,6 +146,10 @@ class _Joining:
         """What it has waited for is there."""
         self.joins._note_ready(self)
 
+    def go_on(self) -> None:
+        """It is its turn."""
+        self.joins._go_on_ready(self)
+
     def end(self) -> None:
         """It waits for nothing any more."""
         self.source.forget_waiting(self.note_ready)
@@ -157,20 +162,13 @@ class Joins:
 
     Args:
         host: the server.
+        turns: serve those whose source has become ready.
     """
 
-    def __init__(self, host: JoinsHost) -> None:
-        self._host = host
+    def __init__(self, host: JoinsHost, turns: Turns) -> None:
+        self._host, self._turns = host, turns
         self._joining: dict[Client, dict[str, _Joining]] = {}
         self._counts: Counter[str] = Counter()
-        # Those that were waiting for a source, in order; a turn serves some of them.
-        self._ready: deque[_Joining] = deque()
-        self._scheduled = False  # `_work` will be called
-
-    def begin_run(self) -> None:
-        """A run begins: what was left to do in the last turn of another is void."""
-        self._ready.clear()
-        self._scheduled = False
 
     def count(self, topic: str) -> int:
         """Clients on their way into a topic."""
@@ -245,25 +243,11 @@ class Joins:
 
     def _note_ready(self, joining: _Joining) -> None:
         """Not at once: very many may wait for one source."""
-        self._ready.append(joining)
-        self._schedule()
+        self._turns.add(joining.go_on)
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._host.reactor.call_soon(self._work)
-
-    def _work(self) -> None:
-        """Serve those whose source has become ready, for as long as a turn may take."""
-        self._scheduled = False
-        reactor = self._host.reactor
-        end = reactor.clock() + TURN
-        while self._ready and reactor.clock() <= end:
-            joining = self._ready.popleft()
-            if self._is_current(joining):
-                self._go_on(joining)
-        if self._ready:
-            self._schedule()
+    def _go_on_ready(self, joining: _Joining) -> None:
+        if self._is_current(joining):
+            self._go_on(joining)
 
     def _replay(self, joining: _Joining) -> bool:
         """Send what the client lacks; return whether it has all."""
