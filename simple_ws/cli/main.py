@@ -16,7 +16,6 @@ import sys
 import traceback
 import zlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ from .. import BACKEND, Server, WebSocket, __version__
 from ..connection.options import check_options
 from ..errors import ConnectError, EngineError, WebSocketError
 from ..handlers.handler import BaseHandler
-from ..loop.deferred import is_async
 from ..text import for_terminal
 from .bench import add_bench
 from .connect import add_connect
+from .live.command import add_live
 from .publish import add_publish, add_topics
 from .reload import keep_running
+from .running import leave_quietly, run_server
 from .values import Failure, UsageError, count, port
 
 __all__ = ["main"]
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        return _leave_quietly()
+        return leave_quietly()
     except _FaultOfUser as error:
         traceback.print_exception(error.__cause__)
         return FAILED
@@ -86,12 +86,6 @@ def _complain(error: Exception, code: int) -> int:
     return code
 
 
-def _leave_quietly() -> int:
-    """The reader of our output has exited, as `head` does."""
-    sys.stdout = None  # otherwise Python complains at exit
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simple-ws",
@@ -106,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_echo(commands)
+    add_live(commands)
     add_connect(commands)
     add_bench(commands)
     add_publish(commands)
@@ -170,7 +165,7 @@ def _serve(options: argparse.Namespace) -> int:
     if options.workers is not None:
         chosen = check_options({"workers": options.workers})
         server.options = server.options.merged(chosen)
-    return _run_server(server)
+    return run_server(server)
 
 
 def _find(what: str) -> Any:
@@ -232,41 +227,6 @@ def _make_handler(kind: type[BaseHandler], what: str) -> BaseHandler:
         raise _FaultOfUser from error
 
 
-def _run_server(server: Server) -> int:
-    # Printed once it runs: a reader of this line may send a signal at once.
-    announce = partial(_announce, server)
-    if server.options.workers > 1:
-        server._workers.on_ready = announce
-        server.run()
-        return 0
-    server.call_later(0, announce)
-    if any(is_async(function) for _, function in server._all_callbacks()):
-        import asyncio
-
-        asyncio.run(_serve_async(server))
-    else:
-        server.run()
-    return 0
-
-
-async def _serve_async(server: Server) -> None:
-    with server._signals():
-        await server.serve_async()
-
-
-def _announce(server: Server) -> None:
-    options = server.options
-    if options.unix is not None:
-        return
-    scheme = "ws" if options.ssl is None and options.certfile is None else "wss"
-    host = server.host or "localhost"
-    host = f"[{host}]" if ":" in host else host
-    try:
-        print(f"{scheme}://{host}:{server.port}/", flush=True)
-    except BrokenPipeError:
-        _leave_quietly()
-
-
 # echo and info
 
 
@@ -284,7 +244,7 @@ class _Echo(WebSocket):
 def _echo(options: argparse.Namespace) -> int:
     server = Server(options.host, options.port)
     server.mount("*", _Echo(max_size=2**24, write_limit=2**25))
-    return _run_server(server)
+    return run_server(server)
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -1,0 +1,1 @@
+"""`simple-ws live`: a server for SDKs, from a configuration of Centrifugo."""

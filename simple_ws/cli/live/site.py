@@ -1,0 +1,158 @@
+"""`build`: the server that a Centrifugo configuration describes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from ... import Server
+from ...live import Connected, ConnectRequest, LiveError
+from ...live.codes import UNAUTHORIZED
+from ...live.endpoints import Endpoints, serve
+from ..values import UsageError
+from .channels import Channels
+from .keys import ChannelOptions
+from .pem import tls_options
+from .reader import Settings
+
+__all__ = ["build"]
+
+
+def build(settings: Settings, **options: Any) -> Server:
+    """Make the server.
+
+    Args:
+        settings: the configuration.
+        options: of the server, besides those of the configuration.
+
+    Raises:
+        UsageError: A path or a file is wrong.
+    """
+    channels = Channels(settings)
+    server = Server(
+        settings["http_server.address"],
+        settings["http_server.port"],
+        **(_server_options(settings) | options),
+    )
+    for pattern, channel in channels.patterns().items():
+        _add_topics(server, pattern, channel)
+    try:
+        _serve_live(server, settings, channels)
+        _serve_rest(server, settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    return server
+
+
+def _server_options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {"presence_grace": 0, **tls_options(settings)}
+    if settings["client.connection_limit"]:
+        options["max_connections"] = settings["client.connection_limit"]
+    if settings["engine.type"] == "redis":
+        options["engine"] = _engine(settings)
+    return options
+
+
+def _engine(settings: Settings) -> list[str]:
+    return [_engine_url(settings, each) for each in settings["engine.redis.address"]]
+
+
+def _engine_url(settings: Settings, address: str) -> str:
+    """An address, with what stands beside it in the configuration."""
+    redis = "engine.redis"
+    url = urlsplit(address if "://" in address else f"redis://{address}")
+    host, path, query = url.netloc, url.path, url.query
+    user, password = settings[f"{redis}.user"], settings[f"{redis}.password"]
+    if password and "@" not in host:
+        host = f"{quote(user, '')}:{quote(password, '')}@{host}"
+    if settings[f"{redis}.db"] and path in ("", "/"):
+        path = f"/{settings[f'{redis}.db']}"
+    if "prefix=" not in query:
+        prefix = re.sub("[^A-Za-z0-9_:-]", "_", settings[f"{redis}.prefix"])
+        query = "&".join(filter(None, (query, f"prefix={prefix}")))
+    return f"{url.scheme}://{host}{path}?{query}"
+
+
+def _add_topics(server: Server, pattern: str, channel: ChannelOptions) -> None:
+    server.topic(
+        pattern,
+        history=channel.history_size,
+        keep=channel.history_ttl or None,
+        # Who joins and leaves is known of those who are present.
+        presence=channel.presence or channel.join_leave,
+    )
+
+
+def _serve_live(server: Server, settings: Settings, channels: Channels) -> None:
+    connecting = _Connecting(settings, channels)
+    serve(
+        server,
+        _endpoints(settings),
+        hooks={
+            "authorize": channels.authorize,
+            "on_connect": connecting.on_connect,
+            **dict.fromkeys(("on_subscribe", "on_publish", "on_rpc")),
+            **dict.fromkeys(("on_send", "on_disconnect")),
+        },
+        options={
+            "origins": _origins(settings["client.allowed_origins"]),
+            "max_size": settings["websocket.message_size_limit"],
+        },
+        heartbeat=settings["client.ping_interval"],
+        heartbeat_timeout=settings["client.pong_timeout"],
+        max_topics=settings["client.channel_limit"],
+        command_rate=None,  # Centrifugo has no such limit
+        flags=channels.flags,
+        present_alone=True,
+    )
+
+
+def _endpoints(settings: Settings) -> Endpoints:
+    return Endpoints(websocket=settings["websocket.handler_prefix"])
+
+
+def _origins(patterns: tuple[str, ...]) -> Any:
+    """Origins of pages that may connect, as the option `origins` takes them.
+
+    Programs that are no browsers say none.
+    """
+    if "*" in patterns:
+        return None
+    if not patterns:
+        return (None, "same")
+    return (None, *(_origin(pattern.lower()) for pattern in patterns))
+
+
+def _origin(pattern: str) -> str | re.Pattern[str]:
+    if "*" not in pattern:
+        return pattern
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.IGNORECASE)
+
+
+class _Connecting:
+    """Who may connect, and what they are subscribed to by the server."""
+
+    def __init__(self, settings: Settings, channels: Channels) -> None:
+        self._channels = channels
+        self._without_token: bool = (
+            settings["client.insecure"]
+            or settings["client.allow_anonymous_connect_without_token"]
+        )
+
+    def on_connect(self, client: Any, request: ConnectRequest) -> Connected:
+        """See `Server.live`."""
+        if not self._without_token:
+            raise LiveError(*UNAUTHORIZED)
+        return Connected()
+
+
+def _serve_rest(server: Server, settings: Settings) -> None:
+    if settings["health.enabled"]:
+        server.http(settings["health.handler_prefix"])(_health)
+    if settings["prometheus.enabled"]:
+        server.metrics(settings["prometheus.handler_prefix"])
+
+
+def _health(request: Any) -> dict[str, Any]:
+    return {}

@@ -1,0 +1,53 @@
+"""Runs a server until a signal stops it, and prints its address."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from .. import Server
+from ..loop.deferred import is_async
+
+__all__ = ["leave_quietly", "run_server"]
+
+
+def run_server(server: Server) -> int:
+    """Run a server until a signal stops it; return the exit code."""
+    # Printed once it runs: a reader of this line may send a signal at once.
+    announce = partial(_announce, server)
+    if server.options.workers > 1:
+        server._workers.on_ready = announce
+        server.run()
+        return 0
+    server.call_later(0, announce)
+    if any(is_async(function) for _, function in server._all_callbacks()):
+        import asyncio
+
+        asyncio.run(_serve_async(server))
+    else:
+        server.run()
+    return 0
+
+
+async def _serve_async(server: Server) -> None:
+    with server._signals():
+        await server.serve_async()
+
+
+def _announce(server: Server) -> None:
+    options = server.options
+    if options.unix is not None:
+        return
+    scheme = "ws" if options.ssl is None and options.certfile is None else "wss"
+    host = server.host or "localhost"
+    host = f"[{host}]" if ":" in host else host
+    try:
+        print(f"{scheme}://{host}:{server.port}/", flush=True)
+    except BrokenPipeError:
+        leave_quietly()
+
+
+def leave_quietly() -> int:
+    """The reader of our output has exited, as `head` does."""
+    sys.stdout = None  # otherwise Python complains at exit
+    return 0
