@@ -63,6 +63,20 @@ def _ours(name: str, label: str, *extra: str, backend: str = "1", works=None) ->
     return Spec(name, label, command, extra, env, works)
 
 
+#: Ways to reply, see `peers/ours.py`.
+FORMS = (
+    "binary",
+    "positional",
+    "text",
+    "send",
+    "return",
+    "bytearray",
+    "memoryview",
+    "str-subclass",
+    "bytes-subclass",
+    "dict",
+)
+
 _SPECS = [
     Spec("c", "C, epoll", lambda: [str(environment.program("echo_server"))]),
     _ours("ours", "simple_ws"),
@@ -91,6 +105,12 @@ _SPECS = [
         works=("deflate",),
     ),
     _ours("ours-fallback", "simple_ws, pure Python", backend="0"),
+    *(
+        _ours(
+            f"ours-{form}", f"simple_ws, {form}", "--form", form, works=("pipelined",)
+        )
+        for form in FORMS
+    ),
     Spec(
         "picows",
         "picows, uvloop",

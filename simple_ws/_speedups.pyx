@@ -18,6 +18,7 @@ cimport cython
 from cpython.bytes cimport (
     PyBytes_AS_STRING,
     PyBytes_CheckExact,
+    PyBytes_FromObject,
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
     _PyBytes_Resize,
@@ -591,6 +592,8 @@ include "_c/loop.pxi"
 include "_c/outbox.pxi"
 
 include "_c/token_bucket.pxi"
+
+include "_c/messages.pxi"
 
 include "_c/connection.pxi"
 

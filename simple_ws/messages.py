@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
+from json import encoder as json_encoder
+from typing import Any, Final, NoReturn
 
 from .constants import (
     MAX_CLOSE_REASON,
@@ -24,6 +27,39 @@ _BINARY = int(Opcode.BINARY)
 _compact = json.JSONEncoder(
     allow_nan=False, ensure_ascii=False, separators=(",", ":")
 ).encode
+
+
+def _refuse(value: object) -> NoReturn:
+    """Raise what `JSONEncoder.default` raises."""
+    name = type(value).__name__
+    raise TypeError(f"Object of type {name} is not JSON serializable")
+
+
+#: What `_compact` makes for each value anew, made once; it does not look for a value
+#: that contains itself.
+_make: Final = getattr(json_encoder, "c_make_encoder", None)
+_chunks: Callable[[Any, int], Iterable[str]] | None = _make and _make(
+    None,
+    _refuse,
+    json_encoder.encode_basestring,
+    None,
+    ":",
+    ",",
+    False,
+    False,
+    False,
+)
+
+
+def _text_of(value: object) -> str:
+    if _chunks is None:
+        return _compact(value)
+    try:
+        return "".join(_chunks(value, 0))
+    except (RecursionError, ValueError):
+        return _compact(value)  # raises what it is
+
+
 _ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
@@ -68,7 +104,7 @@ def encode_json(value: object) -> bytes:
         ValueError: It contains NaN or an infinity, which are not JSON (§6) and which
             browsers cannot parse, or it contains itself.
     """
-    text = _compact(value)
+    text = _text_of(value)
     try:
         return text.encode()
     except UnicodeEncodeError:

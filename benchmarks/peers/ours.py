@@ -12,6 +12,29 @@ class Echo(WebSocket):
         client.write_message(msg)
 
 
+class Text(str):
+    pass
+
+
+class Data(bytes):
+    pass
+
+
+#: All documented ways to reply, by name; the message is bytes.
+FORMS = {
+    "binary": lambda msg, client: client.write_message(msg, binary=True),
+    "positional": lambda msg, client: client.write_message(msg, True),
+    "text": lambda msg, client: client.write_message(msg, binary=False),
+    "send": lambda msg, client: client.send(msg),
+    "return": lambda msg, client: msg,
+    "bytearray": lambda msg, client: client.write_message(bytearray(msg)),
+    "memoryview": lambda msg, client: client.write_message(memoryview(msg)),
+    "str-subclass": lambda msg, client: client.write_message(Text("x" * 32)),
+    "bytes-subclass": lambda msg, client: client.write_message(Data(msg)),
+    "dict": lambda msg, client: client.write_message({"text": "x" * 21}),
+}
+
+
 class BroadcastLoop(WebSocket):
     def on_message(self, msg, client):
         for client in self.clients:
@@ -42,12 +65,15 @@ def main():
     args = common.parse(
         max_frame_size={"default": "8192", "help": "bytes, or none"},
         broadcast_form={"choices": ["server", "loop"], "default": "server"},
+        form={"choices": FORMS, "help": "how to reply"},
         busy_poll={"type": float, "default": 0.0, "help": "seconds"},
         deflate_parameters={"choices": ["default", "equal"], "default": "equal"},
     )
     frame = None if args.max_frame_size == "none" else int(args.max_frame_size)
     handlers = {"server": Broadcast, "loop": BroadcastLoop}
-    handler = Echo if args.mode == "echo" else handlers[args.broadcast_form]
+    handler = Echo() if args.mode == "echo" else handlers[args.broadcast_form]()
+    if args.form:
+        handler.on_message = FORMS[args.form]
     server = Server(
         "127.0.0.1",
         args.port,
@@ -58,7 +84,7 @@ def main():
         backlog=4096,
         busy_poll=args.busy_poll,
     )
-    server.mount("*", handler())
+    server.mount("*", handler)
     server.listen()
     print("BACKEND", simple_ws.BACKEND)
     common.ready(server.port)

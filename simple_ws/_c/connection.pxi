@@ -814,26 +814,34 @@ Moves messages between a socket and a callback; subclasses do the rest.
             TypeError: A message of another type.
             ValueError: Bytes sent as text that are not valid UTF-8.
         """
-        cdef const char* data
-        cdef Py_ssize_t size
-        if PyThread_get_thread_ident() != self._loop.owner:
-            return self._write_elsewhere(msg, binary)
-        if binary is None:
-            if type(msg) is str:
-                data = PyUnicode_AsUTF8AndSize(msg, &size)
-                return self.write(TEXT_OPCODE, msg, <const uint8_t*> data, size)
-            if type(msg) is bytes:
-                return self.write(
-                    BINARY_OPCODE,
-                    msg,
-                    <const uint8_t*> PyBytes_AS_STRING(msg),
-                    <size_t> PyBytes_GET_SIZE(msg),
-                )
-        return self._send(*encode_message(msg, binary))
+        return self.write_any(msg, binary)
 
     def send(self, msg: object, binary: bool | None = None) -> SendStatus:
         """The same as `write_message`."""
         return self.write_message(msg, binary)
+
+    cdef object write_any(self, object msg, object binary):
+        """See `write_message`; what needs no Python code is sent from here."""
+        cdef const char* data
+        cdef Py_ssize_t size
+        if PyThread_get_thread_ident() != self._loop.owner:
+            return self._write_elsewhere(msg, binary)
+        if binary is None or binary is True or binary is False:
+            if type(msg) is not str and type(msg) is not bytes:
+                msg = exact_copy(msg)
+            if type(msg) is str:
+                data = PyUnicode_AsUTF8AndSize(msg, &size)
+                return self.write(
+                    BINARY_OPCODE if binary is True else TEXT_OPCODE,
+                    msg,
+                    <const uint8_t*> data,
+                    <size_t> size,
+                )
+            if type(msg) is bytes and (binary is not False or is_utf8(msg)):
+                return self.send_bytes(
+                    TEXT_OPCODE if binary is False else BINARY_OPCODE, msg
+                )
+        return self._send(*encode_message(msg, binary))
 
     def _send(self, int opcode: int, payload: bytes) -> SendStatus:
         return self.send_bytes(<uint8_t> opcode, payload)

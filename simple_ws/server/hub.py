@@ -247,18 +247,20 @@ class Hub(Membership):
         subject: Subject | None = None,
     ) -> int:
         left_out = _clients_in(exclude)
-        engine = None if local else self._engine
-        send: Callable[[object], int | None]
+        engine, reactor = None if local else self._engine, self._other_loop()
         if engine is None:
-            send = lambda given: self._send_local(  # noqa: E731
+            if reactor is None:
+                return Delivered(
+                    self._send_local(audience, value, msg, left_out, subject)
+                )
+            send: Callable[[object], object] = lambda given: self._send_local(  # noqa: E731
                 audience, value, given, left_out, subject
             )
         else:
             channel = engine.channels.name(audience, value)
+            if reactor is None:
+                return Delivered(engine.publish(channel, msg, left_out) or 0)
             send = lambda given: engine.publish(channel, given, left_out)  # noqa: E731
-        reactor = self._other_loop()
-        if reactor is None:
-            return Delivered(send(msg) or 0)
         self._queue(reactor, msg, send, anything=self._filtered and engine is None)
         return Delivered(0)
 
@@ -456,6 +458,8 @@ def _clients_in(exclude: object) -> Collection[Client]:
     """The excluded clients, as a collection that does not change."""
     if exclude is None or exclude == ():
         return ()
+    if type(exclude) is tuple and len(exclude) == 1 and isinstance(exclude[0], Client):
+        return exclude
     try:
         clients: frozenset[Any] = frozenset(exclude)  # type: ignore[call-overload]
     except TypeError:
