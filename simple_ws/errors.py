@@ -10,6 +10,9 @@
     │   └── BadRequest             a plain or opening request is faulty        400
     │       └── MissingField       it lacks a value (a KeyError as well)       400
     ├── AuthenticationError        wrong credentials            HTTP 401, 1008
+    │   └── TokenError             a token is not valid
+    │       └── TokenExpired       it was valid before, or will be later
+    ├── KeysUnavailable            the keys of tokens cannot be read at present
     ├── EngineError                a `Publisher` could not publish
     ├── InvalidState               a call that is not allowed in this state
     ├── ConnectError               clients: the connection failed
@@ -47,6 +50,7 @@ __all__ = [
     "InvalidHandshake",
     "InvalidState",
     "InvalidURI",
+    "KeysUnavailable",
     "MessageTooBig",
     "MissingField",
     "ProtocolError",
@@ -54,6 +58,8 @@ __all__ = [
     "RateExceeded",
     "ServerOverloaded",
     "TLSError",
+    "TokenError",
+    "TokenExpired",
     "WebSocketError",
 ]
 
@@ -180,6 +186,18 @@ class AuthenticationError(WebSocketError):
     closes the client with 1008. The text goes only to the log, so that it reveals
     nothing to the peer.
     """
+
+
+class TokenError(AuthenticationError):
+    """A token is not valid; see `tokens.Tokens`."""
+
+
+class TokenExpired(TokenError):
+    """A token has expired, or is not valid yet; all else was right."""
+
+
+class KeysUnavailable(WebSocketError):
+    """The keys that verify tokens cannot be read at present: try again."""
 
 
 class EngineError(WebSocketError):

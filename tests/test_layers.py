@@ -33,6 +33,7 @@ LAYERS = {
     "ops": "ops/",
     "cluster": "cluster/",
     "server": "server/",
+    "tokens": "tokens/",
     "live": "live/",
     "faces": "__init__ aio testing/ pytest_plugin publisher http11 schedule",
     "cli": "cli/ __main__",

@@ -7,25 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cluster.position import Position
-from ..cluster.since import Since, parse_since
 from ..constants import RELEASE
-from ..errors import AuthenticationError
 from ..loop.deferred import Steps
 from ..messages import encode_json
 from ..server.feeds import Arrival
 from . import codes
-from .codes import Disconnect, LiveError
+from .codes import LiveError
 from .commands import message_of
+from .connecting import Connecting
+from .credentials import Credentials, checked_info, checked_time
 from .flags import Flags
 from .interfaces import LiveHost
-from .methods import Connected, ConnectRequest
+from .methods import Subscribed
 from .positions import Claim
 from .reading import Outcome, read_history, read_presence, stats_of
-from .session import LATER, Session, Stage, Subscription
+from .session import LATER, Session, Subscription
 from .topics import LiveTopics, recovered, subscribed
+
+if TYPE_CHECKING:
+    from ..tokens import SubscriptionClaims
 
 __all__ = ["Action", "Actions"]
 
@@ -46,12 +49,16 @@ class Actions:
     Args:
         live: the handler.
         topics: the subscriptions of its clients.
+        credentials: who they are.
     """
 
-    def __init__(self, live: LiveHost, topics: LiveTopics) -> None:
+    def __init__(
+        self, live: LiveHost, topics: LiveTopics, credentials: Credentials
+    ) -> None:
         self._live, self._topics = live, topics
+        self._credentials = credentials
         self._actions: dict[str, Action] = {
-            "connect": self._connect,
+            "connect": Connecting(live, topics, credentials).connect,
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
             "publish": self._publish,
@@ -62,126 +69,11 @@ class Actions:
             "send": self._send,
             "ping": self._ping,
             "refresh": self._refresh,
-            "sub_refresh": self._refresh,
+            "sub_refresh": self._sub_refresh,
         }
 
     def __getitem__(self, method: str) -> Action:
         return self._actions[method]
-
-    # connect
-
-    def _connect(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
-        session.stage = Stage.CONNECTING
-        request = ConnectRequest(
-            params.get("token", ""),
-            params.get("data"),
-            params.get("name", ""),
-            params.get("version", ""),
-            params.get("headers", {}),
-        )
-        try:
-            connected = yield from self._ask_to_connect(session, request)
-        except Exception as error:
-            if not isinstance(error, LiveError) or error.temporary:
-                session.stage = Stage.WAITING  # it may try again
-                raise
-            session.reply_error(number, error.code, error.message)
-            session.disconnect(Disconnect.INVALID_TOKEN)
-            return LATER
-        if session.stage is Stage.CONNECTING:
-            self._begin_all(session, number, params, connected)
-        return LATER
-
-    def _ask_to_connect(self, session: Session, request: ConnectRequest) -> Steps:
-        client, hook = session.client, self._live.hooks["on_connect"]
-        answer = None
-        if hook is not None:
-            try:
-                answer = yield session.call("on_connect", hook, client, request)
-            except AuthenticationError as error:
-                host = client._host
-                host._log.note_refusal(client._request.address, str(error))
-                answer = False
-        connected = Connected() if answer is None or answer is True else answer
-        if connected is False:
-            raise LiveError(*codes.UNAUTHORIZED)
-        if not isinstance(connected, Connected):
-            raise TypeError(
-                f"on_connect must return None, False or Connected, not {answer!r}"
-            )
-        encode_json(connected.data)  # raises now what JSON cannot represent
-        if connected.user is not None:
-            client.bind(connected.user)
-        if client in self._live.server._strangers:
-            raise LiveError(*codes.UNAUTHORIZED)
-        return connected
-
-    def _begin_all(
-        self,
-        session: Session,
-        number: int,
-        params: dict[str, Any],
-        connected: Connected,
-    ) -> None:
-        """Begin all subscriptions by the server, then answer."""
-        claims: dict[str, Claim | Since] = {
-            topic: parse_since(since) for topic, since in session.at_connect.items()
-        }
-        session.at_connect = {}
-        claims |= dict.fromkeys(connected.topics)
-        results: dict[str, Any] = {}
-        waiting = set(claims)
-
-        def begun(
-            topic: str, claim: Any, flags: Flags, arrival: Arrival | None
-        ) -> None:
-            if arrival is not None:
-                results[topic] = subscribed(arrival, flags)
-                if claim is not None and flags.recoverable:
-                    results[topic] |= recovered(arrival)
-            waiting.discard(topic)
-            if not waiting and session.stage is Stage.CONNECTING:
-                self._answer_connect(session, number, connected, results)
-
-        said = params.get("subs", {})
-        for topic, claim in claims.items():
-            sub = said.get(topic)
-            if sub is not None and sub.get("recover"):
-                claim = Claim(sub.get("epoch", ""), sub.get("offset", 0))
-            flags = self._topics.flags_by_server(session, topic)
-            done = partial(begun, topic, claim, flags)
-            subscription = Subscription(True, flags.join_leave)
-            try:
-                self._topics.begin(session, topic, subscription, claim, done)
-            except LiveError:
-                waiting.discard(topic)  # it is full
-        if waiting:
-            session.hold()
-        elif session.stage is Stage.CONNECTING:
-            self._answer_connect(session, number, connected, results)
-
-    def _answer_connect(
-        self,
-        session: Session,
-        number: int,
-        connected: Connected,
-        results: dict[str, Any],
-    ) -> None:
-        live, client = self._live, session.client
-        result: dict[str, Any] = {
-            "client": f"{client.id}@{live.server.cluster.id}",
-            "version": f"simple_ws {RELEASE}",
-            "ping": max(1, round(live.heartbeat)),
-            "pong": True,
-        }
-        if connected.data is not None:
-            result["data"] = connected.data
-        if results:
-            result["subs"] = results
-        session.stage = Stage.CONNECTED
-        session.reply(number, "connect", result)
-        session.flush()
-        session.go_on()
 
     # Subscriptions
 
@@ -190,10 +82,13 @@ class Actions:
     ) -> Steps:
         topic = params["channel"]
         self._check_free(session, topic)
-        yield from session.check("subscribe", topic)
+        token = params.get("token", "")
+        claims = yield from self._credentials.subscription(session, topic, token)
+        if claims is None:
+            yield from session.check("subscribe", topic)
         client, data = session.client, params.get("data")
         answer = yield from session.ask("on_subscribe", client, topic, data)
-        encode_json(answer)  # raises now what JSON cannot represent
+        granted = self._granted(answer, claims)
         self._check_free(session, topic)  # the server may have subscribed it meanwhile
         if not session.is_connected:
             return LATER
@@ -203,13 +98,36 @@ class Actions:
             params.get("positioned", False),
             params.get("join_leave", False),
         )
+        if claims is not None:
+            flags = flags.overridden(claims.topic.override)
         claim = None
         if recover and flags.recoverable:
             claim = Claim(params.get("epoch", ""), params.get("offset", 0))
-        subscription = Subscription(join_leave=flags.join_leave)
-        done = partial(self._answer_subscribe, session, number, params, flags, answer)
+        subscription = Subscription(join_leave=flags.join_leave, info=granted.info)
+        done = partial(self._answer_subscribe, session, number, params, flags, granted)
         self._topics.begin(session, topic, subscription, claim, done)
         return LATER
+
+    def _granted(self, answer: Any, claims: SubscriptionClaims | None) -> Subscribed:
+        """What holds for a subscription, as the user's function and the token say.
+
+        Raises:
+            LiveError: It has expired.
+            TypeError, ValueError: What the function gave is no good.
+        """
+        granted = answer if isinstance(answer, Subscribed) else Subscribed(answer)
+        encode_json(granted.data)
+        checked_info(granted.info)
+        checked_time(granted.expires_at)
+        if claims is not None:
+            data, info, expires_at = granted.data, granted.info, granted.expires_at
+            granted = Subscribed(
+                claims.topic.data if data is None else data,
+                claims.topic.info if info is None else info,
+                claims.expires_at if expires_at is None else expires_at,
+            )
+        self._credentials.check_time(granted.expires_at)
+        return granted
 
     def _check_free(self, session: Session, topic: str) -> None:
         if topic in session.topics:
@@ -225,7 +143,7 @@ class Actions:
         number: int,
         params: dict[str, Any],
         flags: Flags,
-        data: Any,
+        granted: Subscribed,
         arrival: Arrival | None,
     ) -> None:
         if arrival is None:
@@ -239,8 +157,11 @@ class Actions:
                 self._topics.end(session, params["channel"])
                 session.reply_error(number, *codes.UNRECOVERABLE_POSITION)
                 return
-        if data is not None:
-            result["data"] = data
+        if granted.data is not None:
+            result["data"] = granted.data
+        if granted.expires_at is not None:
+            topic, until = params["channel"], granted.expires_at
+            result |= self._credentials.subscribed(session, topic, until)
         session.reply(number, "subscribe", result)
 
     def _unsubscribe(
@@ -322,5 +243,18 @@ class Actions:
     def _ping(self, session: Session, number: int, params: dict[str, Any]) -> Any:
         return {}
 
-    def _refresh(self, session: Session, number: int, params: dict[str, Any]) -> Any:
-        raise LiveError(*codes.NOT_AVAILABLE)  # nothing expires
+    # Expiry
+
+    def _refresh(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
+        token = params.get("token", "")
+        expiry = yield from self._credentials.refresh_connection(session, token)
+        if not session.is_connected:
+            return LATER
+        version = f"simple_ws {RELEASE}"
+        return {"client": session.client_id, "version": version, **expiry}
+
+    def _sub_refresh(
+        self, session: Session, number: int, params: dict[str, Any]
+    ) -> Steps:
+        topic, token = params["channel"], params.get("token", "")
+        return self._credentials.refresh_subscription(session, topic, token)

@@ -11,17 +11,20 @@ from typing import NamedTuple
 __all__ = [
     "ALREADY_SUBSCRIBED",
     "BAD_REQUEST",
+    "EXPIRED",
     "INTERNAL",
     "LIMIT_EXCEEDED",
     "METHOD_NOT_FOUND",
     "NOT_AVAILABLE",
     "PERMISSION_DENIED",
+    "TOKEN_EXPIRED",
     "TOO_MANY_REQUESTS",
     "UNAUTHORIZED",
     "UNKNOWN_CHANNEL",
     "UNRECOVERABLE_POSITION",
     "Code",
     "Disconnect",
+    "DisconnectClient",
     "LiveError",
     "Unsubscribe",
 ]
@@ -70,6 +73,8 @@ ALREADY_SUBSCRIBED = Code(105, "already subscribed")
 LIMIT_EXCEEDED = Code(106, "limit exceeded")
 BAD_REQUEST = Code(107, "bad request")
 NOT_AVAILABLE = Code(108, "not available")
+TOKEN_EXPIRED = Code(109, "token expired")
+EXPIRED = Code(110, "expired")
 TOO_MANY_REQUESTS = Code(111, "too many requests")
 UNRECOVERABLE_POSITION = Code(112, "unrecoverable position")
 
@@ -79,6 +84,7 @@ class Disconnect:
 
     SHUTDOWN = Code(3001, "shutdown")
     SERVER_ERROR = Code(3004, "internal server error")
+    EXPIRED = Code(3005, "connection expired")
     SLOW = Code(3008, "slow")
     INSUFFICIENT_STATE = Code(3010, "insufficient state")
     NO_PONG = Code(3012, "no pong")
@@ -93,3 +99,16 @@ class Unsubscribe:
 
     SERVER = Code(2000, "server unsubscribe")
     INSUFFICIENT_STATE = Code(2500, "insufficient state")
+    EXPIRED = Code(2501, "subscription expired")
+
+
+class DisconnectClient(Exception):
+    """A command is answered by the end of the connection.
+
+    Attributes:
+        code: of the end, one of `Disconnect`.
+    """
+
+    def __init__(self, code: Code) -> None:
+        super().__init__(code.text)
+        self.code = code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 __all__ = ["AS_ASKED", "Flags"]
@@ -32,6 +33,14 @@ class Flags(NamedTuple):
             recoverable if self.recoverable is None else self.recoverable,
             positioned if self.positioned is None else self.positioned,
             join_leave if self.join_leave is None else self.join_leave,
+        )
+
+    def overridden(self, override: Mapping[str, bool]) -> Flags:
+        """What a subscriber gets whose token says something else."""
+        return Flags(
+            override.get("recover", self.recoverable),
+            override.get("position", self.positioned),
+            override.get("join_leave", self.join_leave),
         )
 
 

@@ -17,8 +17,10 @@ from ..http.cors import Cors
 from ..speedups import fan_out
 from .actions import Action, Actions
 from .client import LiveClient
-from .codes import Disconnect, Unsubscribe
+from .codes import Code, Disconnect
 from .commands import PING
+from .credentials import Credentials
+from .expiry import Expiries
 from .flags import AS_ASKED, Flags
 from .heartbeat import Heartbeats
 from .methods import Hooks, Methods
@@ -57,6 +59,9 @@ class Live(BaseHandler):
         flags: Callable[[Any, str, bool], Flags] | None = None,
         present_alone: bool = False,
         cors: Cors | None = None,
+        tokens: Any = None,
+        allow_anonymous: bool = False,
+        refresh_grace: float = 25.0,
         hooks: dict[str, Callable[..., Any] | None],
         options: dict[str, Any],
     ) -> None:
@@ -75,6 +80,7 @@ class Live(BaseHandler):
         given = {"subprotocols": ("centrifuge-json",), **options}
         self._given.update(check_options(given))
         topics = LiveTopics(self)
+        credentials = Credentials(self, tokens, allow_anonymous, refresh_grace)
         self._set(
             heartbeat=heartbeat,
             max_topics=whole(1, "topics")("max_topics", max_topics),
@@ -87,7 +93,9 @@ class Live(BaseHandler):
             methods=Methods(),
             malformed=0,
             _topics=topics,
-            _actions=Actions(self, topics),
+            expiries=Expiries(),
+            _credentials=credentials,
+            _actions=Actions(self, topics, credentials),
             _heartbeats=Heartbeats[Session](heartbeat, heartbeat_timeout),
             _beating=False,
         )
@@ -101,6 +109,8 @@ class Live(BaseHandler):
     hooks: Hooks
     methods: Methods
     malformed: int
+    expiries: Expiries
+    _credentials: Credentials
     _topics: LiveTopics
     _actions: Actions
     _heartbeats: Heartbeats[Session]
@@ -206,9 +216,9 @@ class Live(BaseHandler):
         """The server subscribes a client."""
         return self._topics.join(session, topic, since)
 
-    def leave_topic(self, session: Session, topic: str) -> None:
+    def leave_topic(self, session: Session, topic: str, code: Code) -> None:
         """The server ends a subscription."""
-        self._topics.leave(session, topic, Unsubscribe.SERVER)
+        self._topics.leave(session, topic, code)
 
     def on_gap(self, topic: str | None, missing: int | None) -> None:
         """Messages of a topic did not come here."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .codes import Code
+from .expiry import Expiries
 from .flags import Flags
 from .methods import Hooks, Methods
 
@@ -21,6 +23,7 @@ class LiveHost(Protocol):
         command_rate: commands a second, and at once; None: no limit.
         max_topics: of a client.
         heartbeat: seconds between two pings of a client.
+        expiries: connections and subscriptions that expire.
     """
 
     server: Any
@@ -30,6 +33,7 @@ class LiveHost(Protocol):
     command_rate: tuple[float, float] | None
     max_topics: int
     heartbeat: float
+    expiries: Expiries
 
     def find_action(self, method: str) -> Callable[..., Any]:
         """What a command does; see `actions`."""
@@ -40,5 +44,5 @@ class LiveHost(Protocol):
     def join_topic(self, session: Any, topic: str, since: Any) -> bool:
         """The server subscribes a client; see `topics`."""
 
-    def leave_topic(self, session: Any, topic: str) -> None:
+    def leave_topic(self, session: Any, topic: str, code: Code) -> None:
         """The server ends a subscription; see `topics`."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..loop.deferred import check_callback
 
-__all__ = ["HOOKS", "ConnectRequest", "Connected", "Hooks", "Methods"]
+__all__ = [
+    "HOOKS",
+    "ConnectRequest",
+    "Connected",
+    "Hooks",
+    "Methods",
+    "Subscribed",
+]
 
 Function = Callable[..., Any]
 
@@ -20,18 +27,23 @@ HOOKS = {
     "on_publish": ("client", "topic", "data"),
     "on_rpc": ("client", "method", "data"),
     "on_send": ("client", "data"),
+    "on_refresh": ("client",),
+    "on_sub_refresh": ("client", "topic"),
     "on_disconnect": ("client",),
 }
 
 
 class ConnectRequest(NamedTuple):
-    """What a client said when it connected; all of it is a stranger's.
+    """What a client said when it connected; all of it is a stranger's, but for `user`
+    and `claims`.
 
     Attributes:
         token: "" without one.
         data: any JSON; None without it.
         name, version: of the client's program.
         headers: that a browser could not send with its handshake.
+        user: of the token, which was verified; "" is nobody in particular.
+        claims: of this token, by name; None without `tokens`, or without a token.
     """
 
     token: str
@@ -39,6 +51,8 @@ class ConnectRequest(NamedTuple):
     name: str
     version: str
     headers: dict[str, Any]
+    user: str = ""
+    claims: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +60,37 @@ class Connected:
     """What `on_connect` may return.
 
     Attributes:
-        user: the client is bound to this identity (`Client.bind`); None does not.
+        user: the client is bound to this identity (`Client.bind`); None: to that of
+            its token.
         data: any JSON, for the client.
-        topics: that the client is subscribed to by the server.
+        topics: that the client is subscribed to by the server, with those of its token.
+        expires_at: seconds since 1970, when the connection ends unless it is refreshed;
+            None: when its token expires, or never without one.
+        info: what others see of the client, at most 4 KiB of JSON; None: that of its
+            token.
     """
 
     user: Any = None
     data: Any = None
     topics: Sequence[str] = ()
+    expires_at: float | None = None
+    info: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """What `on_subscribe` may return.
+
+    Attributes:
+        data: any JSON, for the client.
+        info: what others in the topic see of the client, at most 4 KiB of JSON; None:
+            that of its token.
+        expires_at: as of `Connected`, for the subscription.
+    """
+
+    data: Any = None
+    info: Any = None
+    expires_at: float | None = None
 
 
 class Hooks:
@@ -73,7 +110,7 @@ class Hooks:
         self._functions = given
 
     def __getitem__(self, name: str) -> Function | None:
-        return self._functions[name]
+        return self._functions.get(name)
 
     def callbacks(self) -> Iterator[tuple[str, Function]]:
         """Those there are, by name."""

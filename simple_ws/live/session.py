@@ -20,7 +20,7 @@ from ..loop.deferred import DeferredCancelled, Steps, is_deferred, run_steps
 from ..server.feeds import Arrival
 from ..token_bucket import TokenBucket
 from . import codes
-from .codes import Code, Disconnect, LiveError
+from .codes import Code, Disconnect, DisconnectClient, LiveError, Unsubscribe
 from .commands import (
     Command,
     Malformed,
@@ -68,16 +68,23 @@ class Subscription:
         by_server: the server has subscribed it.
         join_leave: it is told who comes and goes.
         positioned: it counts messages.
+        info: of the client in the topic, any JSON; None without it.
+        due: see `expiry`.
         pending: called with where it begins, once that is known, or None if it does not
             begin; None when it gets messages.
     """
 
-    __slots__ = ("by_server", "join_leave", "pending", "positioned")
+    __slots__ = ("by_server", "due", "info", "join_leave", "pending", "positioned")
 
     def __init__(
-        self, by_server: bool = False, join_leave: bool | None = False
+        self,
+        by_server: bool = False,
+        join_leave: bool | None = False,
+        info: Any = None,
     ) -> None:
         self.by_server, self.join_leave = by_server, bool(join_leave)
+        self.info = info
+        self.due: int | None = None
         self.positioned = False
         self.pending: Callable[[Arrival | None], object] | None = None
 
@@ -93,7 +100,10 @@ class Session:
         stage: see the head of the module.
         topics: its subscriptions.
         at_connect: topics that the server has subscribed it to before it was connected.
+        user: of the token that it connected with; None: it had none.
+        info: of the client, any JSON; None without it.
         slot, pinged: see `heartbeat`.
+        due: see `expiry`.
     """
 
     __slots__ = (
@@ -106,11 +116,14 @@ class Session:
         "_waiting",
         "at_connect",
         "client",
+        "due",
+        "info",
         "live",
         "pinged",
         "slot",
         "stage",
         "topics",
+        "user",
     )
 
     def __init__(self, live: LiveHost, client: Any) -> None:
@@ -118,7 +131,10 @@ class Session:
         self.stage = Stage.WAITING
         self.topics: dict[str, Subscription] = {}
         self.at_connect: dict[str, Any] = {}
+        self.user: str | None = None
+        self.info: Any = None
         self.slot, self.pinged = 0, False
+        self.due: int | None = None
         self._busy = False
         self._calls = self._malformed = self._refused = 0
         self._out: list[str] | None = None
@@ -131,6 +147,17 @@ class Session:
     def is_connected(self) -> bool:
         """Whether its `connect` was accepted, and the connection has not ended."""
         return self.stage is Stage.CONNECTED
+
+    @property
+    def client_id(self) -> str:
+        """The connection, as clients know it."""
+        return f"{self.client.id}@{self.live.server.cluster.id}"
+
+    def inform(self, info: Any) -> None:
+        """What others see of the client; a dict is what members are shown with."""
+        if info != self.info:
+            self.info = info
+            self.client.present_as = info if isinstance(info, dict) else None
 
     # Input
 
@@ -245,6 +272,8 @@ class Session:
                 self.reply(number, method, result)
         except LiveError as error:
             self.reply_error(number, error.code, error.message, error.temporary)
+        except DisconnectClient as end:
+            self.disconnect(end.code)
         except (Exception, DeferredCancelled) as error:
             self.note_failure(method, error)
             self.reply_error(number, *codes.INTERNAL, temporary=True)
@@ -334,7 +363,10 @@ class Session:
         """The connection has ended."""
         self.stage = Stage.ENDED
         topics, self.topics = self.topics, {}
+        expiries = self.live.expiries
+        expiries.discard(self)
         for subscription in topics.values():
+            expiries.discard(subscription)
             if subscription.pending is not None:
                 subscription.pending(None)
         self._waiting = None
@@ -347,4 +379,4 @@ class Session:
 
     def leave(self, topic: str, client: Any) -> None:
         """The server ends a subscription."""
-        self.live.leave_topic(self, topic)
+        self.live.leave_topic(self, topic, Unsubscribe.SERVER)

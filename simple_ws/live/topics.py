@@ -75,6 +75,7 @@ class LiveTopics:
         subscription = session.topics.pop(topic, None)
         if subscription is None:
             return None
+        self._live.expiries.discard(subscription)
         self._live.server._unsubscribe(topic, session.client)
         if subscription.pending is not None:
             subscription.pending(None)

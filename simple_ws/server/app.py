@@ -69,7 +69,12 @@ class App(Lookup):
         on_publish: Callable[..., Any] | None = None,
         on_rpc: Callable[..., Any] | None = None,
         on_send: Callable[..., Any] | None = None,
+        on_refresh: Callable[..., Any] | None = None,
+        on_sub_refresh: Callable[..., Any] | None = None,
         on_disconnect: Callable[..., Any] | None = None,
+        tokens: Any = None,
+        allow_anonymous: bool = False,
+        refresh_grace: float = 25.0,
         heartbeat: float = 25.0,
         heartbeat_timeout: float = 8.0,
         max_topics: int = 128,
@@ -90,14 +95,25 @@ class App(Lookup):
                 name of the method; true allows it. Without it nothing is allowed.
             on_connect: called with (client, request), a `live.ConnectRequest`; returns
                 None, False (error 101) or a `live.Connected`.
-            on_subscribe: called with (client, topic, data); returns None, False, or
-                data for the client.
+            on_subscribe: called with (client, topic, data); returns None, False, data
+                for the client, or a `live.Subscribed`.
             on_publish: called with (client, topic, data); returns None, False, or what
                 is published instead.
             on_rpc: called with (client, method, data) before the method is; returns
                 None, False, or data for the method.
             on_send: called with (client, data) for what the client sends to nobody.
+            on_refresh: called with (client) when its connection expires; returns until
+                when it may stay, in seconds since 1970, or None or False: it is
+                disconnected (3005). With it, clients do not refresh their tokens.
+            on_sub_refresh: called with (client, topic) when the subscription expires;
+                likewise, and it is unsubscribed (2501).
             on_disconnect: called with (client) when one that was connected has gone.
+            tokens: a `tokens.Tokens` that verifies the tokens of clients. With it, who
+                has no token and no identity cannot connect (error 101), and a valid
+                token of a subscription allows it without `authorize`.
+            allow_anonymous: who has no token may connect, as nobody in particular.
+            refresh_grace: seconds for which a client whose token has expired may stay,
+                to send another one.
             heartbeat: seconds between two pings of a client, which it answers.
             heartbeat_timeout: seconds in which it must (3012).
             max_topics: of one client (error 106).
@@ -126,6 +142,8 @@ class App(Lookup):
             "on_publish": on_publish,
             "on_rpc": on_rpc,
             "on_send": on_send,
+            "on_refresh": on_refresh,
+            "on_sub_refresh": on_sub_refresh,
             "on_disconnect": on_disconnect,
         }
         served: Live = self._serve_live(
@@ -137,6 +155,9 @@ class App(Lookup):
             command_rate=command_rate,
             force_recovery=force_recovery,
             cors=check_cors(cors),
+            tokens=tokens,
+            allow_anonymous=allow_anonymous,
+            refresh_grace=refresh_grace,
             hooks=hooks,
             options=options,
         )

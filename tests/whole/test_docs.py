@@ -676,6 +676,29 @@ def check_live(sandbox: Sandbox) -> None:
         assert ask(client, {"id": 5, "publish": other})["error"]["code"] == 103
 
 
+@prepares("docs/howto/tokens.md")
+def prepare_tokens(sandbox: Sandbox) -> None:
+    patch = sandbox.enter(pytest.MonkeyPatch.context())
+    patch.setenv("TOKEN_SECRET", "s" * 32)
+
+
+@checks("docs/howto/tokens.md")
+def check_tokens(sandbox: Sandbox) -> None:
+    def ask(client: Any, command: dict[str, Any]) -> Any:
+        client.send(json.dumps(command))
+        return json.loads(client.recv())
+
+    tokens = sandbox.names["tokens"]
+    with sandbox.serve(sandbox.names["server"]) as server:
+        client = server.connect("/live/websocket")
+        token = {"token": tokens.connection("ann")}
+        assert ask(client, {"id": 1, "connect": token})["connect"]["ttl"] > 3500
+        room = {"channel": "room:7"}
+        assert ask(client, {"id": 2, "subscribe": room})["error"]["code"] == 103
+        room["token"] = tokens.subscription("ann", "room:7")
+        assert ask(client, {"id": 3, "subscribe": room})["subscribe"]["expires"]
+
+
 @checks("docs/howto/fleet.md")
 def check_fleet(sandbox: Sandbox) -> None:
     run, server, fleet = (

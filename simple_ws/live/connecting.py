@@ -1,0 +1,206 @@
+"""The command `connect`: who the client is, what it is subscribed to, and the reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..cluster.since import Since, parse_since
+from ..constants import RELEASE
+from ..errors import AuthenticationError
+from ..loop.deferred import Steps
+from ..messages import encode_json
+from ..server.feeds import Arrival
+from . import codes
+from .codes import Disconnect, DisconnectClient, LiveError
+from .credentials import Credentials, checked_info, checked_time
+from .flags import Flags
+from .interfaces import LiveHost
+from .methods import Connected, ConnectRequest
+from .positions import Claim
+from .session import LATER, Session, Stage, Subscription
+from .topics import LiveTopics, recovered, subscribed
+
+if TYPE_CHECKING:
+    from ..tokens import ConnectionClaims
+    from ..tokens.claims import TopicClaims
+
+__all__ = ["Connecting"]
+
+
+class Connecting:
+    """See the head of the module.
+
+    Args:
+        live: the handler.
+        topics: the subscriptions of its clients.
+        credentials: who they are.
+    """
+
+    def __init__(
+        self, live: LiveHost, topics: LiveTopics, credentials: Credentials
+    ) -> None:
+        self._live, self._topics = live, topics
+        self._credentials = credentials
+
+    def connect(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
+        """Carry out the command."""
+        session.stage = Stage.CONNECTING
+        try:
+            token = params.get("token", "")
+            claims = yield from self._credentials.connection(session, token)
+            connected = yield from self._ask(session, params, claims)
+        except DisconnectClient:
+            raise
+        except LiveError as error:
+            if error.temporary or error.code == codes.TOKEN_EXPIRED.code:
+                session.stage = Stage.WAITING  # it may try again
+                raise
+            session.reply_error(number, error.code, error.message)
+            session.disconnect(Disconnect.INVALID_TOKEN)
+            return LATER
+        except Exception:
+            session.stage = Stage.WAITING
+            raise
+        if session.stage is Stage.CONNECTING:
+            topics = {} if claims is None else claims.topics
+            self._begin_all(session, number, params, connected, topics)
+        return LATER
+
+    def _ask(
+        self, session: Session, params: dict[str, Any], claims: ConnectionClaims | None
+    ) -> Steps:
+        """Ask the user's function; return what holds for the client, a `Connected`."""
+        client, hook = session.client, self._live.hooks["on_connect"]
+        answer = None
+        if hook is not None:
+            request = _request(params, claims)
+            try:
+                answer = yield session.call("on_connect", hook, client, request)
+            except AuthenticationError as error:
+                host = client._host
+                host._log.note_refusal(client._request.address, str(error))
+                answer = False
+        connected = Connected() if answer is None or answer is True else answer
+        if connected is False:
+            raise LiveError(*codes.UNAUTHORIZED)
+        if not isinstance(connected, Connected):
+            raise TypeError(
+                f"on_connect must return None, False or Connected, not {answer!r}"
+            )
+        # What the user's function gave raises now.
+        encode_json(connected.data)
+        checked_info(connected.info)
+        checked_time(connected.expires_at)
+        return self._admit(session, connected, claims)
+
+    def _admit(
+        self,
+        session: Session,
+        connected: Connected,
+        claims: ConnectionClaims | None,
+    ) -> Connected:
+        """Note who the client is, as its token says, and the user's function."""
+        user, info = connected.user, connected.info
+        if claims is not None:
+            session.user = claims.user
+            user = (claims.user or None) if user is None else user
+            info = claims.info if info is None else info
+            if connected.expires_at is None:
+                connected = replace(connected, expires_at=claims.expires_at)
+        self._credentials.check_time(connected.expires_at)
+        client = session.client
+        if user is not None:
+            client.bind(user)
+        if client in self._live.server._strangers:
+            raise LiveError(*codes.UNAUTHORIZED)
+        session.inform(info)
+        return connected
+
+    def _begin_all(
+        self,
+        session: Session,
+        number: int,
+        params: dict[str, Any],
+        connected: Connected,
+        of_token: Mapping[str, TopicClaims],
+    ) -> None:
+        """Begin all subscriptions by the server, then answer."""
+        claims: dict[str, Claim | Since] = {
+            topic: parse_since(since) for topic, since in session.at_connect.items()
+        }
+        session.at_connect = {}
+        claims |= dict.fromkeys(connected.topics)
+        claims |= dict.fromkeys(of_token)
+        results: dict[str, Any] = {}
+        waiting = set(claims)
+
+        def begun(
+            topic: str, claim: Any, flags: Flags, arrival: Arrival | None
+        ) -> None:
+            if arrival is not None:
+                results[topic] = subscribed(arrival, flags)
+                if claim is not None and flags.recoverable:
+                    results[topic] |= recovered(arrival)
+                if topic in of_token and of_token[topic].data is not None:
+                    results[topic]["data"] = of_token[topic].data
+            waiting.discard(topic)
+            if not waiting and session.stage is Stage.CONNECTING:
+                self._answer(session, number, connected, results)
+
+        said = params.get("subs", {})
+        for topic, claim in claims.items():
+            sub = said.get(topic)
+            if sub is not None and sub.get("recover"):
+                claim = Claim(sub.get("epoch", ""), sub.get("offset", 0))
+            flags, info = self._topics.flags_by_server(session, topic), None
+            if topic in of_token:
+                info = of_token[topic].info
+                flags = flags.overridden(of_token[topic].override)
+            done = partial(begun, topic, claim, flags)
+            subscription = Subscription(True, flags.join_leave, info)
+            try:
+                self._topics.begin(session, topic, subscription, claim, done)
+            except LiveError:
+                waiting.discard(topic)  # it is full
+        if waiting:
+            session.hold()
+        elif session.stage is Stage.CONNECTING:
+            self._answer(session, number, connected, results)
+
+    def _answer(
+        self,
+        session: Session,
+        number: int,
+        connected: Connected,
+        results: dict[str, Any],
+    ) -> None:
+        result: dict[str, Any] = {
+            "client": session.client_id,
+            "version": f"simple_ws {RELEASE}",
+            "ping": max(1, round(self._live.heartbeat)),
+            "pong": True,
+        }
+        result |= self._credentials.connected(session, connected.expires_at)
+        if connected.data is not None:
+            result["data"] = connected.data
+        if results:
+            result["subs"] = results
+        session.stage = Stage.CONNECTED
+        session.reply(number, "connect", result)
+        session.flush()
+        session.go_on()
+
+
+def _request(params: dict[str, Any], claims: ConnectionClaims | None) -> ConnectRequest:
+    return ConnectRequest(
+        params.get("token", ""),
+        params.get("data"),
+        params.get("name", ""),
+        params.get("version", ""),
+        params.get("headers", {}),
+        "" if claims is None else claims.user,
+        None if claims is None else claims.claims,
+    )
