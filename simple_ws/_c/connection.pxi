@@ -860,20 +860,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self, uint8_t first, object owner, const uint8_t* data, size_t size
     ):
         """Accept or drop a message; `owner` keeps its bytes alive."""
-        if not self._open:
-            return _DROPPED
         # Before compressing: a message that enters the context must be sent.
-        # Output being written does not count: it is nearly gone.
-        if (
-            self.waiting
-            and (
-                self.waiting - self.offering + size > self._write_limit
-                or self.has_too_many()
-                or self._loop.buffered > self._loop.buffered_limit
-            )
-            and not self.has_room(size)
-        ):
-            self.counters.dropped += 1
+        if not self.may_write(size):
             return _DROPPED
         if (
             self.packing
@@ -915,6 +903,37 @@ Moves messages between a socket and a callback; subclasses do the rest.
                 False,
             )
         self.mark_dirty()
+        return self.written()
+
+    def _send_framed(self, data: bytes) -> SendStatus:
+        """Accept or drop a message that is sent as it is, without a header."""
+        if not self.may_write(len(data)) or not self._open:
+            return _DROPPED
+        self.messages_sent += 1
+        self.counters.messages_sent += 1
+        self._enqueue(data)
+        return self.written()
+
+    cdef inline bint may_write(self, size_t size) except -1:
+        """Whether a message may enter the outbox; the policy may end the connection."""
+        if not self._open:
+            return False
+        # Output being written does not count: it is nearly gone.
+        if (
+            self.waiting
+            and (
+                self.waiting - self.offering + size > self._write_limit
+                or self.has_too_many()
+                or self._loop.buffered > self._loop.buffered_limit
+            )
+            and not self.has_room(size)
+        ):
+            self.counters.dropped += 1
+            return False
+        return True
+
+    cdef inline object written(self):
+        """A message is in the outbox: write it if that is half full."""
         # BACKPRESSURE must be reported while there is still room.
         if not self._write_blocked and (
             self.waiting > self._write_limit >> 1 or self.has_many()

@@ -33,10 +33,13 @@ _OPEN, _CLOSED = int(State.OPEN), int(State.CLOSED)
 _NEVER = 2**62
 # Looking up a member of an enum costs time at every use; these are the same objects.
 _DROPPED, _SENT, _BACKPRESSURE = SendStatus
+#: Not an opcode: a message is sent as it is, without a header.
+_FRAMED = 0
 #: Headers of short frames, by opcode and length.
 _SHORT_HEADS = {
     opcode: [bytes((0x80 | opcode, size)) for size in range(126)] for opcode in (1, 2)
 }
+_SHORT_HEADS[_FRAMED] = [b""] * 126
 _BINARY = int(Opcode.BINARY)
 _FINAL_TEXT = 0x80 | _TEXT
 _FINAL_BINARY = 0x80 | _BINARY
@@ -478,6 +481,10 @@ class ConnectionCore(_Base):
     def _send(self, opcode: int, payload: bytes) -> SendStatus:
         return self._send_from(payload, opcode, payload)
 
+    def _send_framed(self, data: bytes) -> SendStatus:
+        """Accept or drop a message that is sent as it is, without a header."""
+        return self._send_from(data, _FRAMED, data)
+
     def _send_from(self, source: object, opcode: int, payload: bytes) -> SendStatus:
         """Accept or drop a message; `source` is the object given by the user."""
         if not self._open:
@@ -496,8 +503,10 @@ class ConnectionCore(_Base):
         if size < self._plain_below:
             if size < 126:
                 frame = _SHORT_HEADS[opcode][size] + payload
-            else:
+            elif opcode:
                 frame = build_frame(opcode | 0x80, payload)
+            else:
+                frame = payload
             self._enqueue(frame)
         else:
             self._enqueue_long(source, opcode, payload)

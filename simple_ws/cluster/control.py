@@ -1,8 +1,8 @@
 """`Control`: what a node says to the others and hears of them, besides messages.
 
-It joins the parts: the `Roster` of nodes, `Asking` and answering, and `Presence`. They
-know nothing of the engine, so they work on any; each node is the only authority for
-what it has itself, so nothing is to be merged.
+It joins the parts: the `Roster` of nodes, `Asking` all and `Calls` to one, and
+`Presence`. They know nothing of the engine, so they work on any; each node is the only
+authority for what it has itself, so nothing is to be merged.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .asking import Asking, AskingHost
+from .calls import Calls
 from .internal import Inbox, Reader
 from .presence import Presence
 from .roster import NodeInfo, Roster, RosterHost
@@ -37,6 +38,7 @@ class Control:
     Attributes:
         roster: the other nodes.
         asking: the questions to them, and their answers.
+        calls: the questions to one of them.
         inbox: what they say.
     """
 
@@ -51,11 +53,14 @@ class Control:
     ) -> None:
         self.roster = Roster(host, rules)
         self.asking = Asking(host, self.roster, own, alone=alone)
+        self.calls = Calls(host, self.roster)
         self.inbox = Inbox(own, note_invalid)
         self.inbox.add("here", self.roster.on_here)
         self.inbox.add("bye", self.roster.on_bye)
         self.inbox.add("ask", self.asking.on_ask)
         self.inbox.add("answer", self.asking.on_answer)
+        self.inbox.add("call", self.calls.on_call)
+        self.inbox.add("result", self.calls.on_result)
         self._host = host
         self._presence: Presence | None = None
 
@@ -87,6 +92,7 @@ class Control:
     def on_gone(self, node: str, seen: float) -> None:
         """The roster says that a node has gone."""
         self.asking.on_gone(node)
+        self.calls.on_gone(node)
         if self._presence is not None:
             self._presence.on_gone(node, seen)
 
@@ -102,6 +108,7 @@ class Control:
     def end(self) -> None:
         """The server stops: say good-bye, and end the questions."""
         self.asking.end()
+        self.calls.end()
         if self._presence is not None:
             self._presence.end()
         self.roster.end()

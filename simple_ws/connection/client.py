@@ -81,6 +81,8 @@ class Client(ConnectionCore):
     _slow_consumers: ClassVar = SlowConsumers()
     #: What the layer `live/` has of a client of its own; it enters topics by it.
     _live: Any = None
+    #: How it is sent the messages of a feed, if not in frames (`server.feeds.Form`).
+    _form: Any = None
 
     _loop: Reactor
     _protocol: WebSocketProtocol
@@ -115,11 +117,7 @@ class Client(ConnectionCore):
         agreement: Agreement | None,
         subprotocol: str | None,
     ) -> None:
-        protocol = WebSocketProtocol(
-            max_size=options.max_size,
-            max_frame_size=options.max_frame_size,
-            agreement=agreement,
-        )
+        protocol = self._make_protocol(options, agreement)
         super().__init__(
             sock, host.reactor, protocol, options.buffer_size, options.write_limit
         )
@@ -146,6 +144,16 @@ class Client(ConnectionCore):
         self._pings: Pings | None = None
         self._session: Any = None
         self._topics: set[str] | None = None
+
+    def _make_protocol(
+        self, options: Options, agreement: Agreement | None
+    ) -> WebSocketProtocol:
+        """The rules of the connection."""
+        return WebSocketProtocol(
+            max_size=options.max_size,
+            max_frame_size=options.max_frame_size,
+            agreement=agreement,
+        )
 
     # What users may read
 
@@ -399,7 +407,7 @@ class Client(ConnectionCore):
         """Answer the handshake, open, and process the bytes after the request.
 
         Args:
-            response: the server's opening handshake.
+            response: the server's opening handshake; b"" if that comes later.
             rest: bytes received after the client's opening handshake.
             registered: whether the loop knows the socket already.
         """
@@ -416,7 +424,8 @@ class Client(ConnectionCore):
         else:
             self._loop.register(self._sock, READ, self)
         self._request.compact()
-        self._enqueue(response)
+        if response:
+            self._enqueue(response)
         self._host._add_client(self)
         # After that: from now on the handler announces a new `on_message`.
         self._take_callback()

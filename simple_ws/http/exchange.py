@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -25,7 +26,9 @@ from ..protocol.http11 import (
     Request,
     Response,
     check_request,
+    encode_head,
     expects_continue,
+    http_date,
     stays_open,
 )
 from ..protocol.http_body import (
@@ -114,6 +117,9 @@ class HttpConnection(Protocol):
 
     def watch(self, events: int, callback: Callable[[int], object]) -> None:
         """Call `callback(events)` when ready; 0 events for not at all."""
+
+    def open_stream(self, handler: Any, terms: Any) -> None:
+        """The request opens a client of a handler."""
 
     def resume(self, rest: bytes) -> None:
         """The response is sent: continue with the bytes after the request."""
@@ -246,6 +252,24 @@ class Exchange:
         """Call a function in the loop's thread; from any thread."""
         self._reactor.call_threadsafe(function)
 
+    def open_stream(self, handler: Any, terms: Any) -> None:
+        """Open a client of a handler, which sends the response; or refuse it.
+
+        Args:
+            handler: of the same server.
+            terms: see `server.upgrade.StreamTerms`.
+        """
+        self._connection.open_stream(handler, terms)
+
+    def stream_head(self, headers: list[tuple[str, str]]) -> bytes:
+        """The head of a response without an end, with what belongs to its path.
+
+        It ends with the connection: so it needs no chunks, its pieces are the same for
+        all clients, and those of HTTP/1.0 understand it.
+        """
+        ends = [("Connection", "close"), ("Date", http_date(time.time()))]
+        return encode_head(200, [*headers, *self._more, *ends])
+
     def go_on(self) -> None:
         """The source of the response has bytes again."""
         if self._phase is Phase.RESPONDING and self._starved:
@@ -312,6 +336,10 @@ class Exchange:
     def take_no_other(self) -> None:
         """End the connection after this request."""
         self._stays = False
+
+    def hand_over(self) -> None:
+        """Somebody else owns the socket, and sends the response."""
+        self._leave()
 
     def drop(self) -> None:
         """The socket is closed; stop the responder."""

@@ -5,18 +5,20 @@ What users write to it becomes a push; the frames of the protocol go out as they
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..connection.client import Client
 from ..constants import CloseCause, SendStatus
-from ..speedups import ConnectionCore
+from ..speedups import ConnectionCore, fan_out
 from .codes import Disconnect
 from .commands import encode_message
+from .forms import Form
 
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["LiveClient"]
+__all__ = ["LiveClient", "write_to_all"]
 
 #: Why we end a connection, as clients of the protocol understand it.
 _CODES = {
@@ -35,6 +37,9 @@ class LiveClient(Client):
     it is connected; `subscribe` and `unsubscribe` are subscriptions by the server,
     which its program is told of.
     """
+
+    #: See `forms`: what it is sent is not in frames of WebSocket.
+    _form: Form | None = None
 
     __slots__ = ("_live",)
 
@@ -67,6 +72,22 @@ class LiveClient(Client):
         """Send text of the protocol."""
         return ConnectionCore.write_message(self, text)
 
+    def _emulated(self) -> dict[str, str]:
+        """What else stands in the connect result; see `emulation`."""
+        return {}
+
+    def _write_publication(self, text: str, topic: str, offset: int) -> SendStatus:
+        """Send a message of a topic, as `commands.encode_publication` has made it."""
+        return self._write_frame(text)
+
+    @property
+    def _input_held(self) -> bool:
+        """Whether its next commands wait for those before them."""
+        return self._paused_by_callbacks
+
+    def _hold_input(self, held: bool) -> None:
+        self._pause_reading(held)
+
     def _close(
         self,
         code: int,
@@ -79,3 +100,18 @@ class LiveClient(Client):
         if known is not None:
             code, reason = known
         return super()._close(code, reason, cause, timeout)
+
+
+def write_to_all(clients: Iterable[Any], text: str) -> None:
+    """Send text of the protocol to many clients, encoded once for each form."""
+    framed: list[LiveClient] = []
+    blocks: dict[Form, bytes] = {}
+    for client in clients:
+        form = client._form
+        if form is None:
+            framed.append(client)
+            continue
+        if form not in blocks:
+            blocks[form] = form.block(text)
+        client._write_block(blocks[form])
+    fan_out(framed, text, (), raw=True)

@@ -188,6 +188,7 @@ class Connecting:
             result["data"] = connected.data
         if results:
             result["subs"] = results
+        result |= session.client._emulated()
         session.stage = Stage.CONNECTED
         session.reply(number, "connect", result)
         session.flush()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..http.exchange import Responder
 from ..http.routing import check_pattern
 from ..server.feeds import Feeds
 from .commands import encode_publication
@@ -90,6 +91,15 @@ def serve(
     """
     live = Live(hooks=hooks, options=options, **settings)
     server.mount(endpoints.websocket, live)
+    emulation = live._emulation
+    routes: tuple[tuple[str | None, str, Responder], ...] = (
+        (endpoints.sse, "GET", emulation.open_events),
+        (endpoints.http_stream, "POST", emulation.open_lines),
+        (endpoints.emulation, "POST", emulation.take),
+    )
+    for path, method, responder in routes:
+        if path is not None:
+            server._routes.add(path, [method], responder, live.cors)
     if server._feeds is None:
         server._feeds = Feeds(encode_publication)
     return live

@@ -20,12 +20,14 @@ from .client import LiveClient
 from .codes import Code, Disconnect
 from .commands import PING
 from .credentials import Credentials
+from .emulation import Emulation
 from .expiry import Expiries
 from .flags import AS_ASKED, Flags
 from .heartbeat import Heartbeats
 from .methods import Hooks, Methods
 from .reading import info_of
 from .session import Session
+from .stream_client import StreamClient
 from .topics import LiveTopics
 
 __all__ = ["Live"]
@@ -94,6 +96,7 @@ class Live(BaseHandler):
             malformed=0,
             _topics=topics,
             expiries=Expiries(),
+            _emulation=Emulation(self),
             _credentials=credentials,
             _actions=Actions(self, topics, credentials),
             _heartbeats=Heartbeats[Session](heartbeat, heartbeat_timeout),
@@ -112,6 +115,7 @@ class Live(BaseHandler):
     expiries: Expiries
     _credentials: Credentials
     _topics: LiveTopics
+    _emulation: Emulation
     _actions: Actions
     _heartbeats: Heartbeats[Session]
     _beating: bool
@@ -159,6 +163,8 @@ class Live(BaseHandler):
     def on_open(self, client: Any) -> None:
         """A client has come; it has to connect before its first heartbeat."""
         client._live = session = Session(self, client)
+        if isinstance(client, StreamClient):
+            self._emulation.add(client)
         self._heartbeats.add(session)
         if not self._beating:
             self._set(_beating=True)
@@ -173,6 +179,8 @@ class Live(BaseHandler):
         session = client._live
         was_connected = session.is_connected
         self._heartbeats.discard(session)
+        if isinstance(client, StreamClient):
+            self._emulation.discard(client)
         session.end()
         hook = self.hooks["on_disconnect"]
         if hook is not None and was_connected:
@@ -184,11 +192,14 @@ class Live(BaseHandler):
             self._set(_beating=False)
             return
         due, late = self._heartbeats.turn()
-        connected = []
+        connected: list[LiveClient] = []
         for session in due:
             if session.is_connected:
                 session.pinged = True
-                connected.append(session.client)
+                if session.client._form is None:
+                    connected.append(session.client)
+                else:
+                    session.client._write_ping()
             else:
                 session.disconnect(Disconnect.STALE)
         fan_out(connected, PING, (), raw=True)
@@ -196,7 +207,7 @@ class Live(BaseHandler):
             client = session.client
             # Who takes its output slowly has not got the ping yet; who is not read
             # cannot answer.
-            held_up = client.buffered_amount or client._paused_by_callbacks
+            held_up = client.buffered_amount or client._input_held
             if client.is_open() and not held_up:
                 session.disconnect(Disconnect.NO_PONG)
         self.server.reactor.call_later(self._heartbeats.tick, self._beat)

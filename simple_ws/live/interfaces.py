@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..connection.options import Options
+from ..http.cors import Cors
 from .codes import Code
 from .expiry import Expiries
 from .flags import Flags
@@ -24,6 +26,8 @@ class LiveHost(Protocol):
         max_topics: of a client.
         heartbeat: seconds between two pings of a client.
         expiries: connections and subscriptions that expire.
+        options: of the connections.
+        cors: which pages of other origins may use its paths by HTTP.
     """
 
     server: Any
@@ -34,6 +38,8 @@ class LiveHost(Protocol):
     max_topics: int
     heartbeat: float
     expiries: Expiries
+    options: Options
+    cors: Cors | None
 
     def find_action(self, method: str) -> Callable[..., Any]:
         """What a command does; see `actions`."""

@@ -197,8 +197,8 @@ class Session:
             self._refuse(command)
             return
         self._waiting.append(command)
-        if not self.client._paused_by_callbacks and self.client.is_open():
-            self.client._pause_reading(True)  # the rest of this frame still comes
+        if not self.client._input_held and self.client.is_open():
+            self.client._hold_input(True)  # the rest of this frame still comes
 
     def _note_malformed(self, number: int, error: Code) -> None:
         self._malformed += 1
@@ -257,8 +257,8 @@ class Session:
         self._busy = False
         while self._waiting and not self._busy and self.stage is not Stage.ENDED:
             self._do(self._waiting.popleft())
-        if not self._waiting and self.client._paused_by_callbacks:
-            self.client._pause_reading(False)
+        if not self._waiting and self.client._input_held:
+            self.client._hold_input(False)
 
     def _steps(self, command: Command) -> Steps:
         """Carry out a command, and answer it."""

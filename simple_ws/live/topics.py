@@ -14,8 +14,8 @@ from ..cluster.history import History
 from ..cluster.position import Position
 from ..cluster.since import Since, parse_since
 from ..server.feeds import Arrival
-from ..speedups import fan_out
 from . import codes
+from .client import write_to_all
 from .codes import Code, Disconnect, LiveError, Unsubscribe
 from .commands import encode_publication, encode_push, entry_of
 from .flags import Flags
@@ -120,7 +120,7 @@ class LiveTopics:
         session.push("subscribe", result, topic)
         for entry in arrival.missed:
             text = encode_publication(topic, entry.body, entry.offset)
-            session.client._write_frame(text)
+            session.client._write_publication(text, topic, entry.offset)
 
     def leave(self, session: Session, topic: str, code: Code) -> None:
         """The server ends a subscription, and the client is told."""
@@ -158,7 +158,7 @@ class LiveTopics:
             and subscription.join_leave
         ]
         text = encode_push("join" if joined else "leave", {"info": info}, topic)
-        fan_out(members, text, (), raw=True)
+        write_to_all(members, text)
 
 
 class _Beginning:

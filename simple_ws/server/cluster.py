@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..checks import seconds
 from ..cluster.answers import Answers, AnswersFuture
-from ..cluster.asking import checked_json
+from ..cluster.asking import Answer, checked_json
 from ..cluster.channels import encode_identity
 from ..cluster.roster import NodeInfo
 from ..errors import InvalidState
@@ -201,6 +201,15 @@ class Cluster:
         if run is None or not self._user._running:
             raise InvalidState("the server does not run")
         return run.ask(question, data, timeout, join)
+
+    def _call(
+        self, node: str, question: str, data: Any, timeout: float, done: Answer
+    ) -> bool:
+        """Ask one other node, in the loop's thread; see `Calls.call`."""
+        run = self._run
+        return run is not None and run.control.calls.call(
+            node, question, data, timeout, done
+        )
 
     def _encoded(self, client_id: Any) -> Any:
         try:

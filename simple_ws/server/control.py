@@ -44,6 +44,7 @@ class ControlUser(Telling, Protocol):
     _topics: Topics[Any]
     _identities: Identities[Any]
     _topic_rules: TopicRules
+    _inputs: dict[str, Callable[[str], bool]]
 
 
 class ControlRun:
@@ -255,6 +256,13 @@ def _disconnect(user: ControlUser, data: Any) -> int:
     return sum(bool(client.close(code, reason)) for client in clients)
 
 
+def _input(user: ControlUser, data: Any) -> bool | None:
+    """Whether there was room for the input of a client; None: it is not here."""
+    key, frame = data
+    take = user._inputs.get(key)
+    return None if take is None else take(frame)
+
+
 def _decoded(identity: Any) -> Any:
     """An identity as it came from another node, or as it is: without an engine."""
     return decode_identity(identity[0]) if isinstance(identity, list) else identity
@@ -265,4 +273,5 @@ _ANSWERS: dict[str, Callable[[ControlUser, Any], Any]] = {
     "count": _count,
     "online": _online,
     "disconnect": _disconnect,
+    "input": _input,
 }

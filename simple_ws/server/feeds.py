@@ -15,11 +15,19 @@ from ..connection.client import Client
 from ..connection.topics import Group
 from ..speedups import fan_out
 
-__all__ = ["Arrival", "Encode", "Feeds", "Live"]
+__all__ = ["Arrival", "Encode", "Feeds", "Form", "Live"]
 
 #: Called with a topic, a message of it, and its offset (0 in a topic without history):
 #: the text that subscribers get.
 Encode = Callable[[str, Any, int], str]
+
+
+class Form(Protocol):
+    """How that text is sent where it is not in frames of WebSocket."""
+
+    def block(self, frame: str) -> bytes:
+        """The text in this form."""
+
 
 _NOBODY: Group[Client] = Group()
 
@@ -58,7 +66,10 @@ class Feeds:
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
+        #: Of each topic here, even where all of its subscribers are in `_streams`.
         self._groups: dict[str, Group[Client]] = {}
+        #: Those with a form: they have a method `_write_published`.
+        self._streams: dict[str, dict[Form, Group[Any]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._groups)
@@ -68,19 +79,40 @@ class Feeds:
 
     def add(self, topic: str, client: Client) -> None:
         """The client gets what is published from now on."""
-        self._groups.setdefault(topic, Group()).add(client)
+        group = self._groups.setdefault(topic, Group())
+        form = client._form
+        if form is not None:
+            group = self._streams.setdefault(topic, {}).setdefault(form, Group())
+        group.add(client)
 
     def discard(self, topic: str, client: Client) -> None:
         """It gets nothing more; nothing happens if it got nothing."""
-        group = self._groups.get(topic)
+        form, group = client._form, self._groups.get(topic)
+        if group is None:
+            return
+        if form is None:
+            group.discard(client)
+        elif topic in self._streams:
+            self._discard_from(self._streams[topic], form, client)
+            if not self._streams[topic]:
+                del self._streams[topic]
+        if not group and topic not in self._streams:
+            del self._groups[topic]
+
+    def _discard_from(
+        self, streams: dict[Form, Group[Any]], form: Form, client: Client
+    ) -> None:
+        group = streams.get(form)
         if group is not None:
             group.discard(client)
             if not group:
-                del self._groups[topic]
+                del streams[form]
 
-    def members(self, topic: str) -> Group[Client]:
-        """The subscribers of a topic, the earliest first."""
-        return self._groups.get(topic, _NOBODY)
+    def members(self, topic: str) -> list[Any]:
+        """The subscribers of a topic, by form, the earliest first."""
+        streams = self._streams.get(topic, {})
+        groups = (self._groups.get(topic, _NOBODY), *streams.values())
+        return [client for group in groups for client in group]
 
     def send(
         self, topic: str, msg: object, exclude: Collection[Client], offset: int
@@ -97,12 +129,27 @@ class Feeds:
             TypeError, ValueError: JSON cannot represent the message.
         """
         text = self._encode(topic, msg, offset)
-        return fan_out(self._groups[topic], text, exclude, raw=True)
+        taken = fan_out(self._groups[topic], text, exclude, raw=True)
+        if topic in self._streams:
+            taken += self._send_streams(topic, text, exclude, offset)
+        return taken
+
+    def _send_streams(
+        self, topic: str, text: str, exclude: Collection[Client], offset: int
+    ) -> int:
+        taken = 0
+        for form, group in list(self._streams[topic].items()):
+            block = form.block(text)
+            for client in group:
+                if client not in exclude:
+                    taken += bool(client._write_published(block, topic, offset))
+        return taken
 
     def deliver(
         self, topic: str, msg: object, exclude: Collection[Client]
     ) -> Client | None:
-        """Send a message to one subscriber of a topic: the latest that accepts it.
+        """Send a message to one subscriber of a topic: the latest that accepts it, and
+        one with a form before the others.
 
         Args:
             topic: that somebody is subscribed to.
@@ -110,7 +157,8 @@ class Feeds:
             exclude: clients that do not get it.
         """
         text = self._encode(topic, msg, 0)
-        for client in reversed(list(self._groups[topic])):
-            if fan_out((client,), text, exclude, raw=True):
-                return client
+        for client in reversed(self.members(topic)):
+            if client not in exclude and client._write_frame(text):
+                taken: Client = client
+                return taken
         return None

@@ -78,6 +78,9 @@ class Lookup(Hub):
         self._worker_hooks = WorkerHooks()
         self._engine_listeners: list[Callable[[EngineState], Any]] = []
         self.cluster = Cluster(self)
+        #: What takes the input of a client that comes by requests of its own, by the
+        #: client's secret; it returns False if there is no room.
+        self._inputs: dict[str, Callable[[str], bool]] = {}
         self._schedule = Schedule(
             self._run_deferred, self._check_timer, self._call_timer
         )
@@ -126,12 +129,20 @@ class Lookup(Hub):
             raise HandshakeError(404, NOT_FOUND)
         if isinstance(found[0], Dashboard):
             return found[0]  # accessible even when the server is full
+        handler, request.params = found
+        return self._admit(handler, request)
+
+    def _admit(self, handler: BaseHandler, request: Request) -> UpgradeHandler:
+        """What a client of a handler is handled by, with all that stands before it.
+
+        Raises:
+            HandshakeError: There is no room, or no new client is let in.
+        """
         denied = self._denied
         if isinstance(denied, tuple):
             status, reason = denied
             retry = [retry_after()] if status in (429, 503) else []
             raise HandshakeError(status, reason, retry)
-        handler, request.params = found
         admission = self._admission
         admission.check_room(self.clients, self.options.max_connections)
         admission.check_room(handler.clients, handler.options.max_connections)

@@ -9,7 +9,7 @@ asks the server and the handler.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -59,7 +59,7 @@ from .forwarded import (
     client_scheme,
 )
 
-__all__ = ["UpgradeConnection", "UpgradeHandler", "UpgradeHost"]
+__all__ = ["StreamTerms", "UpgradeConnection", "UpgradeHandler", "UpgradeHost"]
 
 #: Seconds for the first bytes of a client, once the server stops.
 _SILENCE = 1.0
@@ -101,6 +101,30 @@ class _Terms(NamedTuple):
     extension: str | None
     agreement: Agreement | None
 
+    def answer(self, subprotocol: str | None) -> bytes:
+        """The response that opens the connection."""
+        return upgrade_response(self.key, subprotocol, self.extension)
+
+
+class StreamTerms(NamedTuple):
+    """The terms of a client that is sent a response without an end.
+
+    Attributes:
+        client_class: creates the connection.
+        head: of the response; b"" if the client sends it by itself.
+        any_origin: the option `origins` does not hold.
+    """
+
+    client_class: Callable[..., Client]
+    head: bytes
+    any_origin: bool = False
+    offered: Sequence[str] = ()
+    agreement: Agreement | None = None
+
+    def answer(self, subprotocol: str | None) -> bytes:
+        """The response that opens the connection, as far as that is known."""
+        return self.head
+
 
 class UpgradeHost(ConnectionHost, HttpHost, Protocol):
     """What a handshake needs of its server."""
@@ -114,6 +138,9 @@ class UpgradeHost(ConnectionHost, HttpHost, Protocol):
 
     def _find_handler(self, request: Request) -> UpgradeHandler:
         """The handler of a path; sets `request.params`; HandshakeError if not."""
+
+    def _admit(self, handler: Any, request: Request) -> UpgradeHandler:
+        """A handler with all that stands before it; HandshakeError if it is full."""
 
     def _check_again(self, handler: UpgradeHandler, request: Request) -> None:
         """HandshakeError if there is no room any more, after some time."""
@@ -339,6 +366,34 @@ class UpgradeConnection:
         if offer is None:
             offer = _read_offer(request)
         terms = self._negotiate_terms(request, offer, handler.options)
+        self._ask_handler(handler, request, terms, rest)
+
+    def open_stream(self, handler: Any, terms: StreamTerms) -> None:
+        """The request of the exchange opens a client, as a handshake does.
+
+        Args:
+            handler: a handler of this server.
+            terms: how it is opened.
+        """
+        assert self._exchange is not None
+        request = self._request = self._exchange.request
+        try:
+            admitted = self.server._admit(handler, request)
+            if not terms.any_origin and admitted.options.origins is not None:
+                self._check_origin(request, admitted.options.origins)
+            self._ask_handler(admitted, request, terms, b"")
+        except HandshakeError as error:
+            self._refuse(error, request)
+        except Exception as error:
+            self._fail(error, request)
+
+    def _ask_handler(
+        self,
+        handler: UpgradeHandler,
+        request: Request,
+        terms: _Terms | StreamTerms,
+        rest: bytes,
+    ) -> None:
         session = self._call_handler(handler, request, handler.on_request, request)
         if session is not None and is_deferred(session):
             done = partial(self._on_request_done, handler, request, terms, rest)
@@ -379,7 +434,7 @@ class UpgradeConnection:
         self,
         handler: UpgradeHandler,
         request: Request,
-        terms: _Terms,
+        terms: _Terms | StreamTerms,
         rest: bytes,
         session: object,
         error: BaseException | None,
@@ -406,7 +461,7 @@ class UpgradeConnection:
         self,
         handler: UpgradeHandler,
         request: Request,
-        terms: _Terms,
+        terms: _Terms | StreamTerms,
         rest: bytes,
         session: object,
     ) -> None:
@@ -420,15 +475,20 @@ class UpgradeConnection:
             self._end(response, f"on_request answered {response.status}", request)
             return
         subprotocol = self._select_subprotocol(handler, request, terms.offered)
+        made = handler.client_class
+        if isinstance(terms, StreamTerms):
+            made = terms.client_class
         client = self._make(
-            handler, request, handler.options, terms.agreement, subprotocol
+            made, handler, request, handler.options, terms.agreement, subprotocol
         )
         if session is not None:
             client.session = session
         if self._over:
             return  # one of the user functions has stopped the server
-        response = upgrade_response(terms.key, subprotocol, terms.extension)
+        response = terms.answer(subprotocol)
         self._leave()
+        if self._exchange is not None:
+            self._exchange.hand_over()
         self.client = client
         try:
             client._start(response, rest, self._events != 0)
@@ -436,7 +496,7 @@ class UpgradeConnection:
             self.server.reactor.on_failure(client, error)
 
     def _select_subprotocol(
-        self, handler: UpgradeHandler, request: Request, offered: list[str]
+        self, handler: UpgradeHandler, request: Request, offered: Sequence[str]
     ) -> str | None:
         if not offered:
             return None
@@ -446,13 +506,14 @@ class UpgradeConnection:
         chosen: str | None = self._call_user(subprotocol_of, what, answer, offered)
         return chosen
 
-    def _make(self, handler: UpgradeHandler, request: Request, *terms: Any) -> Client:
+    def _make(
+        self, made: Any, handler: UpgradeHandler, request: Request, *terms: Any
+    ) -> Client:
         """Make the connection, of the user's class if there is one."""
         parts = self.sock, self.server, handler, request, *terms
-        if handler.client_class is Client:  # the default class needs no check
+        if made is Client:  # the default class needs no check
             return Client(*parts)
-        made = handler.client_class, *parts
-        client: Client = self._call_handler(handler, request, _create, *made)
+        client: Client = self._call_handler(handler, request, _create, made, *parts)
         return client
 
     def _introduce(self, request: Request) -> None:
