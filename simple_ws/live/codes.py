@@ -92,6 +92,7 @@ class Disconnect:
     INVALID_TOKEN = Code(3500, "invalid token")
     BAD_REQUEST = Code(3501, "bad request")
     STALE = Code(3502, "stale")
+    PERMISSION_DENIED = Code(3507, "permission denied")
 
 
 class Unsubscribe:

@@ -18,8 +18,8 @@ HISTORY = {"history_size": 5, "history_ttl": "60s"}
 
 
 def client(user: str | None = None, *topics: str) -> Any:
-    session = SimpleNamespace(topics=dict.fromkeys(topics))
-    return SimpleNamespace(client_id=user, _live=session)
+    session = SimpleNamespace(topics=dict.fromkeys(topics), user=user or "")
+    return SimpleNamespace(_live=session)
 
 
 def channels(

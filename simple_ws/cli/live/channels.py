@@ -16,6 +16,7 @@ from ...live.codes import (
     NOT_AVAILABLE,
     UNKNOWN_CHANNEL,
 )
+from ...live.credentials import user_of
 from ...live.flags import Flags
 from .keys import ChannelOptions
 from .reader import Settings
@@ -111,7 +112,7 @@ class Channels:
         if self._private and channel.startswith(self._private):
             return False  # for tokens only
         limited = options.allow_user_limited_channels and self._users in channel
-        user = user_of(client)
+        user = user_of(client._live)
         if limited and self._users and self._is_for(user, channel):
             return True
         if options.allow_subscribe_for_client and not limited:
@@ -128,7 +129,7 @@ class Channels:
     ) -> bool:
         if self._insecure:
             return True
-        if not user_of(client) and not getattr(
+        if not user_of(client._live) and not getattr(
             options, f"allow_{action}_for_anonymous"
         ):
             return False
@@ -158,12 +159,6 @@ class Channels:
             join_leave=options.join_leave
             and _forced(options.force_push_join_leave, presence, by_server),
         )
-
-
-def user_of(client: Any) -> str:
-    """The name of a user; "" for one without."""
-    identity = client.client_id
-    return "" if identity is None else str(identity)
 
 
 def _forced(forced: bool, allowed: bool, by_server: bool) -> bool | None:

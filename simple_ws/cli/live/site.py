@@ -7,11 +7,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ... import Server
-from ...live import Connected, ConnectRequest, LiveError
-from ...live.codes import UNAUTHORIZED
 from ...live.endpoints import Endpoints, serve
 from ..values import UsageError
 from .channels import Channels
+from .connecting import Connecting, make_tokens
 from .keys import ChannelOptions
 from .pem import tls_options
 from .reader import Settings
@@ -85,15 +84,13 @@ def _add_topics(server: Server, pattern: str, channel: ChannelOptions) -> None:
 
 
 def _serve_live(server: Server, settings: Settings, channels: Channels) -> None:
-    connecting = _Connecting(settings, channels)
+    connecting = Connecting(settings, channels)
     serve(
         server,
         _endpoints(settings),
         hooks={
             "authorize": channels.authorize,
             "on_connect": connecting.on_connect,
-            **dict.fromkeys(("on_subscribe", "on_publish", "on_rpc")),
-            **dict.fromkeys(("on_send", "on_disconnect")),
         },
         options={
             "origins": _origins(settings["client.allowed_origins"]),
@@ -105,6 +102,8 @@ def _serve_live(server: Server, settings: Settings, channels: Channels) -> None:
         command_rate=None,  # Centrifugo has no such limit
         flags=channels.flags,
         present_alone=True,
+        tokens=make_tokens(settings),
+        allow_anonymous=connecting.allow_anonymous,
     )
 
 
@@ -128,23 +127,6 @@ def _origin(pattern: str) -> str | re.Pattern[str]:
     if "*" not in pattern:
         return pattern
     return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.IGNORECASE)
-
-
-class _Connecting:
-    """Who may connect, and what they are subscribed to by the server."""
-
-    def __init__(self, settings: Settings, channels: Channels) -> None:
-        self._channels = channels
-        self._without_token: bool = (
-            settings["client.insecure"]
-            or settings["client.allow_anonymous_connect_without_token"]
-        )
-
-    def on_connect(self, client: Any, request: ConnectRequest) -> Connected:
-        """See `Server.live`."""
-        if not self._without_token:
-            raise LiveError(*UNAUTHORIZED)
-        return Connected()
 
 
 def _serve_rest(server: Server, settings: Settings) -> None:

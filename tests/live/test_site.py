@@ -1,0 +1,214 @@
+"""The server of a Centrifugo configuration as clients see it, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from live_peer import LivePeer
+
+from simple_ws import HandshakeRefused
+from simple_ws.cli.live.reader import read_settings
+from simple_ws.cli.live.site import build
+from simple_ws.cli.values import UsageError
+from simple_ws.testing import TestServer
+from simple_ws.tokens import Tokens
+
+SECRET = "secret"
+TOKENS = Tokens(SECRET, allow_short_secret=True)
+USERS = {"client": {"token": {"hmac_secret_key": SECRET}}}
+Start = Callable[[dict[str, Any]], "Site"]
+
+
+class Site:
+    """A server of a configuration, and its clients."""
+
+    def __init__(self, tree: dict[str, Any]) -> None:
+        self.server = build(read_settings(tree), ping=False)
+        self.kit = TestServer(self.server)
+
+    def peer(self) -> LivePeer:
+        return LivePeer(self.kit, "/connection/websocket")
+
+    def connected(self, user: str | None = None, **params: Any) -> LivePeer:
+        peer = self.peer()
+        if user is not None:
+            params["token"] = TOKENS.connection(user)
+        peer.connect(**params)
+        return peer
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    made: list[Site] = []
+
+    def begin(tree: dict[str, Any]) -> Site:
+        made.append(Site(tree))
+        return made[-1]
+
+    yield begin
+    for site in made:
+        site.kit.close()
+
+
+def namespace(name: str = "room", **options: Any) -> dict[str, Any]:
+    return {**USERS, "channel": {"namespaces": [{"name": name, **options}]}}
+
+
+def test_tokens_are_needed(start: Start) -> None:
+    site = start(USERS)
+    assert site.peer().fail("connect") == 101
+    assert site.connected("ann").client.client_id == "ann"
+
+
+@pytest.mark.parametrize("tree", [USERS, {}, {"client": {"insecure": True}}])
+def test_wrong_token_is_an_end(start: Start, tree: dict[str, Any]) -> None:
+    peer = start(tree).peer()
+    peer.send({"id": 1, "connect": {"token": "x.y.z"}})
+    peer.peer.assert_closed(3500)
+
+
+@pytest.mark.parametrize("key", ["insecure", "allow_anonymous_connect_without_token"])
+def test_clients_without_a_token(start: Start, key: str) -> None:
+    site = start({"client": {**USERS["client"], key: True}})
+    assert site.connected().client.client_id is None
+    assert site.connected("ann").client.client_id == "ann"
+
+
+def test_tokens_of_nobody(start: Start) -> None:
+    assert start(USERS).connected("").client.client_id is None
+    key = "disallow_anonymous_connection_tokens"
+    peer = start({"client": {**USERS["client"], key: True}}).peer()
+    peer.send({"id": 1, "connect": {"token": TOKENS.connection("")}})
+    peer.peer.assert_closed(3507)
+
+
+def test_personal_channel(start: Start) -> None:
+    key = "subscribe_to_user_personal_channel"
+    site = start({"client": {**USERS["client"], key: {"enabled": True}}})
+    peer = site.peer()
+    assert peer.connect(token=TOKENS.connection("ann"))["subs"] == {"#ann": {}}
+    site.server.publish("#ann", "x")
+    assert peer.publications() == [("x", 0)]
+
+
+def test_private_channel_needs_a_token(start: Start) -> None:
+    site = start(namespace(allow_subscribe_for_client=True))
+    peer = site.connected("ann")
+    assert peer.fail("subscribe", channel="$room:1") == 103
+    token = TOKENS.subscription("ann", "$room:1")
+    assert peer.ask("subscribe", channel="$room:1", token=token)["expires"]
+    assert peer.fail("subscribe", channel="room:2", token="x") == 103
+    peer.send({"id": 9, "subscribe": {"channel": "$room:3", "token": token}})
+    peer.peer.assert_closed(3500)
+
+
+def test_forced_recovery(start: Start) -> None:
+    options = {"history_size": 2, "history_ttl": "60s", "force_recovery": True}
+    tree = namespace(
+        **options,
+        allow_subscribe_for_client=True,
+        allow_publish_for_subscriber=True,
+        allow_history_for_subscriber=True,
+    )
+    site = start(tree)
+    one, two = site.connected("ann"), site.connected("bob")
+    begun = one.ask("subscribe", channel="room:1")
+    assert (begun["recoverable"], begun["positioned"]) == (True, True)
+    assert two.fail("publish", channel="room:1", data=1) == 103
+    for number in (1, 2, 3):
+        assert one.ask("publish", channel="room:1", data=number) == {}
+    epoch = begun["epoch"]
+    whole = two.ask("subscribe", channel="room:1", recover=True, epoch=epoch, offset=1)
+    assert whole["recovered"]
+    assert [each["data"] for each in whole["publications"]] == [2, 3]
+    two.ask("unsubscribe", channel="room:1")
+    gone = two.ask("subscribe", channel="room:1", recover=True, epoch=epoch, offset=0)
+    assert (gone["was_recovering"], gone["recovered"]) == (True, False)
+    assert two.ask("history", channel="room:1", limit=1, reverse=True)[
+        "publications"
+    ] == [{"data": 3, "offset": 3}]
+
+
+def test_history_ends_with_its_time(start: Start) -> None:
+    options = {"history_size": 5, "history_ttl": "60s"}
+    site = start(namespace(**options, allow_history_for_client=True))
+    site.server.publish("room:1", "x")
+    peer = site.connected("ann")
+    assert peer.ask("history", channel="room:1", limit=5)["publications"]
+    site.kit.advance(61)
+    peer = site.connected("ann")
+    assert not peer.ask("history", channel="room:1", limit=5)["publications"]
+
+
+def test_joins_for_all_without_presence(start: Start) -> None:
+    site = start(
+        namespace(
+            join_leave=True,
+            force_push_join_leave=True,
+            allow_subscribe_for_client=True,
+            allow_presence_for_client=True,
+        )
+    )
+    peer = site.connected("ann")
+    peer.ask("subscribe", channel="room:1")
+    (joined,) = peer.pushes()
+    assert joined["join"]["info"]["user"] == "ann"
+    assert peer.fail("presence", channel="room:1") == 108
+
+
+def test_no_more_channels_than_allowed(start: Start) -> None:
+    site = start({"client": {"insecure": True, "channel_limit": 2}})
+    peer = site.connected()
+    for name in "ab":
+        peer.ask("subscribe", channel=name)
+    assert peer.fail("subscribe", channel="c") == 106
+
+
+def test_pings(start: Start) -> None:
+    times = {"ping_interval": "10s", "pong_timeout": "2s"}
+    site = start({"client": {"insecure": True, **times}})
+    peer = site.peer()
+    assert peer.connect()["ping"] == 10
+    site.kit.advance(13)
+    peer.peer.assert_closed(3012)
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        ([], None, True),
+        ([], "https://evil.example", False),
+        (["https://a.example"], "https://a.example", True),
+        (["https://a.example"], None, True),
+        (["https://a.example"], "https://b.example", False),
+        (["https://*.example"], "https://a.example", True),
+        (["https://*.example"], "https://a.example.evil", False),
+        (["*"], "https://evil.example", True),
+    ],
+)
+def test_origins(
+    start: Start, origins: list[str], origin: str | None, allowed: bool
+) -> None:
+    site = start({"client": {"insecure": True, "allowed_origins": origins}})
+    path = "/connection/websocket"
+    if allowed:
+        site.kit.connect(path, origin=origin)
+    else:
+        with pytest.raises(HandshakeRefused, match="403"):
+            site.kit.connect(path, origin=origin)
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [
+        ({"rsa_public_key": "x"}, "client.token.rsa_public_key: "),
+        ({"jwks_public_endpoint": "http://example.com"}, "must be an https address"),
+        ({"hmac_secret_key": "x", "rsa_public_key": "y"}, "there can be one of"),
+    ],
+)
+def test_keys_that_are_wrong(token: dict[str, str], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(read_settings({"client": {"token": token}}))
+    assert text in str(caught.value)
