@@ -22,6 +22,7 @@ from ..errors import NOT_FOUND, HandshakeError
 from ..protocol.http11 import Headers, Request, Response, http_date
 from ..protocol.http_body import Stream
 from .cors import Cors
+from .etags import names_etag
 from .exchange import Exchange
 from .routes import Route, check_prefix
 
@@ -44,7 +45,6 @@ for _name in ("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC"):
 _BY_FOLDERS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 #: RFC 9110 §14.1.2, a single range; longer numbers fit no file.
 _RANGE = re.compile(r"bytes=[\t ]*([0-9]{0,18})-([0-9]{0,18})[\t ]*", re.IGNORECASE)
-_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 #: Types that browsers are strict about or systems disagree about.
 _TYPES = {
@@ -279,23 +279,14 @@ def _choose(
 def _check_conditions(headers: Headers, etag: str, modified: int) -> int:
     """200, 304 or 412, in the order of RFC 9110 §13.2.2."""
     if "If-Match" in headers:
-        if not _names(headers, "If-Match", etag, weak=False):
+        if not names_etag(headers, "If-Match", etag, weak=False):
             return 412
     elif modified > _date(headers.get("If-Unmodified-Since"), default=modified):
         return 412
     if "If-None-Match" in headers:
-        return 304 if _names(headers, "If-None-Match", etag, weak=True) else 200
+        return 304 if names_etag(headers, "If-None-Match", etag, weak=True) else 200
     since = _date(headers.get("If-Modified-Since"), default=modified - 1)
     return 304 if modified <= since else 200
-
-
-def _names(headers: Headers, name: str, etag: str, *, weak: bool) -> bool:
-    """Whether a list of entity tags contains this one (RFC 9110 §8.8.3.2)."""
-    value = ",".join(headers.get_all(name))
-    if value.strip() == "*":
-        return True
-    given = _ETAG.findall(value)
-    return etag in ([tag.removeprefix("W/") for tag in given] if weak else given)
 
 
 def _date(value: str | None, *, default: int) -> int:

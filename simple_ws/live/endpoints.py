@@ -14,6 +14,7 @@ from ..http.routing import check_pattern
 from ..server.feeds import Feeds
 from .commands import encode_publication
 from .handler import Live
+from .script import client_js, client_types
 
 __all__ = ["CENTRIFUGO", "Endpoints", "serve"]
 
@@ -100,6 +101,10 @@ def serve(
     for path, method, responder in routes:
         if path is not None:
             server._routes.add(path, [method], responder, live.cors)
+    scripts = (endpoints.client_js, client_js), (endpoints.client_d_ts, client_types)
+    for path, script in scripts:
+        if path is not None:
+            server.http(path)(script())
     if server._feeds is None:
         server._feeds = Feeds(encode_publication)
     return live

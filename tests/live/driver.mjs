@@ -1,0 +1,144 @@
+// Carries out what a test says with a module that has the names of the SDK `centrifuge`:
+// the SDK itself, or our client.js. It runs in Node (node_driver.mjs) and in a page.
+
+/** Clients by name, and what they have seen: a list of contexts for each event. */
+export class Driver {
+  constructor(module, defaults = {}) {
+    this.module = module
+    this.defaults = defaults
+    this.clients = new Map()
+    this.seen = new Map()
+    this.waiting = new Set()
+    this.calls = new Map()
+  }
+
+  /** Forget all clients; the next ones connect to `url`. */
+  do_reset({ url }) {
+    for (const client of this.clients.values()) client.disconnect()
+    for (const part of [this.clients, this.seen, this.waiting, this.calls]) part.clear()
+    this.url = url
+  }
+
+  /** Carry out a command; resolves with the result that the test gets. */
+  async do({ do: name, ...args }) {
+    return this[`do_${name}`](args)
+  }
+
+  /** A client: `tokens` are what getToken gives, one after the other. */
+  do_client({ name, url, options = {}, tokens, data }) {
+    const made = new this.module.Centrifuge(url ?? this.url, {
+      minReconnectDelay: 10, maxReconnectDelay: 100, ...this.defaults, ...options,
+      ...this.functions(tokens, data),
+    })
+    this.clients.set(name, made)
+    const events = ["connecting", "connected", "disconnected", "message", "error", "subscribing",
+      "subscribed", "unsubscribed", "publication", "join", "leave"]
+    this.listen(made, events, name)
+  }
+
+  do_connect({ name }) { this.clients.get(name).connect() }
+  do_disconnect({ name }) { this.clients.get(name).disconnect() }
+  do_ready({ name, channel, timeout = 15000 }) { return this.of(name, channel).ready(timeout) }
+  do_state({ name, channel }) { return this.of(name, channel).state }
+
+  /** A subscription, at once. */
+  do_subscribe({ name, channel, options = {}, tokens, data }) {
+    const client = this.clients.get(name)
+    let made = client.getSubscription(channel)
+    if (!made) {
+      made = client.newSubscription(channel, { ...options, ...this.functions(tokens, data) })
+      const events = ["subscribing", "subscribed", "unsubscribed", "publication", "join", "leave", "error"]
+      this.listen(made, events, name, channel)
+    }
+    made.subscribe()
+  }
+
+  do_unsubscribe({ name, channel }) { this.of(name, channel).unsubscribe() }
+  do_remove({ name, channel }) {
+    const client = this.clients.get(name)
+    client.removeSubscription(client.getSubscription(channel))
+  }
+
+  /** A call that returns a promise, such as publish; waits for it, unless `later` names it. */
+  do_call({ name, channel, method, args = [], later }) {
+    const result = this.of(name, channel)[method](...args).then(
+      (value) => ({ value: value ?? null }),
+      (error) => ({ error: { code: error.code ?? 0, message: error.message } }),
+    )
+    if (!later) return result
+    this.calls.set(later, result)
+  }
+
+  /** The result of a call that was made before. */
+  do_result({ later }) { return this.calls.get(later) }
+
+  /** Publish `count` numbers from `first` on; resolves when all are acknowledged. */
+  async do_publish_numbers({ name, channel, first, count }) {
+    const client = this.clients.get(name)
+    const numbers = Array.from({ length: count }, (_, n) => first + n)
+    await Promise.all(numbers.map((n) => client.publish(channel, n)))
+  }
+
+  /** Wait until an event was seen `count` times; returns the contexts from `since` on. */
+  do_wait({ name, channel, event, count = 1, since = 0, timeout = 15000 }) {
+    const seen = this.list(name, channel, event)
+    const result = () => seen.slice(since)
+    if (seen.length >= count) return result()
+    return new Promise((resolve, reject) => {
+      const entry = { seen, count, done: () => { clearTimeout(timer); resolve(result()) } }
+      const timer = setTimeout(() => {
+        this.waiting.delete(entry)
+        const place = [name, channel, event].filter(Boolean).join(" ")
+        reject(new Error(`${place}: ${seen.length} of ${count} came, ${JSON.stringify(seen.slice(-3))}`))
+      }, timeout)
+      this.waiting.add(entry)
+    })
+  }
+
+  do_events({ name, channel, event }) { return this.list(name, channel, event) }
+
+  of(name, channel) {
+    const client = this.clients.get(name)
+    return channel === undefined ? client : client.getSubscription(channel)
+  }
+
+  list(name, channel, event) {
+    const key = JSON.stringify([name, channel, event])
+    if (!this.seen.has(key)) this.seen.set(key, [])
+    return this.seen.get(key)
+  }
+
+  listen(emitter, events, name, channel) {
+    for (const event of events) {
+      const seen = this.list(name, channel, event)
+      emitter.on(event, (context) => {
+        seen.push(context)
+        for (const entry of this.waiting) {
+          if (entry.seen === seen && seen.length >= entry.count) {
+            this.waiting.delete(entry)
+            entry.done()
+          }
+        }
+      })
+    }
+  }
+
+  functions(tokens, data) {
+    const options = {}
+    if (tokens) options.getToken = this.oneByOne(tokens)
+    if (data) options.getData = this.oneByOne(data)
+    return options
+  }
+
+  /** A function that gives one value after the other, the last for ever. An object with
+   * `fails` is thrown; with `unauthorized` it is an UnauthorizedError. */
+  oneByOne(values) {
+    let next = 0
+    return async () => {
+      const value = values[Math.min(next++, values.length - 1)]
+      if (value?.unauthorized) throw new this.module.UnauthorizedError("unauthorized")
+      if (value?.fails) throw new Error(value.fails)
+      return value
+    }
+  }
+}
