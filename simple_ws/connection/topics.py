@@ -91,6 +91,10 @@ class Topics(Generic[T]):
         if not group:
             del self._groups[topic]
 
+    def counts(self) -> dict[str, int]:
+        """How many subscribers each topic has."""
+        return {topic: len(group) for topic, group in self._groups.items()}
+
     def members(self, topic: str) -> Group[T]:
         """The subscribers, the earliest first."""
         return self._groups.get(topic) or Group()

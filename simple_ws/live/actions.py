@@ -34,8 +34,6 @@ __all__ = ["Action", "Actions"]
 
 Action = Callable[[Session, int, dict[str, Any]], Any]
 
-#: Characters of the name of a topic.
-_MAX_TOPIC = 255
 #: Characters of the key of a publication; and what stands before it, so that no client
 #: can use a key of `Server.publish` before the server does.
 _MAX_KEY, _CLIENTS = 128, "live:"
@@ -134,7 +132,7 @@ class Actions:
             raise LiveError(*codes.ALREADY_SUBSCRIBED)
         if len(session.topics) >= self._live.max_topics:
             raise LiveError(*codes.LIMIT_EXCEEDED)
-        if len(topic) > _MAX_TOPIC:
+        if len(topic) > codes.MAX_CHANNEL:
             raise LiveError(*codes.BAD_REQUEST)
 
     def _answer_subscribe(
@@ -175,7 +173,7 @@ class Actions:
     def _publish(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
         topic, data = params["channel"], params["data"]
         key = params.get("key", "")
-        if len(topic) > _MAX_TOPIC or len(key) > _MAX_KEY:
+        if len(topic) > codes.MAX_CHANNEL or len(key) > _MAX_KEY:
             raise LiveError(*codes.BAD_REQUEST)
         yield from session.check("publish", topic)
         changed = yield from session.ask("on_publish", session.client, topic, data)

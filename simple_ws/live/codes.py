@@ -14,6 +14,7 @@ __all__ = [
     "EXPIRED",
     "INTERNAL",
     "LIMIT_EXCEEDED",
+    "MAX_CHANNEL",
     "METHOD_NOT_FOUND",
     "NOT_AVAILABLE",
     "PERMISSION_DENIED",
@@ -64,6 +65,9 @@ class LiveError(Exception):
         self.temporary = bool(temporary)
 
 
+#: Characters of the name of a channel.
+MAX_CHANNEL = 255
+
 INTERNAL = Code(100, "internal server error")
 UNAUTHORIZED = Code(101, "unauthorized")
 UNKNOWN_CHANNEL = Code(102, "unknown channel")
@@ -92,6 +96,7 @@ class Disconnect:
     INVALID_TOKEN = Code(3500, "invalid token")
     BAD_REQUEST = Code(3501, "bad request")
     STALE = Code(3502, "stale")
+    FORCED = Code(3503, "force disconnect")
     PERMISSION_DENIED = Code(3507, "permission denied")
 
 

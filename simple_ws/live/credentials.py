@@ -262,6 +262,13 @@ class Credentials:
         else:
             self._live.leave_topic(session, topic, Unsubscribe.EXPIRED)
 
+    def expire(self, session: Session, expires_at: float | None) -> None:
+        """The server says until when a client may stay; None: for ever."""
+        if expires_at is not None and expires_at <= self._time():
+            self._end(session, None)
+        else:
+            self.refresh(session, expires_at)
+
     def refresh(self, session: Session, expires_at: float | None) -> None:
         """The server lets a client stay until then, and tells it; None: for ever."""
         self.connected(session, expires_at)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from ..http.exchange import Responder
 from ..http.routing import check_pattern
 from ..server.feeds import Feeds
+from .api import Api, check_keys
+from .api_nodes import QUESTION, carry_out
 from .commands import encode_publication
 from .handler import Live
 from .script import client_js, client_types
@@ -82,6 +84,7 @@ def serve(
     *,
     hooks: dict[str, Callable[..., Any] | None],
     options: dict[str, Any],
+    api_key: Any = None,
     **settings: Any,
 ) -> Live:
     """Serve the protocol at these paths; the rest is as for `Live`.
@@ -90,6 +93,7 @@ def serve(
         TypeError, ValueError: A path is malformed or already in use; or as from `Live`.
         InvalidState: See `Server.live`.
     """
+    keys = check_keys(api_key)
     live = Live(hooks=hooks, options=options, **settings)
     server.mount(endpoints.websocket, live)
     emulation = live._emulation
@@ -104,7 +108,10 @@ def serve(
     scripts = (endpoints.client_js, client_js), (endpoints.client_d_ts, client_types)
     for path, script in scripts:
         if path is not None:
-            server.http(path)(script())
+            server.http(path, cors=live.cors)(script())
+    server.cluster._kinds[QUESTION] = carry_out
+    if keys and endpoints.api is not None:
+        Api(server, keys).serve(endpoints.api)
     if server._feeds is None:
         server._feeds = Feeds(encode_publication)
     return live

@@ -223,13 +223,19 @@ class Live(BaseHandler):
         find = self._flags
         return self._default_flags if find is None else find(client, topic, by_server)
 
-    def join_topic(self, session: Session, topic: str, since: Any) -> bool:
+    def join_topic(
+        self, session: Session, topic: str, since: Any, data: Any = None
+    ) -> bool:
         """The server subscribes a client."""
-        return self._topics.join(session, topic, since)
+        return self._topics.join(session, topic, since, data)
 
     def leave_topic(self, session: Session, topic: str, code: Code) -> None:
         """The server ends a subscription."""
         self._topics.leave(session, topic, code)
+
+    def expire_client(self, session: Session, expires_at: float | None) -> None:
+        """The server says until when a client may stay."""
+        self._credentials.expire(session, expires_at)
 
     def on_gap(self, topic: str | None, missing: int | None) -> None:
         """Messages of a topic did not come here."""

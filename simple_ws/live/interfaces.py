@@ -47,7 +47,9 @@ class LiveHost(Protocol):
     def flags(self, client: Any, topic: str, by_server: bool) -> Flags:
         """What a subscription has besides the publications of its topic."""
 
-    def join_topic(self, session: Any, topic: str, since: Any) -> bool:
+    def join_topic(
+        self, session: Any, topic: str, since: Any, data: Any = None
+    ) -> bool:
         """The server subscribes a client; see `topics`."""
 
     def leave_topic(self, session: Any, topic: str, code: Code) -> None:

@@ -83,8 +83,15 @@ class LiveTopics:
 
     # By the server
 
-    def join(self, session: Session, topic: str, since: Any) -> bool:
-        """The server subscribes a client; return False if it may not."""
+    def join(self, session: Session, topic: str, since: Any, data: Any = None) -> bool:
+        """The server subscribes a client; return False if it may not.
+
+        Args:
+            session: of the client.
+            topic: any name.
+            since: a `Claim`, or as for `Client.subscribe`.
+            data: any JSON, for the client.
+        """
         if not session.client.is_open():
             return False
         if not session.is_connected:
@@ -94,9 +101,10 @@ class LiveTopics:
             return True
         flags = self.flags_by_server(session, topic)
         subscription = Subscription(True, flags.join_leave)
-        tell = partial(self._tell_joined, session, topic, flags)
+        tell = partial(self._tell_joined, session, topic, flags, data)
+        claim = since if isinstance(since, Claim) else parse_since(since)
         try:
-            self.begin(session, topic, subscription, parse_since(since), tell)
+            self.begin(session, topic, subscription, claim, tell)
         except LiveError:
             return False
         return True
@@ -107,7 +115,12 @@ class LiveTopics:
         return flags.asked(recoverable=True, positioned=True, join_leave=True)
 
     def _tell_joined(
-        self, session: Session, topic: str, flags: Flags, arrival: Arrival | None
+        self,
+        session: Session,
+        topic: str,
+        flags: Flags,
+        data: Any,
+        arrival: Arrival | None,
     ) -> None:
         if arrival is None:
             return
@@ -117,6 +130,8 @@ class LiveTopics:
             result["offset"] = position.offset
             if arrival.missed:
                 result["offset"] = arrival.missed[0].offset - 1
+        if data is not None:
+            result["data"] = data
         session.push("subscribe", result, topic)
         for entry in arrival.missed:
             text = encode_publication(topic, entry.body, entry.offset)

@@ -84,10 +84,20 @@ class Stats:
         # What the engine of this run says, and what those of earlier runs have said:
         # replaced together, since other threads read them.
         self._engine: tuple[EngineStats | None, dict[str, Any]] = None, {}
+        self._sources: dict[str, list[Callable[[], dict[str, Any]]]] = {}
 
     def note_mount(self, path: str, handler: BaseHandler) -> None:
         """A handler is served on one more path."""
         self._paths.setdefault(handler, []).append(path)
+
+    def add_source(self, name: str, gather: Callable[[], dict[str, Any]]) -> None:
+        """Something else counts, too.
+
+        Args:
+            name: of the entry, which has the sum of all sources of this name.
+            gather: returns counters that never decrease; called from any thread.
+        """
+        self._sources.setdefault(name, []).append(gather)
 
     def begin(self, reactor: Reactor, engine: EngineStats | None = None) -> None:
         """The server is about to run.
@@ -160,6 +170,10 @@ class Stats:
             "slow_callbacks": server._log_counts.slow_calls,
             "longest_turn": self._longest_turn(),
             "engine": self._engine_stats(),
+            **{
+                name: total(gather() for gather in sources)
+                for name, sources in self._sources.items()
+            },
         }
 
     def _engine_stats(self) -> dict[str, Any] | None:

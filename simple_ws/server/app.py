@@ -80,6 +80,7 @@ class App(Lookup):
         max_topics: int = 128,
         command_rate: tuple[float, float] | None = (100, 1000),
         force_recovery: bool = False,
+        api_key: Any = None,
         cors: Any = None,
         **options: Any,
     ) -> Live:
@@ -122,6 +123,9 @@ class App(Lookup):
                 row; None: no limit.
             force_recovery: subscriptions of topics with history are recoverable, even
                 if the client does not ask for that.
+            api_key: serves the server API below `{path}/api`, for other programs that
+                have this key; several keys for the time in which one is replaced.
+                None: there is no such API.
             cors: which pages of other origins may use its paths by HTTP, see `http`;
                 who may open a WebSocket is said by the option `origins`.
             options: of the handler, see `options.Options`.
@@ -154,6 +158,7 @@ class App(Lookup):
             max_topics=max_topics,
             command_rate=command_rate,
             force_recovery=force_recovery,
+            api_key=api_key,
             cors=check_cors(cors),
             tokens=tokens,
             allow_anonymous=allow_anonymous,

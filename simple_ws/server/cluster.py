@@ -17,7 +17,7 @@ from ..errors import InvalidState
 from ..loop.deferred import check_callback
 from ..loop.reactor import Reactor
 from ..messages import check_close
-from .control import ControlRun, ControlUser
+from .control import AnswerKind, ControlRun, ControlUser
 
 if TYPE_CHECKING:
     from .sharded_engine import AnyEngine
@@ -66,6 +66,8 @@ class Cluster:
     def __init__(self, user: ClusterUser) -> None:
         self._user = user
         self._questions: dict[str, Callable[[Any], Any]] = {}
+        #: For the layer above: what answers other kinds of questions.
+        self._kinds: dict[str, AnswerKind] = {}
         self._run: ControlRun | None = None
         self._has_engine = False
 
@@ -226,7 +228,9 @@ class Cluster:
     def _begin(self, reactor: Reactor, engine: AnyEngine | None) -> ControlRun:
         """A run begins."""
         self._has_engine = engine is not None
-        self._run = run = ControlRun(self._user, reactor, engine, self._questions)
+        self._run = run = ControlRun(
+            self._user, reactor, engine, self._questions, self._kinds
+        )
         return run
 
     def _end(self) -> None:

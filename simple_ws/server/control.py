@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from threading import get_ident
@@ -32,9 +32,14 @@ from .tell import Telling
 if TYPE_CHECKING:
     from .sharded_engine import AnyEngine
 
-__all__ = ["ControlRun", "ControlUser"]
+__all__ = ["AnswerKind", "ControlRun", "ControlUser"]
 
 logger = logging.getLogger("simple_ws")
+
+
+#: Called with the server and the data of a question; returns what JSON can represent,
+#: or raises LookupError, TypeError or ValueError.
+AnswerKind = Callable[[Any, Any], Any]
 
 
 class ControlUser(Telling, Protocol):
@@ -55,6 +60,7 @@ class ControlRun:
         reactor: of the run.
         engine: of the run, or None: this process is alone.
         own: the functions that answer the questions of the user, by name.
+        kinds: those that answer questions of other kinds, besides the ones here.
 
     Attributes:
         id: of this node.
@@ -67,12 +73,14 @@ class ControlRun:
         reactor: Reactor,
         engine: AnyEngine | None,
         own: dict[str, Callable[[Any], Any]],
+        kinds: Mapping[str, AnswerKind],
     ) -> None:
         self.id = os.urandom(8).hex() if engine is None else engine.id
         self._user = user
         self._reactor = reactor
         self._engine = engine
         self._own = own
+        self._kinds = kinds
         self._name = f"{socket.gethostname()}/{os.getpid()}/{self.id[:4]}"
         self._started = time.time()
         self._ended = False
@@ -193,7 +201,7 @@ class ControlRun:
         if kind == "own":
             self._answer_own(name, data, done)
             return
-        answer = _ANSWERS.get(kind)
+        answer = _ANSWERS.get(kind) or self._kinds.get(kind)
         if answer is None:
             done(None, f"a question {question!r} is not known here")
             return
@@ -269,7 +277,7 @@ def _decoded(identity: Any) -> Any:
 
 
 #: What each node can be asked, besides the questions of users.
-_ANSWERS: dict[str, Callable[[ControlUser, Any], Any]] = {
+_ANSWERS: dict[str, AnswerKind] = {
     "count": _count,
     "online": _online,
     "disconnect": _disconnect,

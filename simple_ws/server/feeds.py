@@ -114,6 +114,13 @@ class Feeds:
         groups = (self._groups.get(topic, _NOBODY), *streams.values())
         return [client for group in groups for client in group]
 
+    def counts(self) -> dict[str, int]:
+        """How many subscribers each topic has."""
+        counts = {topic: len(group) for topic, group in self._groups.items()}
+        for topic, streams in self._streams.items():
+            counts[topic] += sum(map(len, streams.values()))
+        return counts
+
     def send(
         self, topic: str, msg: object, exclude: Collection[Client], offset: int
     ) -> int:

@@ -315,6 +315,13 @@ class Membership:
 
     # For `live`
 
+    def _counts(self) -> dict[str, int]:
+        """How many subscribers each topic has in this process."""
+        counts = self._topics.counts()
+        for topic, count in self._feeds.counts().items() if self._feeds else ():
+            counts[topic] = counts.get(topic, 0) + count
+        return counts
+
     def _enter_feed(self, topic: str, client: Client) -> bool:
         """Subscribe a client; it gets nothing before it is in `_feeds`.
 
