@@ -1,14 +1,19 @@
 // Drives the unmodified SDK `centrifuge` (npm); test_sdk_js.py runs it with the port of
-// a server, and reads what it says: one line for each thing that it has seen.
+// a server and a transport, and reads what it says: one line for each thing that it has
+// seen.
 import { Centrifuge } from "centrifuge"
+import { EventSource } from "eventsource"
 import WebSocket from "ws"
 
-const url = `ws://127.0.0.1:${process.argv[2]}/live/websocket`
+const [port, transport] = process.argv.slice(2)
+const at = `http://127.0.0.1:${port}/live`
 const clients = []
 
-function client(options = {}) {
-  const made = new Centrifuge(url, {
-    websocket: WebSocket, minReconnectDelay: 10, maxReconnectDelay: 100, ...options,
+function client(options = {}, by = transport) {
+  const place = by === "websocket" ? at.replace("http", "ws") : at
+  const made = new Centrifuge([{ transport: by, endpoint: `${place}/${by}` }], {
+    websocket: WebSocket, eventsource: EventSource, emulationEndpoint: `${at}/emulation`,
+    minReconnectDelay: 10, maxReconnectDelay: 100, ...options,
   })
   clients.push(made)
   return made
@@ -70,7 +75,7 @@ await room.ready(15000)
 say("loops", one.state)
 
 // What is published while it is away comes once, in order.
-const other = client()
+const other = client({}, "websocket")  // requests of their own have no order
 other.connect()
 await other.ready(15000)
 publications = []

@@ -6,6 +6,7 @@ import json
 import subprocess
 from typing import Any
 
+import pytest
 from live_peer import allow
 from node_js import NODE, SCRIPTS, needs_node
 
@@ -38,9 +39,9 @@ def prepare(server: Server) -> None:
         live.on_gap("room:1", None)
 
 
-def drive(port: int) -> list[Any]:
+def drive(port: int, transport: str) -> list[Any]:
     done = subprocess.run(
-        [NODE, str(SCRIPTS / "sdk.mjs"), str(port)],
+        [NODE, str(SCRIPTS / "sdk.mjs"), str(port), transport],
         capture_output=True,
         text=True,
         timeout=50,
@@ -50,12 +51,13 @@ def drive(port: int) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_all_that_an_application_does() -> None:
+@pytest.mark.parametrize("transport", ["websocket", "http_stream", "sse"])
+def test_all_that_an_application_does(transport: str) -> None:
     server = Server("127.0.0.1", 0, presence_grace=0)
     prepare(server)
     server.start()
     try:
-        said = drive(server.port or 0)
+        said = drive(server.port or 0, transport)
     finally:
         server.stop(drain=0)
     assert said == [
