@@ -67,6 +67,11 @@ class Calls:
         if pending is not None:
             pending[1](value, error)
 
+    def on_engine(self, up: bool) -> None:
+        """The engine has come, or has gone: then no answer comes."""
+        if not up:
+            self._finish_all("the engine is away")
+
     def on_gone(self, node: str) -> None:
         """A node has gone: it will not answer."""
         for number, (asked, _) in list(self._pending.items()):
@@ -75,8 +80,11 @@ class Calls:
 
     def end(self) -> None:
         """The server stops: nobody answers any more."""
+        self._finish_all("the server stops")
+
+    def _finish_all(self, why: str) -> None:
         for number in list(self._pending):
-            self._finish(number, None, "the server stops")
+            self._finish(number, None, why)
 
     # What the others say
 

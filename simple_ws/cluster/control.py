@@ -86,6 +86,7 @@ class Control:
         """The engine has come, or has gone."""
         self.roster.on_engine(up)
         self.asking.on_engine(up)
+        self.calls.on_engine(up)
         if self._presence is not None:
             self._presence.on_engine(up)
 

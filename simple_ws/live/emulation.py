@@ -96,7 +96,11 @@ class Emulation:
             return
         data = [given.session, given.frame]
         done = partial(_answer, exchange)
-        if not server.cluster._call(given.node, "input", data, _TIMEOUT, done):
+        # It becomes a part of a channel's name, which strangers must not choose freely.
+        asked = given.node.isalnum() and server.cluster._call(
+            given.node, "input", data, _TIMEOUT, done
+        )
+        if not asked:
             _answer(exchange, None, None)
 
     def _check_size(self, frame: str) -> None:

@@ -318,6 +318,86 @@ async def _awaited(future: AnswersFuture) -> Any:
     return await future
 
 
+# --- Questions to one node -----------------------------------------------------------
+
+
+def call(node: FakeNode, to: str) -> tuple[bool, list[Any]]:
+    """Whether the node is there, and what comes of the question."""
+    came: list[Any] = []
+    there = node.control.calls.call(
+        to, "q", {"x": 1}, 2.0, lambda value, error: came.append((value, error))
+    )
+    return there, came
+
+
+def test_one_node_is_asked_and_no_other() -> None:
+    network, (a, b, c) = cluster()
+    b.answers["q"] = 5
+    c.answers["q"] = ValueError("no luck")
+    there, came = call(a, "b")
+    _, failed = call(a, "c")
+    assert (there, came) == (True, [])
+    network.settle()
+    assert came == [([5, {"x": 1}], None)]
+    assert failed == [(None, "no luck")]
+    assert len(network.said("call")) == len(network.said("result")) == 2
+    network.advance(5)
+    assert len(came) == 1
+
+
+def test_node_that_is_not_there_is_told_at_once() -> None:
+    network, (a, b) = cluster(2)
+    assert call(a, "x") == (False, [])
+    assert network.said("call") == []
+    c = network.add("c")  # in its first second it does not know them
+    b.answers["q"] = 1
+    there, came = call(c, "b")
+    network.settle()
+    assert (there, came) == (True, [([1, {"x": 1}], None)])
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("late", "no answer in time"),
+        ("gone", "the node has gone"),
+        ("cut", "the engine is away"),
+        ("down", "the engine is away"),
+        ("end", "the server stops"),
+    ],
+)
+def test_every_call_ends_once(what: str, why: str) -> None:
+    network, (a, b) = cluster(2)
+    b.silent = True
+    if what == "down":
+        a.cut()
+    _, came = call(a, "b")
+    if what == "late":
+        network.advance(2.1)
+    elif what == "gone":
+        network.settle()
+        b.control.end()
+        network.settle()
+    elif what == "cut":
+        a.cut()
+    elif what == "end":
+        a.control.end()
+    assert came == [(None, why)]
+    a.receive("b", "sws.n.a", encode("result", id=1, value=1))
+    network.advance(5)
+    assert len(came) == 1
+
+
+def test_answer_of_another_node_is_passed_over() -> None:
+    _, (a, b, _) = cluster()
+    b.silent = True
+    _, came = call(a, "b")
+    a.receive("c", "sws.n.a", encode("result", id=1, value=1))
+    assert came == []
+    a.receive("b", "sws.n.a", encode("result", id=1, value=2))
+    assert came == [(2, None)]
+
+
 # --- What strangers say --------------------------------------------------------------
 
 
@@ -344,6 +424,10 @@ def test_kinds_and_versions_that_are_not_known_are_counted_and_passed_over() -> 
         encode("ask", id="1", question="q"),
         encode("answer"),
         encode("answer", id=1, error=5),
+        encode("call", id=1),
+        encode("call", id="1", question="q"),
+        encode("result"),
+        encode("result", id=1, error=5),
     ],
 )
 def test_malformed_message_is_told_and_passed_over(body: bytes) -> None:
@@ -366,7 +450,7 @@ KEYS = st.sampled_from(
 
 
 @given(
-    kind=st.sampled_from(["here", "bye", "ask", "answer"]),
+    kind=st.sampled_from(["here", "bye", "ask", "answer", "call", "result"]),
     values=st.dictionaries(KEYS, JSON),
 )
 def test_nothing_that_is_said_raises(kind: str, values: dict[str, Any]) -> None:
