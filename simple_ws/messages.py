@@ -19,6 +19,7 @@ __all__ = [
     "check_ping",
     "encode_json",
     "encode_message",
+    "json_text",
 ]
 
 _TEXT = int(Opcode.TEXT)
@@ -109,6 +110,16 @@ def encode_json(value: object) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return _ascii(value).encode()
+
+
+def json_text(value: object) -> str:
+    """The same as a str; see `encode_json`."""
+    text = _compact(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _ascii(value)
+    return text
 
 
 def _encoded(text: str) -> bytes:

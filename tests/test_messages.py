@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simple_ws import JSONMessages, WebSocket
-from simple_ws.messages import encode_json, encode_message
+from simple_ws.messages import encode_json, encode_message, json_text
 
 CUT = "cut \ud83d"
 #: Text as browsers may send it in JSON, where an emoji may have been cut in two.
@@ -27,6 +27,7 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_json_is_utf8_whatever_text_it_holds(value: Any) -> None:
     assert json.loads(encode_json(value).decode()) == value
+    assert json_text(value).encode() == encode_json(value)
 
 
 @pytest.mark.one_backend

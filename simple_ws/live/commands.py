@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, NoReturn
 
 from ..cluster.envelope import JsonText
-from ..messages import encode_json
+from ..messages import json_text
 
 __all__ = [
     "PING",
@@ -128,7 +128,7 @@ def read_commands(frame: str | bytes) -> Iterator[Command | Pong | Malformed]:
 def _read(line: str) -> Command | Pong | Malformed:
     number = 0
     try:
-        command = json.loads(line, parse_constant=_refuse)
+        command = _decode(line)
         if command == {}:
             return Pong()
         number = _number_of(command)
@@ -139,6 +139,10 @@ def _read(line: str) -> Command | Pong | Malformed:
 
 def _refuse(constant: str) -> NoReturn:
     raise _NoCommandError(f"{constant} is not JSON")
+
+
+#: Made once: `json.loads` makes a decoder for each call that has options.
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def _number_of(command: object) -> int:
@@ -174,9 +178,9 @@ def _fields(given: object, types: dict[str, type]) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise _NoCommandError("it is not an object")
     fields = {}
-    for name, kind in types.items():
-        value = given.get(name)
-        if value is None and (kind is not _ANY or name not in given):
+    for name, value in given.items():
+        kind = types.get(name)
+        if kind is None or (value is None and kind is not _ANY):
             continue
         # Not isinstance: a bool is no int here.
         if kind is not _ANY and type(value) is not kind:
@@ -196,7 +200,7 @@ def encode_reply(number: int, method: str, result: object) -> str:
     Raises:
         TypeError, ValueError: JSON cannot represent the result.
     """
-    return f'{{"id":{number},"{method}":{_text(result)}}}'
+    return f'{{"id":{number},"{method}":{json_text(result) if result else "{}"}}}'
 
 
 def encode_error(number: int, code: int, message: str, temporary: bool = False) -> str:
@@ -204,7 +208,7 @@ def encode_error(number: int, code: int, message: str, temporary: bool = False) 
     error: dict[str, Any] = {"code": code, "message": message}
     if temporary:
         error["temporary"] = True
-    return _text({"id": number, "error": error} if number else {"error": error})
+    return json_text({"id": number, "error": error} if number else {"error": error})
 
 
 def encode_push(kind: str, value: object, channel: str | None = None) -> str:
@@ -214,13 +218,13 @@ def encode_push(kind: str, value: object, channel: str | None = None) -> str:
         TypeError, ValueError: JSON cannot represent the value.
     """
     push = {kind: value} if channel is None else {"channel": channel, kind: value}
-    return _text({"push": push})
+    return json_text({"push": push})
 
 
 def encode_publication(topic: str, msg: object, offset: int) -> str:
     """A message of a topic, as all its subscribers get it; see `feeds.Encode`."""
     end = f',"offset":{offset}' if offset else ""
-    channel, data = _text(topic), _data(msg)
+    channel, data = json_text(topic), _data(msg)
     return f'{{"push":{{"channel":{channel},"pub":{{"data":{data}{end}}}}}}}'
 
 
@@ -244,19 +248,15 @@ def message_of(data: Any) -> object:
     """
     if isinstance(data, dict | list | str):
         return data
-    return JsonText(encode_json(data).decode())
-
-
-def _text(value: object) -> str:
-    return encode_json(value).decode()
+    return JsonText(json_text(data))
 
 
 def _data(msg: object) -> str:
     """A message as JSON: what was published as JSON is not encoded again."""
     if type(msg) is JsonText:
         # A line feed would end the command.
-        return str(msg) if "\n" not in msg else _text(json.loads(msg))
-    return _text(_plain(msg))
+        return str(msg) if "\n" not in msg else json_text(json.loads(msg))
+    return json_text(_plain(msg))
 
 
 def _plain(msg: object) -> object:

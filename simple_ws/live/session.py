@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
+from types import GeneratorType
 from typing import Any, Final
 
 from ..loop.deferred import DeferredCancelled, Steps, is_deferred, run_steps
@@ -266,7 +267,7 @@ class Session:
         action = self.live.find_action(method)
         try:
             result = action(self, number, params)
-            if isinstance(result, Generator):
+            if type(result) is GeneratorType:
                 result = yield from result
             if result is not LATER:
                 self.reply(number, method, result)
@@ -328,7 +329,7 @@ class Session:
     def reply(self, number: int, method: str, result: object) -> None:
         """Answer a command."""
         if number:
-            self._write(encode_reply(number, method, {} if result is None else result))
+            self._write(encode_reply(number, method, result))
 
     def reply_error(
         self, number: int, code: int, message: str, temporary: bool = False

@@ -24,7 +24,7 @@ from ..cluster.topic_rules import check_key
 from ..connection.client import Client
 from ..constants import Delivered, SendStatus
 from ..loop.reactor import Reactor
-from ..messages import encode_message
+from ..messages import encode_message, json_text
 from ..speedups import fan_out, fan_out_latest, write_latest
 from .conflation import Slot, Slots, Subject, subject_of
 from .histories import Histories
@@ -286,14 +286,17 @@ class Hub(Membership):
         offset: int,
     ) -> int:
         """Send a message to the subscribers of this process of a topic."""
-        given = self._sendable(msg)
-        taken = self._send_here(self._topics.members(topic), given, exclude, subject)
-        feeds = self._feeds
-        if feeds and topic in feeds:
-            if self._strangers:
-                exclude = self._strangers.union(exclude)
-            taken += feeds.send(topic, msg, exclude, offset)
-        return taken
+        feeds, given = self._feeds, self._sendable(msg)
+        members = self._topics.members(topic)
+        if not feeds or topic not in feeds:
+            return self._send_here(members, given, exclude, subject)
+        if isinstance(msg, dict | list):
+            msg = JsonText(json_text(msg))  # encoded once for both
+            given = given if self._filtered else str(msg)
+        taken = self._send_here(members, given, exclude, subject)
+        if self._strangers:
+            exclude = self._strangers.union(exclude)
+        return taken + feeds.send(topic, msg, exclude, offset)
 
     def _receivers(self, audience: Audience, value: Any) -> Iterable[Client]:
         """The connections of this process that listen to something."""
