@@ -212,3 +212,60 @@ def test_keys_that_are_wrong(token: dict[str, str], text: str) -> None:
     with pytest.raises(UsageError) as caught:
         build(read_settings({"client": {"token": token}}))
     assert text in str(caught.value)
+
+
+def test_paths_are_those_of_centrifugo(start: Start) -> None:
+    site = start({"client": {"insecure": True}, "health": {"enabled": True}})
+    assert site.kit.request("GET", "/health").json() == {}
+    for method, path in [
+        ("GET", "/connection/sse"),
+        ("POST", "/connection/http_stream"),
+        ("POST", "/emulation"),
+    ]:
+        assert site.kit.request(method, path).status == 400, path
+    assert site.kit.request("GET", "/metrics").status == 404
+
+
+def test_paths_may_be_others(start: Start) -> None:
+    site = start(
+        {
+            "client": {"insecure": True},
+            "websocket": {"handler_prefix": "/ws"},
+            "sse": {"enabled": False},
+            "http_stream": {"handler_prefix": "/stream"},
+            "emulation": {"handler_prefix": "/more"},
+            "prometheus": {"enabled": True, "handler_prefix": "/numbers"},
+        }
+    )
+    LivePeer(site.kit, "/ws").connect()
+    assert site.kit.request("GET", "/connection/sse").status == 404
+    for path in ("/stream", "/more"):
+        assert site.kit.request("POST", path).status == 400
+    assert b"simple_ws_" in site.kit.request("GET", "/numbers").body
+
+
+def test_pages_of_allowed_origins_may_use_http(start: Start) -> None:
+    origins = ["https://a.example", "https://*.b.example"]
+    site = start({"client": {"insecure": True, "allowed_origins": origins}})
+    for origin, named in [
+        ("https://a.example", "https://a.example"),
+        ("https://x.b.example", "https://x.b.example"),
+        ("https://c.example", None),
+    ]:
+        answer = site.kit.request(
+            "POST", "/emulation", headers={"Origin": origin}, body=b"{}"
+        )
+        assert answer.headers.get("Access-Control-Allow-Origin") == named
+
+
+@pytest.mark.parametrize("origin", ["example.com", "https://a.example/path"])
+def test_origin_that_is_none(origin: str) -> None:
+    tree = {"client": {"allowed_origins": [origin]}}
+    with pytest.raises(UsageError, match=r"client\.allowed_origins: "):
+        build(read_settings(tree))
+
+
+def test_path_that_is_taken() -> None:
+    tree = {"http_stream": {"handler_prefix": "/emulation"}}
+    with pytest.raises(UsageError, match="/emulation"):
+        build(read_settings(tree))

@@ -119,7 +119,6 @@ KEYS: dict[str, Key] = {
     "http_api.handler_prefix": Key(text, "/api"),
     "http_api.key": Key(text, "", True),
     "http_api.insecure": Key(boolean, False),
-    "websocket.disabled": Key(boolean, False),
     "websocket.handler_prefix": Key(text, "/connection/websocket"),
     "websocket.message_size_limit": Key(whole(1), 65536),
     "sse.enabled": Key(boolean, True),
@@ -172,7 +171,6 @@ V5_NAMES: dict[str, str] = {
     "channel_user_separator": "channel.user_separator",
     "api_key": "http_api.key",
     "api_insecure": "http_api.insecure",
-    "websocket_disable": "websocket.disabled",
     "websocket_message_size_limit": "websocket.message_size_limit",
     **{
         name: f"{name}.enabled"

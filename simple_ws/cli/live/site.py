@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from ... import Server
+from ... import Cors, Server
 from ...live.endpoints import Endpoints, serve
 from ..values import UsageError
 from .channels import Channels
@@ -102,13 +103,21 @@ def _serve_live(server: Server, settings: Settings, channels: Channels) -> None:
         command_rate=None,  # Centrifugo has no such limit
         flags=channels.flags,
         present_alone=True,
+        cors=_cors(settings["client.allowed_origins"]),
         tokens=make_tokens(settings),
         allow_anonymous=connecting.allow_anonymous,
     )
 
 
 def _endpoints(settings: Settings) -> Endpoints:
-    return Endpoints(websocket=settings["websocket.handler_prefix"])
+    served = {
+        name: settings[f"{name}.handler_prefix"]
+        for name in ("sse", "http_stream", "uni_sse")
+        if settings[f"{name}.enabled"]
+    }
+    if "sse" in served or "http_stream" in served:
+        served["emulation"] = settings["emulation.handler_prefix"]
+    return Endpoints(websocket=settings["websocket.handler_prefix"], **served)
 
 
 def _origins(patterns: tuple[str, ...]) -> Any:
@@ -120,7 +129,28 @@ def _origins(patterns: tuple[str, ...]) -> Any:
         return None
     if not patterns:
         return (None, "same")
-    return (None, *(_origin(pattern.lower()) for pattern in patterns))
+    return (None, *map(_origin, patterns))
+
+
+def _cors(patterns: tuple[str, ...]) -> Cors | None:
+    """Likewise, by HTTP.
+
+    Raises:
+        UsageError: One is no origin.
+    """
+    if not patterns:
+        return None
+    if "*" in patterns:
+        return Cors("*")
+    rules = [_origin(pattern) for pattern in patterns]
+    try:
+        cors = Cors(rules)
+    except ValueError as error:
+        raise UsageError(f"client.allowed_origins: {error}") from None
+    # Not to patterns that mean any page.
+    with contextlib.suppress(ValueError):
+        cors = Cors(rules, credentials=True)
+    return cors
 
 
 def _origin(pattern: str) -> str | re.Pattern[str]:
