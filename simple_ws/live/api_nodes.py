@@ -79,8 +79,8 @@ def _identities(user: str) -> Iterator[Any]:
 
 
 def _session_id(client: Any) -> str:
-    session = client._live
-    return "" if session is None else getattr(session, "id", "")
+    """Of a client without WebSockets, as `connect` has told it."""
+    return "" if client._live is None else client._emulated().get("session", "")
 
 
 # Orders
