@@ -47,17 +47,23 @@ class Api:
 
     Args:
         server: that it publishes by.
-        keys: one of them must be given with each request.
+        keys: one of them must be given with each request; without any, none need be.
+        check: see `ApiMethods`.
 
     Attributes:
         counts: its calls.
     """
 
-    def __init__(self, server: Any, keys: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        server: Any,
+        keys: tuple[str, ...],
+        check: Callable[[str], object] | None = None,
+    ) -> None:
         self.counts = ApiCounts()
         self._server = server
         self._keys = [key.encode() for key in keys]
-        self._methods = ApiMethods(server)
+        self._methods = ApiMethods(server, check)
 
     def serve(self, path: str) -> None:
         """Answer below a path.
@@ -103,6 +109,8 @@ class Api:
     def _has_key(self, request: Request) -> bool:
         """Whether a request has one of the keys; all are compared, in constant time."""
         kind, _, key = (request.authorization or "").partition(" ")
+        if not self._keys:
+            return True
         given = [request.headers.get("X-API-Key"), request.query.get("api_key")]
         given.append(key.strip() if kind.lower() == "apikey" else None)
         known = False

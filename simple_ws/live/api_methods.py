@@ -37,10 +37,14 @@ class ApiMethods:
 
     Args:
         server: that it publishes by.
+        check: called with the topic of a call; it may raise LiveError.
     """
 
-    def __init__(self, server: Any) -> None:
+    def __init__(
+        self, server: Any, check: Callable[[str], object] | None = None
+    ) -> None:
         self._server = server
+        self._check_more = check
         self._methods: dict[str, Callable[[dict[str, Any], Done], object]] = {
             "publish": self._publish,
             "broadcast": self._broadcast,
@@ -80,10 +84,20 @@ class ApiMethods:
             )
             done(LiveError(*codes.INTERNAL))
 
+    def _channel(self, params: dict[str, Any]) -> str:
+        channel: str = params["channel"]
+        self._check(channel)
+        return channel
+
+    def _check(self, channel: str) -> None:
+        _check_channel(channel)
+        if self._check_more is not None:
+            self._check_more(channel)
+
     # Publishing
 
     def _publish(self, params: dict[str, Any], done: Done) -> None:
-        self._publish_to(_channel(params), _publication(params), params, done)
+        self._publish_to(self._channel(params), _publication(params), params, done)
 
     def _broadcast(self, params: dict[str, Any], done: Done) -> None:
         topics, publication = params["channels"], _publication(params)
@@ -92,7 +106,7 @@ class ApiMethods:
 
         def publish(topic: str, note: Callable[[dict[str, Any]], object]) -> None:
             def begin() -> None:
-                _check_channel(topic)
+                self._check(topic)
                 self._publish_to(topic, publication, params, reply)
 
             def reply(outcome: Outcome) -> None:
@@ -133,7 +147,7 @@ class ApiMethods:
     # Connections
 
     def _subscribe(self, params: dict[str, Any], done: Done) -> None:
-        topic = _channel(params)
+        topic = self._channel(params)
         data = _data(params)
         self._everywhere(
             {
@@ -202,14 +216,14 @@ class ApiMethods:
     # Looking
 
     def _presence(self, params: dict[str, Any], done: Done) -> None:
-        members = read_presence(self._server, _channel(params))
+        members = read_presence(self._server, self._channel(params))
         done({"presence": members})
 
     def _presence_stats(self, params: dict[str, Any], done: Done) -> None:
-        done(stats_of(read_presence(self._server, _channel(params))))
+        done(stats_of(read_presence(self._server, self._channel(params))))
 
     def _history(self, params: dict[str, Any], done: Done) -> None:
-        _channel(params)
+        self._channel(params)
         read_history(self._server, params, done)
 
     def _history_remove(self, params: dict[str, Any], done: Done) -> None:
@@ -284,12 +298,6 @@ class _Waiting:
 
 def _bad(why: str) -> LiveError:
     return LiveError(codes.BAD_REQUEST.code, f"bad request: {why}"[:500])
-
-
-def _channel(params: dict[str, Any]) -> str:
-    channel: str = params["channel"]
-    _check_channel(channel)
-    return channel
 
 
 def _check_channel(channel: str) -> None:

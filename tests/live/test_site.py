@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -269,3 +270,29 @@ def test_path_that_is_taken() -> None:
     tree = {"http_stream": {"handler_prefix": "/emulation"}}
     with pytest.raises(UsageError, match="/emulation"):
         build(read_settings(tree))
+
+
+def call(site: Site, method: str, key: str = "", **params: Any) -> Any:
+    headers = {"X-API-Key": key} if key else {}
+    body = json.dumps(params).encode()
+    return site.kit.request("POST", f"/api/{method}", headers=headers, body=body)
+
+
+def test_server_api(start: Start) -> None:
+    site = start({**namespace(), "http_api": {"key": "k"}})
+    assert call(site, "publish", channel="room:1", data=1).status == 401
+    assert call(site, "publish", "k", channel="room:1", data=1).json() == {"result": {}}
+    for method in ("publish", "presence", "history", "subscribe"):
+        answer = call(site, method, "k", channel="other:1", data=1, user="ann")
+        assert answer.json()["error"]["code"] == 102, method
+    answer = call(site, "broadcast", "k", channels=["room:1", "other:1"], data=1)
+    assert [next(iter(each)) for each in answer.json()["result"]["responses"]] == [
+        "result",
+        "error",
+    ]
+
+
+def test_server_api_without_a_key(start: Start) -> None:
+    assert call(start({}), "info").status == 404
+    site = start({"http_api": {"insecure": True, "key": "k"}})
+    assert "nodes" in call(site, "info").json()["result"]

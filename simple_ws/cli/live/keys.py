@@ -115,7 +115,6 @@ KEYS: dict[str, Key] = {
     "channel.namespace_boundary": Key(text, ":"),
     "channel.user_boundary": Key(text, "#"),
     "channel.user_separator": Key(text, ","),
-    "http_api.disabled": Key(boolean, False),
     "http_api.handler_prefix": Key(text, "/api"),
     "http_api.key": Key(text, "", True),
     "http_api.insecure": Key(boolean, False),

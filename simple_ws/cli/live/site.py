@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ... import Cors, Server
+from ...live.api import Api, check_keys
 from ...live.endpoints import Endpoints, serve
 from ..values import UsageError
 from .channels import Channels
@@ -39,7 +40,7 @@ def build(settings: Settings, **options: Any) -> Server:
         _add_topics(server, pattern, channel)
     try:
         _serve_live(server, settings, channels)
-        _serve_rest(server, settings)
+        _serve_rest(server, settings, channels)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from None
     return server
@@ -159,7 +160,11 @@ def _origin(pattern: str) -> str | re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.IGNORECASE)
 
 
-def _serve_rest(server: Server, settings: Settings) -> None:
+def _serve_rest(server: Server, settings: Settings, channels: Channels) -> None:
+    if settings["http_api.insecure"] or settings["http_api.key"]:
+        insecure = settings["http_api.insecure"]
+        keys = () if insecure else check_keys(settings["http_api.key"])
+        Api(server, keys, channels.options).serve(settings["http_api.handler_prefix"])
     if settings["health.enabled"]:
         server.http(settings["health.handler_prefix"])(_health)
     if settings["prometheus.enabled"]:
