@@ -20,6 +20,7 @@ from hypothesis import settings
 
 #: As installed; the tests may run from a tree that is not.
 pytest_plugins = ["simple_ws.pytest_plugin", "pytester"]
+pytest.register_assert_rewrite("sdk_scenarios")
 
 # Time is shared with whatever else the machine does; a slow example is no failure.
 # New examples are looked for at the desk; what CI runs is the same every time.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from time import time
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from sdk_driver import Sdk, SdkError
 
 from simple_ws import Server
 from simple_ws.live import Connected, LiveError
+from simple_ws.tokens import Tokens
 
 __all__ = ["SCENARIOS", "Scenario", "World"]
 
@@ -45,15 +47,29 @@ class World:
     def __init__(self, sdk: Sdk) -> None:
         self.sdk = sdk
         self.refusals: list[LiveError] = []
+        self._tokens: Any = None
         self._stack = ExitStack()
         self.server = self._start(0)
         self.port = self.server.port or 0
         self.proxy = self._stack.enter_context(Proxy(self.port))
         self._stack.callback(lambda: self.server.stop(drain=0))
-        sdk.reset(self.proxy.url.replace("redis:", "ws:") + "/live/websocket")
+        sdk.reset(self.url)
 
     def close(self) -> None:
         self._stack.close()
+
+    def ask_for_tokens(self) -> Any:
+        """From now on clients need tokens; returns what makes them."""
+        pytest.importorskip("jwt", reason="needs PyJWT")
+        self._tokens = Tokens("a secret of thirty-two bytes or more")
+        self.restart()
+        self.sdk.reset(self.url.replace("/live/", "/signed/"))
+        return self._tokens
+
+    @property
+    def url(self) -> str:
+        """Of the server through the proxy."""
+        return self.proxy.url.replace("redis:", "ws:") + "/live/websocket"
 
     def restart(self, drain: float = 0) -> None:
         """Another server takes the place of this one; what it has kept is lost."""
@@ -74,6 +90,9 @@ class World:
             max_topics=1000,
         )
         self.live = live
+
+        if self._tokens is not None:
+            server.live("/signed", authorize=self.authorize, tokens=self._tokens)
 
         @live.method
         def add(client: Any, data: Any) -> Any:
@@ -318,6 +337,7 @@ def temporary_errors_are_tried_again(world: World) -> None:
     told = room.events("error")
     assert [each["type"] for each in told] == ["subscribe", "subscribe"]
     assert [each["error"]["code"] for each in told] == [400, 400]
+    assert len(one.events("connecting")) == 1
 
 
 @scenario
@@ -394,3 +414,42 @@ def two_tabs_have_each_what_the_other_says(world: World) -> None:
         rooms[n % 2].call("publish", n)
     for room in rooms:
         assert data_of(room.wait_for("publication", 20)) == list(range(20))
+
+
+@scenario
+def tokens_are_refreshed_without_a_reconnect(world: World) -> None:
+    tokens = world.ask_for_tokens()
+    soon, later = (tokens.connection("ann", expires_in=each) for each in (2, 3600))
+    one = world.sdk.client(tokens=[soon, later]).connect()
+    short, long = (
+        tokens.subscription("ann", "secret:1", expires_in=each) for each in (2, 3600)
+    )
+    secret = one.subscribe("secret:1", tokens=[short, long])
+    assert one.wait_for("getToken", 2) == [{}, {}]
+    assert secret.wait_for("getToken", 2) == [{"channel": "secret:1"}] * 2
+    with pytest.raises(SdkError, match="104"):  # what was sent before is answered, too
+        one.call("rpc", "nothing", None)
+    assert [each.state for each in (one, secret)] == ["connected", "subscribed"]
+    for each in (one, secret):
+        assert each.events("error") == []
+    assert len(one.events("connecting")) == 1
+    assert len(secret.events("subscribing")) == 1
+
+
+@scenario
+def tokens_that_have_expired_are_replaced(world: World) -> None:
+    tokens = world.ask_for_tokens()
+    past = Tokens("a secret of thirty-two bytes or more", clock=lambda: time() - 100)
+    old, new = (each.connection("ann", expires_in=50) for each in (past, tokens))
+    one = world.sdk.client(tokens=[old, new]).connect()
+    assert [each["error"]["code"] for each in one.events("error")] == [109]
+    old, new = (
+        each.subscription("ann", "secret:1", expires_in=50) for each in (past, tokens)
+    )
+    fast = {"minResubscribeDelay": 10, "maxResubscribeDelay": 50}
+    secret = one.subscribe("secret:1", tokens=[old, new], options=fast)
+    assert [each["error"]["code"] for each in secret.events("error")] == [109]
+    two = world.sdk.client("two", options={"token": "not a token"})
+    two.do("connect")
+    [told] = two.wait_for("disconnected")
+    assert told["code"] == 3500

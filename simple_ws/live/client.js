@@ -174,7 +174,7 @@ class Party {
     if (code === 109) this._expired = true
     else if (code >= 100 && !temporary) return this._end(code, message)
     this._emit("error", { ...this._context, type, error })
-    if (turn === this._turn) again()
+    if (turn === this._turn) again(error)
   }
 
   /** Full jitter. */

@@ -1,6 +1,8 @@
 // Carries out what a test says with a module that has the names of the SDK `centrifuge`:
 // the SDK itself, or our client.js. It runs in Node (node_driver.mjs) and in a page.
 
+const PLAIN = new Set(Object.getOwnPropertyNames(Object.prototype))
+
 /** Clients by name, and what they have seen: a list of contexts for each event. */
 export class Driver {
   constructor(module, defaults = {}) {
@@ -25,14 +27,15 @@ export class Driver {
   }
 
   /** A client: `tokens` are what getToken gives, one after the other. */
-  do_client({ name, url, options = {}, tokens, data }) {
+  do_client({ name, url, options = {}, tokens, data, throws }) {
     const made = new this.module.Centrifuge(url ?? this.url, {
       minReconnectDelay: 10, maxReconnectDelay: 100, ...this.defaults, ...options,
-      ...this.functions(tokens, data),
+      ...this.functions(name, undefined, tokens, data),
     })
     this.clients.set(name, made)
     const events = ["connecting", "connected", "disconnected", "message", "error", "subscribing",
       "subscribed", "unsubscribed", "publication", "join", "leave"]
+    if (throws) this.throwing(made, events)
     this.listen(made, events, name)
   }
 
@@ -42,12 +45,13 @@ export class Driver {
   do_state({ name, channel }) { return this.of(name, channel).state }
 
   /** A subscription, at once. */
-  do_subscribe({ name, channel, options = {}, tokens, data }) {
+  do_subscribe({ name, channel, options = {}, tokens, data, throws }) {
     const client = this.clients.get(name)
     let made = client.getSubscription(channel)
     if (!made) {
-      made = client.newSubscription(channel, { ...options, ...this.functions(tokens, data) })
+      made = client.newSubscription(channel, { ...options, ...this.functions(name, channel, tokens, data) })
       const events = ["subscribing", "subscribed", "unsubscribed", "publication", "join", "leave", "error"]
+      if (throws) this.throwing(made, events)
       this.listen(made, events, name, channel)
     }
     made.subscribe()
@@ -95,6 +99,24 @@ export class Driver {
     })
   }
 
+  /** What objects have that have nothing. */
+  do_pollution() { return Object.getOwnPropertyNames(Object.prototype).filter((name) => !PLAIN.has(name)) }
+
+  /** The channels of all subscriptions. */
+  do_channels({ name }) { return Object.keys(this.clients.get(name).subscriptions()) }
+
+  do_new_subscription({ name, channel }) { this.clients.get(name).newSubscription(channel) }
+
+  /** Make calls that wait; resolves with the codes of those that are rejected at once. */
+  async do_calls({ name, count }) {
+    const codes = []
+    for (let n = 0; n < count; n++) {
+      this.clients.get(name).publish("room", n).catch(({ code }) => codes.push(code))
+    }
+    await new Promise((resolve) => setTimeout(resolve))
+    return codes
+  }
+
   do_events({ name, channel, event }) { return this.list(name, channel, event) }
 
   of(name, channel) {
@@ -108,33 +130,42 @@ export class Driver {
     return this.seen.get(key)
   }
 
+  throwing(emitter, events) {
+    for (const event of events) emitter.on(event, () => { throw new Error("of a listener") })
+  }
+
   listen(emitter, events, name, channel) {
     for (const event of events) {
-      const seen = this.list(name, channel, event)
-      emitter.on(event, (context) => {
-        seen.push(context)
-        for (const entry of this.waiting) {
-          if (entry.seen === seen && seen.length >= entry.count) {
-            this.waiting.delete(entry)
-            entry.done()
-          }
-        }
-      })
+      emitter.on(event, (context) => this.note(name, channel, event, context))
     }
   }
 
-  functions(tokens, data) {
+  functions(name, channel, tokens, data) {
     const options = {}
-    if (tokens) options.getToken = this.oneByOne(tokens)
-    if (data) options.getData = this.oneByOne(data)
+    if (tokens) options.getToken = this.oneByOne(tokens, (context) => this.note(name, channel, "getToken", context))
+    if (data) options.getData = this.oneByOne(data, () => {})
     return options
+  }
+
+  /** An event was seen. */
+  note(name, channel, event, context) {
+    const seen = this.list(name, channel, event), { error } = context
+    // The message of an Error would be lost on its way to the test.
+    seen.push(error ? { ...context, error: { code: error.code, message: error.message } } : context)
+    for (const entry of this.waiting) {
+      if (entry.seen === seen && seen.length >= entry.count) {
+        this.waiting.delete(entry)
+        entry.done()
+      }
+    }
   }
 
   /** A function that gives one value after the other, the last for ever. An object with
    * `fails` is thrown; with `unauthorized` it is an UnauthorizedError. */
-  oneByOne(values) {
+  oneByOne(values, told) {
     let next = 0
-    return async () => {
+    return async (context) => {
+      told(context)
       const value = values[Math.min(next++, values.length - 1)]
       if (value?.unauthorized) throw new this.module.UnauthorizedError("unauthorized")
       if (value?.fails) throw new Error(value.fails)
