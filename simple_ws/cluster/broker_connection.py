@@ -16,7 +16,7 @@ from ..loop.reactor import READ, WRITE, Reactor
 from .broker_history import Appending, Histories, Read
 from .commands import MAX_COMMAND, Command, CommandReader, Publication
 from .position import Position
-from .redis_history import APPEND_COMMAND, READ_COMMAND
+from .redis_history import APPEND_COMMAND, READ_COMMAND, REMOVE_COMMAND
 from .stream import Stream
 
 __all__ = ["OUTPUT_LIMIT", "BrokerConnection", "BrokerHost"]
@@ -320,6 +320,9 @@ class BrokerConnection:
         self._send(_encode_page(page))
         return len(page.entries)
 
+    def _on_history_remove(self, arguments: list[bytes]) -> None:
+        self._send(b":%d\r\n" % self._host.histories.remove(arguments[0]))
+
     # Output
 
     def _send(self, data: bytes) -> None:
@@ -457,6 +460,7 @@ _COMMANDS: dict[bytes, tuple[_Handler, int, int]] = {
     b"QUIT": (BrokerConnection._on_quit, 0, 0),
     APPEND_COMMAND: (BrokerConnection._on_history_append, 8, 9),
     READ_COMMAND: (BrokerConnection._on_history_read, 7, 7),
+    REMOVE_COMMAND: (BrokerConnection._on_history_remove, 1, 1),
     b"PUBLISH": (BrokerConnection._on_ping, 2, 2),  # read as a `Publication`
 }
 _FOR_STRANGERS = {b"HELLO", b"AUTH", b"QUIT"}

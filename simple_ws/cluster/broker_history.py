@@ -180,6 +180,15 @@ class Histories:
                 break
         return Read(history.epoch, history.top, reset, entries)
 
+    def remove(self, channel: bytes) -> int:
+        """Drop the messages of a topic; return the offset of the newest one."""
+        topic = self._topics.get(channel)
+        if topic is None:
+            return 0
+        topic.history.remove(topic.history.top)
+        topic.keys.clear()
+        return topic.history.top
+
     def sweep(self, now: float, count: int) -> None:
         """Drop what has expired, in so many of the topics; the others are next."""
         if not self._to_sweep:

@@ -86,7 +86,7 @@ class History:
 
     def __len__(self) -> int:
         """Messages that can be read, or will expire when somebody looks."""
-        return self.top + 1 - self.first
+        return max(0, self.top + 1 - self.first)
 
     @property
     def position(self) -> Position:
@@ -116,6 +116,14 @@ class History:
             self._bodies[slot] = None
             first += 1
         self.first = first
+
+    def remove(self, offset: int) -> None:
+        """Drop the messages up to an offset, those too that have not come yet."""
+        first = self.first
+        while first <= min(offset, self.top):
+            self._bodies[self._slot(first)] = None
+            first += 1
+        self.first = max(first, offset + 1)
 
     def knows(self, position: Position) -> bool:
         """Whether the message at a position is known to be of this history.

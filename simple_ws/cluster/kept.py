@@ -247,6 +247,12 @@ class Kept:
                 self.read_soon(replica)
         return replica
 
+    def forget(self, channel: str, offset: int) -> None:
+        """The engine has removed the messages up to an offset."""
+        replica = self.replicas.get(channel)
+        if replica is not None and replica.history is not None:
+            replica.history.remove(offset)
+
     def close(self, channel: str) -> None:
         """Nobody listens to it any more."""
         replica = self.replicas.pop(channel, None)

@@ -56,6 +56,12 @@ class LocalTopic:
         # What tells messages of one epoch apart is their offset.
         history.append(_tag(history.top + 1), content, now)
 
+    def remove(self) -> int:
+        """Drop the messages; return the offset of the newest one."""
+        self.history.remove(self.history.top)
+        self._keys.clear()
+        return self.history.top
+
     def place_of(self, key: str | None, now: float) -> Position | None:
         """Where the message with a key is; None: there is none that can be read."""
         if key is None:

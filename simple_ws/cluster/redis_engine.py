@@ -42,13 +42,14 @@ from .redis_channels import Change, RedisChannels, encode_channel
 from .redis_history import (
     APPEND_COMMAND,
     READ_COMMAND,
+    REMOVE_COMMAND,
     append_arguments,
     page_of,
     read_arguments,
     script_command,
     stored_of,
 )
-from .redis_scripts import APPEND, READ, Script
+from .redis_scripts import APPEND, READ, REMOVE, Script
 from .resp import ErrorReply, ReplyReader, encode_command, new_reader
 
 __all__ = ["RedisEngine"]
@@ -197,6 +198,18 @@ class RedisEngine(ConnectedEngine):
         self._to_read.append((channel, tuple(read_arguments(known, after, limit))))
         self._send_reads()
 
+    def remove(self, channel: str, done: Callable[[int | None], object]) -> None:
+        """Remove the messages in the history of a topic; positions stay valid.
+
+        Args:
+            channel: of `Channels.kept`.
+            done: called with the offset of the newest one, or with None if it is
+                refused; not at all if the connection is lost before.
+        """
+        key = encode_channel(channel)
+        command = self._history_command(REMOVE_COMMAND, REMOVE, key)
+        self._send(encode_command(*command), partial(self._on_removed, channel, done))
+
     def receives(self, channel: str) -> bool:
         """See `Engine.receives`."""
         return self._channels.receives(channel)
@@ -325,6 +338,18 @@ class RedisEngine(ConnectedEngine):
             self._fail(_unexpected(reply, "to the script that reads a history"))
         self._send_reads()
 
+    def _on_removed(
+        self, channel: str, done: Callable[[int | None], object], reply: Any
+    ) -> None:
+        if isinstance(reply, ErrorReply):
+            if not self._is_gone(reply):
+                self._events.append(Notice(channel, self._why_not(reply)))
+            done(None)
+        elif type(reply) is int:
+            done(reply)
+        else:
+            self._fail(_unexpected(reply, "to the script that removes a history"))
+
     def _is_gone(self, error: ErrorReply) -> bool:
         """Whether the error is the state of the server: then this has failed."""
         found = _SCRIPT_STATE.search(error.text)
@@ -396,7 +421,7 @@ class RedisEngine(ConnectedEngine):
         """Learn whether there can be histories; one that only publishes may not care,
         and loads the script with its first message to one."""
         self.keeps_history = True
-        self._to_load = [] if self._is_broker else [APPEND, READ]
+        self._to_load = [] if self._is_broker else [APPEND, READ, REMOVE]
         if self._publish_only or self._is_broker:
             self._try_channels()
         else:

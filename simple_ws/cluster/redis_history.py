@@ -16,6 +16,7 @@ from .redis_scripts import Script
 __all__ = [
     "APPEND_COMMAND",
     "READ_COMMAND",
+    "REMOVE_COMMAND",
     "append_arguments",
     "page_of",
     "read_arguments",
@@ -25,6 +26,7 @@ __all__ = [
 
 #: The broker's commands; their first argument is the channel.
 APPEND_COMMAND, READ_COMMAND = b"HISTORY.APPEND", b"HISTORY.READ"
+REMOVE_COMMAND = b"HISTORY.REMOVE"
 
 _EPOCH = re.compile(rb"[0-9a-f]{1,16}")
 _TAG = re.compile(rb"[0-9a-f]{4}")

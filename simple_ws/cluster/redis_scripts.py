@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-__all__ = ["APPEND", "READ", "Script"]
+__all__ = ["APPEND", "READ", "REMOVE", "Script"]
 
 
 class Script(NamedTuple):
@@ -36,7 +36,7 @@ def _script(source: str) -> Script:
     return Script(encoded, digest.encode())
 
 
-#: Both begin so. Before Redis 7 a script that asks for the time must say that its
+#: All begin so. Before Redis 7 a script that asks for the time must say that its
 #: effects are to be replicated, rather than itself.
 _BEGINNING = """
 if redis.replicate_commands then redis.replicate_commands() end
@@ -207,5 +207,15 @@ if expired then
   redis.call('XTRIM', STREAM, 'MAXLEN', top - (first - count) + 2)
 end
 return page
+"""
+)
+
+#: No arguments. Returns: offset of the newest message, which stays as it is.
+REMOVE = _script(
+    _BEGINNING
+    + """
+if redis.call('EXISTS', STREAM) > 0 then redis.call('XTRIM', STREAM, 'MAXLEN', 0) end
+if redis.call('EXISTS', NAMES) > 0 then redis.call('DEL', NAMES) end
+return tonumber(redis.call('HMGET', META, 's')[1] or '0')
 """
 )

@@ -29,7 +29,7 @@ __all__ = ["ApiMethods", "Done"]
 Done = Callable[[Outcome], object]
 
 #: Seconds that other nodes, and the engine, have to answer: clients wait for 10.
-_TIMEOUT, _PUBLISH_TIMEOUT = 3.0, 8.0
+_TIMEOUT, _ENGINE_TIMEOUT = 3.0, 8.0
 
 
 class ApiMethods:
@@ -227,7 +227,21 @@ class ApiMethods:
         read_history(self._server, params, done)
 
     def _history_remove(self, params: dict[str, Any], done: Done) -> None:
-        raise LiveError(*codes.NOT_AVAILABLE)
+        server, topic = self._server, _channel(params)
+        rule = server._topic_rules.find(topic)
+        if rule is None or not rule.history:
+            raise LiveError(*codes.NOT_AVAILABLE)
+        waiting = _Waiting(server, done)
+
+        def removed(offset: int | None) -> None:
+            if offset is None:
+                waiting.end(LiveError(*codes.INTERNAL))
+            else:
+                order = {"do": "forget", "topic": topic, "offset": offset}
+                self._everywhere(order, waiting.end)
+
+        server._histories.remove(topic, rule, removed)
+        waiting.begin()
 
     def _channels(self, params: dict[str, Any], done: Done) -> None:
         def give(answers: list[dict[str, int]]) -> None:
@@ -262,7 +276,7 @@ class _Publication(NamedTuple):
 
 
 class _Waiting:
-    """A publication that the engine has not confirmed."""
+    """Something that the engine has not confirmed."""
 
     def __init__(self, server: Any, done: Done) -> None:
         self._server = server
@@ -270,7 +284,7 @@ class _Waiting:
         self._timer: Any = None
 
     def note(self, placed: Position | bool | None) -> None:
-        """It is stored, or was taken, or was not."""
+        """A publication is stored, or was taken, or was not."""
         if isinstance(placed, Position):
             self.end({"offset": placed.offset, "epoch": epoch_of(placed)})
         else:
@@ -282,7 +296,7 @@ class _Waiting:
             code, text = codes.INTERNAL
             late = LiveError(code, f"{text}: the engine has not answered")
             call_later = self._server.reactor.call_later
-            self._timer = call_later(_PUBLISH_TIMEOUT, partial(self.end, late))
+            self._timer = call_later(_ENGINE_TIMEOUT, partial(self.end, late))
 
     def end(self, outcome: Outcome) -> None:
         """Give the outcome, once."""

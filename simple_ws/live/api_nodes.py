@@ -140,6 +140,11 @@ def _send(server: Any, order: dict[str, Any]) -> int:
     return taken
 
 
+def _forget(server: Any, order: dict[str, Any]) -> None:
+    """Messages were removed from a history: drop the copies of this node."""
+    server._histories.forget(order["topic"], order["offset"])
+
+
 def _channels(server: Any, order: dict[str, Any]) -> dict[str, int]:
     matches = matcher(order["pattern"])
     counts = server._counts().items()
@@ -171,6 +176,7 @@ _ORDERS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "disconnect": _disconnect,
     "refresh": _refresh,
     "send": _send,
+    "forget": _forget,
     "channels": _channels,
     "info": _info,
 }

@@ -22,6 +22,7 @@ from ..cluster.lease import Lease
 from ..cluster.link import CONNECT_REASONS, Link
 from ..cluster.node import EngineState, Message, Node
 from ..cluster.position import Position
+from ..cluster.redis_engine import RedisEngine
 from ..cluster.replica import Replica
 from ..cluster.topic_rules import TopicRules
 from ..connection.client import Client
@@ -239,6 +240,19 @@ class EngineHost:
     def replica(self, topic: str, retention: Retention) -> Replica:
         """The copy of a topic that is listened to."""
         return self._node.kept.open(self.channels.kept(topic), retention)
+
+    def remove(self, topic: str, done: Callable[[int | None], object]) -> None:
+        """Remove the messages of a topic with history; see `Histories.remove`."""
+        engine = self._engine
+        if not isinstance(engine, RedisEngine) or not self.state.up:
+            done(None)
+            return
+        engine.remove(self.channels.kept(topic), done)
+        self.flush_engine()
+
+    def forget_messages(self, topic: str, offset: int) -> None:
+        """Drop the copies of messages that were removed."""
+        self._node.kept.forget(self.channels.kept(topic), offset)
 
     def expire(self) -> None:
         """Free the memory of messages that are too old."""

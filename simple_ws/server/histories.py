@@ -148,6 +148,28 @@ class Histories:
             done(position)
         return Delivered(receivers)
 
+    def remove(
+        self, topic: str, rule: TopicRule, done: Callable[[int | None], object]
+    ) -> None:
+        """Remove the messages of a topic; positions stay valid.
+
+        `done` is called with the offset of the newest one, or with None if the engine
+        does not do it; not at all if it is lost meanwhile. With an engine, each node is
+        then to `forget` them.
+        """
+        engine = self._host._engine
+        if engine is not None:
+            engine.remove(topic, done)
+        elif self._host._lacks_engine:
+            done(None)
+        else:
+            done(self._local.get(topic, rule, self.clock()).remove())
+
+    def forget(self, topic: str, offset: int) -> None:
+        """The messages of a topic up to an offset are removed: drop their copies."""
+        if self._host._engine is not None:
+            self._host._engine.forget_messages(topic, offset)
+
     def top(self, topic: str) -> int:
         """The offset of the message that was appended last, as it is being sent."""
         rule = self._host._topic_rules.find(topic)

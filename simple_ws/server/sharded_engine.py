@@ -214,6 +214,14 @@ class ShardedEngine:
         """The copy of a topic that is listened to."""
         return self._of_topic(topic).replica(topic, retention)
 
+    def remove(self, topic: str, done: Callable[[int | None], object]) -> None:
+        """Remove the messages of a topic with history."""
+        self._of_topic(topic).remove(topic, done)
+
+    def forget_messages(self, topic: str, offset: int) -> None:
+        """Drop the copies of messages that were removed."""
+        self._of_topic(topic).forget_messages(topic, offset)
+
     def expire(self) -> None:
         """Free the memory of messages that are too old."""
         for shard in self._shards:

@@ -34,6 +34,9 @@ class Model:
     def append(self, tag: int, body: Any, now: float) -> None:
         self.entries.append(Entry(self.top + 1, tag, now, body))
 
+    def remove(self, offset: int) -> None:
+        self.expired = max(self.expired, offset)
+
     def expire(self, now: float) -> None:
         keep = math.inf if self.keep is None else self.keep
         for entry in self.readable():
@@ -57,7 +60,7 @@ class Model:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from("aaaat"), st.integers(0, 3), st.integers(0, 30))
+    st.tuples(st.sampled_from("aaaatx"), st.integers(0, 3), st.integers(0, 30))
     | st.tuples(st.just("r"), st.integers(-3, 40), st.none() | st.integers(0, 9)),
     max_size=60,
 )
@@ -82,6 +85,9 @@ def test_it_has_what_a_list_would_have(
             assert list(history.after(first, second)) == expected
             continue
         now += second
+        if kind == "x":
+            history.remove(model.top - first)
+            model.remove(model.top - first)
         if kind == "a":
             model.append(first, object(), now)
             assert history.append(first, model.entries[-1].body, now) == model.top
@@ -97,6 +103,17 @@ def test_it_has_what_a_list_would_have(
             known = Position("e", offset, tag)
             assert history.knows(known) is model.knows(offset, tag, base), known
             assert not history.knows(Position("f", offset, tag))
+
+
+def test_what_is_removed_may_not_have_come_yet() -> None:
+    history = History(3)
+    history.append(1, "a", 0.0)
+    history.remove(2)
+    assert (len(history), list(history.after(0))) == (0, [])
+    for body in "bc":
+        history.append(1, body, 0.0)
+    assert [entry.body for entry in history.after(0)] == ["c"]
+    assert len(history) == 1
 
 
 def test_bodies_that_cannot_be_read_are_let_go() -> None:

@@ -432,7 +432,8 @@ def ready() -> RedisEngine:
     engine = RedisEngine()
     engine.connected(0.0)
     events = engine.receive(HELLO, 0.0)
-    events += engine.receive(loaded(redis_scripts.APPEND, redis_scripts.READ), 0.0)
+    scripts = redis_scripts.APPEND, redis_scripts.READ, redis_scripts.REMOVE
+    events += engine.receive(loaded(*scripts), 0.0)
     probe = engine._probe_channel
     push = b">3\r\n" + bulk(b"subscribe") + bulk(probe) + b":1\r\n"
     events += engine.receive(push + b":1\r\n", 0.0)

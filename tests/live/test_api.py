@@ -479,6 +479,25 @@ def test_history(kit: TestServer) -> None:
     assert fail(kit, "history", channel="")[0] == 107
 
 
+def test_history_is_removed(kit: TestServer) -> None:
+    peer = joined(kit, "ann")
+    given = {"channel": "room:1", "data": 1, "idempotency_key": "a"}
+    first = call(kit, "publish", **given)
+    call(kit, "publish", channel="room:1", data=2)
+    assert call(kit, "history_remove", channel="room:1") == {}
+    page = call(kit, "history", channel="room:1", limit=-1)
+    assert (page["publications"], page["offset"]) == ([], 2)
+    # Who has missed them is told; offsets go on.
+    result = peer.ask("subscribe", channel="room:1", recover=True, **first)
+    assert result["recovered"] is False
+    assert call(kit, "publish", **given)["offset"] == 3
+    assert peer.publications() == [(1, 3)]
+    page = call(kit, "history", channel="room:1", limit=-1, since=first)
+    assert [each["offset"] for each in page["publications"]] == [3]
+    assert fail(kit, "history_remove", channel="hall") == (108, "not available")
+    assert fail(kit, "history_remove", channel="")[0] == 107
+
+
 def test_channels(kit: TestServer) -> None:
     joined(kit, "ann", "room:1", "room:2", "hall")
     joined(kit, "bob", "hall")

@@ -164,6 +164,27 @@ def test_publish_and_history(site: Site, api: cent.Client) -> None:
     assert [each.offset for each in api.history(back).publications] == [2]
 
 
+def test_history_is_removed(site: Site, api: cent.Client) -> None:
+    topic, wait = "room:removed", cent.HistoryRequest(channel="room:removed", limit=9)
+    assert api.history_remove(cent.HistoryRemoveRequest(channel=topic))
+    reader = site.client("ann")  # there is a copy where it is
+    reader.ask("subscribe", channel=topic)
+    first = api.publish(cent.PublishRequest(channel=topic, data=1, idempotency_key="a"))
+    assert reader.push("pub")["offset"] == 1
+    api.history_remove(cent.HistoryRemoveRequest(channel=topic))
+    for url in site.urls:
+        with cent.Client(url, KEY) as other:
+            page = other.history(wait)
+            assert (page.publications, page.offset) == ([], 1)
+    page = reader.ask("history", channel=topic, limit=9)
+    assert (page["publications"], page["offset"]) == ([], 1)
+    again = api.publish(cent.PublishRequest(channel=topic, data=1, idempotency_key="a"))
+    assert again.offset == reader.push("pub")["offset"] == 2
+    since = {"offset": first.offset, "epoch": first.epoch}
+    page = reader.ask("history", channel=topic, limit=9, since=since)
+    assert [each["offset"] for each in page["publications"]] == [2]
+
+
 def test_broadcast(site: Site, api: cent.Client) -> None:
     reader = site.client("ann")
     for topic in "room:b1", "room:b2":
