@@ -227,7 +227,7 @@ class ApiMethods:
         read_history(self._server, params, done)
 
     def _history_remove(self, params: dict[str, Any], done: Done) -> None:
-        server, topic = self._server, _channel(params)
+        server, topic = self._server, self._channel(params)
         rule = server._topic_rules.find(topic)
         if rule is None or not rule.history:
             raise LiveError(*codes.NOT_AVAILABLE)
