@@ -42,6 +42,10 @@ class Sdk:
         """See the methods do_… of driver.mjs."""
         return self._carry({"do": command, **args})
 
+    def do_all(self, commands: list[tuple[str, dict[str, Any]]]) -> None:
+        """Begin all at once, one after the other, and wait for all of them."""
+        self.do("all", commands=[{"do": name, **args} for name, args in commands])
+
     def reset(self, url: str) -> None:
         """Forget all clients; the next ones connect to a URL, unless told otherwise."""
         self.do("reset", url=url)

@@ -26,6 +26,9 @@ export class Driver {
     return this[`do_${name}`](args)
   }
 
+  /** Begin all commands, without waiting in between. */
+  async do_all({ commands }) { await Promise.all(commands.map((each) => this.do(each))) }
+
   /** A client: `tokens` are what getToken gives, one after the other. */
   do_client({ name, url, options = {}, tokens, data, throws }) {
     const made = new this.module.Centrifuge(url ?? this.url, {

@@ -289,7 +289,7 @@ def test_frames_have_a_size(liar: Liar, sdk: Sdk) -> None:
     assert_sound(sdk, one, room)
 
 
-OWN_CODES = {code: True for code in (1000, 1001, 1008, 1011)} | {1009: False}
+OWN_CODES = dict.fromkeys((1000, 1001, 1008, 1011), True) | {1009: False}
 CODES = {3000: True, 3499: True, 3500: False, 3999: False}
 CODES |= {code + 1000: back for code, back in CODES.items()}
 

@@ -20,7 +20,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,6 +243,13 @@ def test_stroke_has_a_largest_size(start_board: Callable[..., Board]) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@contextmanager
+def chromium(**options: Any) -> Iterator[Browser]:
+    """Start a browser, with options of playwright, or skip the test."""
     reason = "the drawing board needs the package playwright"
     playwright = pytest.importorskip("playwright.sync_api", reason=reason)
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -251,11 +258,11 @@ def browser() -> Iterator[Browser]:
         pytest.skip("the drawing board needs a chromium on the PATH")
     with playwright.sync_playwright() as starter:
         # No sandbox: it does not work for root, nor in most containers.
-        chromium = starter.chromium.launch(
-            executable_path=program, args=["--no-sandbox"]
+        started = starter.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], **options
         )
-        yield chromium
-        chromium.close()
+        yield started
+        started.close()
 
 
 class Pages:
