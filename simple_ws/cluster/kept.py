@@ -349,6 +349,7 @@ class Kept:
         """The message in an envelope."""
         try:
             publisher, _, seq, kind, body = open_(envelope, channel, self._secret)
+            content = decode_body(kind, body)
         except EnvelopeError as error:
             self._counts.invalid += 1
             self._host.note_invalid(channel, str(error))
@@ -356,7 +357,7 @@ class Kept:
         exclude: Collection[Any] = ()
         if self._excluded and publisher == self._publisher:
             exclude = self._excluded.pop((channel, seq), ())
-        return Opened(decode_body(kind, body), publisher, seq, exclude)
+        return Opened(content, publisher, seq, exclude)
 
     def deliver_entry(self, channel: str, message: Opened) -> None:
         """Send it to the subscribers."""

@@ -16,7 +16,7 @@ from ..messages import encode_json
 from ..server.feeds import Arrival
 from . import codes
 from .codes import LiveError
-from .commands import message_of
+from .commands import message_of, with_headers
 from .connecting import Connecting
 from .credentials import Credentials, checked_info, checked_time
 from .flags import Flags
@@ -192,7 +192,7 @@ class Actions:
                 session.reply_error(number, *codes.INTERNAL, temporary=True)
 
         try:
-            msg = message_of(msg)
+            msg = with_headers(message_of(msg), info=session.info_in(topic))
             own = f"{_CLIENTS}{key}" if key else None
             self._live.server._publish_confirmed(topic, msg, own, done)
         except (ValueError, RecursionError):  # too large, or too deep

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, NoReturn
 
-from ..cluster.envelope import JsonText
+from ..cluster.envelope import JsonText, WithHeaders
 from ..messages import json_text
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "entry_of",
     "message_of",
     "read_commands",
+    "with_headers",
 ]
 
 #: What the server sends to see whether a client is there; the client answers the same.
@@ -221,9 +222,12 @@ def encode_push(kind: str, value: object, channel: str | None = None) -> str:
     return json_text({"push": push})
 
 
-def encode_publication(topic: str, msg: object, offset: int) -> str:
+def encode_publication(topic: str, msg: Any, offset: int) -> str:
     """A message of a topic, as all its subscribers get it; see `feeds.Encode`."""
     end = f',"offset":{offset}' if offset else ""
+    if type(msg) is WithHeaders:
+        end = f"{end},{msg.headers[1:-1]}"
+        msg = msg.msg
     channel, data = json_text(topic), _data(msg)
     return f'{{"push":{{"channel":{channel},"pub":{{"data":{data}{end}}}}}}}'
 
@@ -233,11 +237,28 @@ def encode_message(msg: object) -> str:
     return f'{{"push":{{"message":{{"data":{_data(msg)}}}}}}}'
 
 
-def entry_of(offset: int, msg: object) -> dict[str, Any]:
+def entry_of(offset: int, msg: Any) -> dict[str, Any]:
     """A message of a history, in a reply."""
+    headers = {}
+    if type(msg) is WithHeaders:
+        msg, headers = msg.msg, json.loads(msg.headers)
     if type(msg) is JsonText:
         msg = json.loads(msg)
-    return {"data": _plain(msg), "offset": offset}
+    return {"data": _plain(msg), "offset": offset, **headers}
+
+
+def with_headers(msg: object, **headers: Any) -> object:
+    """A message with what is said about it, as subscribers get it beside its data.
+
+    Args:
+        msg: the message.
+        headers: `info` of the client that published it, or `tags`; None is left out.
+
+    Raises:
+        TypeError, ValueError: JSON cannot represent them.
+    """
+    given = {name: value for name, value in headers.items() if value is not None}
+    return WithHeaders(msg, json_text(given)) if given else msg
 
 
 def message_of(data: Any) -> object:

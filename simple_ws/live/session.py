@@ -160,6 +160,19 @@ class Session:
             self.info = info
             self.client.present_as = info if isinstance(info, dict) else None
 
+    def info_in(self, topic: str) -> dict[str, Any]:
+        """The client as others in a topic see it."""
+        client = self.client
+        user = client.client_id
+        info = {"user": "" if user is None else str(user), "client": self.client_id}
+        said = client.present_as or self.info
+        if said is not None:
+            info["conn_info"] = said
+        subscription = self.topics.get(topic)
+        if subscription is not None and subscription.info is not None:
+            info["chan_info"] = subscription.info
+        return info
+
     # Input
 
     def receive(self, frame: str | bytes) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Hashable
 from typing import Any
 from weakref import ref
 
+from ..cluster.envelope import bare
 from ..cluster.topic_rules import TopicRule
 
 __all__ = ["Slot", "Slots", "Subject", "subject_of"]
@@ -38,7 +39,7 @@ def subject_of(rule: TopicRule | None, topic: str, msg: Any) -> Subject | None:
         return None
     if rule.latest is True:
         return topic, None
-    key = rule.latest(msg)
+    key = rule.latest(bare(msg))
     try:
         hash(key)
     except TypeError:

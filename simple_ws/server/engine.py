@@ -17,7 +17,14 @@ from ..cluster.channels import Audience, Channels
 from ..cluster.counts import NodeCounts
 from ..cluster.engine import Retention
 from ..cluster.engines import EngineSetup
-from ..cluster.envelope import Content, JsonText, Kind, encode_body
+from ..cluster.envelope import (
+    Content,
+    JsonText,
+    Kind,
+    WithHeaders,
+    decode_body,
+    encode_body,
+)
 from ..cluster.lease import Lease
 from ..cluster.link import CONNECT_REASONS, Link
 from ..cluster.node import EngineState, Message, Node
@@ -310,7 +317,9 @@ class EngineHost:
         user = self._user
         msg: object = message.body
         try:
-            if message.kind is not Kind.BINARY:
+            if message.kind is Kind.HEADERS:
+                msg = decode_body(message.kind, message.body)
+            elif message.kind is not Kind.BINARY:
                 msg = message.body.decode()
                 if message.kind is Kind.JSON and user._filtered:
                     msg = json.loads(msg)
@@ -344,6 +353,9 @@ class EngineHost:
         rule = rules.find(topic) if rules else None
         if rule is None or not rule.latest:
             return None
+        if type(msg) is WithHeaders:
+            msg = msg.msg
+            is_json = type(msg) is JsonText
         try:
             if is_json and rule.latest is not True:
                 msg = json.loads(msg)

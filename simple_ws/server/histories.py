@@ -12,7 +12,7 @@ from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..cluster.envelope import Content, JsonText, decode_body, encode_body
+from ..cluster.envelope import Content, JsonText, bare, decode_body, encode_body
 from ..cluster.history import History
 from ..cluster.local_history import LocalTopics
 from ..cluster.position import Position
@@ -333,6 +333,7 @@ class _Reading:
 
 def _message(content: Content) -> Any:
     """A message as it was published."""
+    content = bare(content)
     if type(content) is not JsonText:
         return content
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import optional, seconds, whole
 from ..cluster.channels import Audience
-from ..cluster.envelope import Content, JsonText
+from ..cluster.envelope import Content, JsonText, WithHeaders
 from ..cluster.position import Position
 from ..cluster.since import ALL, parse_since
 from ..cluster.topic_rules import check_key
@@ -382,6 +382,8 @@ class Hub(Membership):
             return SendStatus.DROPPED
 
     def _sendable(self, content: object) -> object:
+        if type(content) is WithHeaders:
+            content = content.msg
         if type(content) is not JsonText:
             return content
         return json.loads(content) if self._filtered else str(content)

@@ -13,7 +13,11 @@ from simple_ws.cluster.envelope import (
     MAX_SEQ,
     Envelope,
     EnvelopeError,
+    JsonText,
     Kind,
+    WithHeaders,
+    decode_body,
+    encode_body,
     open_,
     seal,
 )
@@ -77,7 +81,7 @@ def test_what_is_not_signed_by_our_secret_is_refused(data: bytes, channel: str) 
         (b"", "18 bytes at least"),
         (seal(ENVELOPE, "t", None)[:17], "18 bytes at least"),
         (b"\x02" + seal(ENVELOPE, "t", None)[1:], "version 2 of the envelope"),
-        (b"\x01\x03" + seal(ENVELOPE, "t", None)[2:], "flags 0x03"),
+        (b"\x01\x0a" + seal(ENVELOPE, "t", None)[2:], "flags 0x0a"),
         (b"\x01\x80" + seal(ENVELOPE, "t", None)[2:], "flags 0x80"),
     ],
 )
@@ -90,3 +94,36 @@ def test_what_is_no_envelope_is_refused(data: bytes, why: str) -> None:
 def test_no_bytes_raise_anything_else(data: bytes, secret: bytes | None) -> None:
     with suppress(EnvelopeError):
         open_(data, "t", secret)
+
+
+@pytest.mark.parametrize("msg", ["hé", b"\x00\xff", JsonText('{"a": 1}')])
+def test_headers_come_back_with_their_message(msg: object) -> None:
+    kind, body = encode_body(WithHeaders(msg, '{"info":{"user":"ann"}}'))
+    assert kind is Kind.HEADERS
+    decoded = decode_body(kind, body)
+    assert decoded == WithHeaders(msg, '{"info":{"user":"ann"}}')
+    assert isinstance(decoded, WithHeaders)
+    assert type(decoded.msg) is type(msg)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\x00\x00\x00\x00",
+        b"\x00\x00\x00\x00\x05{}",
+        b"\x03\x00\x00\x00\x02{}",
+        b"\x00\x00\x00\x00\x02[]",
+        b"\x00\x00\x00\x00\x00",
+        b'\x00\x00\x00\x00\x08{"a":\n1}',
+    ],
+)
+def test_malformed_headers_are_refused(body: bytes) -> None:
+    with pytest.raises(EnvelopeError, match="headers"):
+        decode_body(Kind.HEADERS, body)
+
+
+@given(st.binary())
+def test_any_headers_are_read_or_refused(body: bytes) -> None:
+    with suppress(EnvelopeError):
+        decode_body(Kind.HEADERS, body)

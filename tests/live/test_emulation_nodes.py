@@ -178,7 +178,7 @@ def test_large_frames_pass(nodes: Any, stack: ExitStack) -> None:
     stream.read()
     assert stream.post(other, stream.command("publish", channel="a", data=data)) == 204
     read = [stream.read(), stream.read()]
-    assert {"push": {"channel": "a", "pub": {"data": data}}} in read
+    assert data in [each.get("push", {}).get("pub", {}).get("data") for each in read]
 
 
 def test_node_that_does_not_answer(stack: ExitStack, impatient: None) -> None:

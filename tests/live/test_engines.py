@@ -51,6 +51,7 @@ class Reader:
         self._number = 0
         self._lines: list[dict[str, Any]] = []
         self.name = self.ask("connect")["client"]
+        self.info = {"client": self.name, "user": ""}
 
     def read(self) -> dict[str, Any]:
         while not self._lines:
@@ -87,7 +88,8 @@ def test_one_topic_with_history(engine: Any, stack: ExitStack) -> None:
     assert one.ask("publish", channel="room:1", data={"n": 1}) == {}
     nodes.servers[1].publish("room:1", "two")
     for each in (one, two):
-        assert each.push()["pub"] == {"data": {"n": 1}, "offset": 1}
+        pub = {"data": {"n": 1}, "offset": 1, "info": one.info}
+        assert each.push()["pub"] == pub
         assert each.push()["pub"] == {"data": "two", "offset": 2}
     # Acknowledged is stored: whoever comes now has it, on any node.
     assert one.ask("publish", channel="room:1", data=3) == {}
@@ -99,7 +101,7 @@ def test_one_topic_with_history(engine: Any, stack: ExitStack) -> None:
     assert result["recovered"] is True
     assert result["publications"] == [
         {"data": "two", "offset": 2},
-        {"data": 3, "offset": 3},
+        {"data": 3, "offset": 3, "info": one.info},
     ]
     page = later.ask("history", channel="room:1", limit=10)
     assert [each["offset"] for each in page["publications"]] == [1, 2, 3]
@@ -120,11 +122,12 @@ def test_topics_without_history_and_messages_to_all(
     one, two = Reader(stack, nodes, 0), Reader(stack, nodes, 1)
     two.ask("subscribe", channel="news")
     two.ask("publish", channel="news", data="the engine knows of it")
-    assert two.push()["pub"] == {"data": "the engine knows of it"}
+    pub = {"data": "the engine knows of it", "info": two.info}
+    assert two.push()["pub"] == pub
     one.ask("publish", channel="news", data={"a": [1]})
-    assert two.push() == {"channel": "news", "pub": {"data": {"a": [1]}}}
+    assert two.push()["pub"] == {"data": {"a": [1]}, "info": one.info}
     one.ask("publish", channel="news", data=5)
-    assert two.push() == {"channel": "news", "pub": {"data": 5}}
+    assert two.push() == {"channel": "news", "pub": {"data": 5, "info": one.info}}
     nodes.servers[0].broadcast({"to": "all"})
     assert two.push() == {"message": {"data": {"to": "all"}}}
 
@@ -181,7 +184,8 @@ def test_history_that_is_lost_is_told(
             assert result["recovered"] is False
         two.ask("publish", channel="room:1", data="y")
         for each in (one, two):
-            assert each.push()["pub"] == {"data": "y", "offset": result["offset"] + 1}
+            pub = each.push()["pub"]
+            assert (pub["data"], pub["offset"]) == ("y", result["offset"] + 1)
 
 
 def test_what_is_published_while_the_engine_is_away_is_acknowledged_later(

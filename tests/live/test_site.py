@@ -127,9 +127,8 @@ def test_forced_recovery(start: Start) -> None:
     two.ask("unsubscribe", channel="room:1")
     gone = two.ask("subscribe", channel="room:1", recover=True, epoch=epoch, offset=0)
     assert (gone["was_recovering"], gone["recovered"]) == (True, False)
-    assert two.ask("history", channel="room:1", limit=1, reverse=True)[
-        "publications"
-    ] == [{"data": 3, "offset": 3}]
+    history = two.ask("history", channel="room:1", limit=1, reverse=True)
+    assert [each["data"] for each in history["publications"]] == [3]
 
 
 def test_history_ends_with_its_time(start: Start) -> None:

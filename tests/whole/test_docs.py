@@ -668,7 +668,8 @@ def check_live(sandbox: Sandbox) -> None:
         assert ask(client, {"id": 2, "subscribe": room})["subscribe"]["offset"] == 0
         text = {"channel": "room:7", "data": {"text": "hello"}}
         pub = ask(client, {"id": 3, "publish": text})["push"]["pub"]
-        assert pub == {"data": {"text": "hello"}, "offset": 1}
+        info = {"user": "ann", "client": hello["connect"]["client"]}
+        assert pub == {"data": {"text": "hello"}, "offset": 1, "info": info}
         assert json.loads(client.recv()) == {"id": 3, "publish": {}}
         result = ask(client, {"id": 4, "rpc": {"method": "add", "data": [1, 2]}})
         assert result == {"id": 4, "rpc": {"data": 3}}
