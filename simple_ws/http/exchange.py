@@ -270,6 +270,11 @@ class Exchange:
         ends = [("Connection", "close"), ("Date", http_date(time.time()))]
         return encode_head(200, [*headers, *self._more, *ends])
 
+    def encode_last(self, response: Response) -> bytes:
+        """The bytes of a response that ends the connection."""
+        self._stays = False
+        return self._encoder_of(response).read() or b""
+
     def go_on(self) -> None:
         """The source of the response has bytes again."""
         if self._phase is Phase.RESPONDING and self._starved:

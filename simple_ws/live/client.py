@@ -6,7 +6,7 @@ What users write to it becomes a push; the frames of the protocol go out as they
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..connection.client import Client
 from ..constants import CloseCause, SendStatus
@@ -14,9 +14,8 @@ from ..speedups import ConnectionCore, fan_out
 from .codes import Disconnect
 from .commands import encode_message
 from .forms import Form
-
-if TYPE_CHECKING:
-    from .session import Session
+from .interfaces import LiveHost
+from .session import Session
 
 __all__ = ["LiveClient", "write_to_all"]
 
@@ -71,6 +70,10 @@ class LiveClient(Client):
     def _write_frame(self, text: str) -> SendStatus:
         """Send text of the protocol."""
         return ConnectionCore.write_message(self, text)
+
+    def _make_session(self, live: LiveHost) -> Session:
+        """What it has of the handler."""
+        return Session(live, self)
 
     def _emulated(self) -> dict[str, str]:
         """What else stands in the connect result; see `emulation`."""

@@ -1,6 +1,6 @@
 """Emulation: what clients without WebSockets say, by requests of their own.
 
-    {path}/sse, {path}/http_stream   open a response without an end (`stream_client`)
+    {path}/sse, {path}/http_stream   open a response without an end (`emulated_client`)
     {path}/emulation                 {"session", "node", "data"}: a frame of a client
 
 The connect result has told the client its session, a secret, and the node that has it.
@@ -20,9 +20,9 @@ from ..http.exchange import Exchange
 from ..protocol.http11 import Response
 from ..server.upgrade import StreamTerms
 from .commands import Command, read_commands
+from .emulated_client import EmulatedClient
 from .forms import EVENTS, LINES, Form
 from .interfaces import LiveHost
-from .stream_client import StreamClient
 
 __all__ = ["Emulation", "begin_stream", "stream_headers"]
 
@@ -50,18 +50,6 @@ class Emulation:
     def __init__(self, live: LiveHost) -> None:
         self._live = live
 
-    # The clients
-
-    def add(self, client: StreamClient) -> None:
-        """A client has come."""
-        self._live.server._inputs[client._key] = client.take_frame
-
-    def discard(self, client: StreamClient) -> None:
-        """It has gone."""
-        self._live.server._inputs.pop(client._key, None)
-
-    # The requests
-
     def open_events(self, exchange: Exchange) -> None:
         """GET {path}/sse."""
         frame = exchange.request.query.get("cf_connect")
@@ -84,7 +72,7 @@ class Emulation:
             raise HandshakeError(400, "The request must begin with a connect command.")
         self._check_size(frame)
         head = exchange.stream_head(stream_headers(form))
-        begin_stream(self._live, exchange, partial(StreamClient, form, frame), head)
+        begin_stream(self._live, exchange, partial(EmulatedClient, form, frame), head)
 
     def take(self, exchange: Exchange) -> None:
         """POST {path}/emulation."""

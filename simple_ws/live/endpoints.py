@@ -16,6 +16,7 @@ from .api import Api, check_keys
 from .api_nodes import QUESTION, carry_out
 from .commands import encode_publication
 from .handler import Live
+from .one_way import OneWay
 from .script import client_js, client_types
 
 __all__ = ["CENTRIFUGO", "Endpoints", "serve"]
@@ -96,11 +97,13 @@ def serve(
     keys = check_keys(api_key)
     live = Live(hooks=hooks, options=options, **settings)
     server.mount(endpoints.websocket, live)
-    emulation = live._emulation
+    emulation, one_way = live._emulation, OneWay(live)
     routes: tuple[tuple[str | None, str, Responder], ...] = (
         (endpoints.sse, "GET", emulation.open_events),
         (endpoints.http_stream, "POST", emulation.open_lines),
         (endpoints.emulation, "POST", emulation.take),
+        (endpoints.events, "GET", one_way.open_topics),
+        (endpoints.uni_sse, "GET", one_way.open_connect),
     )
     for path, method, responder in routes:
         if path is not None:

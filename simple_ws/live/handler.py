@@ -27,7 +27,6 @@ from .heartbeat import Heartbeats
 from .methods import Hooks, Methods
 from .reading import info_of
 from .session import Session
-from .stream_client import StreamClient
 from .topics import LiveTopics
 
 __all__ = ["Live"]
@@ -162,13 +161,13 @@ class Live(BaseHandler):
 
     def on_open(self, client: Any) -> None:
         """A client has come; it has to connect before its first heartbeat."""
-        client._live = session = Session(self, client)
-        if isinstance(client, StreamClient):
-            self._emulation.add(client)
+        client._live = session = client._make_session(self)
         self._heartbeats.add(session)
         if not self._beating:
             self._set(_beating=True)
             client._loop.call_later(self._heartbeats.tick, self._beat)
+        if client._form is not None:
+            client._begin()
 
     def on_message(self, msg: Any, client: Any) -> None:
         """A frame has come."""
@@ -179,8 +178,6 @@ class Live(BaseHandler):
         session = client._live
         was_connected = session.is_connected
         self._heartbeats.discard(session)
-        if isinstance(client, StreamClient):
-            self._emulation.discard(client)
         session.end()
         hook = self.hooks["on_disconnect"]
         if hook is not None and was_connected:
@@ -195,7 +192,7 @@ class Live(BaseHandler):
         connected: list[LiveClient] = []
         for session in due:
             if session.is_connected:
-                session.pinged = True
+                session.pinged = session.answers_pings
                 if session.client._form is None:
                     connected.append(session.client)
                 else:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import GeneratorType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ..loop.deferred import DeferredCancelled, Steps, is_deferred, run_steps
 from ..server.feeds import Arrival
@@ -104,8 +104,11 @@ class Session:
         user: of the token that it connected with; None: it had none.
         info: of the client, any JSON; None without it.
         slot, pinged: see `heartbeat`.
+        answers_pings: what it says tells whether it is there.
         due: see `expiry`.
     """
+
+    answers_pings: ClassVar = True
 
     __slots__ = (
         "_bucket",

@@ -1,16 +1,16 @@
 """`StreamClient`: a client of `live` that is sent an HTTP response without an end.
 
 It is a connection like any other, with the same limits, and the same end: only what
-goes over its socket is not WebSocket. What it says comes by requests of its own, see
-`emulation`.
+goes over its socket is not WebSocket. Those that say something, by requests of their
+own, are in `emulated_client`; the others in `one_way_client`.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections import deque
 from typing import Any, ClassVar
 
+from ..connection.backpressure import untaken
+from ..connection.interfaces import Connection
 from ..connection.keepalive import KeepAlive
 from ..connection.options import Options
 from ..constants import CloseCause, SendStatus
@@ -23,8 +23,6 @@ from .forms import Form
 
 __all__ = ["StreamClient"]
 
-#: Frames that wait for the commands before them.
-_MAX_HELD = 100
 #: Close codes below have no meaning for clients: the connection was closed.
 _FIRST_CODE = 3000
 
@@ -58,12 +56,20 @@ class StreamProtocol(WebSocketProtocol):
 class _StreamKeepAlive(KeepAlive):
     """There are no pings of WebSocket; those of `live` are enough."""
 
-    def start(self, client: Any) -> None:
-        """The connection is open."""
+    def start(self, client: Connection) -> None:
+        """The connection is open: it may be idle for too long."""
+        if client._options.idle_timeout is not None:
+            super().start(client)
 
-    def ping(self, client: Any, payload: bytes) -> bool:
+    def ping(self, client: Connection, payload: bytes) -> bool:
         """It cannot be sent."""
         return False
+
+    def _look_for_life(self, client: Connection, now: float) -> bool:
+        return True
+
+    def _next_look(self, client: Connection) -> float:
+        return client._last_message + (client._options.idle_timeout or 0.0)
 
 
 class StreamClient(LiveClient):
@@ -71,23 +77,18 @@ class StreamClient(LiveClient):
 
     Args:
         form: in which frames are sent.
-        connect: the first frame of the client.
         args: as for `Client`.
     """
 
-    _keepalive: ClassVar = _StreamKeepAlive()
+    _keepalive: ClassVar[KeepAlive] = _StreamKeepAlive()
     _form: Form
 
-    __slots__ = ("_connect", "_form", "_held", "_held_size", "_key")
+    __slots__ = ("_form", "_taken")
 
-    def __init__(self, form: Form, connect: str, *args: Any) -> None:
+    def __init__(self, form: Form, *args: Any) -> None:
         self._form = form
-        self._connect = connect
-        #: Who has it speaks for this client.
-        self._key = secrets.token_urlsafe(24)
-        #: Frames that wait; None while they need not.
-        self._held: deque[str] | None = None
-        self._held_size = 0
+        #: Bytes that it had taken at the last ping, if it lacked some.
+        self._taken: int | None = None
         super().__init__(*args)
 
     def _make_protocol(
@@ -98,52 +99,18 @@ class StreamClient(LiveClient):
     def _open_with(self, response: bytes, rest: bytes, registered: bool) -> None:
         self._request.body = b""  # it may be as large as a message
         super()._open_with(response, rest, registered)
-        if self._form.opening:
-            self._enqueue(self._form.opening)
-        connect, self._connect = self._connect, ""
-        self.take_frame(connect)
 
-    def _emulated(self) -> dict[str, str]:
-        assert self._live is not None
-        return {"session": self._key, "node": self._live.live.server.cluster.id}
+    def _begin(self) -> None:
+        """Take what came with the request; the handler knows of the client."""
 
-    # Input
-
-    def take_frame(self, frame: str) -> bool:
-        """A frame has come by a request.
-
-        Returns:
-            False if too many wait already.
-        """
-        if not self._open:
-            return True
-        if self._held is None:
-            self._deliver(frame)
-            return True
-        size = self._held_size + len(frame)
-        # A single frame always fits.
-        if self._held and (len(self._held) >= _MAX_HELD or size > self._write_limit):
-            return False
-        self._held.append(frame)
-        self._held_size = size
-        return True
+    # The socket is always read, so that it is noticed when the client leaves.
 
     @property
     def _input_held(self) -> bool:
-        return self._held is not None
+        return False
 
     def _hold_input(self, held: bool) -> None:
-        # The socket is read all the same: so it is noticed when the client leaves.
-        if held:
-            self._held = self._held or deque()
-        elif self._held is not None:
-            # Not from here: this may be called by the end of a command.
-            self._loop.call_soon(self._take_held)
-
-    def _take_held(self) -> None:
-        held, self._held, self._held_size = self._held, None, 0
-        for frame in held or ():
-            self.take_frame(frame)
+        """Nothing comes over the socket."""
 
     # Output
 
@@ -159,11 +126,21 @@ class StreamClient(LiveClient):
         """Send bytes of the form."""
         return self._send_framed(block)
 
+    def _write_publication(self, text: str, topic: str, offset: int) -> SendStatus:
+        return self._write_published(self._form.block(text), topic, offset)
+
     def _write_published(self, block: bytes, topic: str, offset: int) -> SendStatus:
         """Send a message of a topic in the form; see `Feeds.send`."""
-        return self._send_framed(block)
+        return self._write_block(block)
 
     def _write_ping(self) -> None:
+        """Send a ping; cut a client that has taken nothing since the last one."""
+        left = untaken(self)
+        taken = self.bytes_sent + self.buffered_amount - left
+        if left and taken == self._taken:
+            self._cut("it takes no output", CloseCause.PING_TIMEOUT)
+            return
+        self._taken = taken if left else None
         self._write_block(self._form.ping)
 
     # The end

@@ -1,0 +1,89 @@
+"""`EmulatedClient`: a client without WebSockets that speaks the protocol.
+
+What it says comes by requests of its own, see `emulation`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from typing import Any
+
+from .forms import Form
+from .stream_client import StreamClient
+
+__all__ = ["EmulatedClient"]
+
+#: Frames that wait for the commands before them.
+_MAX_HELD = 100
+
+
+class EmulatedClient(StreamClient):
+    """A client that is sent one response, and says something by others.
+
+    Args:
+        form: in which frames are sent.
+        connect: the first frame of the client.
+        args: as for `Client`.
+    """
+
+    __slots__ = ("_connect", "_held", "_held_size", "_key")
+
+    def __init__(self, form: Form, connect: str, *args: Any) -> None:
+        self._connect = connect
+        #: Who has it speaks for this client.
+        self._key = secrets.token_urlsafe(24)
+        #: Frames that wait; None while they need not.
+        self._held: deque[str] | None = None
+        self._held_size = 0
+        super().__init__(form, *args)
+
+    def _begin(self) -> None:
+        assert self._live is not None
+        self._live.live.server._inputs[self._key] = self.take_frame
+        connect, self._connect = self._connect, ""
+        self.take_frame(connect)
+
+    def _end(self) -> None:
+        if self._live is not None:
+            self._live.live.server._inputs.pop(self._key, None)
+        super()._end()
+
+    def _emulated(self) -> dict[str, str]:
+        assert self._live is not None
+        return {"session": self._key, "node": self._live.live.server.cluster.id}
+
+    def take_frame(self, frame: str) -> bool:
+        """A frame has come by a request.
+
+        Returns:
+            False if too many wait already.
+        """
+        if not self._open:
+            return True
+        if self._held is None:
+            self._deliver(frame)
+            return True
+        size = self._held_size + len(frame)
+        # A single frame always fits.
+        if self._held and (len(self._held) >= _MAX_HELD or size > self._write_limit):
+            return False
+        self._held.append(frame)
+        self._held_size = size
+        return True
+
+    @property
+    def _input_held(self) -> bool:
+        return self._held is not None
+
+    def _hold_input(self, held: bool) -> None:
+        if held:
+            self._held = self._held or deque()
+        elif self._held is not None:
+            # Not from here: this may be called by the end of a command.
+            self._loop.call_soon(self._take_held)
+
+    def _take_held(self) -> None:
+        held, self._held, self._held_size = self._held, None, 0
+        for frame in held or ():
+            self.take_frame(frame)
