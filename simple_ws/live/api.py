@@ -21,12 +21,12 @@ from ..http.exchange import Exchange
 from ..messages import encode_json
 from ..protocol.http11 import Request, Response
 from . import codes
-from .api_counts import ApiCounts
 from .api_description import describe
 from .api_fields import BATCH, COMMAND, METHODS, Invalid, Schema, checked
 from .api_methods import ApiMethods, Done
 from .api_several import Several
 from .codes import LiveError
+from .counts import Counts
 from .reading import Outcome
 
 __all__ = ["Api", "check_keys"]
@@ -60,7 +60,7 @@ class Api:
         keys: tuple[str, ...],
         check: Callable[[str], object] | None = None,
     ) -> None:
-        self.counts = ApiCounts()
+        self.counts = Counts(METHODS)
         self._server = server
         self._keys = [key.encode() for key in keys]
         self._methods = ApiMethods(server, check)
@@ -93,7 +93,7 @@ class Api:
     def _begin(self, read: Read, answer: Answer, exchange: Exchange) -> None:
         """Check the key and the body, then answer."""
         if not self._has_key(exchange.request):
-            self.counts.note_error(_UNAUTHORIZED)
+            self.counts.note_error(_UNAUTHORIZED.code)
             exchange.respond(_refused(401, _UNAUTHORIZED))
             return
         try:
@@ -101,7 +101,8 @@ class Api:
         except (ValueError, RecursionError) as error:
             why = str(error) if isinstance(error, Invalid) else "the body is not JSON"
             refusal = _bad(why)
-            self.counts.note_malformed(refusal)
+            self.counts.malformed += 1
+            self.counts.note_error(refusal.code)
             exchange.respond(_refused(400, refusal))
         else:
             answer(exchange, given)
@@ -176,16 +177,16 @@ class Api:
 
     def _refuse(self, error: LiveError) -> dict[str, Any]:
         """The reply to a command that calls nothing."""
-        self.counts.note_error(error)
+        self.counts.note_error(error.code)
         return _reply("", error)
 
     def _call(self, name: str, params: dict[str, Any], done: Done) -> None:
         """Call a method, whose parameters are checked."""
-        self.counts.note_call(name)
+        self.counts.commands[name] += 1
 
         def count(outcome: Outcome) -> None:
             if isinstance(outcome, LiveError):
-                self.counts.note_error(outcome)
+                self.counts.note_error(outcome.code)
             done(outcome)
 
         self._methods.call(name, params, count)

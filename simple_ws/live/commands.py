@@ -16,6 +16,7 @@ from ..cluster.envelope import JsonText, WithHeaders
 from ..messages import json_text
 
 __all__ = [
+    "METHODS",
     "PING",
     "Command",
     "Malformed",
@@ -74,6 +75,8 @@ _FIELDS: dict[str, dict[str, type]] = {
     "refresh": _TOKEN,
     "sub_refresh": {**_CHANNEL, **_TOKEN},
 }
+#: The names of all commands.
+METHODS: Final = tuple(_FIELDS)
 _SINCE: dict[str, type] = {"offset": int, "epoch": str}
 #: Of a topic that the client was subscribed to by the server.
 _SUBS: dict[str, type] = {"recover": bool, **_SINCE}

@@ -112,6 +112,7 @@ def serve(
     for path, script in scripts:
         if path is not None:
             server.http(path, cors=live.cors)(script())
+    server._stats.add_source("live", live.counts.gather)
     server.cluster._kinds[QUESTION] = carry_out
     if keys and endpoints.api is not None:
         Api(server, keys).serve(endpoints.api)

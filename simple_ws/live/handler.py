@@ -18,7 +18,8 @@ from ..speedups import fan_out
 from .actions import Action, Actions
 from .client import LiveClient
 from .codes import Code, Disconnect
-from .commands import PING
+from .commands import METHODS, PING
+from .counts import Counts
 from .credentials import Credentials
 from .emulation import Emulation
 from .expiry import Expiries
@@ -36,7 +37,7 @@ class Live(BaseHandler):
     """What `Server.live` returns; its arguments are documented there.
 
     Attributes:
-        malformed: commands that were malformed, of all clients so far.
+        counts: commands of all clients so far, see `Server.stats`.
         cors: which pages of other origins may use its paths by HTTP.
 
     Args:
@@ -92,7 +93,7 @@ class Live(BaseHandler):
             cors=cors,
             hooks=Hooks(**hooks),
             methods=Methods(),
-            malformed=0,
+            counts=Counts(METHODS),
             _topics=topics,
             expiries=Expiries(),
             _emulation=Emulation(self),
@@ -110,7 +111,7 @@ class Live(BaseHandler):
     cors: Cors | None
     hooks: Hooks
     methods: Methods
-    malformed: int
+    counts: Counts
     expiries: Expiries
     _credentials: Credentials
     _topics: LiveTopics
@@ -118,6 +119,11 @@ class Live(BaseHandler):
     _actions: Actions
     _heartbeats: Heartbeats[Session]
     _beating: bool
+
+    @property
+    def malformed(self) -> int:
+        """Commands that were malformed, of all clients so far."""
+        return self.counts.malformed
 
     def method(self, function: Any) -> Any:
         """Let clients call a function by `rpc`; as a decorator.

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ..connection.options import Options
 from ..http.cors import Cors
 from .codes import Code
+from .counts import Counts
 from .expiry import Expiries
 from .flags import Flags
 from .methods import Hooks, Methods
@@ -20,7 +21,7 @@ class LiveHost(Protocol):
 
     Attributes:
         server: that it is mounted on.
-        malformed: commands that were malformed, of all clients so far.
+        counts: commands of all clients so far.
         hooks, methods: the functions of the user's.
         command_rate: commands a second, and at once; None: no limit.
         max_topics: of a client.
@@ -31,7 +32,7 @@ class LiveHost(Protocol):
     """
 
     server: Any
-    malformed: int
+    counts: Counts
     hooks: Hooks
     methods: Methods
     command_rate: tuple[float, float] | None

@@ -219,7 +219,7 @@ class Session:
 
     def _note_malformed(self, number: int, error: Code) -> None:
         self._malformed += 1
-        self.live.malformed += 1
+        self.live.counts.malformed += 1
         self.reply_error(number, *error)
         if self._malformed >= _MAX_MALFORMED:
             self.disconnect(Disconnect.BAD_REQUEST)
@@ -245,6 +245,7 @@ class Session:
         if beside and self._calls >= _MAX_CALLS:
             self._refuse(command)
             return
+        self.live.counts.commands[command.method] += 1
         result = run_steps(self._steps(command))
         if not is_deferred(result):
             return
@@ -351,6 +352,7 @@ class Session:
         self, number: int, code: int, message: str, temporary: bool = False
     ) -> None:
         """Answer a command with an error."""
+        self.live.counts.note_error(code)
         self._write(encode_error(number, code, message, temporary))
 
     def push(self, kind: str, value: object, channel: str | None = None) -> None:

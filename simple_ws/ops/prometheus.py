@@ -86,6 +86,27 @@ def _engine_lost(stats: Mapping[str, Any]) -> Iterable[Sample]:
     return [({"why": why}, engine[key]) for why, key in reasons.items()]
 
 
+def _source(name: str, key: str) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
+    """A count of something that not every server has."""
+
+    def samples(stats: Mapping[str, Any]) -> Iterable[Sample]:
+        return [({}, stats[name][key])] if name in stats else []
+
+    return samples
+
+
+def _each_of_source(
+    label: str, name: str, key: str
+) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
+    """Likewise the values of a dict, each labelled with its key."""
+
+    def samples(stats: Mapping[str, Any]) -> Iterable[Sample]:
+        values = stats[name][key] if name in stats else {}
+        return [({label: each}, value) for each, value in values.items()]
+
+    return samples
+
+
 def _start_time(stats: Mapping[str, Any]) -> Iterable[Sample]:
     """The start time: the reader computes the time since then."""
     started = stats["started"]
@@ -240,6 +261,42 @@ TABLE = (
         "gauge",
         "Members of topics with presence that are here.",
         _one("members"),
+    ),
+    Metric(
+        "simple_ws_live_commands_total",
+        "counter",
+        "Commands of clients of live that were carried out.",
+        _each_of_source("command", "live", "commands"),
+    ),
+    Metric(
+        "simple_ws_live_errors_total",
+        "counter",
+        "Commands of clients of live that were answered with an error, by its code.",
+        _each_of_source("code", "live", "errors"),
+    ),
+    Metric(
+        "simple_ws_live_malformed_total",
+        "counter",
+        "Malformed commands of clients of live.",
+        _source("live", "malformed"),
+    ),
+    Metric(
+        "simple_ws_api_calls_total",
+        "counter",
+        "Calls of the server API, in batches too.",
+        _each_of_source("method", "api", "commands"),
+    ),
+    Metric(
+        "simple_ws_api_errors_total",
+        "counter",
+        "Answers of the server API that are an error, by its code.",
+        _each_of_source("code", "api", "errors"),
+    ),
+    Metric(
+        "simple_ws_api_malformed_total",
+        "counter",
+        "Malformed bodies of requests to the server API.",
+        _source("api", "malformed"),
     ),
     Metric(
         "simple_ws_engine_up",

@@ -69,6 +69,8 @@ class Operations(App):
                 `slow_callback`.
             longest_turn: the longest turn of the loop in the last 10 to 20 seconds;
                 other clients waited this long.
+            live, api: only with `live`, or with its server API; `commands` or calls by
+                name, `errors` by code, and what was `malformed`.
             engine: None without an engine; else `up`, 1 if it takes messages and 0 if
                 not; `reason`, why not; `server`, its name and version; `rtt`, how long
                 the last probe took to the engine and back (every 10 seconds; None if

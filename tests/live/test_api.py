@@ -169,7 +169,7 @@ def test_malformed_body_is_status_400_and_counted(kit: TestServer, body: bytes) 
     assert (error["code"], error["message"][:11]) == (107, "bad request")
     api = kit.server.stats()["api"]
     assert (api["malformed"], api["errors"]) == (1, {"107": 1})
-    assert api["calls"]["publish"] == 0
+    assert api["commands"]["publish"] == 0
 
 
 @pytest.mark.parametrize(
