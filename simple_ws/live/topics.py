@@ -217,7 +217,7 @@ class _Beginning:
         self._end(arrival)
         session.flush()
         if session.topics.get(topic) is subscription:
-            self._hub._feeds.add(topic, session.client)
+            self._hub._begin_feed(topic, session.client)
 
     def _expire(self) -> None:
         if self._session.topics.get(self._topic) is self._subscription:

@@ -184,8 +184,11 @@ class Membership:
         if client._live is not None:
             return bool(client._live.join(topic, client, since))
         rule = self._topic_rules.find(topic) if self._topic_rules else None
+        known = topic in (client._topics or ())
         if not self._enter_topic(topic, client, rule):
             return False
+        if rule is not None and rule.presence and not known and self._presence:
+            self._presence.enter(topic, client)
         if rule is not None and rule.history:
             self._topics.unsubscribe(topic, client)
             self._histories.join(topic, rule, client, priority, since)
@@ -209,8 +212,6 @@ class Membership:
         if self._engine is not None and not known:
             self._engine.listen(self._channel(topic, rule))
         client._note_topic(topic, True)
-        if rule is not None and rule.presence and not known and self._presence:
-            self._presence.enter(topic, client)
         return True
 
     def _is_full(self, topic: str, rule: TopicRule) -> bool:
@@ -323,13 +324,23 @@ class Membership:
         return counts
 
     def _enter_feed(self, topic: str, client: Client) -> bool:
-        """Subscribe a client; it gets nothing before it is in `_feeds`.
+        """Subscribe a client, which begins with `_begin_feed`.
 
         Returns:
             False if the topic is full, or the client has gone.
         """
         rule = self._topic_rules.find(topic) if self._topic_rules else None
         return self._enter_topic(topic, client, rule)
+
+    def _begin_feed(self, topic: str, client: Client) -> None:
+        """From now on a client gets the messages of a topic, and is present: it is told
+        of itself, too."""
+        assert self._feeds is not None
+        self._feeds.add(topic, client)
+        if self._presence is not None:
+            rule = self._topic_rules.find(topic)
+            if rule is not None and rule.presence:
+                self._presence.enter(topic, client)
 
     def _arriving(
         self,
@@ -345,7 +356,7 @@ class Membership:
             since: what it has got; if that is more than has come here, it waits for a
                 short time.
             begin: says where it begins in a history, once that has come.
-            arrive: called with where it begins; adds it to `_feeds`.
+            arrive: called with where it begins; calls `_begin_feed`.
 
         Returns:
             A way that is to be begun (`look`) and ended; None: the topic has none.

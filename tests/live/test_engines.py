@@ -39,6 +39,7 @@ def stack() -> Iterator[ExitStack]:
 def prepare(server: Server) -> None:
     server.topic("room:*", history=100)
     server.topic("hall", presence=True)
+    server.topic("lobby", presence=True, history=10)
     server.live("/live", authorize=allow)
 
 
@@ -132,14 +133,15 @@ def test_topics_without_history_and_messages_to_all(
     assert two.push() == {"message": {"data": {"to": "all"}}}
 
 
-def test_presence_of_both(engine: Any, stack: ExitStack) -> None:
+@pytest.mark.parametrize("topic", ["hall", "lobby"])
+def test_presence_of_both(engine: Any, stack: ExitStack, topic: str) -> None:
     nodes = Nodes(stack, engine, prepare=prepare, presence_grace=0)
     one, two = Reader(stack, nodes, 0), Reader(stack, nodes, 1)
-    one.ask("subscribe", channel="hall", join_leave=True)
-    two.ask("subscribe", channel="hall")
+    one.ask("subscribe", channel=topic, join_leave=True)
+    two.ask("subscribe", channel=topic)
     came = {one.push()["join"]["info"]["client"] for _ in range(2)}
     assert came == {one.name, two.name}
-    assert set(one.ask("presence", channel="hall")["presence"]) == came
+    assert set(one.ask("presence", channel=topic)["presence"]) == came
 
 
 def test_engine_that_is_away_is_an_error_that_is_tried_again(stack: ExitStack) -> None:
