@@ -1,4 +1,5 @@
-"""A proxy between a node and its engine, for tests of the network's faults."""
+"""A proxy between a node and its engine, or a browser and a server, for tests of the
+network's faults."""
 
 from __future__ import annotations
 
@@ -14,14 +15,21 @@ __all__ = ["Proxy"]
 class Proxy:
     """Passes bytes on to a port of this machine, until it is told otherwise.
 
+    Args:
+        port: of the engine, or of a server.
+        refused: a connection is answered with HTTP 403 when these bytes come.
+
     Attributes:
         url: of the engine through it.
+        port: that it listens on.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, refused: bytes | None = None) -> None:
         self._target = port
+        self._refused = refused
         self._listening = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.port = self._listening.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -112,6 +120,11 @@ class Proxy:
                 last = not data
                 if from_engine:
                     data, last = self._limit(data)
+                elif self._refused is not None and self._refused in data:
+                    source.sendall(
+                        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+                    )
+                    break
                 to.sendall(data)
                 if last:
                     break
