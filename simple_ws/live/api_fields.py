@@ -60,6 +60,8 @@ def checked(schema: Schema, value: Any, name: str = "the body") -> Any:
     kind = schema.get("type")
     if kind is None:
         return value
+    if kind == "integer" and isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of numbers
     # Not isinstance: a bool is no int here.
     if type(value) is not _TYPES[kind]:
         article = "an" if kind[0] in "aoi" else "a"

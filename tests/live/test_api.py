@@ -468,7 +468,7 @@ def test_history(kit: TestServer) -> None:
 
     since = {"offset": 5, "epoch": place["epoch"]}
     assert read() == read(limit=0) == []
-    assert read(limit=-1) == [3, 4, 5, 6, 7]
+    assert read(limit=-1) == read(limit=9.0) == [3, 4, 5, 6, 7]
     assert read(limit=2) == [3, 4]
     assert read(limit=2, reverse=True) == [7, 6]
     assert read(limit=-1, since=since) == [6, 7]

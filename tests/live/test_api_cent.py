@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import cent
 import pytest
 from harness import Peer, open_peer
 from live_peer import allow
@@ -20,6 +19,8 @@ from redis_server import redis_server
 
 from simple_ws import Server
 from simple_ws.live import Connected
+
+cent = pytest.importorskip("cent", reason="no cent for this Python")
 
 pytestmark = pytest.mark.one_backend
 
@@ -116,12 +117,12 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 @pytest.fixture
-def api(site: Site) -> Iterator[cent.Client]:
+def api(site: Site) -> Iterator[Any]:
     with cent.Client(site.urls[0], KEY) as client:
         yield client
 
 
-def settled(api: cent.Client, topic: str, count: int) -> None:
+def settled(api: Any, topic: str, count: int) -> None:
     """Wait until so many subscribers of a topic are known to all nodes."""
     request = cent.ChannelsRequest(pattern=topic)
     until(lambda: _count(api.channels(request), topic) == count)
@@ -132,7 +133,7 @@ def _count(found: Any, topic: str) -> int:
     return 0 if info is None else info.num_clients
 
 
-def test_publish_and_history(site: Site, api: cent.Client) -> None:
+def test_publish_and_history(site: Site, api: Any) -> None:
     reader = site.client("ann")
     reader.ask("subscribe", channel="room:publish")
     request = cent.PublishRequest(
@@ -164,7 +165,7 @@ def test_publish_and_history(site: Site, api: cent.Client) -> None:
     assert [each.offset for each in api.history(back).publications] == [2]
 
 
-def test_history_is_removed(site: Site, api: cent.Client) -> None:
+def test_history_is_removed(site: Site, api: Any) -> None:
     topic, wait = "room:removed", cent.HistoryRequest(channel="room:removed", limit=9)
     assert api.history_remove(cent.HistoryRemoveRequest(channel=topic))
     reader = site.client("ann")  # there is a copy where it is
@@ -185,7 +186,7 @@ def test_history_is_removed(site: Site, api: cent.Client) -> None:
     assert [each["offset"] for each in page["publications"]] == [2]
 
 
-def test_broadcast(site: Site, api: cent.Client) -> None:
+def test_broadcast(site: Site, api: Any) -> None:
     reader = site.client("ann")
     for topic in "room:b1", "room:b2":
         reader.ask("subscribe", channel=topic)
@@ -195,7 +196,7 @@ def test_broadcast(site: Site, api: cent.Client) -> None:
     assert [reader.push("pub")["data"] for _ in range(2)] == [{"n": 1}] * 2
 
 
-def test_subscriptions_by_the_server(site: Site, api: cent.Client) -> None:
+def test_subscriptions_by_the_server(site: Site, api: Any) -> None:
     first = api.publish(cent.PublishRequest(channel="room:sub", data=1))
     api.publish(cent.PublishRequest(channel="room:sub", data=2))
     clients = [site.client("sue") for _ in range(2)]
@@ -217,7 +218,7 @@ def test_subscriptions_by_the_server(site: Site, api: cent.Client) -> None:
     assert clients[1].push("unsubscribe")["code"] == 2000
 
 
-def test_refresh_and_disconnect(site: Site, api: cent.Client) -> None:
+def test_refresh_and_disconnect(site: Site, api: Any) -> None:
     one, two, three = (site.client("rob") for _ in range(3))
     expiry = int(time.time()) + 3600
     api.refresh(cent.RefreshRequest(user="rob", client=one.name, expire_at=expiry))
@@ -234,7 +235,7 @@ def test_refresh_and_disconnect(site: Site, api: cent.Client) -> None:
     assert three.peer.read_close() == (3503, "force disconnect")
 
 
-def test_presence_and_channels(site: Site, api: cent.Client) -> None:
+def test_presence_and_channels(site: Site, api: Any) -> None:
     for user in "ann", "bob":
         site.client(user).ask("subscribe", channel="room:here")
     request = cent.PresenceRequest(channel="room:here")
@@ -246,7 +247,7 @@ def test_presence_and_channels(site: Site, api: cent.Client) -> None:
     assert api.channels(cent.ChannelsRequest(pattern="nothing*")).channels == {}
 
 
-def test_info(site: Site, api: cent.Client) -> None:
+def test_info(site: Site, api: Any) -> None:
     site.client("ann")
     nodes = api.info(cent.InfoRequest()).nodes
     assert sum(node.num_clients for node in nodes) >= 1
@@ -254,7 +255,7 @@ def test_info(site: Site, api: cent.Client) -> None:
     assert len({node.uid for node in nodes}) == len(nodes)
 
 
-def test_errors(site: Site, api: cent.Client) -> None:
+def test_errors(site: Site, api: Any) -> None:
     for request, code in [
         (cent.PublishRequest(channel="", data=1), 107),
         (cent.PublishRequest(channel="hall", data=1, idempotency_key="a"), 108),
@@ -277,7 +278,7 @@ def test_errors(site: Site, api: cent.Client) -> None:
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_batch(site: Site, api: cent.Client, parallel: bool) -> None:
+def test_batch(site: Site, api: Any, parallel: bool) -> None:
     topic = f"room:batch {parallel}"
     requests = [
         cent.PublishRequest(channel=topic, data=1),
