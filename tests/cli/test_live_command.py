@@ -139,5 +139,8 @@ def test_log_goes_to_its_file(config: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=DEADLINE)
     assert log == ""
-    (line,) = path.read_text().splitlines()
-    assert line.endswith("websocket.compression is not supported and was ignored")
+    lines = path.read_text().splitlines()
+    assert [line.split("WARNING ")[1] for line in lines] == [
+        "websocket.compression is not supported and was ignored",
+        "client.insecure is on: all clients may do everything",
+    ]

@@ -26,6 +26,10 @@ _LEVELS = {
     "fatal": logging.CRITICAL,
     "none": logging.CRITICAL + 1,
 }
+_INSECURE = {
+    "client.insecure": "all clients may do everything",
+    "http_api.insecure": "whoever reaches the server may call its API",
+}
 
 
 def add_live(commands: Any) -> None:
@@ -76,6 +80,9 @@ def _live(options: argparse.Namespace) -> int:
     _set_log(settings, options.verbose)
     for warning in settings.warnings:
         _LOG.warning("%s", warning)
+    for key, text in _INSECURE.items():
+        if settings[key]:
+            _LOG.warning("%s is on: %s", key, text)
     server = build(settings, workers=options.workers)
     return 0 if options.check else run_server(server)
 

@@ -31,14 +31,17 @@ def build(settings: Settings, **options: Any) -> Server:
         UsageError: A path or a file is wrong.
     """
     channels = Channels(settings)
-    server = Server(
-        settings["http_server.address"],
-        settings["http_server.port"],
-        **(_server_options(settings) | options),
-    )
-    for pattern, channel in channels.patterns().items():
-        _add_topics(server, pattern, channel)
+    given = _server_options(settings) | options
     try:
+        server = Server(
+            settings["http_server.address"], settings["http_server.port"], **given
+        )
+    except (OSError, TypeError, ValueError) as error:
+        place = "engine.redis" if "engine" in given else "http_server"
+        raise UsageError(f"{place}: {error}") from None
+    try:
+        for pattern, channel in channels.patterns().items():
+            _add_topics(server, pattern, channel)
         _serve_live(server, settings, channels)
         _serve_rest(server, settings, channels)
     except (TypeError, ValueError) as error:
