@@ -23,7 +23,7 @@ from .flags import Flags
 from .interfaces import LiveHost
 from .methods import Subscribed
 from .positions import Claim
-from .reading import Outcome, read_history, read_presence, stats_of
+from .reading import Outcome, read_history, read_presence, read_presence_stats
 from .session import LATER, Session, Subscription
 from .topics import LiveTopics, recovered, subscribed
 
@@ -202,29 +202,37 @@ class Actions:
     # Looking
 
     def _history(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
-        yield from session.check("history", params["channel"])
+        return self._read(session, number, params, "history", read_history)
+
+    def _presence(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
+        return self._read(session, number, params, "presence", read_presence)
+
+    def _presence_stats(
+        self, session: Session, number: int, params: dict[str, Any]
+    ) -> Steps:
+        return self._read(session, number, params, "presence", read_presence_stats)
+
+    def _read(
+        self,
+        session: Session,
+        number: int,
+        params: dict[str, Any],
+        action: str,
+        read: Callable[[Any, dict[str, Any], Callable[[Outcome], object]], object],
+    ) -> Steps:
+        """Read something of a topic; the answer comes when it is known."""
+        yield from session.check(action, params["channel"])
+        method = "presence_stats" if read is read_presence_stats else action
 
         def reply(outcome: Outcome) -> None:
             if isinstance(outcome, LiveError):
                 error = outcome
                 session.reply_error(number, error.code, error.message, error.temporary)
             else:
-                session.reply(number, "history", outcome)
+                session.reply(number, method, outcome)
 
-        read_history(self._live.server, params, reply)
+        read(self._live.server, params, reply)
         return LATER
-
-    def _presence(self, session: Session, number: int, params: dict[str, Any]) -> Steps:
-        return {"presence": (yield from self._members(session, params["channel"]))}
-
-    def _presence_stats(
-        self, session: Session, number: int, params: dict[str, Any]
-    ) -> Steps:
-        return stats_of((yield from self._members(session, params["channel"])))
-
-    def _members(self, session: Session, topic: str) -> Steps:
-        yield from session.check("presence", topic)
-        return read_presence(self._live.server, topic)
 
     # Calls
 

@@ -21,7 +21,7 @@ from .api_several import Several
 from .codes import Disconnect, LiveError
 from .commands import message_of
 from .positions import epoch_of
-from .reading import Outcome, read_history, read_presence, stats_of
+from .reading import Outcome, read_history, read_presence, read_presence_stats
 
 __all__ = ["ApiMethods", "Done"]
 
@@ -216,11 +216,12 @@ class ApiMethods:
     # Looking
 
     def _presence(self, params: dict[str, Any], done: Done) -> None:
-        members = read_presence(self._server, self._channel(params))
-        done({"presence": members})
+        self._channel(params)
+        read_presence(self._server, params, done)
 
     def _presence_stats(self, params: dict[str, Any], done: Done) -> None:
-        done(stats_of(read_presence(self._server, self._channel(params))))
+        self._channel(params)
+        read_presence_stats(self._server, params, done)
 
     def _history(self, params: dict[str, Any], done: Done) -> None:
         self._channel(params)

@@ -19,13 +19,19 @@ from .codes import LiveError
 from .commands import entry_of
 from .positions import Claim, epoch_of
 
-__all__ = ["Outcome", "info_of", "read_history", "read_presence", "stats_of"]
+__all__ = [
+    "Outcome",
+    "info_of",
+    "read_history",
+    "read_presence",
+    "read_presence_stats",
+]
 
 #: A result, or why there is none.
 Outcome = dict[str, Any] | LiveError
 
-#: Seconds that the engine has to give a history: SDKs wait for 5.
-_TIMEOUT = 4.0
+#: Seconds that the engine and other nodes have: SDKs wait for 5; and between two looks.
+_TIMEOUT, _BETWEEN_LOOKS = 4.0, 0.1
 #: A member that is a connection, see `Server.present`; its identity after a space.
 _CONNECTION = re.compile(r"([0-9]+@[0-9a-f]{16})(?: (.*))?", re.DOTALL)
 
@@ -90,24 +96,63 @@ def _selected(history: History, claim: Claim | None, reverse: bool) -> list[Entr
     return found
 
 
-def read_presence(server: Any, topic: str) -> dict[str, dict[str, Any]]:
-    """The members of a topic with presence, by the name of a connection of each.
+def read_presence(
+    server: Any, params: dict[str, Any], done: Callable[[Outcome], object]
+) -> None:
+    """Who is present in a topic with presence, by a connection of each.
+
+    A node that has not watched the topic asks the others first, which takes a second.
+
+    Args:
+        server: that has the topic.
+        params: of the method `presence`.
+        done: called with its result.
 
     Raises:
         LiveError: The topic has no presence.
     """
+    topic = params["channel"]
     rule = _rule(server, topic)
     if rule is None or not rule.presence:
         raise LiveError(*codes.NOT_AVAILABLE)
-    members = server.present(topic).items()
-    infos = (info_of(member, payload) for member, payload in members)
-    return {info["client"]: info for info in infos}
+    _Looking(server, topic, done).look()
 
 
-def stats_of(members: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """How many they are."""
-    users = {info["user"] for info in members.values()}
-    return {"num_clients": len(members), "num_users": len(users)}
+def read_presence_stats(
+    server: Any, params: dict[str, Any], done: Callable[[Outcome], object]
+) -> None:
+    """How many are present; see `read_presence`."""
+
+    def count(outcome: Outcome) -> None:
+        if isinstance(outcome, LiveError):
+            done(outcome)
+            return
+        members = outcome["presence"]
+        users = {info["user"] for info in members.values()}
+        done({"num_clients": len(members), "num_users": len(users)})
+
+    read_presence(server, params, count)
+
+
+class _Looking:
+    """A look at who is present, until that is known."""
+
+    def __init__(
+        self, server: Any, topic: str, done: Callable[[Outcome], object]
+    ) -> None:
+        self._server, self._topic, self._done = server, topic, done
+        self._until = server._clock() + _TIMEOUT
+
+    def look(self) -> None:
+        """Look now, and again."""
+        present = self._server.present(self._topic)
+        if not present.stale:
+            infos = (info_of(member, payload) for member, payload in present.items())
+            self._done({"presence": {info["client"]: info for info in infos}})
+        elif self._server._clock() < self._until:
+            self._server.reactor.call_later(_BETWEEN_LOOKS, self.look)
+        else:
+            self._done(LiveError(*codes.INTERNAL, temporary=True))
 
 
 def _rule(server: Any, topic: str) -> TopicRule | None:
