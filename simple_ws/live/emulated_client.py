@@ -40,9 +40,9 @@ class EmulatedClient(StreamClient):
 
     def _begin(self) -> None:
         assert self._live is not None
-        self._live.live.server._inputs[self._key] = self.take_frame
+        self._live.live.server._inputs[self._key] = self._take_frame
         connect, self._connect = self._connect, ""
-        self.take_frame(connect)
+        self._take_frame(connect)
 
     def _end(self) -> None:
         if self._live is not None:
@@ -53,7 +53,7 @@ class EmulatedClient(StreamClient):
         assert self._live is not None
         return {"session": self._key, "node": self._live.live.server.cluster.id}
 
-    def take_frame(self, frame: str) -> bool:
+    def _take_frame(self, frame: str) -> bool:
         """A frame has come by a request.
 
         Returns:
@@ -86,4 +86,4 @@ class EmulatedClient(StreamClient):
     def _take_held(self) -> None:
         held, self._held, self._held_size = self._held, None, 0
         for frame in held or ():
-            self.take_frame(frame)
+            self._take_frame(frame)

@@ -6,6 +6,7 @@ browsers make of events is said by the HTML Standard, "Server-sent events".
 
 from __future__ import annotations
 
+import random
 from typing import Final
 
 from .commands import PING
@@ -14,6 +15,8 @@ __all__ = ["EVENTS", "LINES", "PUSHES", "Form"]
 
 #: What surrounds a push in a frame.
 _BEFORE, _AFTER = '{"push":', "}"
+#: Milliseconds until a browser comes back; it is 3 seconds in most, if nothing is said.
+_RETRY = 2000, 5000
 
 
 class Form:
@@ -21,13 +24,11 @@ class Form:
 
     Attributes:
         content_type: of the response.
-        opening: bytes that stand before the first frame.
         nothing: bytes without meaning.
         ping: what shows that the connection is there.
     """
 
     content_type = "application/json"
-    opening = b""
     nothing = b"\n"
     ping = PING.encode() + b"\n"
 
@@ -53,8 +54,6 @@ class _Events(Form):
 class _Pushes(_Events):
     """Each push is an event, without what surrounds it: clients in one direction."""
 
-    #: Seconds until a browser comes back, in milliseconds.
-    opening = b"retry: 3000\n\n"
     ping = _Events.nothing
 
     def block(self, frame: str) -> bytes:
@@ -62,6 +61,10 @@ class _Pushes(_Events):
         if not frame.startswith(_BEFORE):
             return self.nothing
         return super().block(frame[len(_BEFORE) : -len(_AFTER)])
+
+    def opening(self) -> bytes:
+        """When a browser comes back; not all at once."""
+        return f"retry: {random.randint(*_RETRY)}\n\n".encode()
 
 
 LINES: Final = Form()

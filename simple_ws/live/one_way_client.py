@@ -100,7 +100,7 @@ class OneWaySession(Session):
         if "epoch" in result:
             offset = missed[0]["offset"] - 1 if missed else result["offset"]
             place = Claim(result["epoch"], offset)
-        self.client.note_place(topic, place)
+        self.client._note_place(topic, place)
         for entry in missed:
             text = encode_push("pub", entry, topic)
             self.client._write_publication(text, topic, entry["offset"])
@@ -108,7 +108,7 @@ class OneWaySession(Session):
     def _look(self) -> None:
         """Begin the response if everything has begun."""
         if not self._pending and self.client.is_open():
-            self.client.open(encode_push("connect", self._result))
+            self.client._begin_response(encode_push("connect", self._result))
 
     def reply_error(
         self, number: int, code: int, message: str, temporary: bool = False
@@ -116,7 +116,7 @@ class OneWaySession(Session):
         """A command was refused: nothing comes of it all."""
         if temporary:
             self.disconnect(Disconnect.SERVER_ERROR)
-        elif not self.client.refuse(_STATUS.get(code, 403), message):
+        elif not self.client._refuse(_STATUS.get(code, 403), message):
             self.disconnect(Disconnect.PERMISSION_DENIED)
 
     def push(self, kind: str, value: Any, channel: str | None = None) -> None:
@@ -129,7 +129,7 @@ class OneWaySession(Session):
 
     def disconnect(self, code: Code) -> None:
         """End the connection, and say whether the client should come back."""
-        ends = code in _ENDS and self.client.refuse(_ENDS[code], code.text)
+        ends = code in _ENDS and self.client._refuse(_ENDS[code], code.text)
         if not ends:
             super().disconnect(code)
 
@@ -168,7 +168,7 @@ class OneWayClient(StreamClient):
     ) -> None:
         self._asked = asked
         #: Not sent yet.
-        self._head = head + PUSHES.opening
+        self._head = head + PUSHES.opening()
         self._refusal = refuse
         #: What is sent after that; None once it is.
         self._early: list[bytes] | None = []
@@ -186,12 +186,12 @@ class OneWayClient(StreamClient):
 
     # The beginning
 
-    def note_place(self, topic: str, place: Claim | None) -> None:
+    def _note_place(self, topic: str, place: Claim | None) -> None:
         """It has entered a topic, here."""
         if topic in self._places:
             self._places[topic] = place
 
-    def open(self, text: str) -> None:
+    def _begin_response(self, text: str) -> None:
         """All subscriptions have begun: send what has waited for that."""
         early, self._early = self._early or [], None
         for block in (self._form.block(text), *early):
@@ -200,7 +200,7 @@ class OneWayClient(StreamClient):
             # No event, but what a browser comes back with.
             self._send_framed(self._id() + b"\n")
 
-    def refuse(self, status: int, message: str) -> bool:
+    def _refuse(self, status: int, message: str) -> bool:
         """Answer with an HTTP status; return False if the response has begun."""
         if not self._head or not self._open:
             return False

@@ -23,7 +23,7 @@ browser = test_drawing_board.browser
 
 HTML = """<!doctype html><title>blocked</title><script type="module">
 import { Centrifuge } from "/sdk/index.mjs"
-const seen = window.seen = { transports: [], states: [], data: [], recovered: [], ids: [] }
+const seen = window.seen = { transports: [], states: [], data: [], recovered: [] }
 window.begin = (...transports) => {
   const live = window.live = new Centrifuge(transports.map((transport) => ({
     transport, endpoint: transport === "websocket"

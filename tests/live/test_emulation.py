@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from live_peer import LivePeer, StreamPeer, allow
+from tls_harness import client_side, server_side
 
 from simple_ws import CloseCause, Middleware, Server, WebSocket
 from simple_ws.live import Connected
@@ -90,6 +94,45 @@ class TestStream:
         assert peer.connect()["session"]
         assert "transfer-encoding" not in peer.head.lower()
         assert "connection: close" in peer.head.lower()
+
+    def test_tls(self, site: Any) -> None:
+        site(server={"ssl": server_side()}).server.start()
+        try:
+            with ExitStack() as stack:
+                plain = socket.create_connection(("127.0.0.1", site.server.port), 10)
+                stack.enter_context(plain)
+                sock = client_side().wrap_socket(plain, server_hostname="localhost")
+                stack.enter_context(sock)
+                frame = '{"id":1,"connect":{}}'
+                if site.form == "sse":
+                    head, body = f"GET /live/sse?cf_connect={quote(frame)}", ""
+                else:
+                    head, body = "POST /live/http_stream", frame
+                size = f"Content-Length: {len(body)}\r\n" if body else ""
+                head = f"{head} HTTP/1.1\r\nHost: localhost\r\n{size}\r\n"
+                sock.sendall((head + body).encode())
+                read = b""
+                while b'"session"' not in read:
+                    read += sock.recv(4096)
+                site.server.broadcast("x" * 100_000)
+                while len(read) < 100_000:
+                    piece = sock.recv(65536)
+                    assert piece
+                    read += piece
+        finally:
+            site.server.stop(drain=0)
+
+    def test_body_that_waits_for_permission(self, site: Any) -> None:
+        peer = site().peer()
+        if site.form == "http_stream":
+            lines = "Host: h\r\nContent-Length: 21\r\nExpect: 100-continue\r\n\r\n"
+            head = f"POST /live/http_stream HTTP/1.1\r\n{lines}"
+            site.kit._exchange(peer.sock, head.encode())
+            assert peer.read() == b""
+            assert peer.status == 100
+            peer.head = ""
+            site.kit._exchange(peer.sock, b'{"id":1,"connect":{}}')
+            assert peer.take()[0]["connect"]["session"]
 
     def test_commands_are_answered_on_the_stream(self, site: Any) -> None:
         peer = site().connected()
@@ -359,6 +402,31 @@ class TestEnd:
         assert peer.take() == [{}]
         site.kit.advance(10)
         assert peer.pushes() == [{"disconnect": {"code": 3012, "reason": "no pong"}}]
+        assert peer.ended
+
+    def test_client_that_takes_nothing_is_cut(self, site: Any) -> None:
+        peer = site().connected()
+        client = peer.client
+        peer.ask("subscribe", channel="a")
+        while not client.buffered_amount:
+            site.server.publish("a", "x" * 1000)
+            site.kit.settle()
+        site.kit.advance(30)
+        assert client.is_open()
+        site.kit.advance(25)
+        assert client.close_cause is CloseCause.PING_TIMEOUT
+        assert not site.server.clients
+
+    def test_client_that_says_nothing_may_be_idle_for_too_long(self, site: Any) -> None:
+        peer = site(idle_timeout=10).connected()
+        client = peer.client
+        site.kit.advance(8)
+        peer.send({})
+        site.kit.advance(8)
+        assert client.is_open()
+        site.kit.advance(8)
+        assert client.close_cause is CloseCause.IDLE_TIMEOUT
+        assert peer.pushes() == []
         assert peer.ended
 
     def test_what_follows_the_request_is_passed_over(self, site: Any) -> None:
