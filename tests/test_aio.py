@@ -34,6 +34,7 @@ from simple_ws import aio
 from simple_ws.aio import Backoff, Connection, _Opener, connect
 from simple_ws.client import aio_connection
 from simple_ws.client.aio_dial import HandshakeProtocol
+from simple_ws.client.backoff import may_heal
 from simple_ws.client.options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.errors import (
@@ -1009,7 +1010,7 @@ class TestReconnection:
         ids=repr,
     )
     def test_what_may_heal_is_tried_again(self, error: ConnectError) -> None:
-        assert aio._may_heal(error)
+        assert may_heal(error)
 
     @pytest.mark.parametrize(
         "error",
