@@ -8,7 +8,7 @@ __all__ = ["TokenBucket"]
 class TokenBucket:
     """Allows a number of events per second, and a burst at once.
 
-    The C core has the same in `_c/token_bucket.pxi`.
+    The C core has the same in `_c/token_bucket.pxi`, but for `rest`.
 
     Args:
         rate: tokens refilled each second.
@@ -32,3 +32,8 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+    def rest(self, seconds: float) -> None:
+        """Give no token for so many seconds from now on, unless it rests already."""
+        if self._tokens >= 0:
+            self._tokens = min(self._tokens, 1 - seconds * self._rate)

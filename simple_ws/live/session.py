@@ -226,14 +226,24 @@ class Session:
 
     def _may_pass(self) -> bool:
         bucket = self._bucket
-        return bucket is None or bucket.take(self.client._loop.clock())
+        if bucket is None or bucket.take(self.client._loop.clock()):
+            return True
+        # What is under way behind it is refused, too: the client sends all again, in
+        # order.
+        bucket.rest(self._pause)
+        return False
+
+    @property
+    def _pause(self) -> float:
+        """Seconds that a client has to wait that sends too many."""
+        rate = self.live.command_rate
+        return 1.0 if rate is None else max(1 / rate[0], 0.1)
 
     def _refuse(self, command: Command) -> None:
         """There are too many of them: say so, and disconnect only who does not hear."""
         self._refused += 1
-        wait = 1.0 if self.live.command_rate is None else 1 / self.live.command_rate[0]
         code, text = codes.TOO_MANY_REQUESTS
-        text = f"{text}: wait {max(wait, 0.1):.1f} s"
+        text = f"{text}: wait {self._pause:.1f} s"
         self.reply_error(command.id, code, text, temporary=True)
         if self._refused >= _MAX_REFUSED + self.live.max_topics:
             self.disconnect(Disconnect.TOO_MANY_REQUESTS)

@@ -207,6 +207,20 @@ class TestLimits:
         peer.fail("ping")
         peer.peer.assert_closed(3013)
 
+    def test_what_comes_behind_a_refused_command_is_refused_for_a_while(
+        self, site: Any
+    ) -> None:
+        """Otherwise a client that sends what was refused again has lost its order."""
+        peer = site(command_rate=(100, 2)).connected()
+        assert peer.ask("ping") == {}
+        assert peer.fail("ping") == 111
+        for _ in range(3):
+            site.kits[0].advance(0.03)
+            assert peer.fail("ping") == 111
+        site.kits[0].advance(0.011)
+        assert peer.ask("ping") == {}
+        assert peer.fail("ping") == 111
+
     def test_topics_of_a_client(self, site: Any) -> None:
         peer = site(max_topics=2).connected()
         peer.ask("subscribe", channel="a")
