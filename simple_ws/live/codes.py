@@ -64,6 +64,13 @@ class LiveError(Exception):
         self.message = message
         self.temporary = bool(temporary)
 
+    @classmethod
+    def received(cls, code: int, message: str, temporary: bool) -> LiveError:
+        """One that a server sent, whatever its code."""
+        error = cls(INTERNAL.code, message, temporary=temporary)
+        error.code = code
+        return error
+
 
 #: Characters of the name of a channel.
 MAX_CHANNEL = 255

@@ -20,6 +20,7 @@ pytest installed, the fixture `simple_ws` creates such servers and closes them.
 from .client import TestClient
 from .clock import Clock
 from .http import HTTPAnswer
+from .live import TestLive
 from .server import TestServer
 
-__all__ = ["Clock", "HTTPAnswer", "TestClient", "TestServer"]
+__all__ = ["Clock", "HTTPAnswer", "TestClient", "TestLive", "TestServer"]

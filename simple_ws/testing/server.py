@@ -22,6 +22,7 @@ from ..server.upgrade import UpgradeConnection
 from .client import TestClient
 from .clock import Clock
 from .http import HTTPAnswer, parse_answer
+from .live import TestLive
 
 if TYPE_CHECKING:
     from .asyncio_loop import ClockLoop
@@ -67,6 +68,7 @@ class TestServer:
             raise TypeError(f"served must be a handler or a Server, not {served!r}")
         self.server._use_clock(self.clock)
         self._clients: list[TestClient] = []
+        self._lives: list[TestLive] = []
         self._loop: ClockLoop | None = None
         if any(is_async(function) for _, function in self.server._all_callbacks()):
             # Only when needed: importing asyncio takes a while.
@@ -111,6 +113,24 @@ class TestServer:
             client._sock.close()
             raise
         return client
+
+    def live(self, path: str, **options: Any) -> TestLive:
+        """Connect to a `Server.live`, and wait until that has succeeded.
+
+        Args:
+            path: as for `Server.live`.
+            options: those of `simple_ws.live.connect`; and those of `connect`.
+
+        Raises:
+            LiveError: The server does not accept the client.
+            ConnectError: It refused the connection, and trying again would not help.
+            ConnectionClosed: It has closed it, and says not to come back.
+            TypeError, ValueError: An option is unknown or wrong.
+        """
+        live = TestLive(self, f"{path}/websocket", options)
+        self._lives.append(live)
+        live._begin(None)
+        return live
 
     def request(
         self,
@@ -165,8 +185,10 @@ class TestServer:
         """Run the server until it has nothing to do."""
         for _ in range(_MAX_TURNS):
             moved = self._turn()
-            for client in self._clients:
+            for client in tuple(self._clients):
                 moved = client._read() or moved
+            for live in self._lives:
+                moved = live._kit.step() or moved
             if not moved:
                 return
         raise AssertionError("the server does not come to rest")
@@ -191,6 +213,7 @@ class TestServer:
 
     def close(self) -> None:
         """Stop the server and cut the remaining connections; can be called twice."""
+        self._lives.clear()
         for client in self._clients:
             client._sock.close()
         if self.server._run is not None:
@@ -239,6 +262,7 @@ class TestServer:
         deadlines = [reactor.timers.next_deadline(), reactor.wheel.next_deadline]
         if self._loop is not None:
             deadlines.append(self._loop.next_deadline())
+        deadlines += [live._kit.next_deadline for live in self._lives]
         return min((due for due in deadlines if due is not None), default=None)
 
     def _wait_for_others(self, *sockets: socket.socket) -> None:

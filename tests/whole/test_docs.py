@@ -39,6 +39,7 @@ from whole import test_drawing_board
 import simple_ws
 import simple_ws.aio
 import simple_ws.errors
+import simple_ws.live
 import simple_ws.testing
 from simple_ws import EngineError, Publisher, Server
 from simple_ws.cli.main import _parser
@@ -677,6 +678,55 @@ def check_live(sandbox: Sandbox) -> None:
         assert ask(client, {"id": 5, "publish": other})["error"]["code"] == 103
 
 
+@prepares("docs/howto/live-python.md")
+def prepare_live_python(sandbox: Sandbox) -> None:
+    """The server of the other page; whoever calls `add` is told "bye"."""
+    server = sandbox.names["room"] = Server("localhost", 0)
+    server.topic("room:*", history=200)
+    live = server.live("/live", authorize=lambda client, action, topic: True)
+
+    @live.method
+    def add(client: Any, data: Any) -> Any:
+        server.publish("room:7", {"text": "bye"})
+        return sum(data)
+
+    server.start()
+    sandbox._ends.callback(server.stop, drain=0)
+    really_connect = simple_ws.live.connect
+    url = f"ws://localhost:{server.port}/live/websocket"
+    simple_ws.live.connect = lambda _, **options: really_connect(url, **options)
+    sandbox._ends.callback(setattr, simple_ws.live, "connect", really_connect)
+
+
+@checks("docs/howto/live-python.md")
+def check_live_python(sandbox: Sandbox) -> None:
+    room, follow = sandbox.names["room"], sandbox.names["follow"]
+    came = threading.Semaphore(0)
+    printed: list[Any] = []
+    sandbox.names["print"] = lambda data: (printed.append(data), came.release())
+
+    def follow_until_closed(text: str, count: int) -> None:
+        def run() -> None:
+            with suppress(simple_ws.ConnectionClosed):
+                follow("url")
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        room.publish("room:7", text)
+        for _ in range(count):
+            assert came.acquire(timeout=15)
+        for client in room.clients:
+            client.close(3501, "enough")
+        thread.join(15)
+        assert not thread.is_alive()
+
+    Path("position.json").write_text(json.dumps(["", 0]), encoding="utf-8")
+    follow_until_closed("one", 3)
+    room.publish("room:7", "missed")
+    follow_until_closed("two", 2)
+    assert printed == [{"text": "hello"}, {"text": "bye"}, "one", "missed", "two"]
+
+
 @prepares("docs/howto/tokens.md")
 def prepare_tokens(sandbox: Sandbox) -> None:
     patch = sandbox.enter(pytest.MonkeyPatch.context())
@@ -770,13 +820,13 @@ def check_authentication(sandbox: Sandbox) -> None:
         assert refused.value.status == status
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_a_block_about_testing_imports_what_it_uses(
     sandbox: Sandbox, number: int
 ) -> None:
     """Each may be copied into a file of its own."""
     made, *tests = blocks("docs/howto/testing.md", "python")
-    assert len(tests) == 5
+    assert len(tests) == 6
     sandbox.run(made)
     sandbox.names = {"__name__": "test_quiz"}
     sandbox.run(tests[number])

@@ -1,0 +1,1 @@
+"""The client of the protocol for scripts and devices: `simple_ws.live.connect`."""
