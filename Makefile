@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+APP    ?=
 BIN    := $(VENV)/bin
 CYTHON := $(wildcard simple_ws/*.pyx simple_ws/_c/*.pxi)
 
@@ -40,9 +41,9 @@ help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo "  ARGS='…' is handed on, as in: make test ARGS='-k utf8 -x'"
 
-run: ## start the drawing board, then open the printed address
+run: ## start the drawing board, or APP=board the kanban board; open the printed address
 	$(check_python)
-	$(PYTHON) ws_example.py $(ARGS)
+	PYTHONPATH=. $(PYTHON) $(if $(APP),examples/$(APP)/$(APP).py,ws_example.py) $(ARGS)
 
 test: $(VENV)/.stamp $(NODE_TESTS) ## run the tests, with the extension and without
 	@scripts/run_tests.sh $(BIN)/python "$(SPEEDUPS)" $(ARGS)

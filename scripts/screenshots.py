@@ -219,6 +219,34 @@ def _drawing_board(studio: Studio) -> Page:
 
 
 @picture
+def _board(studio: Studio) -> Page:
+    example = studio.start("board/board.py")
+    url = f"http://127.0.0.1:{example.port}/#garden"
+    page, ann, ben = studio.open_two(url, url, height=700)
+    page.set_viewport_size({"width": 1392, "height": 700})
+    page.add_style_tag(content="body { grid-template-columns: 1000px 1fr !important }")
+    for frame, name in ((ann, "Ann"), (ben, "Ben")):
+        frame.get_by_label("Your name").fill(name)
+        frame.get_by_role("button", name="Open the board").click()
+        frame.locator("#status[data-state=connected]").wait_for()
+    for text in ("Paint the door", "Sow the beans", "Mend the fence", "Buy seeds"):
+        ann.get_by_label("Text of a new card").fill(text)
+        ann.get_by_role("button", name="Add the card").click()
+        ann.get_by_role("button", name=text).wait_for()
+    for text in ("Buy seeds", "Sow the beans"):
+        ann.locator("#todo").get_by_role("button", name=text).press("ArrowRight")
+        ann.locator("#doing").get_by_role("button", name=text).wait_for()
+    ben.locator("#doing").get_by_role("button", name="Buy seeds").press("ArrowRight")
+    send_text(ben, "Message", "I have the seeds.", "Send")
+    wait_for_line(ann, "I have the seeds.")
+    ann.get_by_label("To whom").select_option("to Ben")
+    send_text(ann, "Message", "Thank you!", "Send")
+    wait_for_line(ben, "Thank you!")
+    ben.evaluate("() => scrollTo(0, 0)")
+    return page
+
+
+@picture
 def _named_users(studio: Studio) -> Page:
     example = studio.start("pywss/example5.py")
     url = f"http://127.0.0.1:{example.port}/chat.html"

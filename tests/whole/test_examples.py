@@ -123,10 +123,9 @@ CLIENTS = ["websockets_tutorial/client_sync.py", "websockets_tutorial/client_asy
 
 def test_every_example_is_tested() -> None:
     found = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
-    loops = {
-        path for path in found if path.startswith("loops/")
-    }  # in loop/test_asyncio_bridge.py
-    assert found - loops == {*SERVERS, *CLIENTS}
+    # Those are in loop/test_asyncio_bridge.py and test_board.py.
+    others = {path for path in found if path.startswith(("loops/", "board/"))}
+    assert found - others == {*SERVERS, *CLIENTS}
 
 
 @pytest.mark.parametrize("script", SERVERS)
@@ -144,7 +143,7 @@ def test_example_stops_cleanly_at_ctrl_c(start: Start, script: str) -> None:
 
 def test_every_example_is_in_the_table() -> None:
     table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    for script in {*SERVERS, *CLIENTS}:
+    for script in {*SERVERS, *CLIENTS, "board/board.py"}:
         assert f"]({script})" in table
 
 
@@ -826,7 +825,8 @@ PAGES = {
 
 def test_every_page_is_tested() -> None:
     found = {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.html")}
-    assert found == {file for _, file in PAGES.values()}
+    others = {file for file in found if file.startswith("board/")}  # in test_board.py
+    assert found - others == {file for _, file in PAGES.values()}
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -1152,6 +1152,20 @@ def test_every_name_to_be_written_now_exists(seed: str, places: dict[str, Any]) 
         if match := re.fullmatch(r"`(\w+)`", row[1]):
             name = match[1]
             assert any(hasattr(place, name) for place in places.values()), row
+
+
+@needs_docs
+@pytest.mark.parametrize(
+    "page", ["centrifugo", "socketio", "pusher", "phoenix", "channels"]
+)
+def test_every_name_of_a_page_about_migrating_exists(
+    page: str, places: dict[str, Any]
+) -> None:
+    text = (ROOT / "docs" / "migrating" / f"{page}.md").read_text(encoding="utf-8")
+    names = re.findall(r"\b(server|client)\.(?!js\b|md\b)(\w+)", text)
+    assert len(names) > 10
+    for place, name in names:
+        assert hasattr(places[place], name), f"{place}.{name}"
 
 
 #: Under each *Now*: a path, how it is opened, what is said, and what is heard.
