@@ -33,6 +33,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from live_peer import LivePeer
 from publisher_harness import publisher_server
 from whole import test_drawing_board
 
@@ -61,12 +62,15 @@ LARGEST_IMAGE = 120 * 1024  # bytes
 
 #: What a reader has installed if it is wanted, and whoever runs the tests may not have.
 OPTIONAL = {"django", "fastapi", "flask", "uvloop", "PySide6", "tkinter", "trustme"}
+OPTIONAL |= {"cent", "socketio", "uvicorn"}
 
 PAGES = [
     "README.md",
     "docs/index.md",
     "docs/start.md",
+    "docs/live.md",
     *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("howto/*.md")),
+    *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("migrating/*.md")),
 ]
 #: All that people read, but what Sphinx has made.
 TEXTS = [
@@ -386,11 +390,15 @@ def test_programs_of_a_page_run(page: str, sandbox: Sandbox) -> None:
 @checks("docs/start.md")
 def check_start(sandbox: Sandbox) -> None:
     assert {server._asked_port for server in sandbox.servers} == {8080, 8081}
-    chat = next(s for s in sandbox.servers if s._router.get("/chat"))
-    with sandbox.serve(chat) as server:
-        ann, bob = server.connect("/chat"), server.connect("/chat")
-        ann.send("hello")
-        assert (ann.recv(), bob.recv()) == ("hello", "hello")
+    with sandbox.serve(sandbox.names["server"]) as server:
+        ann, bob = LivePeer(server), LivePeer(server)
+        for peer, name in ((ann, "ann"), (bob, "bob")):
+            peer.connect(data=name)
+        ann.ask("subscribe", channel="room:garden")
+        bob.ask("publish", channel="room:garden", data="hello")
+        assert ann.publications() == [({"from": "bob", "text": "hello"}, 1)]
+        people = bob.ask("presence", channel="room:garden")["presence"]
+        assert list(people) == ["ann"]
         assert b"<form>" in server.request(path="/").body
 
 
@@ -585,6 +593,32 @@ def _call_django(names: dict[str, Any]) -> None:
     answer = names["pay"](RequestFactory().post("/"), 8)
     assert json.loads(answer.content) == {"paid": True}
     names["django_publisher"].close()
+
+
+@prepares("docs/howto/server-api.md")
+def prepare_server_api(sandbox: Sandbox) -> None:
+    """A client of the API, which finds what the page serves."""
+    with suppress(ModuleNotFoundError):
+        import cent
+
+        really_make = cent.Client
+
+        def make(url: str, **options: Any) -> Any:
+            port = sandbox.live(8080).port
+            return really_make(url.replace("8080", f"{port}"), **options)
+
+        patch = sandbox.enter(pytest.MonkeyPatch.context())
+        patch.setattr(cent, "Client", make)
+
+
+@prepares("docs/howto/socketio.md")
+def prepare_socketio(sandbox: Sandbox) -> None:
+    """A web server that serves nothing; test_socketio.py has a real one."""
+    with suppress(ModuleNotFoundError):
+        import uvicorn
+
+        patch = sandbox.enter(pytest.MonkeyPatch.context())
+        patch.setattr(uvicorn, "run", lambda app, port: None)
 
 
 @checks("docs/howto/game.md")
@@ -1051,7 +1085,7 @@ def commands(page: str) -> Iterator[list[str]]:
     found = "".join(block.code for block in blocks(page, "sh", ""))
     for block in blocks(page, "console"):
         found += "".join(re.findall(r"^\$ (.*\n)", block.code, re.MULTILINE))
-    for line in found.splitlines():
+    for line in found.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words:
             end = next((i for i, w in enumerate(words) if w in ("|", "&&")), len(words))
@@ -1095,6 +1129,8 @@ def test_commands_exist(page: str) -> None:
             assert named <= targets(), arguments
         elif program in ("python", "python3"):
             check_python(page, arguments)
+        elif program == "simple-ws":
+            _parser().parse_args(arguments)
         elif program == "pip":
             check_pip(arguments)
         else:
@@ -1414,16 +1450,18 @@ SERVE_START = """
 import os, sys
 os.chdir(sys.argv[1])
 sys.path.insert(0, sys.argv[1])
+from simple_ws import Server
+run, Server.run = Server.run, lambda server: None
 from chat import server
 server._asked_port = 0
 server.listen()
 print("port", server.port, flush=True)
-server.run()
+run(server)
 """
 
 
 @pytest.mark.browser
-def test_page_of_the_first_five_minutes_works(
+def test_page_of_the_first_ten_minutes_works(
     browser: Any, programs: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(simple_ws.__file__).parents[1]))
@@ -1435,19 +1473,29 @@ def test_page_of_the_first_five_minutes_works(
     program = test_drawing_board.Program("-c", SERVE_START, str(tmp_path))
     programs.callback(program.stop)
     port = program.expect(r"^port (\d+)$")[1]
-    first, second = (browser.new_page() for _ in range(2))
-    for page in (first, second):
+
+    def enter(name: str) -> Any:
+        page = browser.new_page()
         programs.callback(page.close)
+        page.on("dialog", lambda dialog: dialog.accept(name))
         page.goto(f"http://localhost:{port}/")
-        page.wait_for_function("() => socket.readyState === WebSocket.OPEN")
-    first.locator("input").fill("hello <b>you</b>")
-    first.get_by_role("button", name="Send").click()
-    for page in (first, second):
-        page.get_by_text("hello <b>you</b>").wait_for()
+        page.get_by_text("Here: ").wait_for()
+        return page
+
+    ann, bob = enter("ann"), enter("bob")
+    ann.get_by_text("Here: ann, bob").wait_for()
+    ann.locator("input").fill("hello <b>you</b>")
+    ann.get_by_role("button", name="Send").click()
+    for page in (ann, bob, enter("cid")):  # who comes later has it from the history
+        page.get_by_text("ann: hello <b>you</b>").wait_for()
+    bob.close()
+    ann.get_by_text("Here: ann, cid").wait_for()
 
 
-# Scripts are compiled as the body of an async function, which may await but not import.
+# Scripts are compiled as the body of an async function, which may await but neither
+# import nor export.
 IMPORT = re.compile(r"^import\b.*?\bfrom\b", re.MULTILINE)
+EXPORT = re.compile(r"^export\b", re.MULTILINE)
 COMPILE = "(code) => void new (async () => {}).constructor(code)"
 
 
@@ -1456,5 +1504,6 @@ def test_scripts_are_well_formed(browser: Any) -> None:
     page = browser.new_page()
     for name in PAGES:
         for block in blocks(name, "js"):
-            page.evaluate(COMPILE, IMPORT.sub("await", block.code))
+            code = EXPORT.sub("", IMPORT.sub("await", block.code))
+            page.evaluate(COMPILE, code)
     page.close()
