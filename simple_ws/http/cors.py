@@ -37,8 +37,8 @@ class Cors:
     It does not refuse anything: what else than a browser asks is answered as before.
 
     Args:
-        origins: "*" for all; or one origin or several, such as "https://example.com",
-            "https://*.example.com" (a star is anything but a slash), "null", or a
+        origins: `"*"` for all; or one origin or several, such as "https://example.com",
+            `"https://*.example.com"` (a star is anything but a slash), "null", or a
             compiled pattern.
         credentials: browsers may send cookies, and HTTP authentication that they know.
         headers: names of header fields that pages may send; None: any.
