@@ -539,6 +539,9 @@ class ConnectionCore(_Base):
     def _enqueue_long(self, source: object, opcode: int, payload: bytes) -> None:
         """Put a message into the outbox that must be compressed or split."""
         protocol, size = self._protocol, len(payload)
+        if opcode == _FRAMED:
+            self._enqueue(payload)
+            return
         if size < self._threshold or self._packing:
             # Called by code that interrupts another message on its way: messages must
             # leave in the order of compression; a plain one may leave at any time.

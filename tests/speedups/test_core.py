@@ -512,6 +512,32 @@ def test_slow_consumer_is_closed_with_1013_after_the_message_under_way() -> None
         assert (code, cause) == (1013, "slow_consumer")
 
 
+@pytest.mark.parametrize("size", [1, 125, 126, 70_000])
+def test_message_that_is_framed_already_is_sent_as_it_is(size: int) -> None:
+    with Driven() as driven:
+        peer = driven.open()
+        client = driven.handler.client()
+        before, data = client.messages_sent, b"x" * size
+        assert client._send_framed(data) is SendStatus.SENT
+        assert client.messages_sent == before + 1
+        assert peer.read(size) == data
+        client.close()
+        assert client._send_framed(data) is SendStatus.DROPPED
+
+
+def test_limit_holds_for_messages_that_are_framed_already() -> None:
+    with Driven(write_limit=10_000) as driven:
+        driven.open(wrap=small_buffers)
+        client = driven.handler.client()
+        taken = 0
+        while client._send_framed(b"x" * 1000):
+            taken += 1
+            assert taken < 10_000
+        assert not client.is_open()
+        assert client.close_code == 1013
+        assert client._counters.dropped > 0
+
+
 def test_drop_new_refuses_and_keeps_what_waits() -> None:
     with Driven(write_limit=2**19, slow_consumer="drop_new") as driven:
         peer = driven.open(wrap=small_buffers)
