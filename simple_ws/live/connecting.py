@@ -204,4 +204,5 @@ def _request(params: dict[str, Any], claims: ConnectionClaims | None) -> Connect
         params.get("headers", {}),
         "" if claims is None else claims.user,
         None if claims is None else claims.claims,
+        tuple(params.get("subs", ())),
     )

@@ -44,6 +44,8 @@ class ConnectRequest(NamedTuple):
         headers: that a browser could not send with its handshake.
         user: of the token, which was verified; "" is nobody in particular.
         claims: of this token, by name; None without `tokens`, or without a token.
+        topics: that it would like to be subscribed to by the server: one that cannot
+            subscribe, or was subscribed before.
     """
 
     token: str
@@ -53,6 +55,7 @@ class ConnectRequest(NamedTuple):
     headers: dict[str, Any]
     user: str = ""
     claims: Mapping[str, Any] | None = None
+    topics: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class TestConnect:
         assert result["data"] == {"hello": 1}
         assert result["subs"] == {"news": {}}
         assert peer.client.client_id == "ann"
-        assert tuple(seen[0]) == ("t", {"x": 1}, "js", "5", {}, "", None)
+        assert tuple(seen[0]) == ("t", {"x": 1}, "js", "5", {}, "", None, ())
         site.server.publish("news", {"a": 1})
         assert peer.publications() == [({"a": 1}, 0)]
 

@@ -295,3 +295,22 @@ def test_server_api_without_a_key(start: Start) -> None:
     assert call(start({}), "info").status == 404
     site = start({"http_api": {"insecure": True, "key": "k"}})
     assert "nodes" in call(site, "info").json()["result"]
+
+
+def test_client_may_ask_for_subscriptions_by_the_server(start: Start) -> None:
+    options = {"history_size": 5, "history_ttl": "60s", "force_recovery": True}
+    site = start(namespace(**options, allow_subscribe_for_client=True))
+    asked = {"room:1": {}, "$room:2": {}, "other": {}}
+    peer = site.peer()
+    subs = peer.connect(token=TOKENS.connection("ann"), subs=asked)["subs"]
+    assert list(subs) == ["room:1"]
+    epoch = subs["room:1"]["epoch"]
+    site.server.publish("room:1", "missed")
+    back = {"recover": True, "epoch": epoch, "offset": 0}
+    token = TOKENS.connection("ann")
+    subs = site.peer().connect(token=token, subs={"room:1": back})["subs"]
+    assert subs["room:1"]["recovered"]
+    assert [each["data"] for each in subs["room:1"]["publications"]] == ["missed"]
+    peer = site.peer()
+    peer.send({"id": 1, "connect": {"token": token, "subs": {"unknown:1": {}}}})
+    peer.peer.assert_closed(3501)

@@ -8,6 +8,7 @@ Source: centrifugal.dev, "Channels and namespaces" and "Channel permission model
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ...live import LiveError
@@ -98,7 +99,7 @@ class Channels:
             raise LiveError(*NOT_AVAILABLE)  # there are no methods here
         options = self.options(channel)
         if action == "subscribe":
-            return self._may_subscribe(client, channel, options)
+            return self._may_subscribe(user_of(client._live), channel, options)
         if action == "presence" and not options.presence:
             raise LiveError(*NOT_AVAILABLE)
         if action == "history" and not options.history_size:
@@ -106,13 +107,22 @@ class Channels:
         inside = channel in client._live.topics
         return self._has_access(client, action, options, inside)
 
-    def _may_subscribe(
-        self, client: Any, channel: str, options: ChannelOptions
-    ) -> bool:
+    def granted(self, user: str, channels: Iterable[str]) -> list[str]:
+        """Those channels of several to which a user may subscribe.
+
+        Raises:
+            LiveError: There is no such namespace, or a name is not allowed.
+        """
+        return [
+            channel
+            for channel in channels
+            if self._may_subscribe(user, channel, self.options(channel))
+        ]
+
+    def _may_subscribe(self, user: str, channel: str, options: ChannelOptions) -> bool:
         if self._private and channel.startswith(self._private):
             return False  # for tokens only
         limited = options.allow_user_limited_channels and self._users in channel
-        user = user_of(client._live)
         if limited and self._users and self._is_for(user, channel):
             return True
         if options.allow_subscribe_for_client and not limited:

@@ -64,7 +64,7 @@ class Connecting:
         self._named: bool = settings["client.disallow_anonymous_connection_tokens"]
 
     def on_connect(self, client: Any, request: ConnectRequest) -> Connected:
-        """Let a client in, and subscribe it to the channel of its own.
+        """Let a client in, and subscribe it to its own channel, and to those it wants.
 
         Raises:
             LiveError, DisconnectClient: It may not connect.
@@ -75,5 +75,10 @@ class Connecting:
             raise LiveError(*UNAUTHORIZED)
         if request.claims is not None and not request.user and self._named:
             raise DisconnectClient(Disconnect.PERMISSION_DENIED)
+        try:
+            topics = self._channels.granted(request.user, request.topics)
+        except LiveError:
+            raise DisconnectClient(Disconnect.BAD_REQUEST) from None
         personal = self._channels.personal(request.user)
-        return Connected(topics=[] if personal is None else [personal])
+        own = () if personal is None else (personal,)
+        return Connected(topics=[*own, *topics])
