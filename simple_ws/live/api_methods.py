@@ -19,7 +19,7 @@ from . import codes
 from .api_nodes import QUESTION, matcher
 from .api_several import Several
 from .codes import Disconnect, LiveError
-from .commands import message_of
+from .commands import message_of, with_headers
 from .positions import epoch_of
 from .reading import Outcome, read_history, read_presence, read_presence_stats
 
@@ -132,8 +132,8 @@ class ApiMethods:
         if key is not None:
             _check_key(key, topic, kept)
         if kept and params.get("skip_history"):
-            order = {"do": "send", "topic": topic, **_portable(publication.data)}
-            self._everywhere(order, done)
+            order = {"do": "send", "topic": topic, "tags": publication.tags}
+            self._everywhere({**order, **_portable(publication.data)}, done)
             return
         waiting = _Waiting(server, done)
         try:
@@ -269,10 +269,12 @@ class _Publication(NamedTuple):
 
     Attributes:
         data: as it was given; bytes if it was in base64.
-        msg: as for `Server.publish`.
+        tags: that subscribers get with it, or None.
+        msg: both, as for `Server.publish`.
     """
 
     data: Any
+    tags: dict[str, str] | None
     msg: object
 
 
@@ -341,9 +343,10 @@ def _publication(params: dict[str, Any]) -> _Publication:
     given = _data(params)
     if given is None:
         raise _bad("data is missing")
-    (data,) = given
+    (data,), tags = given, params.get("tags") or None
     try:
-        return _Publication(data, data if isinstance(data, bytes) else message_of(data))
+        msg = data if isinstance(data, bytes) else message_of(data)
+        return _Publication(data, tags, with_headers(msg, tags=tags))
     except (ValueError, RecursionError):
         raise _bad("data is too deep") from None
 

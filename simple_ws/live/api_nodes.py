@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from ..cluster.asking import MAX_BODY
-from .commands import message_of
+from .commands import message_of, with_headers
 from .positions import Claim
 
 __all__ = ["QUESTION", "carry_out", "matcher"]
@@ -29,9 +29,20 @@ def carry_out(server: Any, order: Any) -> Any:
     """Carry out an order, and return the answer of this node.
 
     Raises:
-        LookupError, TypeError, ValueError: It is malformed.
+        LookupError, TypeError, ValueError: It is malformed, or a function of the
+            user's has failed.
     """
-    return _ORDERS[order["do"]](server, order)
+    try:
+        return _ORDERS[order["do"]](server, order)
+    except (LookupError, TypeError, ValueError):
+        raise
+    except Exception as error:  # such as of `latest`
+        server._log.note_failure(
+            "orders of the server API failed",
+            "an order of the server API failed",
+            error=error,
+        )
+        raise ValueError("it failed") from None
 
 
 # Whom an order means
@@ -136,6 +147,7 @@ def _send(server: Any, order: dict[str, Any]) -> int:
         msg: object = base64.b64decode(encoded)
     else:
         msg = message_of(order["data"])
+    msg = with_headers(msg, tags=order["tags"])
     taken: int = server.publish(order["topic"], msg, local=True)
     return taken
 

@@ -298,6 +298,26 @@ def test_publication_need_not_be_kept(kit: TestServer) -> None:
     assert call(kit, "history", channel="room:1", limit=9)["publications"] == []
 
 
+def test_tags(kit: TestServer) -> None:
+    reader, raw = joined(kit, "ann", "room:1"), kit.connect("/raw")
+    kit.server.subscribe("room:1", raw.client)
+    tags = {"lang": "de", "\u00fc": "\ud800"}
+    for more in {}, {"skip_history": True}:
+        call(kit, "publish", channel="room:1", data=[1], tags=tags, **more)
+    call(kit, "broadcast", channels=["room:1"], data="x", tags=tags)
+    pubs = [each["pub"] for each in reader.pushes()]
+    assert [(each["data"], each["tags"]) for each in pubs] == [
+        ([1], tags),
+        ([1], tags),
+        ("x", tags),
+    ]
+    assert raw.messages == ["[1]", "[1]", "x"]
+    page = call(kit, "history", channel="room:1", limit=9)["publications"]
+    assert page[0] == {"data": [1], "offset": 1, "tags": tags}
+    call(kit, "publish", channel="room:1", data=1, tags={})
+    assert "tags" not in reader.pushes()[0]["pub"]
+
+
 def test_bytes(kit: TestServer) -> None:
     reader, raw = joined(kit, "ann", "hall"), kit.connect("/raw")
     kit.server.subscribe("hall", raw.client)
@@ -592,10 +612,13 @@ def test_function_of_the_user_that_fails_is_error_100(
 
     server = Server("127.0.0.1", 0)
     server.topic("prices", latest=key)
+    server.topic("kept", history=1, latest=key)
     server.live("/live", api_key=KEY)
     with TestServer(server) as kit:
         error = 100, "internal server error"
         assert fail(kit, "publish", channel="prices", data=1) == error
+        given = {"channel": "kept", "data": 1, "skip_history": True}
+        assert fail(kit, "publish", **given)[0] == 100  # it is sent by each node
         channels = ["a", "prices"]
         result = call(kit, "broadcast", channels=channels, data=1)["responses"]
         assert [each.get("error", {}).get("code") for each in result] == [None, 100]

@@ -148,11 +148,13 @@ def test_publish_and_history(site: Site, api: Any) -> None:
             assert other.publish(request) == placed
     api.publish(cent.PublishRequest(channel="room:publish", data=None, b64data="AAE="))
     api.publish(
-        cent.PublishRequest(channel="room:publish", data=[3], skip_history=True)
+        cent.PublishRequest(
+            channel="room:publish", data=[3], skip_history=True, tags={"a": "b"}
+        )
     )
     got = [reader.push("pub") for _ in range(2)]
     assert {"data": "AAE=", "offset": 2} in got
-    assert {"data": [3]} in got
+    assert {"data": [3], "tags": {"a": "b"}} in got
     page = api.history(cent.HistoryRequest(channel="room:publish", limit=10))
     assert [(each.data, each.offset) for each in page.publications] == [
         ({"n": 1}, 1),
