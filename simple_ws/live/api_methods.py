@@ -20,6 +20,7 @@ from .api_nodes import QUESTION, matcher
 from .api_several import Several
 from .codes import Disconnect, LiveError
 from .commands import message_of, with_headers
+from .credentials import checked_info
 from .positions import epoch_of
 from .reading import Outcome, read_history, read_presence, read_presence_stats
 
@@ -148,13 +149,19 @@ class ApiMethods:
 
     def _subscribe(self, params: dict[str, Any], done: Done) -> None:
         topic = self._channel(params)
-        data = _data(params)
+        data, info = _data(params), params.get("info")
+        try:
+            checked_info(info)
+        except (ValueError, RecursionError) as error:
+            raise _bad(str(error)) from None
         self._everywhere(
             {
                 "do": "subscribe",
                 **_connections(params),
                 "topic": topic,
                 "since": params.get("recover_since"),
+                "info": info,
+                "expires_at": params.get("expire_at") or None,
                 **({} if data is None else _portable(data[0])),
             },
             done,

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from ..cluster.asking import MAX_BODY
 from .commands import message_of, with_headers
+from .methods import Subscribed
 from .positions import Claim
 
 __all__ = ["QUESTION", "carry_out", "matcher"]
@@ -101,11 +102,12 @@ def _subscribe(server: Any, order: dict[str, Any]) -> int:
     since, topic = order["since"], order["topic"]
     if since is not None:
         since = Claim(since.get("epoch", ""), since.get("offset", 0))
-    data, count = order.get("b64data", order.get("data")), 0
+    data = order.get("b64data", order.get("data"))
+    granted, count = Subscribed(data, order["info"], order["expires_at"]), 0
     for client in _chosen(server, order):
         session = client._live
         if session is not None:
-            count += session.live.join_topic(session, topic, since, data)
+            count += session.live.join_topic(session, topic, since, granted)
     return count
 
 

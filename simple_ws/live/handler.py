@@ -25,7 +25,7 @@ from .emulation import Emulation
 from .expiry import Expiries
 from .flags import AS_ASKED, Flags
 from .heartbeat import Heartbeats
-from .methods import Hooks, Methods
+from .methods import Hooks, Methods, Subscribed
 from .reading import info_of
 from .session import Session
 from .topics import LiveTopics
@@ -227,14 +227,20 @@ class Live(BaseHandler):
         return self._default_flags if find is None else find(client, topic, by_server)
 
     def join_topic(
-        self, session: Session, topic: str, since: Any, data: Any = None
+        self, session: Session, topic: str, since: Any, *granted: Subscribed
     ) -> bool:
         """The server subscribes a client."""
-        return self._topics.join(session, topic, since, data)
+        return self._topics.join(session, topic, since, *granted)
 
     def leave_topic(self, session: Session, topic: str, code: Code) -> None:
         """The server ends a subscription."""
         self._topics.leave(session, topic, code)
+
+    def expire_subscription(
+        self, session: Session, topic: str, expires_at: float
+    ) -> dict[str, Any]:
+        """A subscription ends then; return what the client is told of it."""
+        return self._credentials.subscribed(session, topic, expires_at)
 
     def expire_client(self, session: Session, expires_at: float | None) -> None:
         """The server says until when a client may stay."""

@@ -11,7 +11,7 @@ from .codes import Code
 from .counts import Counts
 from .expiry import Expiries
 from .flags import Flags
-from .methods import Hooks, Methods
+from .methods import Hooks, Methods, Subscribed
 
 __all__ = ["LiveHost"]
 
@@ -49,9 +49,14 @@ class LiveHost(Protocol):
         """What a subscription has besides the publications of its topic."""
 
     def join_topic(
-        self, session: Any, topic: str, since: Any, data: Any = None
+        self, session: Any, topic: str, since: Any, *granted: Subscribed
     ) -> bool:
         """The server subscribes a client; see `topics`."""
+
+    def expire_subscription(
+        self, session: Any, topic: str, expires_at: float
+    ) -> dict[str, Any]:
+        """A subscription ends then; return what the client is told of it."""
 
     def leave_topic(self, session: Any, topic: str, code: Code) -> None:
         """The server ends a subscription; see `topics`."""

@@ -20,6 +20,7 @@ from .codes import Code, Disconnect, LiveError, Unsubscribe
 from .commands import encode_publication, encode_push, entry_of
 from .flags import Flags
 from .interfaces import LiveHost
+from .methods import Subscribed
 from .positions import Claim, epoch_of
 from .session import Session, Subscription
 
@@ -31,6 +32,9 @@ __all__ = ["LiveTopics", "recovered", "subscribed"]
 
 #: Seconds that the engine has to give the history of a topic: SDKs wait for 5.
 _TIMEOUT = 4.0
+
+
+_NOTHING = Subscribed()
 
 
 class LiveTopics:
@@ -83,14 +87,20 @@ class LiveTopics:
 
     # By the server
 
-    def join(self, session: Session, topic: str, since: Any, data: Any = None) -> bool:
+    def join(
+        self,
+        session: Session,
+        topic: str,
+        since: Any,
+        granted: Subscribed = _NOTHING,
+    ) -> bool:
         """The server subscribes a client; return False if it may not.
 
         Args:
             session: of the client.
             topic: any name.
             since: a `Claim`, or as for `Client.subscribe`.
-            data: any JSON, for the client.
+            granted: what holds for the subscription.
         """
         if not session.client.is_open():
             return False
@@ -100,8 +110,8 @@ class LiveTopics:
         if topic in session.topics:
             return True
         flags = self.flags_by_server(session, topic)
-        subscription = Subscription(True, flags.join_leave)
-        tell = partial(self._tell_joined, session, topic, flags, data)
+        subscription = Subscription(True, flags.join_leave, granted.info)
+        tell = partial(self._tell_joined, session, topic, flags, granted)
         claim = since if isinstance(since, Claim) else parse_since(since)
         try:
             self.begin(session, topic, subscription, claim, tell)
@@ -119,7 +129,7 @@ class LiveTopics:
         session: Session,
         topic: str,
         flags: Flags,
-        data: Any,
+        granted: Subscribed,
         arrival: Arrival | None,
     ) -> None:
         if arrival is None:
@@ -130,8 +140,11 @@ class LiveTopics:
             result["offset"] = position.offset
             if arrival.missed:
                 result["offset"] = arrival.missed[0].offset - 1
-        if data is not None:
-            result["data"] = data
+        if granted.data is not None:
+            result["data"] = granted.data
+        if granted.expires_at is not None:
+            expire = self._live.expire_subscription
+            result |= expire(session, topic, granted.expires_at)
         session.push("subscribe", result, topic)
         for entry in arrival.missed:
             text = encode_publication(topic, entry.body, entry.offset)

@@ -381,6 +381,20 @@ def test_subscribe_and_unsubscribe(kit: TestServer) -> None:
     assert one.pushes() == []
 
 
+def test_subscription_has_info_and_an_end(kit: TestServer) -> None:
+    peer = joined(kit, "ann")
+    until = int(time.time()) + 4
+    given = {"user": "ann", "channel": "room:1"}
+    call(kit, "subscribe", **given, info={"role": "admin"}, expire_at=until)
+    assert len(pushes(peer, "subscribe")) == 1
+    peer.ask("publish", channel="room:1", data=1)
+    (push,) = peer.pushes()
+    assert push["pub"]["info"]["chan_info"] == {"role": "admin"}
+    kit.advance(8)
+    assert pushes(peer, "unsubscribe")[0][1]["code"] == 2501
+    assert fail(kit, "subscribe", **given, info="x" * 5000)[0] == 107
+
+
 def test_one_connection_of_a_user(kit: TestServer) -> None:
     one, two = LivePeer(kit), joined(kit, "ann")
     name = one.connect(data="ann")["client"]
