@@ -88,7 +88,7 @@ class Credentials:
         try:
             claims = yield from self._verified(tokens, verify, token)
             checked_info(claims.info)
-        except (TokenError, ValueError) as error:
+        except (TokenError, RecursionError, ValueError) as error:
             self._note_refusal(session, error)
             raise DisconnectClient(Disconnect.INVALID_TOKEN) from None
         return claims
@@ -106,7 +106,7 @@ class Credentials:
             verify = tokens.verify_subscription
             claims = yield from self._verified(tokens, verify, token)
             checked_info(claims.topic.info)
-        except (TokenError, ValueError) as error:
+        except (TokenError, RecursionError, ValueError) as error:
             self._note_refusal(session, error)
             raise LiveError(*codes.PERMISSION_DENIED) from None
         wrong = _wrong_use(claims, session, topic)

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,7 +40,6 @@ class KeySet:
     Args:
         url: of the keys.
         library: the module `jwt`.
-        algorithms: that are allowed.
         clock: seconds that never run backwards.
 
     Raises:
@@ -51,7 +50,6 @@ class KeySet:
         self,
         url: str,
         library: Any,
-        algorithms: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not isinstance(url, str):
@@ -60,7 +58,7 @@ class KeySet:
         local = parts.scheme == "http" and parts.hostname in _LOCAL
         if not parts.hostname or not (parts.scheme == "https" or local):
             raise ValueError(f"jwks_url must be an https address, not {url!r}")
-        self._url, self._library, self._algorithms = url, library, algorithms
+        self._url, self._library = url, library
         self._clock = clock
         # Keys as they came, by id; and as the library has them, by id and algorithm.
         self._found: dict[str | None, list[dict[str, Any]]] = {}

@@ -21,6 +21,8 @@ from .library import load_library
 
 __all__ = ["Tokens"]
 
+_Pem = str | bytes
+
 #: Characters of a token: as many as the header fields of a request may have.
 _MAX_TOKEN = 16_384
 #: Least bytes of the secret (RFC 7518 §3.2).
@@ -55,9 +57,11 @@ class Tokens:
         secret: shared by those who make tokens and those who verify them, for HMAC: at
             least 32 bytes, 48 for HS384, 64 for HS512.
         public_key: of those who make them, in PEM: RSA of at least 2048 bits, EC or
-            Ed25519.
-        jwks_url: where their public keys are, an https address (RFC 7517 §5); http is
-            for this machine alone. They are read in a thread, and kept for 5 minutes.
+            Ed25519; or several of different kinds. There may be a secret as well: a key
+            verifies tokens of its own algorithms alone.
+        jwks_url: where their public keys are, an https address (RFC 7517 §5), without
+            other keys; http is for this machine alone. They are read in a thread, and
+            kept for 5 minutes.
         private_key: in PEM; makes tokens that the public key verifies.
         algorithms: that are accepted, such as `["RS256"]`; the first makes tokens. By
             default all that fit the key; never "none".
@@ -70,112 +74,117 @@ class Tokens:
 
     Raises:
         ImportError: PyJWT is not installed, or for public keys its extra `crypto`.
-        TypeError: There is not exactly one of `secret`, `public_key` and `jwks_url`, or
-            something has a wrong type.
-        ValueError: A key is malformed or too short, or an algorithm does not fit it.
+        TypeError: There is no key, or one beside `jwks_url`, or something has a wrong
+            type.
+        ValueError: A key is malformed or too short, or an algorithm has none.
     """
 
     def __init__(
         self,
         secret: str | bytes | None = None,
         *,
-        public_key: str | bytes | None = None,
+        public_key: _Pem | Sequence[_Pem] | None = None,
         jwks_url: str | None = None,
-        private_key: str | bytes | None = None,
-        algorithms: Iterable[str] | None = None,
+        private_key: _Pem | None = None,
+        algorithms: Sequence[str] | None = None,
         audience: str | Sequence[str] | None = None,
         issuer: str | None = None,
         leeway: float = 0.0,
         allow_short_secret: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        library = self._library = load_library()
-        given = [each for each in (secret, public_key, jwks_url) if each is not None]
-        if len(given) != 1:
-            raise TypeError("Tokens needs one of secret, public_key and jwks_url")
-        if isinstance(leeway, bool) or not isinstance(leeway, int | float):
-            raise TypeError(f"leeway must be a number of seconds, not {leeway!r}")
-        if not 0 <= leeway < float("inf"):
-            raise ValueError(f"leeway must be seconds from 0 on, not {leeway!r}")
+        self._library = load_library()
+        if jwks_url is not None and (secret is not None or public_key is not None):
+            raise TypeError("jwks_url is without secret and public_key")
+        if jwks_url is None and secret is None and public_key is None:
+            raise TypeError("Tokens needs a secret, a public_key or a jwks_url")
+        if private_key is not None and public_key is None and jwks_url is None:
+            raise TypeError("private_key belongs to public_key or jwks_url")
+        self._leeway = _checked_leeway(leeway)
         self.clock = clock
-        self._leeway = float(leeway)
         self._audience, self._issuer = audience, issuer
-        self._jwt = library.PyJWT(_OPTIONS)
+        self._jwt = self._library.PyJWT(_OPTIONS)
+        # What verifies tokens, by algorithm; and what makes them, with which.
+        self._by_algorithm: dict[str, Any] = {}
+        self._signing: tuple[str, Any] | None = None
         self._keys: KeySet | None = None
-        self._key: Any = None
-        self._signing_key: Any = None
+        wanted = _checked_algorithms(algorithms)
         if secret is not None:
-            if private_key is not None:
-                raise TypeError("private_key belongs to public_key or jwks_url")
-            self._take_secret(secret, algorithms, allow_short_secret)
+            self._take_secret(secret, wanted, allow_short_secret)
+        for pem in _several(public_key):
+            self._take_public(pem, wanted)
+        if private_key is not None:
+            self._take_private(private_key, wanted)
+        self._algorithms = wanted or tuple(self._by_algorithm) or _PUBLIC
+        if jwks_url is not None:
+            self._keys = KeySet(jwks_url, self._library)
+            known: Iterable[str] = _PUBLIC
         else:
-            self._algorithms = _checked_algorithms(algorithms, _PUBLIC, "a public key")
-            self._take_keys(public_key, jwks_url, private_key)
+            known = self._by_algorithm
+        for name in self._algorithms:
+            if name not in known:
+                raise ValueError(f"there is no key for the algorithm {name!r}")
 
     def __repr__(self) -> str:
         return f"<Tokens {'/'.join(self._algorithms)}>"
 
     def _take_secret(
-        self, secret: str | bytes, algorithms: Iterable[str] | None, short: bool
+        self, secret: str | bytes, wanted: Sequence[str] | None, short: bool
     ) -> None:
         if not isinstance(secret, str | bytes):
             raise TypeError(f"secret must be str or bytes, not {type(secret).__name__}")
         key = secret.encode() if isinstance(secret, str) else secret
         if not key or key.isspace():
             raise ValueError("secret must not be empty")
-        chosen = _checked_algorithms(algorithms, _HMAC, "a secret")
+        names = [name for name in wanted or _HMAC if name in _HMAC]
         if short:
             key = key.ljust(_BLOCK, b"\0")
-        elif algorithms is None:
-            chosen = tuple(name for name in chosen if len(key) >= _HMAC[name])
-            least = _HMAC["HS256"]
         else:
-            least = max(_HMAC[name] for name in chosen)
-        if not short and len(key) < least:
-            raise ValueError(
-                f"secret has {len(key)} bytes, and needs {least} (RFC 7518 §3.2)"
-            )
-        self._algorithms = chosen
-        self._key = self._signing_key = self._prepared(chosen[0], key, "secret")
+            needed = [_HMAC[name] for name in names]
+            # Without `algorithms` those that it is long enough for.
+            least = min(needed) if wanted is None else max(needed, default=0)
+            if len(key) < least:
+                raise ValueError(
+                    f"secret has {len(key)} bytes, and needs {least} (RFC 7518 §3.2)"
+                )
+        for name in names:
+            if len(key) >= _HMAC[name]:
+                self._by_algorithm[name] = self._prepared(name, key, "secret")
+        if names:
+            self._signing = names[0], self._by_algorithm[names[0]]
 
-    def _take_keys(
-        self,
-        public_key: str | bytes | None,
-        jwks_url: str | None,
-        private_key: str | bytes | None,
-    ) -> None:
-        if jwks_url is not None:
-            self._keys = KeySet(jwks_url, self._library, self._algorithms)
-        else:
-            self._algorithms, self._key = self._fitting(public_key, "public_key")
-        if private_key is not None:
-            fitting, self._signing_key = self._fitting(private_key, "private_key")
-            if not hasattr(self._signing_key, "public_key"):
-                raise ValueError("private_key is a public key")
-            self._algorithms = tuple(
-                sorted(self._algorithms, key=lambda name: name not in fitting)
-            )
+    def _take_public(self, pem: _Pem, wanted: Sequence[str] | None) -> None:
+        fitting, key = self._fitting(pem, wanted, "public_key")
+        if hasattr(key, "public_key"):
+            raise ValueError("public_key is a private key")
+        for name in fitting:
+            if name in self._by_algorithm:
+                raise ValueError(f"there are two keys for the algorithm {name}")
+            self._by_algorithm[name] = key
+
+    def _take_private(self, pem: _Pem, wanted: Sequence[str] | None) -> None:
+        fitting, key = self._fitting(pem, wanted, "private_key")
+        if not hasattr(key, "public_key"):
+            raise ValueError("private_key is a public key")
+        self._signing = fitting[0], key
 
     def _fitting(
-        self, key: str | bytes | None, name: str
-    ) -> tuple[tuple[str, ...], Any]:
+        self, pem: _Pem, wanted: Sequence[str] | None, name: str
+    ) -> tuple[list[str], Any]:
         """The algorithms that fit a key, and the key as the library has it."""
-        if not isinstance(key, str | bytes):
-            raise TypeError(f"{name} must be str or bytes, not {type(key).__name__}")
+        if not isinstance(pem, str | bytes):
+            raise TypeError(f"{name} must be str or bytes, not {type(pem).__name__}")
+        among = [each for each in wanted or _PUBLIC if each in _PUBLIC]
         reason: Exception | None = None
-        for algorithm in self._algorithms:
+        for algorithm in among:
             try:
-                prepared = self._prepared(algorithm, key, name)
+                key = self._prepared(algorithm, pem, name)
             except ValueError as error:
                 reason = reason or error
                 continue
-            fitting = [
-                each
-                for each in self._algorithms
-                if _kind_of(each) == _kind_of(algorithm)
-            ]
-            return tuple(fitting), prepared
-        raise reason or ValueError(f"{name} fits no algorithm")
+            kind = _kind_of(algorithm)
+            return [each for each in among if _kind_of(each) == kind], key
+        raise reason or ValueError(f"{name} fits none of the algorithms")
 
     def _prepared(self, algorithm: str, key: str | bytes, name: str) -> Any:
         try:
@@ -226,10 +235,12 @@ class Tokens:
             raise TypeError(f"a token must be a str, not {type(token).__name__}")
         if len(token) > _MAX_TOKEN:
             raise TokenError(f"the token has more than {_MAX_TOKEN:,} characters")
-        key = self._key
+        key_id, algorithm = self._key_id(token)
         if self._keys is not None:
-            key = self._keys.find(*self._key_id(token))
-        claims = self._decoded(token, key)
+            key = self._keys.find(key_id, algorithm)
+        else:
+            key = self._by_algorithm[algorithm]
+        claims = self._decoded(token, key, algorithm)
         now = self.clock()
         expires = time_of(claims, "exp")
         if expires is not None and expires <= now - self._leeway:
@@ -240,12 +251,12 @@ class Tokens:
         time_of(claims, "iat")
         return claims
 
-    def _decoded(self, token: str, key: Any) -> dict[str, Any]:
+    def _decoded(self, token: str, key: Any, algorithm: str) -> dict[str, Any]:
         try:
             claims: dict[str, Any] = self._jwt.decode(
                 token,
                 key,
-                algorithms=self._algorithms,
+                algorithms=[algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
                 options=None if self._audience is not None else {"verify_aud": False},
@@ -331,7 +342,7 @@ class Tokens:
     ) -> str:
         if not isinstance(user, str):
             raise TypeError(f"user must be a str, not {user!r}")
-        if self._signing_key is None:
+        if self._signing is None:
             raise InvalidState(
                 "there is no private_key: these tokens are verified only"
             )
@@ -347,26 +358,38 @@ class Tokens:
         if self._issuer is not None:
             claims["iss"] = self._issuer
         claims |= {name: value for name, value in given.items() if value is not None}
-        token = self._jwt.encode(claims, self._signing_key, self._algorithms[0])
-        return str(token)
+        algorithm, key = self._signing
+        return str(self._jwt.encode(claims, key, algorithm))
 
 
-def _checked_algorithms(
-    given: Iterable[str] | None, known: Iterable[str], key: str
-) -> tuple[str, ...]:
+def _checked_algorithms(given: Sequence[str] | None) -> tuple[str, ...] | None:
     if given is None:
-        return tuple(known)
+        return None
     if isinstance(given, str):
         raise TypeError('algorithms must be a list such as ["HS256"], not a str')
-    chosen = tuple(given)
+    chosen, known = tuple(given), (*_HMAC, *_PUBLIC)
     if not chosen:
         raise ValueError("algorithms must not be empty")
     for name in chosen:
         if name not in known:
             raise ValueError(
-                f"the algorithm {name!r} is not for {key}: use {', '.join(known)}"
+                f"the algorithm {name!r} is not known: use {', '.join(known)}"
             )
     return chosen
+
+
+def _checked_leeway(leeway: float) -> float:
+    if isinstance(leeway, bool) or not isinstance(leeway, int | float):
+        raise TypeError(f"leeway must be a number of seconds, not {leeway!r}")
+    if not 0 <= leeway < float("inf"):
+        raise ValueError(f"leeway must be seconds from 0 on, not {leeway!r}")
+    return float(leeway)
+
+
+def _several(given: _Pem | Sequence[_Pem] | None) -> Sequence[_Pem]:
+    if given is None:
+        return ()
+    return given if isinstance(given, list | tuple) else (given,)
 
 
 def _kind_of(algorithm: str) -> str:

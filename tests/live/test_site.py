@@ -205,7 +205,10 @@ def test_origins(
     [
         ({"rsa_public_key": "x"}, "client.token.rsa_public_key: "),
         ({"jwks_public_endpoint": "http://example.com"}, "must be an https address"),
-        ({"hmac_secret_key": "x", "rsa_public_key": "y"}, "there can be one of"),
+        (
+            {"hmac_secret_key": "x", "jwks_public_endpoint": "https://a/"},
+            "without other",
+        ),
     ],
 )
 def test_keys_that_are_wrong(token: dict[str, str], text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -361,6 +362,24 @@ class TestSubscription:
         peer.ask("subscribe", channel="room:1", token=token)
         peer.ask("unsubscribe", channel="room:1")
         assert not site.live.expiries
+
+
+def test_keys_that_cannot_be_read_are_a_temporary_error(site: Site) -> None:
+    # Nobody listens there; it is tried in a thread.
+    peer = site(tokens=Tokens(jwks_url="http://127.0.0.1:1/keys")).peer()
+    header = base64.urlsafe_b64encode(b'{"alg":"RS256","kid":"a"}').decode()
+    peer.send({"id": 1, "connect": {"token": f"{header}.e30.AAAA"}})
+    site.kit.wait_until(lambda: len(peer.peer.messages) == 1)
+    (reply,) = peer.take()
+    assert reply["error"] == {
+        "code": 100,
+        "message": "internal server error",
+        "temporary": True,
+    }
+    # It may try again on the same connection.
+    peer.send({"id": 2, "connect": {"token": f"{header}.e30.AAAA"}})
+    assert peer.take()[0]["error"]["code"] == 100
+    assert peer.client.is_open()
 
 
 def test_options_are_checked() -> None:

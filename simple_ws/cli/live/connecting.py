@@ -15,37 +15,36 @@ __all__ = ["Connecting", "make_tokens"]
 
 _TOKEN = "client.token"
 #: The keys of the configuration, and what they are in `Tokens`.
-_KEYS = {
-    "hmac_secret_key": "secret",
-    "rsa_public_key": "public_key",
-    "ecdsa_public_key": "public_key",
-    "jwks_public_endpoint": "jwks_url",
-}
+_SECRET, _JWKS = "hmac_secret_key", "jwks_public_endpoint"
+_PUBLIC = ("rsa_public_key", "ecdsa_public_key")
 
 
 def make_tokens(settings: Settings) -> Tokens | None:
     """What verifies tokens; None without a key.
 
     Raises:
-        UsageError: A key is malformed, or there are several; or PyJWT is missing.
+        UsageError: A key is malformed, or stands beside an address of keys; or PyJWT is
+            missing.
     """
-    given = {name: value for name in _KEYS if (value := settings[f"{_TOKEN}.{name}"])}
+    names = (_SECRET, *_PUBLIC, _JWKS)
+    given = {name: value for name in names if (value := settings[f"{_TOKEN}.{name}"])}
     if not given:
         return None
-    if len(given) > 1:
-        raise UsageError(f"{_TOKEN}: there can be one of {', '.join(given)}")
-    ((name, value),) = given.items()
-    options: dict[str, Any] = {_KEYS[name]: value}
-    if name == "hmac_secret_key":
-        options["allow_short_secret"] = True  # it is used by others already
-    for claim in ("audience", "issuer"):
-        options[claim] = settings[f"{_TOKEN}.{claim}"] or None
+    if _JWKS in given and len(given) > 1:
+        raise UsageError(f"{_TOKEN}: {_JWKS} is without other keys")
     try:
-        return Tokens(**options)
+        return Tokens(
+            given.get(_SECRET),
+            public_key=[given[name] for name in _PUBLIC if name in given] or None,
+            jwks_url=given.get(_JWKS),
+            allow_short_secret=_SECRET in given,  # it is used by others already
+            audience=settings[f"{_TOKEN}.audience"] or None,
+            issuer=settings[f"{_TOKEN}.issuer"] or None,
+        )
     except ImportError as error:
         raise UsageError(f"{_TOKEN}: {error}") from None
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{_TOKEN}.{name}: {error}") from None
+        raise UsageError(f"{_TOKEN}.{'/'.join(given)}: {error}") from None
 
 
 class Connecting:
