@@ -1,8 +1,8 @@
 """The command line: serve a handler, echo, connect to a server, publish, measure.
 
 Here are the arguments, the short commands and the exit codes; `connect`, `bench`,
-`publish` and `reload` do the rest. Results go to standard output, messages to standard
-error.
+`publish`, `token` and `reload` do the rest. Results go to standard output, messages to
+standard error.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .live.command import add_live
 from .publish import add_publish, add_topics
 from .reload import keep_running
 from .running import leave_quietly, run_server
+from .token import add_token
 from .values import Failure, UsageError, count, port
 
 __all__ = ["main"]
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add_bench(commands)
     add_publish(commands)
     add_topics(commands)
+    add_token(commands)
     info = commands.add_parser("info", help="print version and environment")
     info.set_defaults(run=_info)
     return parser
