@@ -64,7 +64,7 @@ export interface ErrorContext {
 
 export interface SubscriptionErrorContext {
   channel: string
-  type: "subscribe" | "subscribeToken" | "subscribeData" | "refresh" | "refreshToken" | "sub_refresh"
+  type: "subscribe" | "subscribeToken" | "subscribeData" | "refresh" | "refreshToken"
   error: Failure | Error
 }
 

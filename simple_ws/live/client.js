@@ -171,7 +171,7 @@ class Party {
   _failed(type, error, again) {
     const { code, message, temporary } = error instanceof Failure ? error : {}, turn = this._turn
     if (error instanceof UnauthorizedError) return this._end(1, "unauthorized")
-    if (code === 109) this._expired = true
+    if (code === 109 && this._options.getToken) this._expired = true
     else if (code >= 100 && !temporary) return this._end(code, message)
     this._emit("error", { ...this._context, type, error })
     if (turn === this._turn) again(error)
@@ -189,7 +189,7 @@ class Party {
     const turn = this._turn
     this._client._call(type, JSON.stringify(params), (error, result) => {
       if (turn !== this._turn) return
-      if (error) this._failed(type, error, again)
+      if (error) this._failed(type.replace("sub_", ""), error, again)
       else accept(result)
     })
   }
@@ -349,11 +349,7 @@ export class Centrifuge extends Party {
   presenceStats(channel, sub) { return this._request("presence_stats", { channel }, sub) }
   rpc(method, data) { return this._request("rpc", { method, data }) }
 
-  async send(data) {
-    const line = JSON.stringify({ send: { data } })
-    await this._wait(this._options.timeout)
-    this._write(line)
-  }
+  send(data) { return this._request("send", { data }) }
 
   /** Call when connected, or subscribed. What is sent is what `params` are now. */
   async _request(method, params, party = this) {
@@ -361,6 +357,7 @@ export class Centrifuge extends Party {
     if (party.state === "unsubscribed") throw party._gone()
     do await party._wait(this._options.timeout)
     while (this.state !== "connected")
+    if (method === "send") return this._write(`{"send":${body}}`)
     return new Promise((resolve, reject) => this._call(method, body, (error, result) =>
       error ? reject(error) : resolve(READERS[method]?.(result, params.channel) ?? {})))
   }
@@ -519,9 +516,9 @@ export class Centrifuge extends Party {
     }
   }
 
-  _onPage({ type, persisted }) {
-    if (type === "offline" || type === "pagehide" && persisted) this._drop(type)
-    else if (type === "pagehide" || globalThis.document?.hidden) return
+  _onPage({ type, persisted = true }) {
+    if (!persisted || type === "visibilitychange" && document.hidden) return
+    if (type === "offline" || type === "pagehide") this._drop(type)
     // It may be dead without knowing.
     else if (this.state === "connected") this._call("ping", "{}", (error) => error?.code === 1 && this._drop("no ping", 2))
     else if (!this._socket) {

@@ -1,4 +1,5 @@
-"""client.js among servers that misbehave: nothing that they say hurts the page.
+"""client.js alone with a clock, and among servers that misbehave: nothing that they say
+hurts the page.
 
 What it does with good servers is in test_clients_js.py.
 """
@@ -6,13 +7,16 @@ What it does with good servers is in test_clients_js.py.
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from node_js import needs_node
+from node_js import NODE, SCRIPTS, needs_node
 from sdk_driver import Sdk, SdkClient, SdkError, node_sdk
 
 from simple_ws import Server, WebSocket
@@ -59,9 +63,15 @@ class Liar(WebSocket):
 
 
 @pytest.fixture(scope="module")
-def sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sdk]:
-    module: Path = tmp_path_factory.mktemp("js") / "client.mjs"
-    module.write_bytes(client_js().plain)
+def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """client.js, as it is served."""
+    path: Path = tmp_path_factory.mktemp("js") / "client.mjs"
+    path.write_bytes(client_js().plain)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sdk(module: Path) -> Iterator[Sdk]:
     with node_sdk(module) as made:
         yield made
 
@@ -101,6 +111,20 @@ def assert_sound(sdk: Sdk, one: SdkClient, room: SdkClient) -> None:
             if attempt or error.args[0] != CLOSED:
                 raise
     assert sdk.do("pollution") == []
+
+
+def test_it_does_what_it_promises_alone(module: Path) -> None:
+    version = subprocess.run([NODE, "--version"], capture_output=True, text=True)
+    if tuple(map(int, re.findall(r"\d+", version.stdout))) < (20, 4):
+        pytest.skip("needs Node 20.4 for a clock that the test moves")
+    done = subprocess.run(
+        [NODE, "--test", str(SCRIPTS / "client_test.mjs")],
+        env={**os.environ, "CLIENT": str(module)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
