@@ -107,6 +107,16 @@ _SPECS = [
     _ours("ours-fallback", "simple_ws, pure Python", backend="0"),
     *(
         _ours(
+            f"ours-{loop}",
+            f"simple_ws, async on {loop}",
+            "--awaited",
+            loop,
+            works=("echo32", "pipelined", "single"),
+        )
+        for loop in ("asyncio", "uvloop")
+    ),
+    *(
+        _ours(
             f"ours-{form}", f"simple_ws, {form}", "--form", form, works=("pipelined",)
         )
         for form in FORMS

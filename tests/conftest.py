@@ -19,7 +19,7 @@ import pytest
 from hypothesis import settings
 
 #: As installed; the tests may run from a tree that is not.
-pytest_plugins = ["simple_ws.pytest_plugin", "pytester"]
+pytest_plugins = ["simple_ws.pytest_plugin", "pytester", "attached"]
 pytest.register_assert_rewrite("sdk_scenarios")
 
 # Time is shared with whatever else the machine does; a slow example is no failure.

@@ -1,5 +1,7 @@
 """simple_ws of this checkout; ``SIMPLE_WS_EXTENSION`` chooses the backend."""
 
+import importlib
+
 import common
 
 import simple_ws
@@ -9,6 +11,11 @@ from simple_ws.deflate import Deflate
 
 class Echo(WebSocket):
     def on_message(self, msg, client):
+        client.write_message(msg)
+
+
+class AsyncEcho(WebSocket):
+    async def on_message(self, msg, client):
         client.write_message(msg)
 
 
@@ -67,6 +74,7 @@ def main():
         broadcast_form={"choices": ["server", "loop"], "default": "server"},
         form={"choices": FORMS, "help": "how to reply"},
         busy_poll={"type": float, "default": 0.0, "help": "seconds"},
+        awaited={"choices": ["asyncio", "uvloop"], "help": "async, in this loop"},
         deflate_parameters={"choices": ["default", "equal"], "default": "equal"},
     )
     frame = None if args.max_frame_size == "none" else int(args.max_frame_size)
@@ -84,11 +92,16 @@ def main():
         backlog=4096,
         busy_poll=args.busy_poll,
     )
+    if args.awaited:
+        handler = AsyncEcho()
     server.mount("*", handler)
     server.listen()
     print("BACKEND", simple_ws.BACKEND)
     common.ready(server.port)
-    server.run()
+    if args.awaited:
+        importlib.import_module(args.awaited).run(server.serve_async())
+    else:
+        server.run()
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from functools import partial
+from types import CoroutineType
 from typing import Any, Union
 
 from ..connection.client import Client
 from ..constants import CloseCause
-from ..loop.deferred import discard, is_deferred
+from ..loop.deferred import DeferredCancelled, discard, is_deferred
 from ..loop.shedding import hold_input
 from .handler import BaseHandler
 from .pending import PendingCall, PendingCalls, report_failure
@@ -124,6 +125,7 @@ class Awaited(Wrapper):
         self._pass_message = super().on_message  # bound once
         self._pending = pending
         self._queues: dict[Client, EventQueue] = {}
+        self._beginning: Client | None = None  # whose coroutine begins just now
         pending.on_close.append(self._end_queues)
 
     def on_open(self, client: Client) -> None:
@@ -178,10 +180,14 @@ class Awaited(Wrapper):
     ) -> Any:
         """Call a callback, or queue it."""
         queue = self._queues.get(client)
+        if queue is None and client is self._beginning:
+            queue = self._queues[client] = EventQueue(client)
         if queue is not None:
             queue.add(kind, function, args)
             return None
         result = function(*args)
+        if type(result) is CoroutineType and client not in self._queues:
+            return self._begin(client, kind, result)
         if not is_deferred(result):
             return result
         queue = self._queues.get(client)
@@ -189,6 +195,26 @@ class Awaited(Wrapper):
             self._run(EventQueue(client), kind, result)
         else:  # a part of it has failed: first the deferred result of `on_error`
             queue.add_next(kind, result)
+        return None
+
+    def _begin(self, client: Client, kind: Kind, coroutine: Any) -> Any:
+        """Begin a coroutine; return its result if it does not wait.
+
+        Other events of this client wait until it has ended.
+        """
+        before, self._beginning = self._beginning, client
+        try:
+            result = self._pending.begin(coroutine)
+            if not is_deferred(result):
+                return result
+            self._run(self._queues.get(client) or EventQueue(client), kind, result)
+        except DeferredCancelled as error:
+            _report(client, kind, error)
+        finally:
+            self._beginning = before
+            held = self._queues.get(client)
+            if held is not None and held.call is None:
+                self._run_soon(held)
         return None
 
     def _run(self, queue: EventQueue, kind: Kind, deferred: Any) -> None:
@@ -238,10 +264,12 @@ class Awaited(Wrapper):
             return False
         try:
             result = function(*args)
+            if type(result) is CoroutineType:
+                result = self._pending.begin(result)
             if is_deferred(result):
                 self._run(queue, kind, result)
                 return True
-        except Exception as error:
+        except (Exception, DeferredCancelled) as error:
             _report(client, kind, error)
         else:
             if kind is Kind.MESSAGE:

@@ -13,11 +13,13 @@ import logging
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from ..connection.client import Client
 from ..errors import InvalidState
 from ..loop.deferred import (
+    Begun,
     DeferredCancelled,
     InThread,
     Suspended,
@@ -26,6 +28,7 @@ from ..loop.deferred import (
 )
 from ..loop.reactor import Reactor
 from ..loop.workers import Call, Pool
+from .eager import Eager
 
 if TYPE_CHECKING:
     import asyncio
@@ -86,6 +89,7 @@ class PendingCalls:
         self._running: set[PendingCall] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = copy_context()
+        self._eager: Eager | None = None
         self._pool = Pool("simple_ws worker", threads, _MAX_CALLS, self._on_idle_pool)
 
     @property
@@ -98,6 +102,24 @@ class PendingCalls:
         self._loop = loop
         # Each task has a copy, so context variables set by a callback are not shared.
         self._context = copy_context()
+        self._eager = Eager(loop, self._context)
+
+    def begin(self, deferred: Any) -> Any:
+        """Run a deferred result as far as it does not wait, if it is a coroutine.
+
+        Returns:
+            Its result, if it has ended; otherwise what is to be given to `run`.
+
+        Raises:
+            Exception, DeferredCancelled: It has failed.
+        """
+        eager = self._eager
+        if eager is None or type(deferred) is not CoroutineType or not self._awaits():
+            return deferred
+        return eager.begin(deferred)
+
+    def _awaits(self) -> bool:
+        return self._loop is not None and not self._loop.is_closed()
 
     def run(
         self,
@@ -166,6 +188,8 @@ class PendingCalls:
         for callback in self.on_close:
             callback()
         self._pool.end()
+        if self._eager is not None:
+            self._eager.close()
 
     def _start(
         self, call: PendingCall, deferred: Any, then: Done, limited: bool
@@ -178,6 +202,9 @@ class PendingCalls:
             call._cancel = item.cancel
             if not self._pool.submit(item, limited=limited):
                 raise TooMany(f"{_MAX_CALLS:,} calls are waiting for a thread already")
+        elif isinstance(deferred, Begun):
+            deferred.then = then
+            call._cancel = deferred.cancel
         else:
             self._await(call, deferred, then)
 

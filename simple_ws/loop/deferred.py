@@ -13,10 +13,14 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Final, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = [
     "PLAIN",
+    "Begun",
     "DeferredCancelled",
     "InThread",
     "Steps",
@@ -118,7 +122,7 @@ def returns_deferred(function: Any) -> bool:
 def is_deferred(result: object) -> bool:
     """Whether a result is deferred: it must be run, and its own result comes later."""
     return type(result) not in PLAIN and (
-        isinstance(result, InThread | Suspended) or inspect.isawaitable(result)
+        isinstance(result, InThread | Suspended | Begun) or inspect.isawaitable(result)
     )
 
 
@@ -160,6 +164,27 @@ def discard(deferred: object) -> None:
     """Drop a deferred result that was not run; otherwise Python warns about it."""
     if isinstance(deferred, Suspended) or inspect.iscoroutine(deferred):
         deferred.close()
+
+
+class Begun:
+    """A coroutine that has begun, and waits for something.
+
+    Attributes:
+        task: in which it goes on; None once it has ended.
+        then: called with its value or its error, outside of the task.
+    """
+
+    __slots__ = ("task", "then")
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task: asyncio.Task[Any] | None = task
+        self.then: Callable[[Any, BaseException | None], object] = _nothing
+
+    def cancel(self) -> None:
+        """Cancel it, unless it has ended."""
+        task = self.task
+        if task is not None and not task.get_loop().is_closed():
+            task.cancel()
 
 
 class Suspended(ABC):
@@ -247,3 +272,7 @@ def _run_steps(generator: Steps, resume: Callable[[Any], Any], value: object) ->
             resume = generator.send
     except StopIteration as end:
         return end.value
+
+
+def _nothing(*args: Any) -> None:
+    """Do nothing."""
