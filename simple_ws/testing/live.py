@@ -154,12 +154,9 @@ class KitDriver:
         return True
 
     def _next_attempt(self, end: float | None) -> float | None:
-        """When it connects again, if that is before the end."""
-        session = self._session
-        assert session is not None
-        due = session.next_deadline
-        if session.state is not State.CONNECTING or self.is_offline:
-            return None
+        """When it tries again what has failed, if that is before the end."""
+        assert self._session is not None
+        due = None if self.is_offline else self._session.next_attempt
         return due if due is not None and (end is None or due <= end) else None
 
     def check_may_wait(self) -> None:

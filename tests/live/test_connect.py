@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -426,6 +427,34 @@ def test_server_that_is_killed_and_started_again(world: World) -> None:
             future.result(DEADLINE)
         got += data_of(room, len(sent) - len(got))
     assert got == sent
+    assert room.gaps == 0
+
+
+@pytest.mark.one_backend
+def test_it_goes_on_at_another_node(world: World) -> None:
+    engine = world.stack.enter_context(redis_server())
+    servers = []
+    for _ in range(2):
+        world.port = 0
+        servers.append(world.start(f"redis://127.0.0.1:{engine.port}"))
+    urls = cycle([world.url(server.port) for server in servers])
+    options = {"backoff": FAST, "timeout": DEADLINE}
+    live = world.stack.enter_context(connect(lambda: next(urls), **options))
+    room = live.subscribe("room:1", recover=True)
+    sent, got = [], []
+    for number in range(40):
+        sent.append(number)
+        if number % 3:
+            servers[number % 2].publish("room:1", str(number))
+        else:
+            room.publish(str(number))
+        if number % 10 == 9:
+            for server in servers:
+                for connection in server.clients:
+                    connection.terminate()
+    got = data_of(room, 40)
+    assert sorted(got, key=int) == [str(number) for number in sent]
+    assert got == [each.data for each in room.history().publications]
     assert room.gaps == 0
 
 

@@ -379,7 +379,13 @@ class TestTokens:
         assert command["subscribe"]["token"] == "one"
         error = {"code": 109, "message": "expired"}
         play.say({"id": command["id"], "error": error})
-        play.pass_time(1)
+        assert play.actions() == [Ask("room:1")]
+        play.session.on_token("room:1", "expired, too")
+        (command,) = play.sent()
+        play.say({"id": command["id"], "error": error})
+        play.pass_time(1.9)
+        assert play.actions() == []
+        play.pass_time(0.1)
         assert play.actions() == [Ask("room:1")]
         play.session.on_token("room:1", "two")
         (command,) = play.sent()
@@ -606,6 +612,15 @@ class TestByServer:
         play.say({"push": {"message": {"data": {"to": "you"}}}})
         assert [each.data for each in play.told.events] == ["x", {"to": "you"}]
         assert play.told.events[1] == Message({"to": "you"})
+
+    def test_server_that_begins_ever_more(self) -> None:
+        play = Play()
+        play.connect(subs={str(number): {} for number in range(10_000)})
+        assert play.session.is_connected
+        play.push("0", subscribe={})
+        assert play.session.is_connected
+        play.push("one more", subscribe={})
+        assert play.session.state is State.CLOSED
 
 
 class TestCalls:

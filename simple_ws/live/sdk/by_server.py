@@ -16,6 +16,9 @@ from .codec import (
 
 __all__ = ["ByServer"]
 
+#: A server that begins more has gone mad.
+_MOST = 10_000
+
 
 class ByServer:
     """All of them.
@@ -58,6 +61,8 @@ class ByServer:
         """One has begun, or has begun again."""
         if not isinstance(result, dict):
             raise MalformedError("a subscription is not an object")
+        if len(self._positions) >= _MOST and topic not in self._positions:
+            raise MalformedError(f"it has more than {_MOST:,} subscriptions")
         epoch = field(result, "epoch", str, "")
         position = Position(epoch, field(result, "offset", int, 0))
         counts = field(result, "recoverable", bool, False)

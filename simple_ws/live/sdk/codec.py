@@ -77,6 +77,7 @@ class Publication(NamedTuple):
         data: any JSON.
         position: of this publication; None in a topic without history.
         info: who has published it; None if the server does not say so.
+        tags: names and values that the server API has given it; None without any.
         gap: publications before this one were missed for ever.
     """
 
@@ -84,6 +85,7 @@ class Publication(NamedTuple):
     data: Any
     position: Position | None = None
     info: ClientInfo | None = None
+    tags: dict[str, str] | None = None
     gap: bool = False
 
 
@@ -230,7 +232,11 @@ def publication_of(topic: str, epoch: str, given: Any) -> Publication:
     position = Position(epoch, offset) if offset > 0 else None
     info = given.get("info")
     return Publication(
-        topic, given.get("data"), position, None if info is None else info_of(info)
+        topic,
+        given.get("data"),
+        position,
+        None if info is None else info_of(info),
+        field(given, "tags", dict, None),
     )
 
 

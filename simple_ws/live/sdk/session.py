@@ -125,6 +125,18 @@ class Session:
         """Whether the server has to say something next."""
         return self._is_open and (bool(self._awaited) or self.calls.are_sent)
 
+    @property
+    def next_attempt(self) -> float | None:
+        """When it tries again what has failed; None: nothing waits for that."""
+        return min(
+            (
+                due
+                for key, (due, _) in self._timers.items()
+                if key in ("begin", "hold") or isinstance(key, Room)
+            ),
+            default=None,
+        )
+
     # Time
 
     @property

@@ -147,6 +147,10 @@ class Subscribing:
     def _on_refused(self, room: Room, error: LiveError) -> None:
         if error.code == TOKEN_EXPIRED and room.asks:
             room.token = ""
+            if not room.attempt:
+                room.attempt, room.state = 1, RoomState.WAITING
+                self._subscribe(room)
+                return
         elif not is_temporary(error):
             del self._rooms[room.topic]
             room.end(error)
