@@ -7,9 +7,9 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
-from crowd import Crowd
 from places import LocalSite, RedisSite, Served, Site, wait_until
 
 __all__ = ["Faults"]
@@ -31,9 +31,12 @@ class Faults:
 
     Attributes:
         named: the functions, by name; each returns what it has done.
+        frozen: seconds that a server stands still.
     """
 
-    def __init__(self, site: Site, crowd: Crowd, rng: random.Random) -> None:
+    frozen = 60.0
+
+    def __init__(self, site: Site, crowd: Any, rng: random.Random) -> None:
         self._site, self._crowd, self._rng = site, crowd, rng
         self.named: dict[str, Callable[[], str]] = {
             "worker-kill": self._kill_worker,
@@ -42,6 +45,12 @@ class Faults:
             "worker-stop": self._stop_worker,
             "worker-cut": self._cut_worker,
         }
+        if site.clients is not None:
+            self._clients = site.clients
+            self.named["restart"] = self._restart
+            self.named["freeze"] = self._freeze
+            self.named["clients-cut"] = self._cut_clients
+            self.named["clients-stall"] = self._stall_clients
         if isinstance(site, LocalSite):
             self._local = site
             self.named["broker-kill"] = self._kill_broker
@@ -90,6 +99,38 @@ class Faults:
         server.kill()
         server.start()
         return f"the supervisor of server {server.number} is killed, and started again"
+
+    def _restart(self) -> str:
+        server = self._server()
+        if self._site.engine == "local":
+            self._site.ledger.wipes += 1
+        code = server.end()
+        assert code == 0, f"server {server.number} ended with {code}"
+        server.start()
+        return f"SIGTERM to server {server.number}, and it is started again"
+
+    def _freeze(self) -> str:
+        """The supervisor and all workers stand still."""
+        server = self._server()
+        with ExitStack() as stack:
+            for pid in (server.pid, *server.children()):
+                stack.enter_context(_stopped(pid))
+                server.excused.add(pid)  # the supervisor may take it for stuck
+            time.sleep(self.frozen)
+        return f"server {server.number} stands still for {self.frozen:g} s"
+
+    # Between clients and a server
+
+    def _cut_clients(self) -> str:
+        self._clients.cut()
+        return "the proxy cuts the clients of server 0"
+
+    def _stall_clients(self) -> str:
+        seconds = self._pause()
+        self._clients.hold()
+        time.sleep(seconds)
+        self._clients.release()
+        return f"the proxy passes nothing to clients of server 0 for {seconds:.1f} s"
 
     def _stop_worker(self) -> str:
         server, pid = self._worker()

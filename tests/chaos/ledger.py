@@ -167,6 +167,8 @@ class Ledger:
         sessions: all of them; the index is their number.
         readers: with history; otherwise the same as the sessions.
         wipes: how often the engine was made to lose its data.
+        acknowledged: (session, its number) of messages of which an SDK was told that
+            they are stored.
         problems: what was not right, as text.
         totals: of all sessions: "received", "counted" (at the publisher), "told", "in
             hands" (of a killed node); and "not taken" of all publishers.
@@ -177,6 +179,7 @@ class Ledger:
         self.sessions: list[Session] = []
         self.readers: list[Session] = [] if history else self.sessions
         self.wipes = 0
+        self.acknowledged: set[tuple[int, int]] = set()
         self.problems: list[str] = []
         self.totals: Counter[str] = Counter()
         self._directory = directory
@@ -273,13 +276,25 @@ class Ledger:
                 self.note("a count of a node is wrong", f"{name} {has}, not {value}")
 
     def _check_publishers(self) -> None:
-        """Of each session its messages were taken from the first on, each once."""
+        """Of each session its messages were taken from the first on, each once; of an
+        SDK by several nodes, one after the other."""
         taken: Counter[int] = Counter()
+        highest: dict[int, int] = {}
         for node in self.nodes.values():
-            for publisher, count in node.taken:
-                if count != taken[publisher]:
+            last: dict[int, int] = {}
+            for number, (publisher, count) in enumerate(node.taken, 1):
+                if count <= last.get(publisher, -1):
                     self.note("taken out of order", f"{publisher} {count}")
+                last[publisher] = count
                 taken[publisher] += 1
+                missing = node.counted(number) or node.in_hands(number)
+                if missing and (publisher, count) in self.acknowledged:
+                    self.note("acknowledged, and not stored", f"{publisher} {count}")
+            for publisher, count in last.items():
+                highest[publisher] = max(count, highest.get(publisher, 0))
+        for publisher, count in highest.items():
+            if taken[publisher] != count + 1:
+                self.note("taken twice, or left out", f"{publisher}, up to {count}")
         for session in self.sessions:
             rest = session.sent - taken[session.number]
             if rest < 0 or (rest and session.open):

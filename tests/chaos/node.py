@@ -31,10 +31,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from simple_ws import Server, WebSocket
+from simple_ws.live import Connected
 
 HALL = "hall"
 #: Bytes of a message of noise.
 NOISE = 2**16
+#: Seconds between two pings to an SDK: shorter than most faults last.
+HEARTBEAT = 3.0
 
 
 class Journal:
@@ -152,7 +155,7 @@ class Hall(WebSocket):
         if word == "p":
             self._publish(rest)
         elif word == "noise":
-            self._make_noise(*rest.split())
+            self.make_noise(*rest.split())
 
     def on_gap(self, topic: str | None, missing: int | None) -> None:
         if topic == HALL:
@@ -169,15 +172,54 @@ class Hall(WebSocket):
         if self.journal.refused > refused:
             self.journal.write("r", self.journal.taken)
 
-    def _make_noise(self, pid: str, count: str) -> None:
+    def make_noise(self, pid: str, count: str) -> None:
         """Publish what another process listens to, and does not read."""
         for _ in range(int(count)):
             self.journal.noise += 1
             self.server.publish(f"noise-{pid}", "x" * NOISE)
 
 
+def serve_sdks(server: Server, hall: Hall) -> None:
+    """The same hall for SDKs: what they publish is numbered likewise."""
+
+    def hello(client: Any, request: Any) -> Connected:
+        return Connected(data=hall.journal.name)
+
+    def take(client: Any, topic: str, data: str) -> str:
+        return hall.journal.take(data)
+
+    live = server.live(
+        "/live",
+        authorize=lambda client, action, topic: True,
+        on_connect=hello,
+        on_publish=take,
+        heartbeat=HEARTBEAT,
+        heartbeat_timeout=HEARTBEAT / 2,
+    )
+
+    @live.method
+    def noise(client: Any, data: Any) -> None:
+        hall.make_noise(*map(str, data))
+
+    publish = server._publish_confirmed
+
+    def publish_and_note(*args: Any) -> None:
+        refused = hall.journal.refused
+        publish(*args)
+        if hall.journal.refused > refused:
+            hall.journal.write("r", hall.journal.taken)
+
+    server._publish_confirmed = publish_and_note  # type: ignore[method-assign]
+
+
 def main(
-    host: str, port: str, workers: str, engine: str, directory: str, history: str
+    host: str,
+    port: str,
+    workers: str,
+    engine: str,
+    directory: str,
+    history: str,
+    live: str,
 ) -> None:
     """Serve until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -186,6 +228,8 @@ def main(
     hall = server.mount("*", Hall())
     if int(history):
         server.topic(HALL, history=int(history), keep=600)
+    if int(live):
+        serve_sdks(server, hall)
 
     @server.http("/stats")
     def stats(request: object) -> Any:

@@ -37,7 +37,9 @@ class Served:
     Attributes:
         address: for clients.
         history: messages that the topic keeps.
+        live: it serves SDKs as well.
         killed: all processes that were killed.
+        excused: others that may have been, by their supervisor.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class Served:
         self.number, self.workers = number, workers
         self.address = (host, free_port())
         self.killed: set[int] = set()
+        self.excused: set[int] = set()
         self.prefix: list[str] = []  # of the command
-        self.history = 0
+        self.history, self.live = 0, False
         self.log = directory / f"server-{number}.log"
         self._journals, self._engine = directory / "journals", engine
         self.process: subprocess.Popen[bytes] | None = None
@@ -60,7 +63,7 @@ class Served:
     def start(self) -> None:
         host, port = self.address
         arguments = [host, port, self.workers, self._engine, self._journals]
-        arguments += [self.history]
+        arguments += [self.history, int(self.live)]
         command = [*self.prefix, sys.executable, HERE / "node.py", *arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -123,6 +126,8 @@ class Site:
     def __init__(self, directory: Path, servers: list[Served], history: int) -> None:
         self.ledger = Ledger(directory / "journals", history > 0)
         self.history = history
+        #: Between the SDKs of the first server and that server; None without SDKs.
+        self.clients: Proxy | None = None
         self.servers = servers
         self.notes: list[str] = []
 
@@ -132,6 +137,12 @@ class Site:
             server.history = self.history
             stack.callback(server.end, signal.SIGKILL)
             server.start()
+
+    def serve_sdks(self, stack: ExitStack) -> None:
+        """Before `start`: serve SDKs, those of the first server by a proxy."""
+        for server in self.servers:
+            server.live = True
+        self.clients = stack.enter_context(Proxy(self.servers[0].address[1]))
 
     def workers(self, server: Served) -> list[Node]:
         """The living workers of a server."""
@@ -157,6 +168,10 @@ class Site:
     def killed(self) -> set[int]:
         """All processes that were killed."""
         return set().union(*(server.killed for server in self.servers))
+
+    def excused(self) -> set[int]:
+        """All processes that need not have ended by themselves."""
+        return self.killed().union(*(server.excused for server in self.servers))
 
 
 class LocalSite(Site):

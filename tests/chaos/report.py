@@ -47,6 +47,11 @@ def _of_messages(chaos: Any) -> Iterator[tuple[str, str]]:
     errors: Counter[str] = sum((script.errors for script in chaos.scripts), Counter())
     if chaos.scripts:
         yield "calls of scripts that failed", f"{errors.total():,}"
+    if acknowledged := len(chaos.ledger.acknowledged):
+        failed: Counter[str] = sum((m.failed for m in chaos.crowd.members), Counter())
+        yield "acknowledged to SDKs", f"{acknowledged:,}; calls failed: {dict(failed)}"
+        told = sum(member.told for member in chaos.crowd.members)
+        yield "SDKs told of a loss", f"{told:,} times"
     yield "received by clients", f"{totals['received']:,}"
     missing = [
         f"{totals['told and counted']:,} told by number, and counted",
