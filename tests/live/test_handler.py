@@ -767,6 +767,19 @@ class TestByTheServer:
         site.kits[0].advance(0.1)
         peer.peer.assert_closed(3001, reason="shutdown")
 
+    def test_many_clients_are_told_in_batches(self, site: Any) -> None:
+        peers = [site().connected()]
+        peers += [site.connected() for _ in range(299)]
+        site.server.stop(drain=20)
+        (kit,) = site.kits
+        left, steps = len(peers), []
+        while left:
+            kit.advance(0.25)
+            told = [peer for peer in peers if peer.peer.close_code is not None]
+            steps.append(left - (left := len(peers) - len(told)))
+        assert max(steps) <= 100
+        assert {peer.peer.close_code for peer in peers} == {3001}
+
 
 class TestMiddlewares:
     def test_frames_are_not_theirs(self, site: Any) -> None:

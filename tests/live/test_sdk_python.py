@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from harness import DEADLINE
 from live_peer import allow
+from sdk_events import Events
 
 from simple_ws import Server
 from simple_ws.live import Connected, LiveError
@@ -18,39 +19,6 @@ from simple_ws.live import Connected, LiveError
 centrifuge = pytest.importorskip(
     "centrifuge", reason="centrifuge-python is not installed"
 )
-
-
-class Events:
-    """What a client or subscription of the SDK was told."""
-
-    def __init__(self) -> None:
-        self.log: list[tuple[str, Any]] = []
-        self._changed = asyncio.Event()
-
-    def __getattr__(self, name: str) -> Callable[[Any], Awaitable[None]]:
-        if not name.startswith("on_"):
-            raise AttributeError(name)
-
-        async def note(context: Any) -> None:
-            self.log.append((name[3:], context))
-            self._changed.set()
-
-        return note
-
-    async def until(self, name: str, count: int = 1) -> list[Any]:
-        """What came under a name, at least so often."""
-        async with asyncio.timeout(DEADLINE):
-            while len(found := self.of(name)) < count:
-                self._changed.clear()
-                await self._changed.wait()
-        return found
-
-    def of(self, name: str) -> list[Any]:
-        return [context for told, context in self.log if told == name]
-
-    @property
-    def data(self) -> list[Any]:
-        return [context.pub.data for context in self.of("publication")]
 
 
 class World:

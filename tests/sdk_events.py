@@ -1,0 +1,44 @@
+"""What a client or subscription of `centrifuge-python` was told; for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from harness import DEADLINE
+
+__all__ = ["Events"]
+
+
+class Events:
+    """What a client or subscription of the SDK was told."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, Any]] = []
+        self._changed = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Callable[[Any], Awaitable[None]]:
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+
+        async def note(context: Any) -> None:
+            self.log.append((name[3:], context))
+            self._changed.set()
+
+        return note
+
+    async def until(self, name: str, count: int = 1) -> list[Any]:
+        """What came under a name, at least so often."""
+        async with asyncio.timeout(DEADLINE):
+            while len(found := self.of(name)) < count:
+                self._changed.clear()
+                await self._changed.wait()
+        return found
+
+    def of(self, name: str) -> list[Any]:
+        return [context for told, context in self.log if told == name]
+
+    @property
+    def data(self) -> list[Any]:
+        return [context.pub.data for context in self.of("publication")]
