@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from harness import DEADLINE
 
-__all__ = ["Events"]
+__all__ = ["Events", "leave"]
 
 
 class Events:
@@ -42,3 +43,14 @@ class Events:
     @property
     def data(self) -> list[Any]:
         return [context.pub.data for context in self.of("publication")]
+
+
+async def leave(*clients: Any) -> None:
+    """Disconnect, and wait until the SDK has closed its sockets as well."""
+    for client in clients:
+        with suppress(Exception):
+            await client.disconnect()
+    async with asyncio.timeout(DEADLINE):
+        while rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(rest)
+        await asyncio.sleep(0)  # what they closed is called back

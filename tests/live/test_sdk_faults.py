@@ -18,7 +18,7 @@ from harness import DEADLINE
 from live_peer import allow
 from nodes import Nodes
 from redis_server import redis_server
-from sdk_events import Events
+from sdk_events import Events, leave
 
 from simple_ws import Server
 
@@ -86,7 +86,7 @@ async def _go_offline(nodes: Nodes, count: int, whole: bool) -> None:
             await told.until("publication", len(told.data) + 1)
     missed: list[Any] = [{"n": number} for number in range(count)] if whole else []
     assert told.data == ["first", *missed, "last"]
-    await client.disconnect()
+    await leave(client)
 
 
 def _address(nodes: Nodes, number: int) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from harness import DEADLINE
 from live_peer import allow
-from sdk_events import Events
+from sdk_events import Events, leave
 
 from simple_ws import Server
 from simple_ws.live import Connected, LiveError
@@ -55,9 +54,7 @@ class World:
         return sub, events
 
     async def stop(self) -> None:
-        for client in self.clients:
-            with suppress(Exception):
-                await client.disconnect()
+        await leave(*self.clients)
         self.server.stop(drain=0)
 
 

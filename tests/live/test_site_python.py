@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from harness import DEADLINE
-from sdk_events import Events
+from sdk_events import Events, leave
 
 from simple_ws.cli.live.reader import read_settings
 from simple_ws.cli.live.site import build
@@ -97,9 +96,7 @@ class World:
         return client, sub, events
 
     async def stop(self) -> None:
-        for client in self.clients:
-            with suppress(Exception):
-                await client.disconnect()
+        await leave(*self.clients)
         self.server.stop(drain=0)
 
 
