@@ -111,7 +111,7 @@ def serve(
     scripts = (endpoints.client_js, client_js), (endpoints.client_d_ts, client_types)
     for path, script in scripts:
         if path is not None:
-            server.http(path, cors=live.cors)(script())
+            server.http(path)(script())
     server._stats.add_source("live", live.counts.gather)
     server.cluster._kinds[QUESTION] = carry_out
     if keys and endpoints.api is not None:

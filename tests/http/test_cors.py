@@ -208,6 +208,24 @@ def test_wrong_policy_of_a_path_raises_at_once(driven: Driven, tmp_path: Path) -
         driven.server.live("/live", cors="example.com")
 
 
+def test_paths_of_live_have_it_but_not_the_server_api(driven: Driven) -> None:
+    driven.server.live("/live", cors=PAGE, api_key="key")
+    peer, origin = browse(driven), f"Origin: {PAGE}"
+    assert fields(peer.get("/live/client.js", origin)) == {
+        "allow-origin": "*",
+        "vary": "Accept-Encoding",
+    }
+    for path, method in ("/live/emulation", "POST"), ("/live/events", "GET"):
+        asked = f"Access-Control-Request-Method: {method}"
+        answered = peer.fetch("OPTIONS", path, origin, asked)
+        assert fields(answered)["allow-origin"] == PAGE
+    key = "X-API-Key: key"
+    answered = peer.fetch("POST", "/live/api/info", origin, key, body=b"{}")
+    assert (answered.status, fields(answered)) == (200, {})
+    asked = "Access-Control-Request-Method: POST"
+    assert fields(peer.fetch("OPTIONS", "/live/api/info", origin, asked)) == {}
+
+
 def test_origin_of_websockets_stays_what_it_is(driven: Driven) -> None:
     live = driven.server.live("/live", cors="*", origins=PAGE)
     assert live.options.origins == (PAGE,)

@@ -6,14 +6,16 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 from uuid import UUID
 
 import pytest
 from harness import Recorder
-from live_peer import LivePeer, allow
+from live_peer import LivePeer, StreamPeer, allow
 
 from simple_ws import Server
+from simple_ws.cluster.answers import Answers
 from simple_ws.live import Connected
 from simple_ws.testing import HTTPAnswer, TestServer
 
@@ -405,6 +407,18 @@ def test_one_connection_of_a_user(kit: TestServer) -> None:
     assert one.pushes() == []
 
 
+def test_connection_of_a_session(kit: TestServer) -> None:
+    one, two = StreamPeer(kit, "http_stream"), joined(kit, "ann")
+    session = one.connect(data="ann")["session"]
+    call(kit, "subscribe", user="ann", channel="hall", session=session)
+    assert (len(one.pushes()), len(two.pushes())) == (1, 0)
+    call(kit, "disconnect", user="ann", session=session)
+    (push,) = one.pushes()
+    assert push["disconnect"] == {"code": 3503, "reason": "force disconnect"}
+    assert two.client.is_open()
+    one.leave()
+
+
 def test_unsubscribe_from_everything(kit: TestServer) -> None:
     one = joined(kit, "ann", "hall", "yard")
     call(kit, "unsubscribe", user="ann", channel="")
@@ -568,6 +582,18 @@ def test_info(kit: TestServer) -> None:
         "num_subs": 3,
         "uptime": 5,
     }
+
+
+def test_node_that_does_not_answer_is_an_error(
+    kit: TestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future: Future[Answers] = Future()
+    answers = Answers([], {}, {"one": "it failed"}, ["two"])
+    future.set_result(answers)
+    monkeypatch.setattr(kit.server.cluster, "_ask", lambda *args: future)
+    why = "internal server error: two has not answered, one: it failed"
+    assert fail(kit, "disconnect", user="ann") == (100, why)
+    assert fail(kit, "info") == (100, why)
 
 
 # Several at once

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from harness import Peer, open_peer
 from live_peer import allow
-from nodes import Nodes
+from nodes import Nodes, broker_server
 from programs import Program, until
 from redis_server import redis_server
 
 from simple_ws import Server
-from simple_ws.live import Connected
+from simple_ws.live import Connected, api_methods
 
 cent = pytest.importorskip("cent", reason="no cent for this Python")
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.one_backend
 
 KEY = "key"
 WORKERS = """
-from simple_ws.live import Connected
+from simple_ws.live import Connected, api_methods
 server.topic("room:*", history=100, presence=True)
 server.live(
     "/live",
@@ -301,6 +301,34 @@ def test_batch(site: Site, api: Any, parallel: bool) -> None:
     ]
     assert sorted(places) == [1, 2, 3]
     assert parallel or history.offset == 3
+
+
+def test_engine_that_is_away_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_methods, "_ENGINE_TIMEOUT", 0.2)
+    with ExitStack() as stack:
+        engine = stack.enter_context(broker_server())
+        nodes = Nodes(stack, engine, 1, prepare=prepare)
+        url = f"http://127.0.0.1:{nodes.servers[0].port}/live/api"
+        api = stack.enter_context(cent.Client(url, KEY))
+        request = cent.PublishRequest(
+            channel="room:away", data=1, idempotency_key="order 7"
+        )
+        engine.stop()
+        try:
+            for call, asked in (
+                (api.publish, request),
+                (api.history_remove, cent.HistoryRemoveRequest(channel="room:away")),
+            ):
+                with pytest.raises(cent.CentApiResponseError) as raised:
+                    call(asked)
+                assert raised.value.code == 100
+        finally:
+            engine.go_on()
+        monkeypatch.undo()
+        # It was stored all the same, and then removed: it may be sent again.
+        offset = api.publish(request).offset
+        page = api.history(cent.HistoryRequest(channel="room:away", limit=9))
+        assert [each.offset for each in page.publications] == [offset]
 
 
 def test_asyncio(site: Site) -> None:
