@@ -7,6 +7,7 @@ the server have goes to `topics`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any
 
 from ..checks import flag, optional, rate, seconds, whole
@@ -171,7 +172,7 @@ class Live(BaseHandler):
         self._heartbeats.add(session)
         if not self._beating:
             self._set(_beating=True)
-            client._loop.call_later(self._heartbeats.tick, self._beat)
+            self._beat_later()
         if client._form is not None:
             client._begin()
 
@@ -190,11 +191,17 @@ class Live(BaseHandler):
             return hook(client)
         return None
 
-    def _beat(self) -> None:
+    def _beat_later(self) -> None:
+        reactor, tick = self.server.reactor, self._heartbeats.tick
+        reactor.call_later(tick, partial(self._beat, reactor.clock() + tick))
+
+    def _beat(self, when: float) -> None:
         if not self.clients:
             self._set(_beating=False)
             return
         due, late = self._heartbeats.turn()
+        if self.server.reactor.clock() - when > self._heartbeats.tick:
+            late = []  # the loop stood still, and may not have read all answers yet
         connected: list[LiveClient] = []
         for session in due:
             if session.is_connected:
@@ -213,7 +220,7 @@ class Live(BaseHandler):
             held_up = client.buffered_amount or client._input_held
             if client.is_open() and not held_up:
                 session.disconnect(Disconnect.NO_PONG)
-        self.server.reactor.call_later(self._heartbeats.tick, self._beat)
+        self._beat_later()
 
     # Topics
 

@@ -152,6 +152,20 @@ class TestHeartbeat:
         site.kits[0].advance(20)
         peer.peer.assert_open()
 
+    def test_server_that_stood_still_has_not_read_the_answers_yet(
+        self, site: Any
+    ) -> None:
+        peer = site().connected()
+        (kit,) = site.kits
+        kit.advance(25)
+        assert peer.take() == [{}]
+        kit.advance(7.5)
+        kit.clock.now += 60
+        kit.settle()
+        peer.peer.send("{}")
+        kit.advance(20)
+        peer.peer.assert_open()
+
     def test_who_does_not_answer_is_disconnected_and_comes_back(
         self, site: Any
     ) -> None:
