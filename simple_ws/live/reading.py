@@ -166,6 +166,8 @@ def info_of(member: Hashable, payload: dict[str, Any] | None) -> dict[str, Any]:
     alone = _CONNECTION.fullmatch(name) if isinstance(member, str) else None
     client, user = (name, name) if alone is None else alone.groups("")
     info: dict[str, Any] = {"client": client, "user": user}
+    if alone is not None and alone[2] is not None:
+        return info | (payload or {})  # it is what `Session.info_in` says
     if payload is not None:
         info["conn_info"] = payload
     return info

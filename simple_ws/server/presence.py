@@ -141,7 +141,7 @@ class PresenceRun:
                 tabs = here.tabs[member]
                 del tabs[client]
                 tabs[client] = None
-                self._presence.enter(topic, member, self._payload(tabs))
+                self._presence.enter(topic, member, self._payload(topic, tabs))
 
     def _of(self, client: Any) -> list[tuple[str, _Here]]:
         found = ((topic, self._here.get(topic)) for topic in client.topics)
@@ -152,20 +152,19 @@ class PresenceRun:
         if client in self._user._strangers:
             return None
         identity: Member = client._client_id
-        if identity is None:
-            return f"{client.id}@{self._control.id}"
         if client._handler._present_alone:
-            return f"{client.id}@{self._control.id} {identity}"
-        return identity
+            named = "" if identity is None else identity
+            return f"{client.id}@{self._control.id} {named}"
+        return f"{client.id}@{self._control.id}" if identity is None else identity
 
     def _name(self, topic: str, here: _Here, client: Any) -> None:
         member = here.members[client] = self._member(client)
         if member is not None:
             tabs = here.tabs.setdefault(member, {})
-            before = self._payload(tabs) if tabs else None
+            before = self._payload(topic, tabs) if tabs else None
             new = not tabs
             tabs[client] = None
-            payload = self._payload(tabs)
+            payload = self._payload(topic, tabs)
             if new or payload != before:
                 self._presence.enter(topic, member, payload)
 
@@ -173,19 +172,23 @@ class PresenceRun:
         tabs = here.tabs.get(member)
         if tabs is None:
             return
-        before = self._payload(tabs)
+        before = self._payload(topic, tabs)
         del tabs[client]
         if not tabs:
             del here.tabs[member]
             self._presence.leave(topic, member)
-        elif self._payload(tabs) != before:
-            self._presence.enter(topic, member, self._payload(tabs))
+        elif self._payload(topic, tabs) != before:
+            self._presence.enter(topic, member, self._payload(topic, tabs))
 
-    def _payload(self, tabs: dict[Any, None]) -> Payload:
+    def _payload(self, topic: str, tabs: dict[Any, None]) -> Payload:
         """What a member says: what was set last by one of its connections."""
+        client = next(iter(tabs))
+        if client._handler._present_alone:
+            said: Payload = client._live.info_in(topic)
+            return said
         payloads = self._user._payloads
-        said = (payloads[client] for client in reversed(tabs) if client in payloads)
-        return next(said, None)
+        found = (payloads[client] for client in reversed(tabs) if client in payloads)
+        return next(found, None)
 
     # For the presence
 

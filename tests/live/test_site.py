@@ -317,3 +317,28 @@ def test_client_may_ask_for_subscriptions_by_the_server(start: Start) -> None:
     peer = site.peer()
     peer.send({"id": 1, "connect": {"token": token, "subs": {"unknown:1": {}}}})
     peer.peer.assert_closed(3501)
+
+
+def test_members_are_shown_with_all_that_tokens_say(start: Start) -> None:
+    options = {"presence": True, "join_leave": True, "force_push_join_leave": True}
+    site = start(namespace(**options, allow_presence_for_subscriber=True))
+    peer = site.peer()
+    name = peer.connect(token=TOKENS.connection("ann", info={"name": "Ann"}))["client"]
+    token = TOKENS.subscription("ann", "room:1", info=["any", "JSON"])
+    peer.ask("subscribe", channel="room:1", token=token)
+    ann = {
+        "client": name,
+        "user": "ann",
+        "conn_info": {"name": "Ann"},
+        "chan_info": ["any", "JSON"],
+    }
+    assert [each["join"]["info"] for each in peer.pushes()] == [ann]
+    assert peer.ask("presence", channel="room:1")["presence"] == {name: ann}
+    other = site.peer()
+    name = other.connect(token=TOKENS.connection(""))["client"]
+    token = TOKENS.subscription("", "room:1")
+    other.ask("subscribe", channel="room:1", token=token)
+    nobody = {"client": name, "user": ""}
+    assert [each["join"]["info"] for each in other.pushes()] == [nobody]
+    stats = peer.ask("presence_stats", channel="room:1")
+    assert stats == {"num_clients": 2, "num_users": 2}
