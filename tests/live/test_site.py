@@ -342,3 +342,16 @@ def test_members_are_shown_with_all_that_tokens_say(start: Start) -> None:
     assert [each["join"]["info"] for each in other.pushes()] == [nobody]
     stats = peer.ask("presence_stats", channel="room:1")
     assert stats == {"num_clients": 2, "num_users": 2}
+
+
+def test_recovery_without_a_history_while_one_tries_things_out(start: Start) -> None:
+    site = start({"client": {"insecure": True}})
+    peer = site.connected()
+    begun = peer.ask("subscribe", channel="x", recoverable=True)
+    assert (begun["recoverable"], begun["offset"]) == (True, 0)
+    other = site.connected()
+    assert other.ask("publish", channel="x", data="missed") == {}
+    back = site.connected().ask("subscribe", channel="x", recover=True, **begun)
+    assert [each["data"] for each in back["publications"]] == ["missed"]
+    assert other.ask("subscribe", channel="x") == {}
+    assert other.fail("history", channel="x") == 108

@@ -19,6 +19,9 @@ from .reader import Settings
 
 __all__ = ["build"]
 
+#: Messages and seconds that are kept with `client.insecure`, for recovery alone.
+_INSECURE_HISTORY = 100, 60.0
+
 
 def build(settings: Settings, **options: Any) -> Server:
     """Make the server.
@@ -41,7 +44,7 @@ def build(settings: Settings, **options: Any) -> Server:
         raise UsageError(f"{place}: {error}") from None
     try:
         for pattern, channel in channels.patterns().items():
-            _add_topics(server, pattern, channel)
+            _add_topics(server, pattern, channel, settings["client.insecure"])
         _serve_live(server, settings, channels)
         _serve_rest(server, settings, channels)
     except (TypeError, ValueError) as error:
@@ -78,11 +81,17 @@ def _engine_url(settings: Settings, address: str) -> str:
     return f"{url.scheme}://{host}{path}?{query}"
 
 
-def _add_topics(server: Server, pattern: str, channel: ChannelOptions) -> None:
+def _add_topics(
+    server: Server, pattern: str, channel: ChannelOptions, insecure: bool
+) -> None:
+    size, ttl = channel.history_size, channel.history_ttl or None
+    if insecure and not size:
+        # Everybody may ask for recovery there, also where no history is configured.
+        size, ttl = _INSECURE_HISTORY
     server.topic(
         pattern,
-        history=channel.history_size,
-        keep=channel.history_ttl or None,
+        history=size,
+        keep=ttl,
         # Who joins and leaves is known of those who are present.
         presence=channel.presence or channel.join_leave,
     )
