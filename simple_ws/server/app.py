@@ -84,7 +84,9 @@ class App(Lookup):
         cors: Any = None,
         **options: Any,
     ) -> Live:
-        """Serve the Centrifugo client protocol: its SDKs connect to `{path}/websocket`.
+        """Serve the Centrifugo client protocol: its SDKs connect to `{path}/websocket`,
+        or by `{path}/sse` and `{path}/http_stream` where WebSockets are blocked; pages
+        without an SDK listen to `{path}/events?topic=…`.
 
         Its channels are the topics of the server. All functions may be async or
         `in_thread`, and may raise `live.LiveError`; False refuses (error 103).

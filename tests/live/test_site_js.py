@@ -3,10 +3,13 @@ each of its transports."""
 
 from __future__ import annotations
 
+import json
 import subprocess
+from pathlib import Path
 
 import pytest
 from node_js import NODE, SCRIPTS, needs_node
+from programs import Program
 
 from simple_ws.cli.live.reader import read_settings
 from simple_ws.cli.live.site import build
@@ -45,14 +48,36 @@ def test_what_applications_do(transport: str) -> None:
     server = build(settings)
     server.start()
     try:
-        done = subprocess.run(
-            [NODE, str(SCRIPTS / "site.mjs"), str(server.port), transport],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        drive(server.port or 0, transport)
     finally:
         server.stop(drain=0)
+
+
+@pytest.mark.one_backend
+def test_what_applications_do_where_requests_reach_another_worker(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIG))
+    argv = ["simple-ws", "live", "--config", str(config), "--port", "0"]
+    source = f"""
+import runpy, sys
+sys.argv = {[*argv, "--workers", "2"]!r}
+runpy.run_module("simple_ws", run_name="__main__")
+"""
+    with Program(source) as program:
+        port = int(program.wait_for(r"listening on .*:(\d+) with 2 workers")[1])
+        program.wait_for("worker . serves", 2)
+        drive(port, "http_stream")
+
+
+def drive(port: int, transport: str) -> None:
+    done = subprocess.run(
+        [NODE, str(SCRIPTS / "site.mjs"), str(port), transport],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     assert len(done.stdout.splitlines()) == 11
