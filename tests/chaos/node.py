@@ -32,12 +32,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from simple_ws import Server, WebSocket
 from simple_ws.live import Connected
+from simple_ws.tokens import Tokens
 
 HALL = "hall"
 #: Bytes of a message of noise.
 NOISE = 2**16
 #: Seconds between two pings to an SDK: shorter than most faults last.
 HEARTBEAT = 3.0
+#: For the tokens of SDKs.
+KEY = "a key of at least thirty-two bytes"
 
 
 class Journal:
@@ -193,6 +196,7 @@ def serve_sdks(server: Server, hall: Hall) -> None:
         authorize=lambda client, action, topic: True,
         on_connect=hello,
         on_publish=take,
+        tokens=Tokens(KEY),
         heartbeat=HEARTBEAT,
         heartbeat_timeout=HEARTBEAT / 2,
     )

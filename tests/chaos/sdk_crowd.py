@@ -1,9 +1,10 @@
 """Clients of a chaos run that are SDKs: `centrifuge-python`, unmodified.
 
 All are driven by one asyncio loop in a thread. They subscribe with recovery, count
-offsets, and come back by themselves. What they got is in `ledger.Session`: as long as
-the SDK is told that it has recovered, it is the same one. What they publish is numbered
-by a session as well, which ends with the first call that fails: it may have been taken.
+offsets, and come back by themselves; their tokens expire every few seconds. What they
+got is in `ledger.Session`: as long as the SDK is told that it has recovered, it is the
+same one. What they publish is numbered by a session as well, which ends with the first
+call that fails: it may have been taken.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ from typing import Any
 
 import centrifuge
 from ledger import Ledger, Session
+from node import KEY
+
+from simple_ws.tokens import Tokens
 
 __all__ = ["SdkCrowd", "SdkMember"]
 
 HALL = "hall"
 #: Seconds of a call of the SDK.
 _CALL = 10.0
+#: Seconds for which a token is good: it expires all the time, and nobody may notice.
+_TOKEN = 4.0
 #: Seconds for which something of a client is on its way while all is well.
 _SILENCE = 0.5
 
@@ -80,6 +86,7 @@ class SdkMember:
         self.client = centrifuge.Client(
             f"ws://{host}:{port}/live/websocket",
             events=self,
+            get_token=self._make_token,
             timeout=_CALL,
             max_server_ping_delay=4.0,
             min_reconnect_delay=0.05,
@@ -107,6 +114,9 @@ class SdkMember:
             self.session.node = self.node
         else:
             self._ledger.acknowledged.add((session.number, count))
+
+    async def _make_token(self) -> str:
+        return Tokens(KEY).connection(f"client {id(self)}", expires_in=_TOKEN)
 
     # The events of the SDK
 
