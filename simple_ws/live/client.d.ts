@@ -135,8 +135,6 @@ interface Emitter<Events, States> {
   ready(timeout?: number): Promise<void>
   /** Of the next attempt. */
   setToken(token: string): void
-  /** Of the next attempt. */
-  setData(data: any): void
 }
 
 export interface Options {
@@ -238,7 +236,6 @@ export class Centrifuge implements Emitter<ClientEvents, State> {
   send(data: any): Promise<void>
   ready(timeout?: number): Promise<void>
   setToken(token: string): void
-  setData(data: any): void
   on<E extends keyof ClientEvents>(event: E, listener: (context: ClientEvents[E]) => void): this
   once<E extends keyof ClientEvents>(event: E, listener: (context: ClientEvents[E]) => void): this
   off<E extends keyof ClientEvents>(event: E, listener: (context: ClientEvents[E]) => void): this

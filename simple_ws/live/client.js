@@ -8,10 +8,9 @@ export class UnauthorizedError extends Error {}
 
 /** Codes from 100 on are the server's. */
 class Failure extends Error {
-  constructor(code, message, temporary) {
+  constructor(code, message, temporary = false) {
     super(message)
-    this.code = code
-    this.temporary = temporary === true
+    Object.assign(this, { code, temporary })
   }
 }
 
@@ -63,8 +62,6 @@ class Party {
     this._expired = false
   }
 
-  setData(data) { this._data = data }
-
   on(event, listener, call = listener) {
     (this._listeners[event] ??= new Map()).set(listener, call)
     return this
@@ -95,7 +92,7 @@ class Party {
   _wait(timeout) {
     if (this.state === this._states[2]) return Promise.resolve()
     return new Promise((resolve, reject) => {
-      if (this._waiting.size >= MAX) throw new Failure(12, "too many calls wait for the connection")
+      if (this._waiting.size >= MAX) throw new Failure(12, "too many calls wait")
       const waiter = { resolve, reject }
       this._waiting.add(waiter)
       if (timeout) waiter.timer = setTimeout(() => {
@@ -137,14 +134,14 @@ class Party {
     return turn === this._turn
   }
 
-  /** Ask a function of the application; the answer is lost if it comes too late. */
-  _ask(name) {
+  /** Ask a function of the application; if the answer comes too late, this never ends. */
+  async _ask(name) {
     const turn = this._turn
-    return new Promise((resolve, reject) => {
-      const inTime = (settle) => (value) => turn === this._turn && settle(value)
-      const asked = async () => this._options[name]?.({ ...this._context })
-      asked().then(inTime(resolve), inTime(reject))
-    })
+    try {
+      return await this._options[name]?.({ ...this._context })
+    } finally {
+      if (turn !== this._turn) await new Promise(() => {})
+    }
   }
 
   async _newToken() {
@@ -180,8 +177,8 @@ class Party {
   /** Full jitter. */
   _retry() {
     const { [`minRe${this._verb}Delay`]: least = 500, [`maxRe${this._verb}Delay`]: most = 20000 } = this._options
-    const jitter = Math.random() * Math.min(most, least * 2 ** this._attempts++)
-    this._later("retry", Math.min(most, least + jitter), () => this._attempt())
+    const delay = least + Math.random() * Math.min(most, least * 2 ** this._attempts++)
+    this._later("retry", Math.min(most, delay), () => this._attempt())
   }
 
   /** Send a command; its reply is lost if it comes too late. */
@@ -267,7 +264,7 @@ class Subscription extends Party {
   }
 
   _open() {
-    const { _context, _token: token, _data: data, _client } = this
+    const { _context, _token: token, _data: data } = this
     const { positioned, recoverable, joinLeave: join_leave } = this._options
     this._asked = true
     this._command("subscribe", { ..._context, token, data, positioned, recoverable, join_leave, ...this._stream.claim() },
@@ -275,14 +272,13 @@ class Subscription extends Party {
         this._attempts = 0
         if (this._move(2, context)) this._keepFresh(result)
       }),
-      (error) => error.code === 1 ? _client._end(3, "subscribe timeout", true) : this._retry())
+      (error) => error.code === 1 ? this._client._end(3, "subscribe timeout", true) : this._retry())
   }
 
   _end(code, reason) {
     if (this.state === "unsubscribed") return
-    const { _client } = this
-    if (this._asked) _client._call("unsubscribe", JSON.stringify(this._context), (error) => {
-      if (error && error.code !== 11) _client._end(4, "unsubscribe error", true)
+    if (this._asked) this._client._call("unsubscribe", JSON.stringify(this._context), (error) => {
+      if (error && error.code !== 11) this._client._end(4, "unsubscribe error", true)
     })
     this._lost(code, reason, 0)
   }
@@ -485,21 +481,20 @@ export class Centrifuge extends Party {
     else if (message) this._emit("message", { data: message.data })
     else if (subscribe) this._serve(channel, subscribe)
     else if (disconnect) this._end(code, reason, comesBack(code))
-    else if (unsubscribe && !sub) this._unserve(channel)
-    else if (unsubscribe && sub._asked) sub._lost(code, reason, code < 2500 ? 0 : 1)
+    else if (unsubscribe) sub?._asked ? sub._lost(code, reason, code < 2500 ? 0 : 1) : this._unserve(channel)
   }
 
   /** The connection ends, and comes `back`, or not. */
   _end(code, reason, back = false) {
     if (this.state === "disconnected") return this._settle("reject", this._gone())
-    const socket = this._socket, calls = this._calls
+    const { _socket, _calls } = this
     this._cancel()
     this._socket = null
     this._out = ""
     this._calls = new Map()
-    socket?.close()
+    _socket?.close()
     const moved = this._move(back ? 1 : 0, { code, reason })
-    for (const { done, timer } of calls.values()) {
+    for (const { done, timer } of _calls.values()) {
       clearTimeout(timer)
       done(new Failure(11, "connection closed"))
     }

@@ -391,6 +391,21 @@ test("a channel that is not recoverable is not asked for what was missed", async
   assert.equal(sockets[0].heard.at(-1).subscribe.recover, undefined)
 })
 
+test("pushes of other kinds change nothing", async () => {
+  const live = await connected({}, { subs: { served: {} } })
+  const room = live.newSubscription("room")
+  room.subscribe()
+  await settled()
+  await sockets[0].answer("subscribe")
+  const states = []
+  room.on("state", ({ newState }) => states.push(newState))
+  live.on("unsubscribed", ({ channel }) => states.push(channel))
+  for (const channel of ["room", "served", "other"]) await sockets[0].say({ push: { channel, tomorrow: {} } })
+  assert.deepEqual(states, [])
+  for (const channel of ["room", "served", "other"]) await sockets[0].say({ push: { channel, unsubscribe: { code: 2000 } } })
+  assert.deepEqual(states, ["unsubscribed", "served"])
+})
+
 test("a subscription that was removed is not taken again", async () => {
   const live = await connected()
   const room = live.newSubscription("room")

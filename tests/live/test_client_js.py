@@ -163,6 +163,7 @@ def test_it_does_what_it_promises_alone(module: Path) -> None:
         '{"push":{"channel":"new","subscribe":{"publications":[null,{"offset":1}]}}}',
         '{"push":{"channel":"new","subscribe":5}}',
         '{"push":{"message":5}}',
+        '{"push":{"channel":"room","refresh":{},"connect":{},"tomorrow":{}}}',
         '{"push":{"disconnect":{}}}',
         '{"push":{"disconnect":{"code":"x"}}}',
         '{"push":{"disconnect":{"code":3000,"reason":"again"}}}',
