@@ -1,5 +1,5 @@
-"""`Several`: calls one after the other or beside each other, and a turn of the loop for
-each slice of them."""
+"""`Several`: calls one after the other or beside each other, some in each turn of the
+loop, so that others are served in between."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ..constants import TURN
 from ..loop.reactor import Reactor
 
 __all__ = ["Several"]
 
-#: Calls that are begun in one turn of the loop, and those that run beside each other.
-_SLICE, _BESIDE = 100, 1000
+#: Calls that run beside each other.
+_BESIDE = 1000
 
 
 class Several:
@@ -44,16 +45,15 @@ class Several:
         self._work()
 
     def _work(self) -> None:
-        calls = self._calls
-        self._busy = True
-        end = min(self._next + _SLICE, len(calls))
-        while self._next < end and self._running < self._most:
+        calls, clock = self._calls, self._reactor.clock
+        self._busy, end = True, clock() + TURN
+        while self._next < len(calls) and self._running < self._most:
             number, self._next = self._next, self._next + 1
             self._running += 1
             calls[number](partial(self._note, number))
-        if self._next < len(calls) and self._running < self._most:
-            self._reactor.call_soon(self._work)
-            return
+            if clock() > end:
+                self._reactor.call_soon(self._work)
+                return
         self._busy = False
         if not self._running:
             self._done(self._results)
