@@ -6,16 +6,19 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from live_peer import LivePeer, StreamPeer, allow
 from tls_harness import client_side, server_side
 
-from simple_ws import CloseCause, Middleware, Server, WebSocket
+from simple_ws import CloseCause, HandshakeError, Middleware, Server, WebSocket
 from simple_ws.live import Connected
+from simple_ws.live.emulation import _read
 from simple_ws.testing import TestServer
 
 FORMS = ("sse", "http_stream")
@@ -260,12 +263,56 @@ class TestStream:
         site.kit.advance(1)
         assert peer.take()[0]["connect"]["session"]
 
+    def test_middleware_that_takes_its_time_comes_first(self, site: Any) -> None:
+        class Slow(Middleware):
+            async def on_open(self, client: Any) -> None:
+                await asyncio.sleep(1)
+
+        site().server.use(Slow())
+        peer = site.peer()
+        peer.open('{"id":1,"connect":{}}')
+        assert peer.take() == []
+        site.kit.advance(1)
+        assert peer.take()[0]["connect"]["session"]
+
     def test_limits_of_connections_hold(self, site: Any) -> None:
         site(server={"max_connections": 1}).connected()
         peer = site.peer()
         peer.open('{"id":1,"connect":{}}')
         peer.read()
         assert peer.status == 503
+
+    @pytest.mark.parametrize("status", [503, 1013, 4001])
+    def test_new_clients_may_be_denied(self, site: Any, status: int) -> None:
+        site().server.deny_new_connections(status, "not now")
+        peer = site.peer()
+        peer.open('{"id":1,"connect":{}}')
+        told = peer.take() if status > 1000 else peer.read()
+        assert peer.ended
+        if status == 503:
+            assert peer.status == 503
+        elif status == 4001:
+            push = {"disconnect": {"code": 4001, "reason": "not now"}}
+            assert told == [{"push": push}]
+        else:
+            assert told == []
+        assert not site.server._inputs
+
+    def test_browsers_may_ask_first(self, site: Any) -> None:
+        kit = site(cors="https://good.example").start()
+        asked = {
+            "Origin": "https://good.example",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type",
+        }
+        answer = kit.request("OPTIONS", "/live/emulation", headers=asked)
+        assert answer.status == 204
+        for name, value in (
+            ("Allow-Origin", "https://good.example"),
+            ("Allow-Methods", "POST"),
+            ("Allow-Headers", "content-type"),
+        ):
+            assert answer.headers[f"Access-Control-{name}"] == value
 
     def test_origins_hold(self, site: Any) -> None:
         site(origins=["https://good.example"])
@@ -460,6 +507,18 @@ class TestRequests:
         assert (
             site().start().request("POST", "/live/emulation", body=body).status == 400
         )
+
+    @settings(max_examples=50)
+    @given(value=st.none() | st.text() | st.integers() | st.lists(st.text()))
+    def test_no_body_raises(self, value: Any) -> None:
+        keys = ("session", "node", "data")
+        for given_ in (
+            value,
+            *({key: value} for key in keys),
+            dict.fromkeys(keys, value),
+        ):
+            with suppress(HandshakeError):
+                assert _read(json.dumps(given_).encode()).frame
 
     def test_unknown_session(self, site: Any) -> None:
         peer = site().connected()
