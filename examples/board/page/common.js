@@ -24,7 +24,7 @@ export function onSubmit(form, field, action) {
 
 /** A client of the server: who it is, it says when it connects. */
 export function open(data) {
-  const live = new Centrifuge(`${location.origin.replace("http", "ws")}/live/websocket`, { data });
+  const live = new Centrifuge("/live/websocket", { data });
   live.on("state", ({ newState }) => {
     $("status").dataset.state = $("status").textContent = newState;
   });
