@@ -19,6 +19,8 @@ __all__ = ["Sweepable", "Timer", "Timers", "Wheel"]
 
 logger = logging.getLogger("simple_ws")
 
+#: Owners that are swept in one call: a ping to each takes a millisecond or two.
+_MOST = 64
 #: With fewer timers than this, cancelled ones are not searched for.
 _FEW = 64
 
@@ -160,17 +162,22 @@ class Wheel:
         return self.next_deadline is not None and now >= self.next_deadline
 
     def run_due(self, now: float) -> None:
-        """Sweep every owner whose deadline has passed."""
+        """Sweep owners whose deadline has passed, but not more than fit into a turn:
+        `next_deadline` stays in the past then, and the next call goes on."""
         deadline = self.next_deadline
         if deadline is None or now < deadline:
             return
+        left = _MOST
         # Division may round to just below the tick of the deadline.
         self._done = max(int(now / self.grain), round(deadline / self.grain))
         for tick in sorted(tick for tick in self._buckets if tick <= self._done):
             # Owners stay findable for `discard`: a sweep may remove any other owner.
             bucket = self._buckets[tick]
-            while bucket:
+            while bucket and left:
+                left -= 1
                 self._sweep(bucket, now)
+            if bucket:
+                break
             del self._buckets[tick]
         self._note_next()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -195,6 +196,21 @@ def test_long_sleep_sweeps_everybody_in_order() -> None:
         wheel.put(owners[number], float(number))
     wheel.run_due(100.0)
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_many_of_one_moment_are_swept_in_several_turns() -> None:
+    wheel = Wheel(1.0)
+    owners = [Owner(lambda now: now + 100) for _ in range(1000)]
+    for owner in owners:
+        wheel.put(owner, 1.0)
+    turns = []
+    while wheel.is_due(2.0):
+        wheel.run_due(2.0)
+        turns.append(sum(len(owner.swept) for owner in owners))
+    assert turns[-1] == 1000
+    assert max(after - before for before, after in pairwise([0, *turns])) <= 100
+    assert wheel.next_deadline is not None
+    assert wheel.next_deadline > 100
 
 
 @pytest.mark.parametrize("turns", range(6))
