@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node_js import NODE, SCRIPTS, needs_node
@@ -35,22 +38,24 @@ CONFIG = {
 }
 
 
-@pytest.mark.parametrize(
-    "transport",
-    [
-        "websocket",
-        pytest.param("http_stream", marks=pytest.mark.one_backend),
-        pytest.param("sse", marks=pytest.mark.one_backend),
-    ],
-)
+TRANSPORTS = [
+    "websocket",
+    pytest.param("http_stream", marks=pytest.mark.one_backend),
+    pytest.param("sse", marks=pytest.mark.one_backend),
+]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_what_applications_do(transport: str) -> None:
-    settings = read_settings(CONFIG, {}, {"http_server.port": 0})
-    server = build(settings)
-    server.start()
-    try:
-        drive(server.port or 0, transport)
-    finally:
-        server.stop(drain=0)
+    with served() as port:
+        said = drive("site.mjs", port, transport)
+    assert len(said.splitlines()) == 11
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_races(transport: str) -> None:
+    with served(http_api={"insecure": True}) as port:
+        drive("races.mjs", port, transport, "1", "1500")
 
 
 @pytest.mark.one_backend
@@ -68,16 +73,29 @@ runpy.run_module("simple_ws", run_name="__main__")
     with Program(source) as program:
         port = int(program.wait_for(r"listening on .*:(\d+) with 2 workers")[1])
         program.wait_for("worker . serves", 2)
-        drive(port, "http_stream")
+        drive("site.mjs", port, "http_stream")
 
 
-def drive(port: int, transport: str) -> None:
+@contextmanager
+def served(**keys: Any) -> Iterator[int]:
+    """The port of a server of the configuration."""
+    settings = read_settings({**CONFIG, **keys}, {}, {"http_server.port": 0})
+    server = build(settings)
+    server.start()
+    try:
+        yield server.port or 0
+    finally:
+        server.stop(drain=0)
+
+
+def drive(script: str, port: int, *arguments: str) -> str:
+    """What a script says that talks to a server."""
     done = subprocess.run(
-        [NODE, str(SCRIPTS / "site.mjs"), str(port), transport],
+        [NODE, str(SCRIPTS / script), str(port), *arguments],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    assert len(done.stdout.splitlines()) == 11
+    return done.stdout
