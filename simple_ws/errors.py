@@ -22,7 +22,8 @@
     │   ├── ProxyError             the proxy refused to connect
     │   ├── InvalidHandshake       the answer breaks RFC 6455 §4.1
     │   └── HandshakeRefused       a status other than 101             HTTP status
-    └── ConnectionClosed           clients: the connection has ended    close code
+    ├── ConnectionClosed           clients: the connection has ended    close code
+    └── live.LiveError             a command of `live` is refused       its own code
 
 A peer's mistake is raised in the codecs and caught in one place, which fails that
 connection; a caller's mistake is raised at once to the caller, as `InvalidState`,

@@ -13,6 +13,7 @@ import pytest
 
 from simple_ws import errors
 from simple_ws.constants import CloseCause
+from simple_ws.live import LiveError
 from simple_ws.protocol.http11 import Headers
 
 pytestmark = pytest.mark.one_backend
@@ -52,6 +53,8 @@ MADE: list[errors.WebSocketError] = [
     errors.InvalidHandshake("ws://a/", "x"),
     errors.HandshakeRefused("ws://a/", "x", 403, HEADERS, b"body"),
     errors.ConnectionClosed(1006, "gone", CloseCause.EOF),
+    LiveError(400, "no", temporary=True),
+    LiveError.received(2500, "insufficient state", False),
     Denied("the attic"),
 ]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..errors import WebSocketError
+
 __all__ = [
     "ALREADY_SUBSCRIBED",
     "BAD_REQUEST",
@@ -38,7 +40,7 @@ class Code(NamedTuple):
     text: str
 
 
-class LiveError(Exception):
+class LiveError(WebSocketError):
     """The answer to a command is this error; raised by methods and hooks of `live`.
 
     Args:

@@ -128,6 +128,11 @@ class KitDriver:
         if not self._stepping:
             self.server.settle()
 
+    @property
+    def backlog(self) -> int:
+        """Everything is done at once."""
+        return 0
+
     def wait(self, condition: Callable[[], object], timeout: float | None) -> bool:
         """Run the server until a condition is true, or the time has passed."""
         self.check_may_wait()

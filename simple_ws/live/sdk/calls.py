@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from ...errors import InvalidState
@@ -94,19 +95,24 @@ class Calls:
 
     def add(self, call: Call) -> None:
         """One more waits, or has failed because there are too many."""
-        if len(self) >= self._most:
-            call.end(
-                InvalidState(
-                    f"the outbox has {self._most:,} commands already (max_outbox)"
-                )
-            )
-        else:
+        if self.has_room(len(self), call):
             self._waiting.append(call)
+
+    def has_room(self, others: int, call: Call) -> bool:
+        """Whether one more may wait besides the others; otherwise it has failed. May be
+        called in any thread."""
+        if others < self._most:
+            return True
+        text = f"the outbox has {self._most:,} commands already (max_outbox)"
+        call.end(InvalidState(text))
+        return False
 
     def drop(self, call: Call) -> None:
         """Nobody waits for it: it is not sent, or not again."""
         call.forget()
         call.again = False
+        with suppress(ValueError):  # it was sent
+            self._waiting.remove(call)
 
     def take(self) -> Iterator[Call]:
         """Those that are to be sent now."""

@@ -11,6 +11,7 @@ from ...checks import duration, whole
 from ...constants import CloseCause
 from ...errors import ConnectionClosed, ConnectTimeout, InvalidState
 from .arguments import check_topic, position_of, publish_params
+from .calls import Call
 from .codec import (
     ClientInfo,
     History,
@@ -21,11 +22,12 @@ from .codec import (
     info_of,
     publications_of,
 )
+from .events import Events
 from .inbox import Inbox
 from .interfaces import Driver, SessionOptions, State
 from .outcomes import closed_by
 from .session import Session
-from .subscription import Subscription, call_user
+from .subscription import Subscription
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -58,13 +60,13 @@ class LiveConnection:
     ) -> None:
         self._driver, self._shown = driver, shown
         self._timeout, self._max_queue = timeout, max_queue
-        self._on_state = on_state
         self._tokens: dict[str | None, Callable[..., str]] = {}
         if get_token is not None:
             self._tokens[None] = get_token
         self._subscriptions: dict[str, Subscription] = {}
         self._inbox: Inbox[Publication | Message] = Inbox(driver, self._why)
-        self._session = Session(options, _Listener(self), driver.clock)
+        listener = Events(self._inbox, max_queue, on_state)
+        self._session = Session(options, listener, driver.clock)
 
     def __enter__(self) -> Self:
         return self
@@ -271,7 +273,7 @@ class LiveConnection:
 
         params = publish_params(topic, data, key)
         call = self._session.make_call("publish", params, done, again=True)
-        self._driver.run(partial(self._session.add, call))
+        self._add(call)
         return future
 
     def rpc(
@@ -373,7 +375,7 @@ class LiveConnection:
             TypeError, ValueError: JSON cannot represent the data.
         """
         call = self._session.make_call("send", {"data": data}, lambda outcome: None)
-        self._driver.run(partial(self._session.add, call))
+        self._add(call)
 
     def _ask(
         self,
@@ -387,7 +389,7 @@ class LiveConnection:
         self._driver.check_may_wait()
         outcome: list[Any] = []
         call = self._session.make_call(method, params, outcome.append, again)
-        self._driver.run(partial(self._session.add, call))
+        self._add(call)
         try:
             self._driver.wait(lambda: outcome, limit)
         finally:
@@ -401,6 +403,11 @@ class LiveConnection:
             raise outcome[0]
         result: dict[str, Any] = outcome[0]
         return result
+
+    def _add(self, call: Call) -> None:
+        """Have a command sent; it waits until the thread of the client takes it."""
+        if self._session.calls.has_room(self._driver.backlog, call):
+            self._driver.run(partial(self._session.add, call))
 
     def _limit(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else duration("timeout", timeout)
@@ -498,25 +505,3 @@ class LiveConnection:
         if not isinstance(token, str):
             raise TypeError(f"get_token must return a str, not {type(token).__name__}")
         return token
-
-
-class _Listener:
-    """What the session tells it."""
-
-    def __init__(self, live: LiveConnection) -> None:
-        self._live = live
-
-    def on_state(self, state: State, error: Exception | None) -> None:
-        """The connection has another state."""
-        call_user(self._live._on_state, state.value, error)
-
-    def on_event(self, event: Publication | Message) -> None:
-        """Something came without a subscription."""
-        live = self._live
-        live._inbox.put(event)
-        if len(live._inbox) > live._max_queue:
-            live._inbox.drop_oldest()
-
-    def on_server_gap(self, topic: str) -> None:
-        """Publications were missed for ever, before the next one."""
-        self._live._inbox.note_gap(topic)

@@ -104,6 +104,10 @@ class Driver(Protocol):
     def run(self, job: Callable[[], object]) -> None:
         """Have something done with the session, in order; from any thread."""
 
+    @property
+    def backlog(self) -> int:
+        """What is to be done, and has not been begun."""
+
     def wait(self, condition: Callable[[], object], timeout: float | None) -> bool:
         """Wait until a condition is true that the session brings about.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +10,7 @@ from ...constants import CloseCause
 from ...errors import ConnectionClosed, InvalidState
 from ..codes import LiveError
 from .codec import ClientInfo, History, Position, Publication
+from .events import call_user
 from .inbox import Inbox
 from .interfaces import Driver
 from .outcomes import closed_by
@@ -22,18 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["Subscription", "SubscriptionHost", "call_user"]
-
-logger = logging.getLogger("simple_ws")
-
-
-def call_user(function: Callable[..., object] | None, *args: object) -> None:
-    """Call a function of the user's; what it raises is logged."""
-    if function is not None:
-        try:
-            function(*args)
-        except Exception:
-            logger.exception("live: a callback failed")
+__all__ = ["Subscription", "SubscriptionHost"]
 
 
 class SubscriptionHost(Protocol):

@@ -220,6 +220,11 @@ class ThreadDriver:
         if self._finished:
             self._do_jobs()
 
+    @property
+    def backlog(self) -> int:
+        """What is to be done, and has not been begun."""
+        return len(self._jobs)
+
     def wait(self, condition: Callable[[], object], timeout: float | None) -> bool:
         """Wait until a condition is true that the session brings about."""
         if condition():
