@@ -226,7 +226,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
         ("client.allowed_origins", [1], "a list of strings, not [1]"),
         ("log.level", "loud", "info, warn, error or fatal, not 'loud'"),
         ("engine.type", "nats", "memory or redis, not 'nats'"),
-        ("client", 5, "a group of keys, not 5"),
+        ("client", 5, "a group of keys, not int"),
         ("client.token.hmac_secret_key", 12345, "a string, not int"),
         ("http_api.key", ["hidden"], "a string, not list"),
         ("websocket.handler_prefix", "x", "a path that begins with '/', not 'x'"),

@@ -108,7 +108,9 @@ class _Reader:
             for name, below in value.items():
                 self._walk(f"{path}.{name}", below)
         elif value is not None:
-            raise _wrong(path, value, "a group of keys")
+            # What stands there may be a secret.
+            kind = type(value).__name__
+            raise UsageError(f"{path} must be a group of keys, not {kind}")
 
     def _take(self, path: str, name: str, value: Any) -> None:
         if value is None:
