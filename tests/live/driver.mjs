@@ -86,6 +86,29 @@ export class Driver {
     await Promise.all(numbers.map((n) => client.publish(channel, n)))
   }
 
+  /** Publish numbers, one after the other, until `do_stop`. */
+  do_publish_steadily({ name, channel }) {
+    const client = this.clients.get(name)
+    this.acknowledged = []
+    this.going = true
+    this.ended = (async () => {
+      for (let n = 0; this.going; n++) {
+        const text = `${name} ${n}`
+        // One that is not acknowledged may have come, or not.
+        const done = await client.publish(channel, text).catch(() => null)
+        if (done) this.acknowledged.push(text)
+        await new Promise((resolve) => setTimeout(resolve, 5))
+      }
+    })()
+  }
+
+  /** Resolves with what was acknowledged. */
+  async do_stop() {
+    this.going = false
+    await this.ended
+    return this.acknowledged
+  }
+
   /** Wait until an event was seen `count` times; returns the contexts from `since` on. */
   do_wait({ name, channel, event, count = 1, since = 0, timeout = 15000 }) {
     const seen = this.list(name, channel, event)

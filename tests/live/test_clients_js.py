@@ -15,7 +15,10 @@ from simple_ws.live.script import client_js
 pytestmark = needs_node
 
 
-@pytest.fixture(scope="module", params=["centrifuge", "client.js"])
+ONCE = pytest.param("client.js", marks=pytest.mark.one_backend)
+
+
+@pytest.fixture(scope="module", params=["centrifuge", ONCE])
 def sdk(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sdk]:
