@@ -18,10 +18,10 @@ from . import codes
 from .codes import LiveError
 from .commands import message_of, with_headers
 from .connecting import Connecting
-from .credentials import Credentials, checked_info, checked_time
+from .credentials import Credentials, checked_info
 from .flags import Flags
 from .interfaces import LiveHost
-from .methods import Subscribed
+from .methods import Subscribed, checked_time
 from .positions import Claim
 from .reading import Outcome, read_history, read_presence, read_presence_stats
 from .session import LATER, Session, Subscription

@@ -15,6 +15,7 @@ from .codes import Disconnect
 from .commands import encode_message
 from .forms import Form
 from .interfaces import LiveHost
+from .methods import checked_time
 from .session import Session
 
 __all__ = ["LiveClient", "write_to_all"]
@@ -67,6 +68,28 @@ class LiveClient(Client):
     def send(self, msg: object, binary: bool | None = None) -> SendStatus:
         """The same as `write_message`."""
         return self.write_message(msg, binary)
+
+    def refresh(self, expires_at: float | None) -> None:
+        """Say until when the connection may stay; its program is told (`refresh`).
+
+        Nothing happens before it is connected, and after it has ended. It may be
+        called from any thread.
+
+        Args:
+            expires_at: seconds since 1970; a time that has passed ends the connection
+                (3005). None: it may stay for ever.
+
+        Raises:
+            TypeError, ValueError: It is something else.
+        """
+        expires_at = checked_time(expires_at)
+        session = self._live
+        if session is not None:
+            session.live.server._on_loop(self._refresh, session, expires_at)
+
+    def _refresh(self, session: Session, expires_at: float | None) -> None:
+        if session.is_connected:
+            session.live.expire_client(session, expires_at)
 
     def _write_frame(self, text: str) -> SendStatus:
         """Send text of the protocol."""

@@ -15,10 +15,10 @@ from ..messages import encode_json
 from ..server.feeds import Arrival
 from . import codes
 from .codes import Disconnect, DisconnectClient, LiveError
-from .credentials import Credentials, checked_info, checked_time
+from .credentials import Credentials, checked_info
 from .flags import Flags
 from .interfaces import LiveHost
-from .methods import Connected, ConnectRequest
+from .methods import Connected, ConnectRequest, checked_time
 from .positions import Claim
 from .session import LATER, Session, Stage, Subscription
 from .topics import LiveTopics, recovered, subscribed

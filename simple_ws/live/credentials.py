@@ -21,12 +21,13 @@ from ..messages import encode_json
 from . import codes
 from .codes import Disconnect, DisconnectClient, LiveError, Unsubscribe
 from .interfaces import LiveHost
+from .methods import checked_time
 from .session import Session, Subscription
 
 if TYPE_CHECKING:
     from ..tokens import SubscriptionClaims, Tokens
 
-__all__ = ["Credentials", "checked_info", "checked_time", "user_of"]
+__all__ = ["Credentials", "checked_info", "user_of"]
 
 #: The largest info of a client, as JSON: that of a member of a topic.
 _MAX_INFO = 4096
@@ -230,7 +231,7 @@ class Credentials:
         given = (session.client,) if topic is None else (session.client, topic)
         try:
             answer = yield session.call(name, hook, *given)
-            expires_at = checked_time(answer or 0)
+            expires_at = checked_time(answer or None)
         except (Exception, DeferredCancelled) as error:
             session.note_failure(name, error)
             if grace > 0 and self._is_there(thing, session, topic):
@@ -360,16 +361,3 @@ def checked_info(info: object) -> Any:
     if info is not None and len(encode_json(info)) > _MAX_INFO:
         raise ValueError(f"info has more than {_MAX_INFO:,} bytes of JSON")
     return info
-
-
-def checked_time(value: Any) -> float | None:
-    """Seconds since 1970; None for 0 or None.
-
-    Raises:
-        TypeError, ValueError: It is something else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | None):
-        raise TypeError(f"expires_at must be seconds since 1970, not {value!r}")
-    if value is not None and not 0 <= value < math.inf:
-        raise ValueError(f"expires_at must be seconds since 1970, not {value!r}")
-    return float(value) if value else None

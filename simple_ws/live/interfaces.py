@@ -58,5 +58,8 @@ class LiveHost(Protocol):
     ) -> dict[str, Any]:
         """A subscription ends then; return what the client is told of it."""
 
+    def expire_client(self, session: Any, expires_at: float | None) -> None:
+        """The server says until when a client may stay; see `credentials`."""
+
     def leave_topic(self, session: Any, topic: str, code: Code) -> None:
         """The server ends a subscription; see `topics`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ __all__ = [
     "Hooks",
     "Methods",
     "Subscribed",
+    "checked_time",
 ]
 
 Function = Callable[..., Any]
@@ -151,3 +153,16 @@ class Methods:
     def callbacks(self) -> Iterator[tuple[str, Function]]:
         """All, by name."""
         yield from self._functions.items()
+
+
+def checked_time(value: Any) -> float | None:
+    """Seconds since 1970, or None.
+
+    Raises:
+        TypeError, ValueError: It is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise TypeError(f"expires_at must be seconds since 1970, not {value!r}")
+    if value is not None and not 0 <= value < math.inf:
+        raise ValueError(f"expires_at must be seconds since 1970, not {value!r}")
+    return None if value is None else float(value)

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from harness import DEADLINE
 from live_peer import LivePeer
 
-from simple_ws import Server, in_thread
+from simple_ws import ConnectionClosed, Server, in_thread
+from simple_ws import connect as connect_client
 from simple_ws.live import Connected, Subscribed
 from simple_ws.testing import TestServer
 from simple_ws.tokens import Tokens
@@ -251,6 +253,45 @@ class TestRefreshByTheServer:
             assert peer.client.is_open()
             kit.advance(4)
             assert closed_with(peer) == (3005, "connection expired")
+
+    def test_server_says_until_when(self, site: Site) -> None:
+        peer = site().connected(expires_in=60)
+        peer.client.refresh(site.time() + 300)
+        (push,) = peer.pushes()
+        assert push == {"refresh": {"expires": True, "ttl": 300}}
+        site.advance(200)
+        peer.take()
+        assert peer.client.is_open()
+        peer.client.refresh(None)
+        assert peer.pushes() == [{"refresh": {}}]
+        assert not site.live.expiries
+        for wrong in ("soon", True):
+            with pytest.raises(TypeError):
+                peer.client.refresh(wrong)
+        peer.client.refresh(0)
+        site.kit.settle()
+        assert closed_with(peer) == (3005, "connection expired")
+        peer.client.refresh(None)
+
+    def test_expiry_survives_a_restart_of_the_server(self) -> None:
+        server = Server("127.0.0.1", 0)
+        live = server.live(
+            "/live",
+            on_connect=lambda client, request: Connected(expires_at=time.time() + 0.2),
+        )
+        for stopped_before in (True, False):
+            server.start()
+            url = f"ws://127.0.0.1:{server.port}/live/websocket"
+            with connect_client(url) as client:
+                client.send('{"id":1,"connect":{}}')
+                client.recv(timeout=DEADLINE)
+                if stopped_before:
+                    server.stop(drain=0)
+                with pytest.raises(ConnectionClosed) as gone:
+                    client.recv(timeout=DEADLINE)
+            assert gone.value.code == (3001 if stopped_before else 3005)
+        server.stop(drain=0)
+        assert not live.expiries  # type: ignore[attr-defined]
 
 
 class TestSubscription:
