@@ -130,12 +130,16 @@ class ApiMethods:
         server, key = self._server, params.get("idempotency_key") or None
         rule = server._topic_rules.find(topic)
         kept = rule is not None and rule.history > 0
+        keep = kept and not params.get("skip_history")
         if key is not None:
-            _check_key(key, topic, kept)
-        if kept and params.get("skip_history"):
+            _check_key(key, topic, keep)
+        if kept and not keep:
             order = {"do": "send", "topic": topic, "tags": publication.tags}
             self._everywhere({**order, **_portable(publication.data)}, done)
             return
+        engine = server._engine
+        if not kept and engine is not None and not engine.state.up:
+            raise LiveError(*codes.INTERNAL)  # it would be lost
         waiting = _Waiting(server, done)
         try:
             msg = publication.msg
@@ -361,7 +365,7 @@ def _publication(params: dict[str, Any]) -> _Publication:
 def _check_key(key: str, topic: str, kept: bool) -> None:
     if not kept:
         code, text = codes.NOT_AVAILABLE
-        why = "idempotency_key is for topics with history"
+        why = "idempotency_key is for what is kept in a history"
         raise LiveError(code, f"{text}: {why}")
     try:
         check_key(key, topic, kept)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -284,8 +285,22 @@ def test_publication_that_comes_again_is_published_once(kit: TestServer) -> None
     code, text = fail(kit, "publish", **{**given, "channel": "hall"})
     assert (code, text) == (
         108,
-        "not available: idempotency_key is for topics with history",
+        "not available: idempotency_key is for what is kept in a history",
     )
+    assert fail(kit, "publish", **given, skip_history=True)[0] == 108
+
+
+def test_publication_that_nobody_else_would_get_is_an_error(
+    kit: TestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = joined(kit, "ann", "hall")
+    with monkeypatch.context() as patched:
+        engine = SimpleNamespace(state=SimpleNamespace(up=False))
+        patched.setattr(kit.server, "_engine", engine)
+        error = 100, "internal server error"
+        assert fail(kit, "publish", channel="hall", data=1) == error
+    call(kit, "publish", channel="hall", data=2)
+    assert reader.publications() == [(2, 0)]
 
 
 def test_publication_need_not_be_kept(kit: TestServer) -> None:
