@@ -169,7 +169,7 @@ class OneWayClient(StreamClient):
         self._asked = asked
         #: Not sent yet.
         self._head = head + PUSHES.opening()
-        self._refusal = refuse
+        self._refusal: Callable[[Response], bytes] | None = refuse
         #: What is sent after that; None once it is.
         self._early: list[bytes] | None = []
         self._early_size = 0
@@ -194,6 +194,7 @@ class OneWayClient(StreamClient):
     def _begin_response(self, text: str) -> None:
         """All subscriptions have begun: send what has waited for that."""
         early, self._early = self._early or [], None
+        self._refusal = None  # it keeps the request
         for block in (self._form.block(text), *early):
             self._send_framed(block)
         if any(self._places.values()):
@@ -202,10 +203,11 @@ class OneWayClient(StreamClient):
 
     def _refuse(self, status: int, message: str) -> bool:
         """Answer with an HTTP status; return False if the response has begun."""
-        if not self._head or not self._open:
+        refusal, self._refusal = self._refusal, None
+        if refusal is None or not self._head or not self._open:
             return False
         self._head = b""
-        self._enqueue(self._refusal(Response(status, f"{message}\n")))
+        self._enqueue(refusal(Response(status, f"{message}\n")))
         self._protocol.conclude(CloseCode.POLICY_VIOLATION, message, CloseCause.LOCAL)
         self._sync()
         self._loop.call_soon(self._end)
