@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from harness import DEADLINE, Recorder, running
+from node_js import NODE, SCRIPTS, needs_node
 
 from simple_ws import Deflate, Server
 
@@ -256,39 +256,15 @@ class TestWebsocketClient:
 # --- ws, of node ---------------------------------------------------------------------
 
 HERE = Path(__file__).parents[1]
-#: Where the package `ws` is kept between runs.
-CACHE = HERE.parent / ".peers"
 
 
-@pytest.fixture(scope="module")
-def node_ws() -> Path:
-    """The folder with the package `ws`, installed when it is not there yet."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("node or npm is not installed")
-    if not (CACHE / "node_modules" / "ws").is_dir():
-        CACHE.mkdir(exist_ok=True)
-        (CACHE / ".gitignore").write_text("*\n")
-        (CACHE / "package.json").write_text('{"private": true}\n')
-        command = [npm, "install", "--no-audit", "--no-fund", "--no-save", "ws@8"]
-        try:
-            done = subprocess.run(
-                command, cwd=CACHE, capture_output=True, text=True, timeout=50
-            )
-        except subprocess.TimeoutExpired:
-            pytest.skip("npm install ws: no answer in time")
-        if done.returncode:
-            pytest.skip(f"npm install ws failed: {done.stderr.strip()[-200:]}")
-    return CACHE
-
-
-def talk(folder: Path, server: Server, options: list[Any]) -> list[dict[str, Any]]:
+def talk(server: Server, options: list[Any]) -> list[dict[str, Any]]:
     """Have node talk to a server, once for each of the options."""
     done = subprocess.run(
         [
-            "node",
+            NODE,
             str(HERE / "peers" / "ws.mjs"),
-            str(folder),
+            str(SCRIPTS),
             url(server),
             json.dumps(options),
         ],
@@ -312,7 +288,8 @@ def expect_good(results: list[dict[str, Any]], handler: Echo) -> None:
         assert handler.wait_for("close", 2 * number + 2) == (4002, "from us", "local")
 
 
-def test_node_ws_echoes_whatever_it_asks_for(node_ws: Path) -> None:
+@needs_node
+def test_node_ws_echoes_whatever_it_asks_for() -> None:
     options: list[Any] = [
         False,
         True,
@@ -325,15 +302,16 @@ def test_node_ws_echoes_whatever_it_asks_for(node_ws: Path) -> None:
     ]
     handler, served = serve()
     with served as server:
-        results = talk(node_ws, server, options)
+        results = talk(server, options)
         assert len(results) == len(options)
         expect_good(results, handler)
         assert results[0]["extensions"] == ""
         assert all("deflate" in result["extensions"] for result in results[1:])
 
 
+@needs_node
 @pytest.mark.parametrize("bits", [8, 9, 12, 15])
-def test_node_ws_understands_our_parameters(node_ws: Path, bits: int) -> None:
+def test_node_ws_understands_our_parameters(bits: int) -> None:
     deflate = Deflate(
         server_max_window_bits=bits,
         client_max_window_bits=max(bits, 9),
@@ -344,4 +322,4 @@ def test_node_ws_understands_our_parameters(node_ws: Path, bits: int) -> None:
     )
     handler, served = serve(compression=deflate)
     with served as server:
-        expect_good(talk(node_ws, server, [True, {"threshold": 0}]), handler)
+        expect_good(talk(server, [True, {"threshold": 0}]), handler)
