@@ -784,6 +784,29 @@ def check_tokens(sandbox: Sandbox) -> None:
         assert ask(client, {"id": 3, "subscribe": room})["subscribe"]["expires"]
 
 
+@checks("docs/howto/calls.md")
+def check_calls(sandbox: Sandbox) -> None:
+    names = sandbox.names
+    with sandbox.serve(names["server"]) as server:
+        ann = LivePeer(server)
+        ann.connect(data="ann")
+        ann.ask("subscribe", channel="stock")
+
+        def call(method: str, data: object) -> Any:
+            return ann.do("rpc", method=method, data=data)
+
+        for left in (2, 1, 0):
+            assert call("buy", {"name": "apple"})["rpc"]["data"] == {"left": left}
+            assert ann.publications()[0][0] == {"apple": left}
+        assert call("buy", {"name": "apple"})["error"]["code"] == 409
+        for data in (None, {"name": ["apple"]}, {"name": "pear"}):
+            assert call("buy", data)["error"]["code"] == 404
+        assert call("sell", {})["error"]["code"] == 104
+        first, again = (call("pay", {"key": "7"}) for _ in range(2))
+        assert first["rpc"] == again["rpc"] == {"data": {"paid": True}}
+    assert len(names["done"]) == 1
+
+
 @checks("docs/howto/fleet.md")
 def check_fleet(sandbox: Sandbox) -> None:
     run, server, fleet = (
