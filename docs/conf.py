@@ -167,6 +167,7 @@ SIGNATURES = {
     "simple_ws.client.Connection": "",
     "simple_ws.aio.Connection": "",
     "simple_ws.http11.Fields": "",
+    "simple_ws.live.History": "",
     "simple_ws.http11.Headers": "",
     "simple_ws.schedule.Job": "",
     "simple_ws.testing.TestClient": "",

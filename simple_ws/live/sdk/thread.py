@@ -82,23 +82,22 @@ def connect(url: Address, **options: Unpack[_AllOptions]) -> LiveConnection:
     Args:
         url: such as "wss://example.com/live/websocket"; or a function that returns it,
             called before each attempt.
-        options: those of `simple_ws.connect`, and these; times in seconds:
-
-            token: says who the client is, where the server wants that.
-            get_token: returns a token; called in a thread of its own, at first unless
-                there is a `token`, and before one expires. If it returns "" or raises
-                `AuthenticationError`, the client closes; another exception is logged,
-                and it is called again later.
-            data: any JSON for `on_connect` of the server.
-            name: of the program, "python" by default.
-            timeout: to connect, and for each call, 10 by default.
-            backoff: a `simple_ws.aio.Backoff`, by default of 0.5 to 20.
-            ping_delay: that a ping of the server may be late before the connection is
-                given up, 10 by default.
-            max_outbox: commands that wait at once, 1,000 by default.
-            max_queue: what waits to be read in each subscription, 1,000 by default.
-            on_state: called with "connecting", "connected" or "closed", and why it is
-                not connected any more, or None.
+        options: those of `simple_ws.connect`, and these; times in seconds.
+        token: says who the client is, where the server wants that.
+        get_token: returns a token; called in a thread of its own, at first unless
+            there is a `token`, and before one expires. If it returns "" or raises
+            `AuthenticationError`, the client closes; another exception is logged,
+            and it is called again later.
+        data: any JSON for `on_connect` of the server.
+        name: of the program, "python" by default.
+        timeout: to connect, and for each call, 10 by default.
+        backoff: a `simple_ws.aio.Backoff`, by default of 0.5 to 20.
+        ping_delay: that a ping of the server may be late before the connection is
+            given up, 10 by default.
+        max_outbox: commands that wait at once, 1,000 by default.
+        max_queue: what waits to be read in each subscription, 1,000 by default.
+        on_state: called with "connecting", "connected" or "closed", and why it is
+            not connected any more, or None.
 
     Returns:
         The client; close it by `with` or `close`.
