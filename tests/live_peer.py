@@ -19,9 +19,11 @@ def allow(client: Any, action: str, topic: str) -> bool:
 class LivePeer:
     """A client of the protocol, without ports."""
 
-    def __init__(self, kit: TestServer, path: str = "/live/websocket") -> None:
+    def __init__(
+        self, kit: TestServer, path: str = "/live/websocket", **options: Any
+    ) -> None:
         self.kit = kit
-        self.peer = kit.connect(path)
+        self.peer = kit.connect(path, **options)
         self._number = 0
         self._waiting: list[dict[str, Any]] = []
         self._seen = 0

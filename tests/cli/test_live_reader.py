@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from simple_ws.cli.live.reader import Settings, read_settings
 from simple_ws.cli.values import UsageError
 
 pytestmark = pytest.mark.one_backend
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_nothing_is_the_defaults_of_centrifugo() -> None:
@@ -285,3 +289,11 @@ def test_wrong_variable_is_named() -> None:
 def test_null_is_not_given() -> None:
     settings: Settings = read_settings({"client": None, "port": None, "log": {}})
     assert settings["http_server.port"] == 8000
+
+
+def test_every_key_is_documented() -> None:
+    page = (ROOT / "docs/howto/live-server.md").read_text()
+    for path in KEYS:
+        name = path.rpartition(".")[2]
+        shown = re.sub(r"_for_\w+", "", name)  # there is a line for each action
+        assert name in page or shown in page, path

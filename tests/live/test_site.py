@@ -355,3 +355,20 @@ def test_recovery_without_a_history_while_one_tries_things_out(start: Start) -> 
     assert [each["data"] for each in back["publications"]] == ["missed"]
     assert other.ask("subscribe", channel="x") == {}
     assert other.fail("history", channel="x") == 108
+
+
+def test_user_of_a_header_that_a_proxy_sets(start: Start) -> None:
+    name = "X-User-Id"
+    site = start({"client": {**USERS["client"], "user_id_http_header": name}})
+
+    def connect(headers: dict[str, str], **params: Any) -> LivePeer:
+        path = "/connection/websocket"
+        peer = LivePeer(site.kit, path, headers=headers)
+        peer.send({"id": 1, "connect": params})
+        return peer
+
+    assert connect({name: "ann"}).client.client_id == "ann"
+    token = TOKENS.connection("bob")
+    assert connect({name: "ann"}, token=token).client.client_id == "bob"
+    refused = connect({})
+    assert refused.take()[0]["error"]["code"] == 101

@@ -58,8 +58,10 @@ class Connecting:
     def __init__(self, settings: Settings, channels: Channels) -> None:
         self._channels = channels
         without = "client.allow_anonymous_connect_without_token"
-        #: Clients without a token may connect.
-        self.allow_anonymous: bool = settings["client.insecure"] or settings[without]
+        self._without_token: bool = settings["client.insecure"] or settings[without]
+        self._header: str = settings["client.user_id_http_header"]
+        #: Whether clients without a token may connect is decided here.
+        self.allow_anonymous = self._without_token or bool(self._header)
         self._named: bool = settings["client.disallow_anonymous_connection_tokens"]
 
     def on_connect(self, client: Any, request: ConnectRequest) -> Connected:
@@ -70,14 +72,17 @@ class Connecting:
         """
         if request.claims is None and request.token:  # there is nothing to verify it
             raise DisconnectClient(Disconnect.INVALID_TOKEN)
-        if request.claims is None and not self.allow_anonymous:
+        user = request.user
+        if request.claims is None and self._header:
+            user = client.headers.get(self._header, "")
+        if request.claims is None and not user and not self._without_token:
             raise LiveError(*UNAUTHORIZED)
         if request.claims is not None and not request.user and self._named:
             raise DisconnectClient(Disconnect.PERMISSION_DENIED)
         try:
-            topics = self._channels.granted(request.user, request.topics)
+            topics = self._channels.granted(user, request.topics)
         except LiveError:
             raise DisconnectClient(Disconnect.BAD_REQUEST) from None
-        personal = self._channels.personal(request.user)
+        personal = self._channels.personal(user)
         own = () if personal is None else (personal,)
-        return Connected(topics=[*own, *topics])
+        return Connected(user or None, topics=[*own, *topics])

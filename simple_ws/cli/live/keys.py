@@ -103,6 +103,7 @@ KEYS: dict[str, Key] = {
     **{f"client.token.{name}": key for name, key in _TOKEN.items()},
     "client.allow_anonymous_connect_without_token": Key(boolean, False),
     "client.disallow_anonymous_connection_tokens": Key(boolean, False),
+    "client.user_id_http_header": Key(text, ""),
     "client.ping_interval": Key(duration, 25.0),
     "client.pong_timeout": Key(duration, 8.0),
     "client.channel_limit": Key(whole(1), 128),
@@ -131,7 +132,6 @@ KEYS: dict[str, Key] = {
     "health.handler_prefix": Key(text, "/health"),
     "prometheus.enabled": Key(boolean, False),
     "prometheus.handler_prefix": Key(text, "/metrics"),
-    "shutdown.timeout": Key(duration, 30.0),
 }
 
 #: Names of Centrifugo 5 that mean the same. Some of them are groups of keys in 6.
@@ -155,6 +155,7 @@ V5_NAMES: dict[str, str] = {
     "disallow_anonymous_connection_tokens": (
         "client.disallow_anonymous_connection_tokens"
     ),
+    "client_user_id_http_header": "client.user_id_http_header",
     "ping_interval": "client.ping_interval",
     "pong_timeout": "client.pong_timeout",
     "client_channel_limit": "client.channel_limit",
