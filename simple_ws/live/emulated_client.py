@@ -27,7 +27,7 @@ class EmulatedClient(StreamClient):
         args: as for `Client`.
     """
 
-    __slots__ = ("_connect", "_held", "_held_size", "_key")
+    __slots__ = ()
 
     def __init__(self, form: Form, connect: str, *args: Any) -> None:
         self._connect = connect

@@ -23,6 +23,7 @@ from .commands import Command, read_commands
 from .emulated_client import EmulatedClient
 from .forms import EVENTS, LINES, Form
 from .interfaces import LiveHost
+from .stream_client import StreamClient, combined
 
 __all__ = ["Emulation", "begin_stream", "stream_headers"]
 
@@ -72,7 +73,7 @@ class Emulation:
             raise HandshakeError(400, "The request must begin with a connect command.")
         self._check_size(frame)
         head = exchange.stream_head(stream_headers(form))
-        begin_stream(self._live, exchange, partial(EmulatedClient, form, frame), head)
+        begin_stream(self._live, exchange, EmulatedClient, (form, frame), head)
 
     def take(self, exchange: Exchange) -> None:
         """POST {path}/emulation."""
@@ -107,19 +108,25 @@ def stream_headers(form: Form) -> list[tuple[str, str]]:
 
 
 def begin_stream(
-    live: LiveHost, exchange: Exchange, client_class: Any, head: bytes
+    live: LiveHost,
+    exchange: Exchange,
+    kind: type[StreamClient],
+    args: tuple[Any, ...],
+    head: bytes,
 ) -> None:
     """Open a client, unless it is refused.
 
     Args:
         live: its handler.
         exchange: of its request.
-        client_class: creates it.
+        kind: of the client.
+        args: its own, before those of any client.
         head: of the response; b"" if the client sends it by itself.
     """
     origin, cors = exchange.request.origin, live.cors
     any_origin = cors is not None and origin is not None and cors.allows(origin)
-    exchange.open_stream(live, StreamTerms(client_class, head, any_origin))
+    made = partial(combined(kind, live.client_class), *args)
+    exchange.open_stream(live, StreamTerms(made, head, any_origin))
 
 
 def _read(body: bytes) -> _Input:

@@ -28,6 +28,7 @@ class LiveHost(Protocol):
         heartbeat: seconds between two pings of a client.
         expiries: connections and subscriptions that expire.
         options: of the connections.
+        client_class: of those by WebSocket; a class or a function.
         cors: which pages of other origins may use its paths by HTTP.
     """
 
@@ -40,6 +41,7 @@ class LiveHost(Protocol):
     heartbeat: float
     expiries: Expiries
     options: Options
+    client_class: Any
     cors: Cors | None
 
     def find_action(self, method: str) -> Callable[..., Any]:

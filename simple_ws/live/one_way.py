@@ -9,7 +9,6 @@ Source: HTML Standard, "Server-sent events"; centrifugal.dev, "Unidirectional SS
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import Any
 
 from ..errors import HandshakeError
@@ -60,9 +59,8 @@ class OneWay:
             exchange.respond(Response(200, headers=headers))
             return
         head = exchange.stream_head(headers)
-        refuse = exchange.encode_last
-        made = partial(OneWayClient, asked, head, refuse)
-        begin_stream(self._live, exchange, made, b"")
+        args = asked, head, exchange.encode_last
+        begin_stream(self._live, exchange, OneWayClient, args, b"")
 
 
 def _checked(text: str) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class OneWayClient(StreamClient):
 
     _keepalive: ClassVar[KeepAlive] = _OneWayKeepAlive()
 
-    __slots__ = ("_asked", "_early", "_early_size", "_head", "_places", "_refusal")
+    __slots__ = ()
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ own, are in `emulated_client`; the others in `one_way_client`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from ..connection.backpressure import untaken
@@ -21,7 +22,7 @@ from .client import LiveClient
 from .commands import encode_push
 from .forms import Form
 
-__all__ = ["StreamClient"]
+__all__ = ["StreamClient", "combined"]
 
 #: Close codes below have no meaning for clients: the connection was closed.
 _FIRST_CODE = 3000
@@ -72,6 +73,14 @@ class _StreamKeepAlive(KeepAlive):
         return client._last_message + (client._options.idle_timeout or 0.0)
 
 
+@lru_cache
+def combined(kind: type[StreamClient], client_class: Any) -> type[StreamClient]:
+    """A kind of client that has what the `client_class` of a handler has, too."""
+    if not isinstance(client_class, type) or issubclass(kind, client_class):
+        return kind
+    return type(client_class.__name__, (kind, client_class), {"__slots__": ()})
+
+
 class StreamClient(LiveClient):
     """A client without WebSockets, as hooks and methods get it.
 
@@ -83,7 +92,8 @@ class StreamClient(LiveClient):
     _keepalive: ClassVar[KeepAlive] = _StreamKeepAlive()
     _form: Form
 
-    __slots__ = ("_form", "_taken")
+    # Nothing in slots: the class can be combined with one of the user's.
+    __slots__ = ()
 
     def __init__(self, form: Form, *args: Any) -> None:
         self._form = form

@@ -17,7 +17,7 @@ from live_peer import LivePeer, StreamPeer, allow
 from tls_harness import client_side, server_side
 
 from simple_ws import CloseCause, HandshakeError, Middleware, Server, WebSocket
-from simple_ws.live import Connected
+from simple_ws.live import Connected, LiveClient
 from simple_ws.live.emulation import _read
 from simple_ws.testing import TestServer
 
@@ -274,6 +274,27 @@ class TestStream:
         assert peer.take() == []
         site.kit.advance(1)
         assert peer.take()[0]["connect"]["session"]
+
+    def test_class_of_the_users_is_theirs_too(self, site: Any) -> None:
+        class Player(LiveClient):
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args)
+                self.score = 5
+
+            def double(self) -> int:
+                return 2 * self.score
+
+        site().live.client_class = Player
+
+        @site.live.method
+        def score(client: Any, data: Any) -> int:
+            assert isinstance(client, Player)
+            return client.double()
+
+        peer = site.connected()
+        assert peer.ask("rpc", method="score") == {"data": 10}
+        assert repr(peer.client).startswith("<Player ")
+        assert type(site.connected().client) is type(peer.client)
 
     def test_limits_of_connections_hold(self, site: Any) -> None:
         site(server={"max_connections": 1}).connected()
