@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from harness import DEADLINE
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from simple_ws.cli.main import main
@@ -115,7 +116,11 @@ def test_environment_without_a_file() -> None:
 
 def test_nobody_may_connect_by_default() -> None:
     with serving() as (_, address), connect(f"{address}connection/websocket") as peer:
-        assert ask(peer, 1, "connect")["error"]["code"] == 101
+        peer.send('{"id": 1, "connect": {}}')
+        with pytest.raises(ConnectionClosed) as caught:
+            peer.recv(DEADLINE)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 3501
 
 
 def test_check_reads_and_ends(config: Path, capsys: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...live import Connected, ConnectRequest, LiveError
-from ...live.codes import UNAUTHORIZED, Disconnect, DisconnectClient
+from ...live.codes import Disconnect, DisconnectClient
 from ...tokens import Tokens
 from ..values import UsageError
 from .channels import Channels
@@ -60,15 +60,13 @@ class Connecting:
         without = "client.allow_anonymous_connect_without_token"
         self._without_token: bool = settings["client.insecure"] or settings[without]
         self._header: str = settings["client.user_id_http_header"]
-        #: Whether clients without a token may connect is decided here.
-        self.allow_anonymous = self._without_token or bool(self._header)
         self._named: bool = settings["client.disallow_anonymous_connection_tokens"]
 
     def on_connect(self, client: Any, request: ConnectRequest) -> Connected:
         """Let a client in, and subscribe it to its own channel, and to those it wants.
 
         Raises:
-            LiveError, DisconnectClient: It may not connect.
+            DisconnectClient: It may not connect.
         """
         if request.claims is None and request.token:  # there is nothing to verify it
             raise DisconnectClient(Disconnect.INVALID_TOKEN)
@@ -76,7 +74,9 @@ class Connecting:
         if request.claims is None and self._header:
             user = client.headers.get(self._header, "")
         if request.claims is None and not user and not self._without_token:
-            raise LiveError(*UNAUTHORIZED)
+            # Centrifugo's answer, which SDKs tell apart from a token that is wrong.
+            client._host._log.note_refusal(client.address, "it has no token")
+            raise DisconnectClient(Disconnect.BAD_REQUEST)
         if request.claims is not None and not request.user and self._named:
             raise DisconnectClient(Disconnect.PERMISSION_DENIED)
         try:
