@@ -13,6 +13,7 @@ A block whose first line is `# name.py` is also a file that others may import. O
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import inspect
 import json
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -769,19 +771,46 @@ def prepare_tokens(sandbox: Sandbox) -> None:
 
 @checks("docs/howto/tokens.md")
 def check_tokens(sandbox: Sandbox) -> None:
-    def ask(client: Any, command: dict[str, Any]) -> Any:
-        client.send(json.dumps(command))
-        return json.loads(client.recv())
+    names = sandbox.names
+    tokens = names["tokens"]
+    with sandbox.serve(names["server"]) as server:
+        ann = LivePeer(server)
+        assert ann.connect(token=tokens.connection("ann"))["ttl"] > 3500
+        assert ann.fail("subscribe", channel="room:7") == 103
+        assert ann.ask("subscribe", channel="room:lobby") is not None
+        token = tokens.subscription("ann", "room:7")
+        assert ann.ask("subscribe", channel="room:7", token=token)["expires"]
+        eve, bob = (
+            LivePeer(server, "/club/websocket"),
+            LivePeer(server, "/club/websocket"),
+        )
+        eve.connect(data="eve")
+        bob.connect(data="bob")
+        for _ in range(62):  # both answer their pings
+            server.advance(1)
+            for client in server.server.clients:
+                client._live.receive("{}")
+        assert (eve.peer.close_code, bob.client.is_open()) == (3005, True)
+    _check_token_views(names, tokens)
 
-    tokens = sandbox.names["tokens"]
-    with sandbox.serve(sandbox.names["server"]) as server:
-        client = server.connect("/live/websocket")
-        token = {"token": tokens.connection("ann")}
-        assert ask(client, {"id": 1, "connect": token})["connect"]["ttl"] > 3500
-        room = {"channel": "room:7"}
-        assert ask(client, {"id": 2, "subscribe": room})["error"]["code"] == 103
-        room["token"] = tokens.subscription("ann", "room:7")
-        assert ask(client, {"id": 3, "subscribe": room})["subscribe"]["expires"]
+
+def _check_token_views(names: dict[str, Any], tokens: Any) -> None:
+    """What the web applications of the page give."""
+    if "token" in names:
+        settings = importlib.import_module("django.conf").settings
+        if not settings.configured:
+            settings.configure()
+        user = SimpleNamespace(get_username=lambda: "ann", is_authenticated=True)
+        answer = names["token"](SimpleNamespace(user=user))
+        token = json.loads(answer.content)["token"]
+        assert tokens.verify_connection(token).user == "ann"
+    if "api" in names:
+        token = names["connection_token"]("ann")["token"]
+        assert tokens.verify_connection(token).info == {"name": "ann"}
+        token = names["subscription_token"]("room:ann:1", "ann")["token"]
+        assert tokens.verify_subscription(token).channel == "room:ann:1"
+        with pytest.raises(names["HTTPException"]):
+            names["subscription_token"]("room:bob:1", "ann")
 
 
 @checks("docs/howto/calls.md")
