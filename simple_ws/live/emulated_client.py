@@ -61,6 +61,10 @@ class EmulatedClient(StreamClient):
         """
         if not self._open:
             return True
+        if self._held is None and self._is_behind():
+            # As for others, who are not read then: there must be room for replies.
+            self._held = deque()
+            self._await_drain = True
         if self._held is None:
             self._deliver(frame)
             return True
@@ -71,6 +75,14 @@ class EmulatedClient(StreamClient):
         self._held.append(frame)
         self._held_size = size
         return True
+
+    def _is_behind(self) -> bool:
+        """Whether the client does not take its output."""
+        return self._write_blocked and self.buffered_amount > self._write_limit >> 1
+
+    def _on_drained(self) -> None:
+        super()._on_drained()
+        self._hold_input(False)
 
     @property
     def _input_held(self) -> bool:

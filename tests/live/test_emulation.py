@@ -541,6 +541,29 @@ class TestRequests:
             with suppress(HandshakeError):
                 assert _read(json.dumps(given_).encode()).frame
 
+    def test_requests_of_a_client_that_does_not_read_wait(self, site: Any) -> None:
+        site(write_limit=100_000)
+
+        @site.live.method
+        def large(client: Any, data: Any) -> str:
+            return "x" * 10_000
+
+        peer = site.connected()
+        statuses = [
+            peer.post(json.dumps({"id": 10 + n, "rpc": {"method": "large"}}))
+            for n in range(300)
+        ]
+        taken = statuses.count(204)
+        assert statuses == [204] * taken + [429] * (300 - taken)
+        assert 100 < taken < 300
+        assert peer.client.is_open()
+        assert peer.client.buffered_amount < 70_000
+        replies: list[int] = []
+        while len(replies) < taken:
+            replies += [each["id"] for each in peer.take()]
+        assert replies == [10 + n for n in range(taken)]
+        assert peer.post("{}") == 204
+
     def test_unknown_session(self, site: Any) -> None:
         peer = site().connected()
         assert peer.post("{}", session="x") == 404
