@@ -1,6 +1,6 @@
 // client.js alone, with a socket and a clock that the test moves.
 //
-// usage: CLIENT=/path/of/client.mjs node --test client_test.mjs
+// usage: CLIENT=/path/of/client.mjs [SEEDS=40] node --test client_test.mjs
 import assert from "node:assert/strict"
 import { beforeEach, mock, test } from "node:test"
 
@@ -538,4 +538,86 @@ test("addresses may be those of pages", () => {
   }
   delete globalThis.location
   assert.throws(() => new Centrifuge("/live"), TypeError)
+})
+
+/** Numbers that are the same every time, from 0 to `below`. */
+function dice(seed) {
+  return (below) => {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
+    return Math.floor(seed / 2 ** 32 * below)
+  }
+}
+
+const WORDS = [
+  "id", "error", "code", "message", "temporary", "connect", "client", "subs", "ping", "pong", "expires", "ttl", "subscribe",
+  "recoverable", "positioned", "recovered", "publications", "offset", "epoch", "push", "channel", "pub", "data", "info", "tags",
+  "join", "leave", "unsubscribe", "disconnect", "reason", "presence", "history", "rpc", "room", "served", "__proto__", "constructor",
+]
+const VALUES = [null, true, false, 0, 1, -1, 2500, 3000, 3500, 1e300, 0.5, "", "x", [], {}]
+
+/** Any JSON, most of it with the words of the protocol. */
+function anything(roll, depth = 0) {
+  const kind = roll(10)
+  if (depth > 4 || kind < 2) return VALUES[roll(VALUES.length)]
+  if (kind < 3) return WORDS[roll(WORDS.length)]
+  if (kind < 4) return Array.from({ length: roll(4) }, () => anything(roll, depth + 1))
+  if (kind < 5) return roll(60)
+  const entries = Array.from({ length: 1 + roll(4) }, () => [WORDS[roll(WORDS.length)], anything(roll, depth + 1)])
+  return Object.fromEntries(entries)
+}
+
+/** Likewise, but with the shape of a reply or a push. */
+function almost(roll) {
+  const channel = ["room", "served", "new"][roll(3)]
+  const kind = ["pub", "join", "leave", "message", "subscribe", "unsubscribe", "disconnect", "refresh"][roll(8)]
+  if (roll(2)) return { push: { channel, [kind]: anything(roll) } }
+  const method = ["connect", "subscribe", "unsubscribe", "publish", "history", "presence", "rpc", "error", "refresh"][roll(9)]
+  return { id: roll(60), [method]: anything(roll) }
+}
+
+test("whatever a server says, it goes on", async () => {
+  const problems = []
+  const note = (error) => problems.push(error)
+  process.on("uncaughtException", note)
+  process.on("unhandledRejection", note)
+  const plain = JSON.stringify(Object.getOwnPropertyNames(Object.prototype))
+  for (let seed = 1; seed <= Number(process.env.SEEDS ?? 40); seed++) {
+    const roll = dice(seed)
+    const live = client({ getToken: () => "token" })
+    const room = live.newSubscription("room", { recoverable: true, minResubscribeDelay: 100, getToken: () => "token" })
+    live.connect()
+    room.subscribe()
+    await settled()
+    for (let n = 0; n < 20; n++) {
+      const socket = sockets.at(-1)
+      if (!socket.open) {
+        socket.open = true
+        socket.onopen({})
+      }
+      if (!roll(3)) {
+        for (const { id, connect } of socket.heard.slice(-3)) if (id) await socket.say({ id, [connect ? "connect" : "subscribe"]: { pong: true, recoverable: true } })
+      }
+      live.publish("room", 1).catch(() => {})
+      room.history({ limit: 1 }).catch(() => {})
+      await socket.say(roll(2) ? anything(roll) : almost(roll))
+      if (!roll(3)) await pass(1050)
+    }
+    for (const each of [live, room]) assert.ok(["disconnected", "connecting", "connected", "unsubscribed", "subscribing", "subscribed"].includes(each.state))
+    // It works once the server does.
+    live.disconnect()
+    room.unsubscribe()
+    live.connect()
+    room.subscribe()
+    await settled()
+    await sockets.at(-1).accept()
+    await settled()
+    await sockets.at(-1).answer("subscribe")
+    assert.equal(room.state, "subscribed", `seed ${seed}`)
+    live.disconnect()
+    await settled()
+  }
+  process.off("uncaughtException", note)
+  process.off("unhandledRejection", note)
+  assert.deepEqual(problems, [])
+  assert.equal(JSON.stringify(Object.getOwnPropertyNames(Object.prototype)), plain)
 })

@@ -19,6 +19,7 @@ from simple_ws.live.script import client_js
 from simple_ws.testing import TestServer
 
 SOURCE = Path(simple_ws.live.__file__).parent / "client.js"
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "client-js.md"
 #: Bytes; what it costs a page that opens for the first time.
 MAX_SIZE = 5 * 1024
 
@@ -97,6 +98,33 @@ def test_gzip_is_sent_to_those_that_accept_it(
 ) -> None:
     response = get(kit, "/live/client.js", Accept_Encoding=accepted)
     assert ("Content-Encoding" in response.headers) is packed
+
+
+def test_all_that_is_public_has_types_and_is_documented() -> None:
+    """Methods of the classes that stand in client.js, and the names of the types."""
+    source, types = (
+        SOURCE.read_text("utf-8"),
+        SOURCE.with_suffix(".d.ts").read_text("utf-8"),
+    )
+    classes = source[source.index("class Party") :]
+    methods = set(re.findall(r"^  (?:async )?([a-z]\w+)\(.*\{", classes, re.MULTILINE))
+    methods -= {"constructor", *_methods_of("Stream", source)}
+    assert {"subscribe", "publish", "ready", "once"} <= methods
+    assert [
+        name for name in methods if f" {name}(" not in types.replace("<", "(")
+    ] == []
+    exported = re.findall(r"^export class (\w+)", source, re.MULTILINE)
+    assert exported == ["UnauthorizedError", "Centrifuge"]
+    if not REFERENCE.exists():
+        pytest.skip("no checkout: no documentation")
+    page = REFERENCE.read_text("utf-8")
+    assert [name for name in (*methods, *exported) if name not in page] == []
+
+
+def _methods_of(name: str, source: str) -> list[str]:
+    begin = source.index(f"class {name} ")
+    body = source[begin : source.index("\n}", begin)]
+    return re.findall(r"^  (\w+)\(", body, re.MULTILINE)
 
 
 @needs_node
