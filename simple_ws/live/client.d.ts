@@ -185,6 +185,12 @@ export interface SubscriptionOptions {
   maxResubscribeDelay?: number
 }
 
+export interface PublishOptions {
+  /** At most 128 characters, best at random: what is published again with the same key, since
+   * no reply came, is once in a channel with history. The SDK and other servers have no keys. */
+  key?: string
+}
+
 export interface HistoryOptions {
   /** Publications at most; 0, the default, gives the position alone, and -1 all. */
   limit?: number
@@ -226,7 +232,7 @@ export class Centrifuge implements Emitter<ClientEvents, State> {
   removeSubscription(subscription: Subscription | null): void
   subscriptions(): Record<string, Subscription>
   /** Resolves when the server has stored or sent it. */
-  publish(channel: string, data: any): Promise<{}>
+  publish(channel: string, data: any, options?: PublishOptions): Promise<{}>
   history(channel: string, options?: HistoryOptions): Promise<HistoryResult>
   presence(channel: string): Promise<PresenceResult>
   presenceStats(channel: string): Promise<PresenceStatsResult>
@@ -250,7 +256,7 @@ export interface Subscription extends Emitter<SubscriptionEvents, SubscriptionSt
   subscribe(): void
   unsubscribe(): void
   // These wait until it is subscribed.
-  publish(data: any): Promise<{}>
+  publish(data: any, options?: PublishOptions): Promise<{}>
   history(options?: HistoryOptions): Promise<HistoryResult>
   presence(): Promise<PresenceResult>
   presenceStats(): Promise<PresenceStatsResult>

@@ -1,7 +1,8 @@
 // A client of the Centrifugo client protocol, with names of the SDK: see client.d.ts.
 
-const MAX = 10000 // of calls that wait for a connection, of subscriptions by the server
-const FRAME = 2 ** 14, MAX_FRAME = 2 ** 25 // characters of one sent, of one received
+// MAX calls wait for a connection, and so many subscriptions are by the server; characters
+// of a FRAME that is sent, and of one that is received.
+const MAX = 10000, FRAME = 2 ** 14, MAX_FRAME = 2 ** 25
 
 /** Thrown by getToken or getData: do not try again. */
 export class UnauthorizedError extends Error {}
@@ -251,7 +252,7 @@ class Subscription extends Party {
 
   unsubscribe() { this._end(0, "unsubscribe called") }
 
-  publish(data) { return this._client.publish(this.channel, data, this) }
+  publish(data, options) { return this._client.publish(this.channel, data, options, this) }
   history(options) { return this._client.history(this.channel, options, this) }
   presence() { return this._client.presence(this.channel, this) }
   presenceStats() { return this._client.presenceStats(this.channel, this) }
@@ -339,7 +340,7 @@ export class Centrifuge extends Party {
     sub.unsubscribe()
   }
 
-  publish(channel, data, sub) { return this._request("publish", { channel, data }, sub) }
+  publish(channel, data, { key } = {}, sub) { return this._request("publish", { channel, data, key }, sub) }
   history(channel, options, sub) { return this._request("history", { channel, ...options }, sub) }
   presence(channel, sub) { return this._request("presence", { channel }, sub) }
   presenceStats(channel, sub) { return this._request("presence_stats", { channel }, sub) }
@@ -394,7 +395,8 @@ export class Centrifuge extends Party {
     this._later("retry", this._options.timeout, () => this._drop("connect timeout"))
     socket.onopen = mine(() => this._connect())
     socket.onmessage = mine(({ data }) => this._receive(data))
-    socket.onerror = () => {} // `close` follows
+    // `close` follows.
+    socket.onerror = () => {}
     socket.onclose = mine(({ code, reason }) => {
       if (code === 1009) this._end(3, "message size limit")
       else if (code >= 3000) this._end(code, reason, comesBack(code))

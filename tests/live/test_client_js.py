@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from node_js import NODE, SCRIPTS, needs_node
 from sdk_driver import Sdk, SdkClient, SdkError, node_sdk
+from sdk_scenarios import World
 
 from simple_ws import Server, WebSocket
 from simple_ws.live.script import client_js
@@ -125,6 +126,21 @@ def test_it_does_what_it_promises_alone(module: Path) -> None:
         timeout=50,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_published_again_with_its_key_comes_once(sdk: Sdk) -> None:
+    world = World(sdk)
+    try:
+        one = sdk.client().connect()
+        room = one.subscribe("room:1")
+        for key in ("a", "b", "a"):
+            one.call("publish", "room:1", key, {"key": key})
+            room.call("publish", f"also {key}", {"key": f"also {key}"})
+        room.call("publish", "last")
+        shown = [each["data"] for each in room.wait_for("publication", 5)]
+        assert shown == ["a", "also a", "b", "also b", "last"]
+    finally:
+        world.close()
 
 
 @pytest.mark.parametrize(

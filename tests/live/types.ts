@@ -26,7 +26,8 @@ live.connect()
 
 async function calls(): Promise<number> {
   await room.ready(1000)
-  await room.publish({ text: "hello" }).catch((error: Failure) => console.log(error.code, error.temporary))
+  await live.publish("room:7", 1, { key: "x" })
+  await room.publish({ text: "hello" }, {}).catch((error: Failure) => console.log(error.code, error.temporary))
   const { publications, epoch, offset } = await room.history({ limit: 10 })
   const { clients } = await live.presence("room:7")
   const { data } = await live.rpc("add", [1, 2])
