@@ -162,19 +162,29 @@ class LiveTopics:
         """Messages of a topic with history are missing: who counts them begins again
         from where it is, and is told then.
 
-        All at once: the next message would hide from them that they missed any.
+        None of them gets the next message, which would hide that some are missing.
+        They are told in turn: there may be very many.
         """
-        for client in self._live.server._feeds.members(topic):
+        server = self._live.server
+        for client in server._feeds.members(topic):
             session = client._live
             subscription = session.topics.get(topic)
             if session.live is not self._live or subscription is None:
                 continue
-            if not subscription.positioned:
-                continue
-            if subscription.by_server:
-                session.disconnect(Disconnect.INSUFFICIENT_STATE)
-            else:
-                self.leave(session, topic, Unsubscribe.INSUFFICIENT_STATE)
+            if subscription.positioned:
+                server._feeds.discard(topic, client)
+                told = partial(self._end_by_gap, session, topic, subscription)
+                server._histories.turns.add(told)
+
+    def _end_by_gap(
+        self, session: Session, topic: str, subscription: Subscription
+    ) -> None:
+        if session.topics.get(topic) is not subscription:
+            return  # it has left meanwhile
+        if subscription.by_server:
+            session.disconnect(Disconnect.INSUFFICIENT_STATE)
+        else:
+            self.leave(session, topic, Unsubscribe.INSUFFICIENT_STATE)
 
     def tell_presence(self, topic: str, joined: bool, info: dict[str, Any]) -> None:
         """A member has joined a topic or left it."""
@@ -220,7 +230,7 @@ class _Beginning:
         self._arriving = arriving
         arriving.look()
         if self._subscription.pending is not None:
-            self._timer = hub.reactor.call_later(_TIMEOUT, self._expire)
+            self._timer = hub.reactor.call_later(_TIMEOUT, self._note_late)
 
     def _arrive(self, arrival: Arrival) -> None:
         session, topic, subscription = self._session, self._topic, self._subscription
@@ -232,7 +242,13 @@ class _Beginning:
         if session.topics.get(topic) is subscription:
             self._hub._begin_feed(topic, session.client)
 
+    def _note_late(self) -> None:
+        """Not at once: very many may wait for one engine."""
+        self._hub._histories.turns.add(self._expire)
+
     def _expire(self) -> None:
+        if self._subscription.pending is None:
+            return  # it has arrived meanwhile
         if self._session.topics.get(self._topic) is self._subscription:
             self._topics.end(self._session, self._topic)
 

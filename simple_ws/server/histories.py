@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Collection
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cluster.envelope import Content, JsonText, bare, decode_body, encode_body
@@ -293,6 +294,7 @@ class _Reading:
         self._future = future
         self._topic, self._since, self._take = topic, since, take
         self._pause = FIRST_PAUSE
+        self._over = False
 
     def begin(self, rule: TopicRule, timeout: float) -> None:
         """Read, within so many seconds."""
@@ -301,7 +303,10 @@ class _Reading:
         self._engine.listen(self._engine.channels.kept(topic))
         self._source = self._histories.source(topic, rule)
         late = TimeoutError(f"the history of {topic!r} did not come in {timeout:g} s")
-        self._timer = reactor.call_later(timeout, lambda: self._fail(late))
+        fail = partial(self._fail, late)
+        self._timer = reactor.call_later(
+            timeout, lambda: self._histories.turns.add(fail)
+        )
         self._look()
 
     def _look(self) -> None:
@@ -322,10 +327,12 @@ class _Reading:
         self._histories.turns.add(self._look)
 
     def _fail(self, error: Exception) -> None:
-        self._end()
-        self._histories.refuse(self._future, error)
+        if not self._over:  # it may have come meanwhile
+            self._end()
+            self._histories.refuse(self._future, error)
 
     def _end(self) -> None:
+        self._over = True
         self._timer.cancel()
         self._source.forget_waiting(self._note_ready)
         self._engine.leave(self._engine.channels.kept(self._topic))
