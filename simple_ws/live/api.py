@@ -94,6 +94,8 @@ class Api:
         """Check the key and the body, then answer."""
         if not self._has_key(exchange.request):
             self.counts.note_error(_UNAUTHORIZED.code)
+            peer, why = exchange.request.address, "a wrong key of the server API"
+            self._server._log.note_refusal(peer, why, 401)
             exchange.respond(_refused(401, _UNAUTHORIZED))
             return
         try:

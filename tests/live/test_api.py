@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -106,8 +107,13 @@ def test_key_is_needed(
     assert refused == ({} if status == 200 else {"101": 3})
 
 
-def test_stranger_learns_nothing_of_its_body(kit: TestServer) -> None:
-    assert post(kit, "/publish", b"{", {}).status == 401
+def test_stranger_learns_nothing_of_its_body_and_is_in_the_log(
+    kit: TestServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "simple_ws")
+    assert post(kit, "/publish", b"{", {"X-API-Key": "my guess"}).status == 401
+    assert "a wrong key of the server API" in caplog.text
+    assert "my guess" not in caplog.text
 
 
 def test_several_keys_are_valid() -> None:
