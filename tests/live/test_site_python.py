@@ -319,3 +319,37 @@ def test_loops_without_waiting() -> None:
         assert (await sub.presence_stats()).num_clients == 1
 
     run(test)
+
+
+def test_state_is_loaded_again_when_the_position_is_lost() -> None:
+    async def test(world: World) -> None:
+        _, other, _ = await world.subscribed("small:x", "bob")
+        loaded: list[int] = []
+
+        async def load(channel: str) -> Any:
+            top = await other.history(limit=0)
+            loaded.append(top.offset)
+            await other.publish(f"after {top.offset}")
+            return centrifuge.StreamPosition(top.offset, top.epoch)
+
+        await other.publish("before")
+        client, _ = world.client()
+        sub, events = world.subscription(client, "small:x", get_state=load)
+        await client.connect()
+        await sub.subscribe()
+        await events.until("publication")
+        assert (loaded, events.data) == ([1], ["after 1"])
+        await client.disconnect()
+        await other.publish("missed")
+        await client.connect()
+        await events.until("publication", 2)
+        assert (loaded, events.data[1:]) == ([1], ["missed"])
+        await client.disconnect()
+        for number in range(5):
+            await other.publish(number)
+        await client.connect()
+        await events.until("publication", 3)
+        assert (loaded, events.data[2:]) == ([1, 8], ["after 8"])
+        assert not events.of("unsubscribed")
+
+    run(test)
