@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..cluster.envelope import WithHeaders
 from ..cluster.position import Position
 from ..constants import RELEASE
 from ..loop.deferred import Steps
@@ -16,7 +17,7 @@ from ..messages import encode_json
 from ..server.feeds import Arrival
 from . import codes
 from .codes import LiveError
-from .commands import message_of, with_headers
+from .commands import message_of
 from .connecting import Connecting
 from .credentials import Credentials, checked_info
 from .flags import Flags
@@ -192,7 +193,7 @@ class Actions:
                 session.reply_error(number, *codes.INTERNAL, temporary=True)
 
         try:
-            msg = with_headers(message_of(msg), info=session.info_in(topic))
+            msg = WithHeaders(message_of(msg), session.headers_in(topic))
             own = f"{_CLIENTS}{key}" if key else None
             self._live.server._publish_confirmed(topic, msg, own, done)
         except (ValueError, RecursionError):  # too large, or too deep

@@ -255,7 +255,7 @@ def with_headers(msg: object, **headers: Any) -> object:
 
     Args:
         msg: the message.
-        headers: `info` of the client that published it, or `tags`; None is left out.
+        headers: such as `tags`; None is left out.
 
     Raises:
         TypeError, ValueError: JSON cannot represent them.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import optional, seconds, whole
 from ..cluster.channels import Audience
-from ..cluster.envelope import Content, JsonText, WithHeaders
+from ..cluster.envelope import Content, JsonText, WithHeaders, bare
 from ..cluster.position import Position
 from ..cluster.since import ALL, parse_since
 from ..cluster.topic_rules import check_key
@@ -290,9 +290,10 @@ class Hub(Membership):
         members = self._topics.members(topic)
         if not feeds or topic not in feeds:
             return self._send_here(members, given, exclude, subject)
-        if isinstance(msg, dict | list):
-            msg = JsonText(json_text(msg))  # encoded once for both
-            given = given if self._filtered else str(msg)
+        if isinstance(body := bare(msg), dict | list):
+            text = JsonText(json_text(body))  # encoded once for both
+            msg = msg._replace(msg=text) if isinstance(msg, WithHeaders) else text
+            given = given if self._filtered else str(text)
         taken = self._send_here(members, given, exclude, subject)
         if self._strangers:
             exclude = self._strangers.union(exclude)
@@ -412,7 +413,10 @@ class Hub(Membership):
         if rule is not None and rule.history:
             self._histories.publish(topic, rule, msg, (), key, subject, done)
         else:
-            self._send_to(Audience.TOPIC, topic, msg, (), False, subject)
+            if self._engine is None:
+                self._send_topic(topic, msg, (), subject, 0)
+            else:
+                self._send_to(Audience.TOPIC, topic, msg, (), False, subject)
             done(True)
 
 

@@ -67,6 +67,22 @@ def test_publication_is_encoded_once_for_all(site: Site, topic: str) -> None:
 
 
 @pytest.mark.parametrize("topic", ["news", "kept"])
+def test_publication_of_a_client_is_encoded_once(topic: str) -> None:
+    msg = Counted(a="ä")
+    server = Server("127.0.0.1", 0, ping=False)
+    server.topic("kept", history=10)
+    server.mount("/raw", Raw())
+    server.live("/live", authorize=allow, on_publish=lambda client, topic, data: msg)
+    with TestServer(server) as kit:
+        site = Site(kit)
+        site.peer.send({"id": 9, "publish": {"channel": topic, "data": 1}})
+        assert msg.encoded == 1
+        assert site.raw.messages == ['{"a":"ä"}']
+        (pub,) = (each["push"]["pub"] for each in site.peer.take() if "push" in each)
+        assert pub["data"] == msg
+
+
+@pytest.mark.parametrize("topic", ["news", "kept"])
 def test_half_an_emoji_is_an_escape_for_all(site: Site, topic: str) -> None:
     assert site.server.publish(topic, ["\ud83d"]) == 2
     assert site.raw.messages == ['["\\ud83d"]']
@@ -100,3 +116,24 @@ def test_middlewares_see_the_object(server: Server) -> None:
         assert seen[0] is msg
         assert json.loads(site.raw.messages[0]) == msg
         assert site.peer.pushes()[0]["pub"] == {"data": {"a": 1}}
+
+
+def test_who_publishes_is_told_as_it_is_now(site: Site) -> None:
+    peer, client = site.peer, site.peer.client
+
+    def told(topic: str = "news") -> Any:
+        peer.send({"id": 9, "publish": {"channel": topic, "data": 1}})
+        (info,) = (e["push"]["pub"]["info"] for e in peer.take() if "push" in e)
+        return info
+
+    name = client._live.client_id
+    assert told() == told("kept") == {"user": "", "client": name}
+    client.bind("ann")
+    assert told() == {"user": "ann", "client": name}
+    client.present_as = {"age": 1}
+    assert told() == {"user": "ann", "client": name, "conn_info": {"age": 1}}
+    client.present_as = {"age": 2}
+    assert told()["conn_info"] == {"age": 2}
+    client._live.topics["kept"].info = {"role": "admin"}
+    assert told("kept")["chan_info"] == {"role": "admin"}
+    assert "chan_info" not in told()
