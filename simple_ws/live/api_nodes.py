@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import fnmatch
+import math
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from ..cluster.asking import MAX_BODY
+from ..loop.deferred import InThread
 from .commands import message_of, with_headers
 from .methods import Subscribed
 from .positions import Claim
@@ -22,6 +25,8 @@ __all__ = ["QUESTION", "carry_out", "matcher"]
 
 #: The kind of a question to nodes, see `ControlRun.answer`.
 QUESTION = "live"
+#: Topics that are looked through in a thread.
+_MANY = 10_000
 #: Characters of a pattern, and its alternatives.
 _MAX_PATTERN, _MAX_ALTERNATIVES = 1000, 100
 
@@ -159,12 +164,20 @@ def _forget(server: Any, order: dict[str, Any]) -> None:
     server._histories.forget(order["topic"], order["offset"])
 
 
-def _channels(server: Any, order: dict[str, Any]) -> dict[str, int]:
-    matches = matcher(order["pattern"])
-    counts = server._counts().items()
-    found = {topic: count for topic, count in counts if matches(topic)}
-    size = sum(len(topic) + 8 for topic in found)
-    if server.cluster._has_engine and size > MAX_BODY:
+def _channels(server: Any, order: dict[str, Any]) -> dict[str, int] | InThread:
+    matches, counts = matcher(order["pattern"]), server._counts()
+    limit = MAX_BODY if server.cluster._has_engine else math.inf
+    select = partial(_selected, counts, matches, limit)
+    # The loop need not wait for a hundred thousand names.
+    return InThread(select) if len(counts) > _MANY else select()
+
+
+def _selected(
+    counts: dict[str, int], matches: Callable[[str], object], limit: float
+) -> dict[str, int]:
+    """The topics of a pattern, as far as the answer of a node may have them."""
+    found = {topic: count for topic, count in counts.items() if matches(topic)}
+    if sum(len(topic) + 8 for topic in found) > limit:
         raise ValueError(f"too many topics: {len(found):,}; a pattern may select some")
     return found
 

@@ -38,7 +38,7 @@ logger = logging.getLogger("simple_ws")
 
 
 #: Called with the server and the data of a question; returns what JSON can represent,
-#: or raises LookupError, TypeError or ValueError.
+#: or an `InThread` that does, or raises LookupError, TypeError or ValueError.
 AnswerKind = Callable[[Any, Any], Any]
 
 
@@ -205,12 +205,22 @@ class ControlRun:
         if answer is None:
             done(None, f"a question {question!r} is not known here")
             return
+
+        def give(value: Any, error: BaseException | None) -> None:
+            if error is None:
+                done(value, None)
+            else:
+                done(None, f"a wrong question {question!r}: {error}")
+
         try:
             value = answer(self._user, data)
         except (LookupError, TypeError, ValueError) as error:
-            done(None, f"a wrong question {question!r}: {error}")
+            give(None, error)
+            return
+        if is_deferred(value):
+            self._user._run_deferred(value, give)
         else:
-            done(value, None)
+            give(value, None)
 
     def _answer_own(self, name: str, data: Any, done: Answer) -> None:
         function = self._own.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -18,7 +19,7 @@ from live_peer import LivePeer, StreamPeer, allow
 
 from simple_ws import Server
 from simple_ws.cluster.answers import Answers
-from simple_ws.live import Connected
+from simple_ws.live import Connected, api_nodes
 from simple_ws.testing import HTTPAnswer, TestServer
 
 KEY = "a key"
@@ -586,6 +587,30 @@ def test_channels(kit: TestServer) -> None:
     assert counts(pattern="roo") == {}
     assert fail(kit, "channels", pattern="x" * 1001)[0] == 107
     assert fail(kit, "channels", pattern="{a,b}" * 200)[0] == 107
+
+
+def test_very_many_channels_are_looked_through_in_a_thread(
+    kit: TestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_nodes, "_MANY", 1)
+    monkeypatch.setattr(api_nodes, "MAX_BODY", 20)
+    joined(kit, "ann", "room:1", "room:2", "hall")
+    seen: list[int] = []
+
+    def selected(*args: Any) -> dict[str, int]:
+        seen.append(threading.get_ident())
+        return select(*args)
+
+    select = api_nodes._selected
+    monkeypatch.setattr(api_nodes, "_selected", selected)
+    body = b'{"pattern": "room:*"}'
+    found = post(kit, "/channels", body).json()["result"]["channels"]
+    assert set(found) == {"room:1", "room:2"}
+    assert seen != [threading.get_ident()]
+    # With an engine, the answer of a node has a limit.
+    monkeypatch.setattr(kit.server.cluster, "_has_engine", True)
+    code, why = fail(kit, "channels", pattern="room:*")
+    assert (code, "too many topics: 2" in why) == (100, True)
 
 
 def test_info(kit: TestServer) -> None:
