@@ -51,18 +51,20 @@ class Connecting:
         try:
             token = params.get("token", "")
             claims = yield from self._credentials.connection(session, token)
+            if session.stage is not Stage.CONNECTING:  # it has gone meanwhile
+                return LATER
             connected = yield from self._ask(session, params, claims)
         except DisconnectClient:
             raise
         except LiveError as error:
             if error.temporary or error.code == codes.TOKEN_EXPIRED.code:
-                session.stage = Stage.WAITING  # it may try again
+                _wait_again(session)
                 raise
             session.reply_error(number, error.code, error.message)
             session.disconnect(Disconnect.INVALID_TOKEN)
             return LATER
         except Exception:
-            session.stage = Stage.WAITING
+            _wait_again(session)
             raise
         if session.stage is Stage.CONNECTING:
             topics = {} if claims is None else claims.topics
@@ -116,6 +118,7 @@ class Connecting:
             client.bind(user)
         if client in self._live.server._strangers:
             raise LiveError(*codes.UNAUTHORIZED)
+        session.informed = connected.info is not None
         session.inform(info)
         return connected
 
@@ -161,6 +164,7 @@ class Connecting:
                 flags = flags.overridden(of_token[topic].override)
             done = partial(begun, topic, claim, flags)
             subscription = Subscription(True, flags.join_leave, info)
+            subscription.by_token = topic in of_token
             try:
                 self._topics.begin(session, topic, subscription, claim, done)
             except LiveError:
@@ -193,6 +197,12 @@ class Connecting:
         session.reply(number, "connect", result)
         session.flush()
         session.go_on()
+
+
+def _wait_again(session: Session) -> None:
+    """The client may try again."""
+    if session.stage is Stage.CONNECTING:
+        session.stage = Stage.WAITING
 
 
 def _request(params: dict[str, Any], claims: ConnectionClaims | None) -> ConnectRequest:

@@ -25,7 +25,7 @@ from .methods import checked_time
 from .session import Session, Subscription
 
 if TYPE_CHECKING:
-    from ..tokens import SubscriptionClaims, Tokens
+    from ..tokens import ConnectionClaims, SubscriptionClaims, Tokens
 
 __all__ = ["Credentials", "checked_info", "user_of"]
 
@@ -297,7 +297,10 @@ class Credentials:
             raise DisconnectClient(Disconnect.INVALID_TOKEN)
         if not session.is_connected:
             return None
-        session.inform(claims.info)
+        if _topics_changed(session, claims):
+            raise DisconnectClient(Disconnect.INSUFFICIENT_STATE)
+        if claims.info is not None and not session.informed:
+            session.inform(claims.info)
         return self.connected(session, claims.expires_at)
 
     def refresh_subscription(self, session: Session, topic: str, token: str) -> Steps:
@@ -323,7 +326,8 @@ class Credentials:
             raise LiveError(*codes.BAD_REQUEST)
         if session.topics.get(topic) is not subscription:
             return {}
-        subscription.info = claims.topic.info
+        if claims.topic.info is not None:
+            subscription.info = claims.topic.info
         return self.subscribed(session, topic, claims.expires_at)
 
 
@@ -339,6 +343,18 @@ def user_of(session: Session) -> str:
         return session.user
     identity = session.client.client_id
     return "" if identity is None else str(identity)
+
+
+def _topics_changed(session: Session, claims: ConnectionClaims) -> bool:
+    """Whether a token subscribes the client to other topics than the one before: then
+    it connects again, and is subscribed to these."""
+    topics = session.topics
+    if not all(topic in topics for topic in claims.topics):
+        return True
+    return any(
+        subscription.by_token and topic not in claims.topics
+        for topic, subscription in topics.items()
+    )
 
 
 def _wrong_use(claims: SubscriptionClaims, session: Session, topic: str) -> str | None:

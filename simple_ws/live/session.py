@@ -68,6 +68,7 @@ class Subscription:
 
     Attributes:
         by_server: the server has subscribed it.
+        by_token: it has, since the token of the connection says so.
         join_leave: it is told who comes and goes.
         positioned: it counts messages.
         info: of the client in the topic, any JSON; None without it.
@@ -76,7 +77,15 @@ class Subscription:
             begin; None when it gets messages.
     """
 
-    __slots__ = ("by_server", "due", "info", "join_leave", "pending", "positioned")
+    __slots__ = (
+        "by_server",
+        "by_token",
+        "due",
+        "info",
+        "join_leave",
+        "pending",
+        "positioned",
+    )
 
     def __init__(
         self,
@@ -86,6 +95,7 @@ class Subscription:
     ) -> None:
         self.by_server, self.join_leave = by_server, bool(join_leave)
         self.info = info
+        self.by_token = False
         self.due: int | None = None
         self.positioned = False
         self.pending: Callable[[Arrival | None], object] | None = None
@@ -104,6 +114,7 @@ class Session:
         at_connect: topics that the server has subscribed it to before it was connected.
         user: of the token that it connected with; None: it had none.
         info: of the client, any JSON; None without it.
+        informed: its info is what the user's function said, and not its token.
         slot, pinged: see `heartbeat`.
         answers_pings: what it says tells whether it is there.
         due: see `expiry`.
@@ -124,6 +135,7 @@ class Session:
         "client",
         "due",
         "info",
+        "informed",
         "live",
         "pinged",
         "slot",
@@ -139,6 +151,7 @@ class Session:
         self.at_connect: dict[str, Any] = {}
         self.user: str | None = None
         self.info: Any = None
+        self.informed = False
         self.slot, self.pinged = 0, False
         self.due: int | None = None
         self._busy = False

@@ -24,8 +24,10 @@ __all__ = ["KeySet"]
 logger = logging.getLogger("simple_ws.tokens")
 
 #: Seconds for which keys are fresh, and for which they are used while others cannot be
-#: read; between two reads; and for one.
-_FRESH, _KEPT, _BETWEEN, _TIMEOUT = 300.0, 3600.0, 10.0, 5.0
+#: read.
+_FRESH, _KEPT = 300.0, 3600.0
+#: Seconds between two reads, for each step of one, and until it is given up.
+_BETWEEN, _TIMEOUT, _STUCK = 10.0, 5.0, 30.0
 #: Bytes of an answer, and keys of it.
 _MAX_SIZE, _MAX_KEYS = 262_144, 100
 #: Threads that wait at once for the keys; others are told to try again.
@@ -144,16 +146,18 @@ class KeySet:
     def _start(self) -> threading.Event | None:
         """Read them in a thread, unless one does, or did a moment ago."""
         with self._state:
-            if self._reading is not None:
+            now = self._clock()
+            # One that is stuck, or was left behind by a fork, is waited for no longer.
+            if self._reading is not None and now < self._tried_at + _STUCK:
                 return self._reading
-            if self._clock() < self._tried_at + _BETWEEN:
+            if now < self._tried_at + _BETWEEN:
                 return None
-            self._tried_at = self._clock()
-            self._reading = threading.Event()
+            self._tried_at = now
+            self._reading = reading = threading.Event()
             threading.Thread(
-                target=self._run, args=(self._reading,), name="jwks", daemon=True
+                target=self._run, args=(reading,), name="jwks", daemon=True
             ).start()
-            return self._reading
+            return reading
 
     def _run(self, reading: threading.Event) -> None:
         try:
@@ -170,7 +174,8 @@ class KeySet:
             self._read_at = self._clock()
         finally:
             with self._state:
-                self._reading = None
+                if self._reading is reading:
+                    self._reading = None
             reading.set()
 
 

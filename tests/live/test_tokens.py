@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -190,6 +191,32 @@ class TestRefresh:
         token = site.tokens.connection(user, expires_in=expires_in)
         peer.send({"id": 9, "refresh": {"token": token}})
         assert closed_with(peer)[0] == code
+
+    def test_token_with_other_topics(self, site: Site) -> None:
+        """It connects again, so that it is subscribed to these."""
+        site()
+        for before, after in ((["a"], []), ([], ["a"]), (["a"], ["b"])):
+            peer = site.connected(channels=before)
+            token = site.tokens.connection("ann", channels=after)
+            peer.send({"id": 9, "refresh": {"token": token}})
+            assert closed_with(peer) == (3010, "insufficient state")
+        peer = site.connected(channels=["a"])
+        peer.client.subscribe("by the server")
+        token = site.tokens.connection("ann", channels=["a"])
+        assert peer.ask("refresh", token=token)["expires"]
+
+    def test_info_of_the_new_token(self, site: Site) -> None:
+        peer = site().connected(info={"name": "A"})
+        peer.ask("refresh", token=site.tokens.connection("ann", info={"name": "B"}))
+        assert peer.client.present_as == {"name": "B"}
+        peer.ask("refresh", token=site.tokens.connection("ann"))
+        assert peer.client.present_as == {"name": "B"}
+
+    def test_info_of_the_hook_stays(self, site: Site) -> None:
+        site(on_connect=lambda client, request: Connected(info={"name": "Hook"}))
+        peer = site.connected(info={"name": "A"})
+        peer.ask("refresh", token=site.tokens.connection("ann", info={"name": "B"}))
+        assert peer.client.present_as == {"name": "Hook"}
 
     def test_nothing_is_left_of_who_has_gone(self, site: Site) -> None:
         peer = site().connected()
@@ -421,6 +448,39 @@ def test_keys_that_cannot_be_read_are_a_temporary_error(site: Site) -> None:
     peer.send({"id": 2, "connect": {"token": f"{header}.e30.AAAA"}})
     assert peer.take()[0]["error"]["code"] == 100
     assert peer.client.is_open()
+
+
+def test_client_that_leaves_while_its_token_is_verified(site: Site) -> None:
+    asked: list[Any] = []
+    begun, go_on = threading.Event(), threading.Event()
+    tokens = Tokens(SECRET)
+
+    class Slow:
+        clock = staticmethod(time.time)
+
+        def has_key(self, token: str) -> bool:
+            return False
+
+        def verify_connection(self, token: str) -> Any:
+            begun.set()
+            assert go_on.wait(DEADLINE)
+            return tokens.verify_connection(token)
+
+    site(tokens=Slow(), on_connect=lambda client, request: asked.append(client))
+    peer = site.peer()
+    peer.send({"id": 1, "connect": {"token": tokens.connection("ann")}})
+    client = peer.client
+    site.kit.wait_until(begun.is_set)
+    other = site.peer()  # the loop serves others meanwhile
+    other.send({"id": 1, "connect": {}})
+    assert other.take()[0]["error"]["code"] == 101
+    peer.peer.close()
+    go_on.set()
+    site.kit.settle()
+    site.kit.advance(1)
+    assert asked == []
+    assert client.client_id is None
+    assert not site.server.clients
 
 
 def test_options_are_checked() -> None:

@@ -304,6 +304,22 @@ def test_few_wait_and_the_others_are_told(site: Site, endpoint: Endpoint) -> Non
     assert endpoint.reads == 1
 
 
+def test_read_that_is_stuck_is_given_up(site: Site, endpoint: Endpoint) -> None:
+    endpoint.gate.clear()
+    assert site.keys is not None
+    first = site.keys._start()
+    assert first is not None
+    assert site.keys._start() is first
+    site.now += 31
+    second = site.keys._start()
+    assert second is not None
+    assert second is not first
+    endpoint.gate.set()
+    assert first.wait(DEADLINE)
+    assert second.wait(DEADLINE)
+    assert site.user(token(ONE, "one")) == "ann"
+
+
 @pytest.mark.parametrize("kid", [7, ["one"], {"a": 1}])
 def test_id_of_a_key_of_another_type(site: Site, kid: Any) -> None:
     header = jwt.utils.base64url_encode(
