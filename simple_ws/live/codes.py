@@ -104,6 +104,7 @@ class Disconnect:
     TOO_MANY_REQUESTS = Code(3013, "too many requests")
     INVALID_TOKEN = Code(3500, "invalid token")
     BAD_REQUEST = Code(3501, "bad request")
+    PROTOBUF = Code(3501, "bad request: Protobuf is not served, use JSON")
     STALE = Code(3502, "stale")
     FORCED = Code(3503, "force disconnect")
     PERMISSION_DENIED = Code(3507, "permission denied")

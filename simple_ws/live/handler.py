@@ -33,6 +33,9 @@ from .topics import LiveTopics
 
 __all__ = ["Live"]
 
+#: The subprotocol of the same commands in another form.
+_PROTOBUF = "centrifuge-protobuf"
+
 
 class Live(BaseHandler):
     """What `Server.live` returns; its arguments are documented there.
@@ -175,6 +178,10 @@ class Live(BaseHandler):
             self._beat_later()
         if client._form is not None:
             client._begin()
+        elif client.subprotocol is None:
+            offered = client.headers.get("Sec-WebSocket-Protocol", "")
+            if _PROTOBUF in offered:  # such SDKs would come again and again
+                session.disconnect(Disconnect.PROTOBUF)
 
     def on_message(self, msg: Any, client: Any) -> None:
         """A frame has come."""

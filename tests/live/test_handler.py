@@ -850,6 +850,16 @@ def test_subprotocol_is_agreed(site: Any) -> None:
     assert client.client.subprotocol == "centrifuge-json"
 
 
+def test_sdks_that_speak_protobuf_are_told_not_to_come_back(site: Any) -> None:
+    kit, form = site().start(), "centrifuge-protobuf"
+    client = kit.connect("/live/websocket", subprotocols=[form])
+    reason = "bad request: Protobuf is not served, use JSON"
+    client.assert_closed(3501, reason=reason)
+    both = kit.connect("/live/websocket", subprotocols=[form, "centrifuge-json"])
+    assert both.client.subprotocol == "centrifuge-json"
+    both.assert_open()
+
+
 def test_paths(site: Any) -> None:
     site()
     with pytest.raises(ValueError, match="already"):
