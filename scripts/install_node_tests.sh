@@ -18,5 +18,5 @@ if npm install --no-package-lock --no-audit --no-fund --ignore-scripts \
     --fetch-timeout=20000 --fetch-retries=1 >"$log" 2>&1 </dev/null; then
     touch node_modules/.stamp
 else
-    echo "== tests in Node left out: npm install failed: $(tail -n 1 "$log")"
+    echo "== tests in Node left out: npm install: $(grep -m 1 error "$log")"
 fi
