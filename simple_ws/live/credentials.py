@@ -31,6 +31,8 @@ __all__ = ["Credentials", "checked_info", "user_of"]
 
 #: The largest info of a client, as JSON: that of a member of a topic.
 _MAX_INFO = 4096
+#: Seconds that fit into the timers of all SDKs; they refresh it earlier then.
+_LONGEST = 2**31 - 1
 #: Seconds between two looks for what has expired.
 _TICK = 1.0
 
@@ -334,7 +336,8 @@ class Credentials:
 def _told(expires_at: float | None, now: float) -> dict[str, Any]:
     if expires_at is None:
         return {}
-    return {"expires": True, "ttl": max(1, math.floor(expires_at - now))}
+    ttl = min(max(1, math.floor(expires_at - now)), _LONGEST)
+    return {"expires": True, "ttl": ttl}
 
 
 def user_of(session: Session) -> str:

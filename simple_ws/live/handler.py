@@ -15,6 +15,7 @@ from ..connection.client import Client
 from ..connection.options import check_options
 from ..handlers.handler import BaseHandler
 from ..http.cors import Cors
+from ..loop.reactor import Reactor
 from ..speedups import fan_out
 from .actions import Action, Actions
 from .client import LiveClient
@@ -104,7 +105,7 @@ class Live(BaseHandler):
             _credentials=credentials,
             _actions=Actions(self, topics, credentials),
             _heartbeats=Heartbeats[Session](heartbeat, heartbeat_timeout),
-            _beating=False,
+            _beating=None,
         )
 
     heartbeat: float
@@ -122,7 +123,7 @@ class Live(BaseHandler):
     _emulation: Emulation
     _actions: Actions
     _heartbeats: Heartbeats[Session]
-    _beating: bool
+    _beating: Reactor | None  # the loop of the run that pings
 
     @property
     def malformed(self) -> int:
@@ -173,8 +174,9 @@ class Live(BaseHandler):
         """A client has come; it has to connect before its first heartbeat."""
         client._live = session = client._make_session(self)
         self._heartbeats.add(session)
-        if not self._beating:
-            self._set(_beating=True)
+        # A run that has ended has taken its timers with it.
+        if self._beating is not self.server.reactor:
+            self._set(_beating=self.server.reactor)
             self._beat_later()
         if client._form is not None:
             client._begin()
@@ -204,7 +206,7 @@ class Live(BaseHandler):
 
     def _beat(self, when: float) -> None:
         if not self.clients:
-            self._set(_beating=False)
+            self._set(_beating=None)
             return
         due, late = self._heartbeats.turn()
         if self.server.reactor.clock() - when > self._heartbeats.tick:
