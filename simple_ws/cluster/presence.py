@@ -53,8 +53,8 @@ class PresenceHost(Nodes, Protocol):
     def unwatch(self, topic: str) -> None:
         """Hear it no more."""
 
-    def tell(self, topic: str, member: Member, joined: bool) -> None:
-        """A member has joined or left."""
+    def tell(self, topic: str, member: Member, joined: bool, payload: Payload) -> None:
+        """A member has joined or left; with what it said of itself last."""
 
     def forget(self, topic: str) -> None:
         """Nobody here is interested in a topic any more."""
@@ -197,7 +197,7 @@ class Presence:
         """This node has a member, or its payload is new; its topic is watched."""
         watched = self._watched[topic]
         if watched.copy.enter(self._own, member, payload):
-            self._host.tell(topic, member, True)
+            self._host.tell(topic, member, True, watched.copy.shown[member])
         self._note_change(topic, watched, member)
 
     def leave(self, topic: str, member: Member) -> None:
@@ -276,8 +276,9 @@ class Presence:
         self._schedule_end()
 
     def _end(self, topic: str, copy: Copy, member: Member) -> None:
+        payload = copy.shown.get(member)
         copy.end(member)
-        self._host.tell(topic, member, False)
+        self._host.tell(topic, member, False, payload)
 
     # The other nodes
 
@@ -362,7 +363,7 @@ class Presence:
         known.seq = known.heard = number
         for member, payload in came.items():
             if copy.enter(node, member, payload):
-                self._host.tell(topic, member, True)
+                self._host.tell(topic, member, True, copy.shown[member])
         gone = [member for member in left if copy.leave(node, member)]
         self._begin_leaving(topic, copy, gone, self._host.time())
 
@@ -439,7 +440,7 @@ class Presence:
         known.seq = known.heard = number
         joined, gone = copy.replace(node, members)
         for member in joined:
-            self._host.tell(topic, member, True)
+            self._host.tell(topic, member, True, copy.shown[member])
         self._begin_leaving(topic, copy, gone, self._host.time())
 
     def _note_number(

@@ -61,6 +61,10 @@ class Wrapper:
         return self._inner._closed_to_strangers
 
     @property
+    def _own_format(self) -> bool:
+        return self._inner._own_format
+
+    @property
     def _present_alone(self) -> bool:
         return self._inner._present_alone
 
@@ -122,6 +126,10 @@ class Wrapper:
     def on_presence(self, topic: str, member: Any, joined: bool) -> Any:
         """A member has joined a topic or left it."""
         return self._inner.on_presence(topic, member, joined)
+
+    def _on_member(self, payload: Any, topic: str, member: Any, joined: bool) -> Any:
+        inner: Any = self._inner
+        return inner._on_member(payload, topic, member, joined)
 
     def select_subprotocol(self, offered: list[str]) -> str | None:
         """Choose among the subprotocols that a client offers."""

@@ -267,9 +267,10 @@ class Live(BaseHandler):
         if topic is not None:
             self._topics.tell_gap(topic)
 
-    def on_presence(self, topic: str, member: Hashable, joined: bool) -> None:
-        """A member has joined a topic, or left it."""
-        payload = self.server.present(topic).get(member)
+    def _on_member(
+        self, payload: dict[str, Any] | None, topic: str, member: Hashable, joined: bool
+    ) -> None:
+        """A member has joined a topic, or left it; with what it said of itself."""
         self._topics.tell_presence(topic, joined, info_of(member, payload))
 
 

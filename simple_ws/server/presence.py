@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cluster.channels import Audience
@@ -87,7 +88,7 @@ class PresenceRun:
         self._engine = engine
         self._here: dict[str, _Here] = {}
         self._handlers: dict[str, dict[Any, None]] = {}
-        self._untold: deque[tuple[str, Member, bool]] = deque()
+        self._untold: deque[tuple[str, Member, bool, Payload]] = deque()
         self._presence = Presence(self, control.id, grace, alone=engine is None)
         control.control.add_presence(self._presence)
 
@@ -218,13 +219,13 @@ class PresenceRun:
         """Nobody here is interested in a topic any more."""
         self._handlers.pop(topic, None)
 
-    def tell(self, topic: str, member: Member, joined: bool) -> None:
+    def tell(self, topic: str, member: Member, joined: bool, payload: Payload) -> None:
         """A member has joined or left: tell it at the end of this turn."""
         if topic not in self._handlers:
             return  # it was only asked for
         if not self._untold:
             self._reactor.call_soon(self._tell_some)
-        self._untold.append((topic, member, joined))
+        self._untold.append((topic, member, joined, payload))
 
     def _tell_some(self) -> None:
         for _ in range(min(_AT_ONCE, len(self._untold))):
@@ -232,9 +233,11 @@ class PresenceRun:
         if self._untold:
             self._reactor.call_soon(self._tell_some)
 
-    def _tell(self, topic: str, member: Member, joined: bool) -> None:
+    def _tell(self, topic: str, member: Member, joined: bool, payload: Payload) -> None:
         for handler in list(self._handlers.get(topic, ())):
             owner, callback = f"{handler._log_name}.", handler.on_presence
+            if handler._own_format:
+                callback = partial(handler._on_member, payload)
             tell(self._user, "presence", owner, callback, topic, member, joined)
 
 

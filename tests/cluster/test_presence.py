@@ -40,7 +40,7 @@ class Host(FakeNode):
     def unwatch(self, topic: str) -> None:
         self.listens.discard(self.channels.presence(topic))
 
-    def tell(self, topic: str, member: Any, joined: bool) -> None:
+    def tell(self, topic: str, member: Any, joined: bool, payload: Any) -> None:
         self.told.append((topic, member, joined))
 
     def forget(self, topic: str) -> None:

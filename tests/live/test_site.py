@@ -344,6 +344,8 @@ def test_members_are_shown_with_all_that_tokens_say(start: Start) -> None:
     assert [each["join"]["info"] for each in other.pushes()] == [nobody]
     stats = peer.ask("presence_stats", channel="room:1")
     assert stats == {"num_clients": 2, "num_users": 2}
+    peer.ask("unsubscribe", channel="room:1")
+    assert [each["leave"]["info"] for each in other.pushes()] == [ann]
 
 
 def test_recovery_without_a_history_while_one_tries_things_out(start: Start) -> None:

@@ -329,7 +329,7 @@ def test_many_changes_are_told_little_by_little(kit: TestServer, hall: Hall) -> 
     presence = kit.server._presence
     assert presence is not None
     for number in range(1000):
-        presence.tell("hall", number, True)
+        presence.tell("hall", number, True, None)
     del client
     turns = 0
     while len(hall.told) < 1001:
