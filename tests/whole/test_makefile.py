@@ -130,6 +130,7 @@ def test_what_is_the_same_in_both_is_run_once(pytester: pytest.Pytester) -> None
     pytester.copy_example(str(ROOT / "tests" / "conftest.py"))
     pytester.makepyprojecttoml(
         "[tool.pytest.ini_options]\nmarkers = ['one_backend: x']\n"
+        f"pythonpath = ['{ROOT / 'tests'}']\n"
     )
     pytester.makepyfile(
         "import pytest\n"
@@ -183,3 +184,22 @@ def test_wheels_are_tested_with_all_that_tests_may_read() -> None:
     assert set(settings["tool"]["cibuildwheel"]["test-sources"]) == {
         name for name in tracked - not_there if not name.startswith(".")
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [([], "ws_example.py"), (["APP=board"], "examples/board/board.py")],
+)
+def test_make_run_starts_the_drawing_board_or_another_example(
+    arguments: list[str], program: str
+) -> None:
+    shown = subprocess.run(
+        ["make", "-n", "run", "PYTHON=python", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert shown.stdout.splitlines()[-1].split() == ["PYTHONPATH=.", "python", program]
+    assert (ROOT / program).is_file()
