@@ -127,6 +127,20 @@ def test_network_that_is_away_is_noticed_and_comes_back(
     assert data_of(room.wait_for("publication")) == [1]
 
 
+def test_network_that_goes_in_the_middle_of_connecting(
+    world: World, page: Page
+) -> None:
+    one = world.sdk.client(options=SLOW)
+    room = one.subscribe("room:1", wait=False, options=RECOVERABLE)
+    for _ in range(3):
+        one.do("connect")
+        page.context.set_offline(True)
+        page.context.set_offline(False)
+        one.do("ready")
+        room.do("ready")
+        one.do("disconnect")
+
+
 def test_two_tabs(world: World, page: Page, site: str, module: str) -> None:
     other = open_page(page.context, site, module)
     sdk = Sdk(carrier(other))
