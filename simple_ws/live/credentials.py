@@ -33,6 +33,8 @@ __all__ = ["Credentials", "checked_info", "user_of"]
 _MAX_INFO = 4096
 #: Seconds that fit into the timers of all SDKs; they refresh it earlier then.
 _LONGEST = 2**31 - 1
+#: How often a function of the user's is asked until the grace is over.
+_ATTEMPTS = 2
 #: Seconds between two looks for what has expired.
 _TICK = 1.0
 
@@ -174,9 +176,8 @@ class Credentials:
             return {}
         session, topic = of
         now = self._time()
-        grace = self._grace if by_client else 0.0
-        delay = expires_at - now + grace
-        self._set(thing, delay, session, topic, self._grace - grace)
+        delay = expires_at - now + (self._grace if by_client else 0)
+        self._set(thing, delay, session, topic, _ATTEMPTS)
         return _told(expires_at, now) if by_client else {}
 
     def _set(
@@ -185,11 +186,11 @@ class Credentials:
         delay: float,
         session: Session,
         topic: str | None,
-        grace: float,
+        attempts: int,
     ) -> None:
-        """Look at it after so many seconds; `grace` is what is left to it then."""
+        """Look at it after so many seconds; so often the user's function is asked."""
         now = self._live.server._clock()
-        self._live.expiries.set(thing, now + delay, (session, topic, grace))
+        self._live.expiries.set(thing, now + delay, (session, topic, attempts))
         reactor = self._live.server.reactor
         if self._ticking is not reactor:
             self._ticking = reactor
@@ -197,26 +198,32 @@ class Credentials:
 
     def _tick(self) -> None:
         expiries, server = self._live.expiries, self._live.server
-        for thing, (session, topic, grace) in expiries.turn(server._clock()):
-            if session.is_connected:
-                self._look_at(thing, session, topic, grace)
-        if expiries:
+        self._ticking = None
+        for thing, (session, topic, attempts) in expiries.turn(server._clock()):
+            if not self._is_there(thing, session, topic):
+                continue
+            try:
+                self._look_at(thing, session, topic, attempts)
+            except Exception as error:  # there is nothing that runs the function
+                session.note_failure("refresh", error)
+        if expiries and self._ticking is None:
+            self._ticking = server.reactor
             server.reactor.call_later(_TICK, self._tick)
-        else:
-            self._ticking = None
 
     def _look_at(
         self,
         thing: Session | Subscription,
         session: Session,
         topic: str | None,
-        grace: float,
+        attempts: int,
     ) -> None:
         hook = self._live.hooks["on_refresh" if topic is None else "on_sub_refresh"]
-        if hook is None:
+        if hook is None or not attempts:
             self._end(session, topic)
             return
-        asking = run_steps(self._ask(hook, thing, session, topic, grace))
+        # Should it fail, or not answer.
+        self._set(thing, self._grace / _ATTEMPTS, session, topic, attempts - 1)
+        asking = run_steps(self._ask(hook, thing, session, topic))
         if is_deferred(asking):
             self._live.server._run_deferred(asking, lambda *_: None)
 
@@ -226,7 +233,6 @@ class Credentials:
         thing: Session | Subscription,
         session: Session,
         topic: str | None,
-        grace: float,
     ) -> Steps:
         """Ask the user's function how long a client may stay."""
         name = "on_refresh" if topic is None else "on_sub_refresh"
@@ -236,10 +242,6 @@ class Credentials:
             expires_at = checked_time(answer or None)
         except (Exception, DeferredCancelled) as error:
             session.note_failure(name, error)
-            if grace > 0 and self._is_there(thing, session, topic):
-                self._set(thing, grace, session, topic, 0.0)  # once more
-            else:
-                self._end(session, topic)
             return
         if not self._is_there(thing, session, topic):
             return

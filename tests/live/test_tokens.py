@@ -281,6 +281,21 @@ class TestRefreshByTheServer:
         assert len(asked) == 2
         assert closed_with(peer) == (3005, "connection expired")
 
+    def test_hook_that_does_not_answer(self, site: Site) -> None:
+        go_on = threading.Event()
+
+        @in_thread
+        def on_refresh(client: Any) -> None:
+            assert go_on.wait(DEADLINE)
+
+        peer = site(on_refresh=on_refresh, refresh_grace=10).connected(expires_in=60)
+        site.advance(65)
+        assert peer.client.is_open()
+        site.advance(8)
+        assert closed_with(peer) == (3005, "connection expired")
+        go_on.set()
+        site.kit.settle()
+
     def test_expiry_without_tokens(self) -> None:
         server = Server("127.0.0.1", 0, ping=False)
         server.live(
