@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..cluster.envelope import WithHeaders
+from ..cluster.history import Entry
 from ..cluster.position import Position
 from ..constants import RELEASE
 from ..loop.deferred import Steps
@@ -26,7 +27,7 @@ from .methods import Subscribed, checked_time
 from .positions import Claim
 from .reading import Outcome, read_history, read_presence, read_presence_stats
 from .session import LATER, Session, Subscription
-from .topics import LiveTopics, recovered, subscribed
+from .topics import LiveTopics, missed, recovered, subscribed
 
 if TYPE_CHECKING:
     from ..tokens import SubscriptionClaims
@@ -153,8 +154,10 @@ class Actions:
             session.reply_error(number, *codes.INTERNAL, temporary=True)
             return
         result = subscribed(arrival, flags)
+        entries: tuple[Entry, ...] = ()
         if params.get("recover") and flags.recoverable:
             result |= recovered(arrival)
+            entries = missed(arrival)
             wanted = params.get("flag", 0) & _REJECT_UNRECOVERED
             if wanted and not result["recovered"]:
                 self._topics.end(session, params["channel"])
@@ -165,7 +168,7 @@ class Actions:
         if granted.expires_at is not None:
             topic, until = params["channel"], granted.expires_at
             result |= self._credentials.subscribed(session, topic, until)
-        session.reply(number, "subscribe", result)
+        session.reply(number, "subscribe", result, entries)
 
     def _unsubscribe(
         self, session: Session, number: int, params: dict[str, Any]

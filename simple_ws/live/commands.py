@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from ..cluster.envelope import JsonText, WithHeaders
+from ..cluster.history import Entry
 from ..messages import json_text
 
 __all__ = [
@@ -198,13 +199,26 @@ def _fields(given: object, types: dict[str, type]) -> dict[str, Any]:
 # What the server says
 
 
-def encode_reply(number: int, method: str, result: object) -> str:
+def encode_reply(
+    number: int, method: str, result: object, missed: Sequence[Entry] = ()
+) -> str:
     """The reply to a command.
+
+    Args:
+        number: of the command.
+        method: of the command.
+        result: the result.
+        missed: publications in the result, which has something else as well; what was
+            published as JSON is not decoded for them.
 
     Raises:
         TypeError, ValueError: JSON cannot represent the result.
     """
-    return f'{{"id":{number},"{method}":{json_text(result) if result else "{}"}}}'
+    text = json_text(result) if result else "{}"
+    if missed:
+        pubs = ",".join([_publication(entry.body, entry.offset) for entry in missed])
+        text = f'{text[:-1]},"publications":[{pubs}]}}'
+    return f'{{"id":{number},"{method}":{text}}}'
 
 
 def encode_error(number: int, code: int, message: str, temporary: bool = False) -> str:
@@ -227,12 +241,16 @@ def encode_push(kind: str, value: object, channel: str | None = None) -> str:
 
 def encode_publication(topic: str, msg: Any, offset: int) -> str:
     """A message of a topic, as all its subscribers get it; see `feeds.Encode`."""
+    channel, pub = json_text(topic), _publication(msg, offset)
+    return f'{{"push":{{"channel":{channel},"pub":{pub}}}}}'
+
+
+def _publication(msg: Any, offset: int) -> str:
     end = f',"offset":{offset}' if offset else ""
     if type(msg) is WithHeaders:
         end = f"{end},{msg.headers[1:-1]}"
         msg = msg.msg
-    channel, data = json_text(topic), _data(msg)
-    return f'{{"push":{{"channel":{channel},"pub":{{"data":{data}{end}}}}}}}'
+    return f'{{"data":{_data(msg)}{end}}}'
 
 
 def encode_message(msg: object) -> str:

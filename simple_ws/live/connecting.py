@@ -15,13 +15,14 @@ from ..messages import encode_json
 from ..server.feeds import Arrival
 from . import codes
 from .codes import Disconnect, DisconnectClient, LiveError
+from .commands import entry_of
 from .credentials import Credentials, checked_info
 from .flags import Flags
 from .interfaces import LiveHost
 from .methods import Connected, ConnectRequest, checked_time
 from .positions import Claim
 from .session import LATER, Session, Stage, Subscription
-from .topics import LiveTopics, recovered, subscribed
+from .topics import LiveTopics, missed, recovered, subscribed
 
 if TYPE_CHECKING:
     from ..tokens import ConnectionClaims
@@ -147,6 +148,11 @@ class Connecting:
                 results[topic] = subscribed(arrival, flags)
                 if claim is not None and flags.recoverable:
                     results[topic] |= recovered(arrival)
+                    entries = missed(arrival)
+                    if entries:
+                        results[topic]["publications"] = [
+                            entry_of(entry.offset, entry.body) for entry in entries
+                        ]
                 if topic in of_token and of_token[topic].data is not None:
                     results[topic]["data"] = of_token[topic].data
             waiting.discard(topic)

@@ -6,15 +6,16 @@ HTTP status, which ends an `EventSource` for good.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from ..cluster.history import Entry
 from ..connection.interfaces import Connection
 from ..connection.keepalive import KeepAlive
 from ..constants import CloseCause, CloseCode, SendStatus
 from ..protocol.http11 import Response
 from .codes import Code, Disconnect, Unsubscribe
-from .commands import Command, encode_push
+from .commands import Command, encode_push, entry_of
 from .forms import PUSHES
 from .interfaces import LiveHost
 from .places import encode_places
@@ -61,11 +62,15 @@ class OneWaySession(Session):
         """Connect, and subscribe to all topics."""
         self._start(Command(0, "connect", self._asked.params))
 
-    def reply(self, number: int, method: str, result: Any) -> None:
+    def reply(
+        self, number: int, method: str, result: Any, missed: Sequence[Entry] = ()
+    ) -> None:
         """A command has been carried out."""
         if method == "connect":
             self._result = result
         else:
+            entries = [entry_of(entry.offset, entry.body) for entry in missed]
+            result |= {"publications": entries}
             self._enter(self._wanted[number - 1], result)
             self._pending -= 1
             self._look()

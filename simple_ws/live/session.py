@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import GeneratorType
 from typing import Any, ClassVar, Final
 
+from ..cluster.history import Entry
 from ..loop.deferred import DeferredCancelled, Steps, is_deferred, run_steps
 from ..messages import json_text
 from ..server.feeds import Arrival
@@ -385,10 +386,16 @@ class Session:
 
     # Output
 
-    def reply(self, number: int, method: str, result: object) -> None:
-        """Answer a command."""
+    def reply(
+        self,
+        number: int,
+        method: str,
+        result: object,
+        missed: Sequence[Entry] = (),
+    ) -> None:
+        """Answer a command; see `commands.encode_reply`."""
         if number:
-            self._write(encode_reply(number, method, result))
+            self._write(encode_reply(number, method, result, missed))
 
     def reply_error(
         self, number: int, code: int, message: str, temporary: bool = False

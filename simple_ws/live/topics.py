@@ -10,14 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..cluster.history import History
+from ..cluster.history import Entry, History
 from ..cluster.position import Position
 from ..cluster.since import Since, parse_since
 from ..server.feeds import Arrival
 from . import codes
 from .client import write_to_all
 from .codes import Code, Disconnect, LiveError, Unsubscribe
-from .commands import encode_publication, encode_push, entry_of
+from .commands import encode_publication, encode_push
 from .flags import Flags
 from .interfaces import LiveHost
 from .methods import Subscribed
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..loop.timers import Timer
     from ..server.arrivals import Arriving
 
-__all__ = ["LiveTopics", "recovered", "subscribed"]
+__all__ = ["LiveTopics", "missed", "recovered", "subscribed"]
 
 #: Seconds that the engine has to give the history of a topic: SDKs wait for 5.
 _TIMEOUT = 4.0
@@ -282,11 +282,14 @@ def subscribed(arrival: Arrival, flags: Flags) -> dict[str, Any]:
 
 
 def recovered(arrival: Arrival) -> dict[str, Any]:
-    """What a client is told that has come back."""
-    whole = arrival.position is not None and arrival.gap == 0
-    result: dict[str, Any] = {"was_recovering": True, "recovered": whole}
-    if whole and arrival.missed:
-        result["publications"] = [
-            entry_of(entry.offset, entry.body) for entry in arrival.missed
-        ]
-    return result
+    """What a client is told that has come back, without what it missed."""
+    return {"was_recovering": True, "recovered": _is_whole(arrival)}
+
+
+def missed(arrival: Arrival) -> tuple[Entry, ...]:
+    """What it missed, if that is all."""
+    return arrival.missed if _is_whole(arrival) else ()
+
+
+def _is_whole(arrival: Arrival) -> bool:
+    return arrival.position is not None and arrival.gap == 0

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.cluster.envelope import JsonText
+from simple_ws.cluster.envelope import JsonText, WithHeaders
+from simple_ws.cluster.history import Entry
 from simple_ws.live.commands import (
     Command,
     Malformed,
@@ -18,6 +19,7 @@ from simple_ws.live.commands import (
     encode_message,
     encode_publication,
     encode_reply,
+    entry_of,
     read_commands,
 )
 
@@ -138,3 +140,23 @@ def test_replies() -> None:
     assert json.loads(encode_error(0, 107, "m")) == {
         "error": {"code": 107, "message": "m"}
     }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "text",
+        JsonText('{"a":1}'),
+        JsonText('{"a":\n1}'),
+        b"\x00",
+        WithHeaders("x", '{"tags":{"a":"b"}}'),
+        WithHeaders(JsonText("[1]"), '{"info":{"user":"ann"}}'),
+    ],
+)
+def test_what_was_missed_is_in_the_reply_as_in_a_history(body: Any) -> None:
+    entries = [Entry(offset, 0, 0.0, body) for offset in (1, 2)]
+    text = encode_reply(7, "subscribe", {"recovered": True}, entries)
+    assert "\n" not in text
+    missed = [entry_of(entry.offset, entry.body) for entry in entries]
+    result = {"recovered": True, "publications": missed}
+    assert json.loads(text) == {"id": 7, "subscribe": result}
