@@ -229,6 +229,8 @@ def test_paths_are_those_of_centrifugo(start: Start) -> None:
     ]:
         assert site.kit.request(method, path).status == 400, path
     assert site.kit.request("GET", "/metrics").status == 404
+    script = site.kit.request("GET", "/connection/client.js")
+    assert b"class Centrifuge" in script.body
 
 
 def test_paths_may_be_others(start: Start) -> None:

@@ -130,7 +130,12 @@ def _endpoints(settings: Settings) -> Endpoints:
     }
     if "sse" in served or "http_stream" in served:
         served["emulation"] = settings["emulation.handler_prefix"]
-    return Endpoints(websocket=settings["websocket.handler_prefix"], **served)
+    return Endpoints(
+        websocket=settings["websocket.handler_prefix"],
+        client_js="/connection/client.js",  # for pages without npm
+        client_d_ts="/connection/client.d.ts",
+        **served,
+    )
 
 
 def _origins(patterns: tuple[str, ...]) -> Any:
