@@ -225,7 +225,10 @@ class Actions:
         read: Callable[[Any, dict[str, Any], Callable[[Outcome], object]], object],
     ) -> Steps:
         """Read something of a topic; the answer comes when it is known."""
-        yield from session.check(action, params["channel"])
+        topic = params["channel"]
+        if len(topic) > codes.MAX_CHANNEL:
+            raise LiveError(*codes.BAD_REQUEST)
+        yield from session.check(action, topic)
         method = "presence_stats" if read is read_presence_stats else action
 
         def reply(outcome: Outcome) -> None:

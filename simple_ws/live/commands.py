@@ -37,6 +37,8 @@ __all__ = [
 PING: Final = "{}"
 #: Numbers of commands are uint32 in the schema.
 _MAX_ID = 2**32 - 1
+#: Lines of a frame: a hostile one could have a million, which take a second.
+_MAX_LINES = 10_000
 _CHANNEL: dict[str, type] = {"channel": str}
 _TOKEN: dict[str, type] = {"token": str}
 _ANY: type = object
@@ -123,7 +125,7 @@ def read_commands(frame: str | bytes) -> Iterator[Command | Pong | Malformed]:
         except UnicodeDecodeError:
             yield Malformed(0)
             return
-    for line in frame.split("\n"):
+    for line in frame.split("\n", _MAX_LINES):  # what is left is malformed
         if line == PING:
             yield Pong()
         elif line and not line.isspace():

@@ -308,18 +308,29 @@ class Session:
         self._busy = True
 
     def go_on(self) -> None:
-        """Carry out the commands that wait."""
-        self._on_done(False, None, None)
+        """It is connected: carry out the commands that wait."""
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Carry out the commands that wait, unless the client is disconnected."""
+        self._busy, client = False, self.client
+        while self._waiting and not self._busy and client.is_open():
+            self._do_waiting(self._waiting.popleft())
+        if client._input_held and not (self._waiting and client.is_open()):
+            client._hold_input(False)
+
+    def _do_waiting(self, command: Command) -> None:
+        if self.stage is Stage.WAITING:  # the `connect` before it was refused
+            self.reply_error(command.id, *codes.UNAUTHORIZED)
+        else:
+            self._do(command)
 
     def _on_done(self, beside: bool, _: object, error: BaseException | None) -> None:
         if beside:
             self._calls -= 1
-            return
-        self._busy = False
-        while self._waiting and not self._busy and self.stage is not Stage.ENDED:
-            self._do(self._waiting.popleft())
-        if not self._waiting and self.client._input_held:
-            self.client._hold_input(False)
+        elif self.stage is not Stage.CONNECTING or not self.client.is_open():
+            self._go_on()
+        # Otherwise subscriptions by the server begin, and `go_on` comes with the reply.
 
     def _steps(self, command: Command) -> Steps:
         """Carry out a command, and answer it."""

@@ -43,6 +43,13 @@ def test_binary_frames_are_read_too() -> None:
     assert read(b'{"id":1,"connect":{}}') == [Command(1, "connect", {})]
 
 
+def test_frame_has_at_most_ten_thousand_lines() -> None:
+    assert read("{}\n" * 10_000) == [Pong()] * 10_000
+    assert read("{}\n" * 10_000 + "{}") == [Pong()] * 10_000 + [Pong()]
+    assert read("{}\n" * 500_000) == [Pong()] * 10_000 + [Malformed(0)]
+    assert read("\n" * 500_000) == []
+
+
 def test_unknown_fields_are_passed_over_and_null_is_as_if_missing() -> None:
     frame = '{"id":1,"subscribe":{"channel":"a","delta":"fossil","token":null}}'
     assert read(frame) == [Command(1, "subscribe", {"channel": "a"})]
