@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from live_peer import allow
 from programs import Program
 from proxy import Proxy
 from redis_server import redis_server
+from tls_harness import client_side, server_side
 
 from simple_ws import (
     AuthenticationError,
@@ -72,6 +74,12 @@ class World:
 def world() -> Iterator[World]:
     with ExitStack() as stack:
         yield World(stack)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
 def data_of(room: Any, count: int) -> list[Any]:
@@ -460,6 +468,34 @@ def test_it_goes_on_at_another_node(world: World) -> None:
 
 def port_of(proxy: Proxy) -> int:
     return int(proxy.url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("kind", ["tls", "unix"])
+def test_it_takes_the_options_of_connect(
+    kind: str, tmp_path: Path, stack: ExitStack
+) -> None:
+    given: dict[str, Any]
+    if kind == "tls":
+        server = Server("127.0.0.1", 0, ssl=server_side())
+        given = {"ssl": client_side()}
+    else:
+        given = {"unix": str(tmp_path / "s")}
+        server = Server(**given)
+    server.topic("room:*", history=2000)
+    server.live("/live", authorize=allow)
+    server.start()
+    stack.callback(server.stop, drain=0)
+    secure = f"wss://localhost:{server.port}" if kind == "tls" else "ws://localhost"
+    url = f"{secure}/live/websocket"
+    live = stack.enter_context(connect(url, backoff=FAST, timeout=DEADLINE, **given))
+    room = live.subscribe("room:1", recover=True)
+    texts = [str(number) + 500 * "x" for number in range(1000)]
+    for text in texts:
+        server.publish("room:1", text)
+    for connection in server.clients:
+        connection.terminate()
+    server.publish("room:1", "end")
+    assert data_of(room, 1001) == [*texts, "end"]
 
 
 class TestBuffers:

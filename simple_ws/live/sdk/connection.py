@@ -462,7 +462,8 @@ class LiveConnection:
             raise TimeoutError(f"{len(session.calls)} commands wait after {limit:g} s")
 
     def close(self) -> None:
-        """Close the connection, and wait until it is closed.
+        """Close the connection, and wait until it is closed: where the server does not
+        read, for `write_timeout` and `close_timeout` at most.
 
         Threads that wait are woken: their calls raise `ConnectionClosed`, and
         iterations stop. Futures of `enqueue` that are not done have that exception.
