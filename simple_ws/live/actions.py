@@ -130,7 +130,7 @@ class Actions:
                 claims.topic.info if info is None else info,
                 claims.expires_at if expires_at is None else expires_at,
             )
-        self._credentials.check_time(granted.expires_at)
+        self._credentials.lifetimes.check_time(granted.expires_at)
         return granted
 
     def _check_free(self, session: Session, topic: str) -> None:
@@ -167,7 +167,7 @@ class Actions:
             result["data"] = granted.data
         if granted.expires_at is not None:
             topic, until = params["channel"], granted.expires_at
-            result |= self._credentials.subscribed(session, topic, until)
+            result |= self._credentials.lifetimes.subscribed(session, topic, until)
         session.reply(number, "subscribe", result, entries)
 
     def _unsubscribe(

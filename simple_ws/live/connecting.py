@@ -113,7 +113,7 @@ class Connecting:
             info = claims.info if info is None else info
             if connected.expires_at is None:
                 connected = replace(connected, expires_at=claims.expires_at)
-        self._credentials.check_time(connected.expires_at)
+        self._credentials.lifetimes.check_time(connected.expires_at)
         client = session.client
         if user is not None:
             client.bind(user)
@@ -193,7 +193,7 @@ class Connecting:
             "ping": max(1, round(self._live.heartbeat)),
             "pong": True,
         }
-        result |= self._credentials.connected(session, connected.expires_at)
+        result |= self._credentials.lifetimes.connected(session, connected.expires_at)
         if connected.data is not None:
             result["data"] = connected.data
         if results:

@@ -1,7 +1,7 @@
 """What expires, by the second: connections and subscriptions that must be refreshed.
 
 There is one timer for all, and none while nothing can expire; what never expires costs
-nothing. Whether a thing is refreshed or ends is left to `credentials`.
+nothing. Whether a thing is refreshed or ends is left to `lifetimes`.
 """
 
 from __future__ import annotations

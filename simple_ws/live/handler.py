@@ -27,6 +27,7 @@ from .emulation import Emulation
 from .expiry import Expiries
 from .flags import AS_ASKED, Flags
 from .heartbeat import Heartbeats
+from .lifetimes import Lifetimes
 from .methods import Hooks, Methods, Subscribed
 from .reading import info_of
 from .session import Session
@@ -87,7 +88,8 @@ class Live(BaseHandler):
         given = {"subprotocols": ("centrifuge-json",), **options}
         self._given.update(check_options(given))
         topics = LiveTopics(self)
-        credentials = Credentials(self, tokens, allow_anonymous, refresh_grace)
+        lifetimes = Lifetimes(self, tokens, refresh_grace)
+        credentials = Credentials(self, tokens, allow_anonymous, lifetimes)
         self._set(
             heartbeat=heartbeat,
             max_topics=whole(1, "topics")("max_topics", max_topics),
@@ -256,11 +258,11 @@ class Live(BaseHandler):
         self, session: Session, topic: str, expires_at: float
     ) -> dict[str, Any]:
         """A subscription ends then; return what the client is told of it."""
-        return self._credentials.subscribed(session, topic, expires_at)
+        return self._credentials.lifetimes.subscribed(session, topic, expires_at)
 
     def expire_client(self, session: Session, expires_at: float | None) -> None:
         """The server says until when a client may stay."""
-        self._credentials.expire(session, expires_at)
+        self._credentials.lifetimes.expire(session, expires_at)
 
     def on_gap(self, topic: str | None, missing: int | None) -> None:
         """Messages of a topic did not come here."""

@@ -61,7 +61,7 @@ class LiveHost(Protocol):
         """A subscription ends then; return what the client is told of it."""
 
     def expire_client(self, session: Any, expires_at: float | None) -> None:
-        """The server says until when a client may stay; see `credentials`."""
+        """The server says until when a client may stay; see `lifetimes`."""
 
     def leave_topic(self, session: Any, topic: str, code: Code) -> None:
         """The server ends a subscription; see `topics`."""
