@@ -18,6 +18,7 @@ from types import GeneratorType
 from typing import Any, ClassVar, Final
 
 from ..cluster.history import Entry
+from ..handlers.return_values import yes_or_no
 from ..loop.deferred import DeferredCancelled, Steps, is_deferred, run_steps
 from ..messages import json_text
 from ..server.feeds import Arrival
@@ -369,13 +370,14 @@ class Session:
 
         Raises:
             LiveError: It may not.
+            WrongReturnValue: The user's function has not said True or False.
         """
         authorize = self.live.hooks["authorize"]
-        allowed = False
+        answer = None
         if authorize is not None:
             args = self.client, action, topic
-            allowed = bool((yield self.call("authorize", authorize, *args)))
-        if not allowed:
+            answer = yield self.call("authorize", authorize, *args)
+        if answer is None or not yes_or_no("authorize", answer):
             raise LiveError(*codes.PERMISSION_DENIED)
 
     def call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:

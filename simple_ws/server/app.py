@@ -95,7 +95,8 @@ class App(Lookup):
             path: such as "/live", without parameters.
             authorize: called with (client, action, topic) before each "subscribe",
                 "publish", "presence" and "history", and before each "call" with the
-                name of the method; true allows it. Without it nothing is allowed.
+                name of the method; True allows it, False or None do not, and what else
+                it returns is an error (100). Without it nothing is allowed.
             on_connect: called with (client, request), a `live.ConnectRequest`; returns
                 None, False (error 101) or a `live.Connected`.
             on_subscribe: called with (client, topic, data); returns None, False, data

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -115,3 +117,33 @@ def test_commands_behind_the_end(made: list[Site]) -> None:
     assert site.sent == []
     assert site.server.count("room:1") == 0
     assert not site.server.present("room:1")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(401, 1, "no", (False, "no"), [False], {"ok": False}),
+        *(ValueError("no"), Future(), len, (each for each in ())),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_what_is_no_answer_allows_nothing(
+    made: list[Site], answer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "simple_ws")
+    site = Site(authorize=lambda client, action, topic: answer, on_connect=None)
+    made.append(site)
+    peer = LivePeer(site.kit)
+    peer.connect()
+    assert peer.fail("subscribe", channel="room:1") == 100
+    assert peer.fail("rpc", method="echo", data=1) == 100
+    assert "authorize returned" in caplog.text
+
+
+@pytest.mark.parametrize("answer", [None, False])
+def test_no_is_an_answer(made: list[Site], answer: Any) -> None:
+    site = Site(authorize=lambda client, action, topic: answer, on_connect=None)
+    made.append(site)
+    peer = LivePeer(site.kit)
+    peer.connect()
+    assert peer.fail("subscribe", channel="room:1") == 103
