@@ -120,7 +120,7 @@ class Actions:
         if answer is None and claims is None:
             return _GRANTED
         granted = answer if isinstance(answer, Subscribed) else Subscribed(answer)
-        encode_json(granted.data)
+        encode_json(granted.data)  # raises now what JSON cannot represent
         checked_info(granted.info)
         checked_time(granted.expires_at)
         if claims is not None:

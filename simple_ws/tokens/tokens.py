@@ -4,6 +4,7 @@ endpoint are in `jwks`.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -261,6 +262,8 @@ class Tokens:
                 issuer=self._issuer,
                 options=None if self._audience is not None else {"verify_aud": False},
             )
+            # Python reads NaN, which is no JSON, and could not be sent to anybody.
+            json.dumps(claims, allow_nan=False)
         except (self._library.PyJWTError, RecursionError, ValueError) as error:
             raise TokenError(f"the token is not valid: {error}") from error
         return claims

@@ -98,6 +98,14 @@ class TestConnect:
         assert seen[0].user == "ann"
         assert seen[0].claims["meta"] == {"plan": 1}
 
+    def test_info_is_limited_as_that_of_members(self, site: Site) -> None:
+        peer = site().connected(info={"name": "é" * 680})
+        assert peer.client.present_as == {"name": "é" * 680}
+        peer = site.peer()
+        token = site.tokens.connection("ann", info={"name": "é" * 681})
+        peer.send({"id": 1, "connect": {"token": token}})
+        assert closed_with(peer) == (3500, "invalid token")
+
     def test_token_for_centuries(self, site: Site) -> None:
         peer = site().peer()
         token = site.tokens.connection("ann", exp=253_402_300_799)

@@ -136,6 +136,8 @@ class TestConnection:
             {"exp": float("nan")},
             {"exp": float("inf")},
             {"exp": NOW + 5, "expire_at": "never"},
+            {"info": float("nan")},
+            {"subs": {"a": {"data": [float("inf")]}}},
             {"nbf": []},
             {"iat": {}},
             {"channel": "room"},
