@@ -13,7 +13,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..cluster.envelope import Content, JsonText, bare, decode_body, encode_body
+from ..cluster.envelope import (
+    Content,
+    JsonText,
+    WithHeaders,
+    bare,
+    decode_body,
+    encode_body,
+)
 from ..cluster.history import History
 from ..cluster.local_history import LocalTopics
 from ..cluster.position import Position
@@ -24,6 +31,7 @@ from ..constants import Delivered
 from ..errors import InvalidState
 from ..loop.future import LoopFuture
 from ..loop.reactor import Reactor
+from ..messages import json_text
 from .arrivals import Arriving
 from .conflation import Subject
 from .feeds import Arrival
@@ -355,4 +363,8 @@ def _content(msg: Any) -> Content:
         if not msg.isascii():
             msg.encode()  # raises for what is not valid Unicode
         return msg
+    if isinstance(msg, dict | list):
+        return JsonText(json_text(msg))
+    if type(msg) is WithHeaders:
+        return WithHeaders(_content(msg.msg), msg.headers)
     return msg if type(msg) is bytes else decode_body(*encode_body(msg))
