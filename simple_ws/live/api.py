@@ -12,11 +12,10 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
-from ..checks import several
 from ..http.exchange import Exchange
 from ..messages import encode_json
 from ..protocol.http11 import Request, Response
@@ -263,8 +262,11 @@ def check_keys(api_key: Any) -> tuple[str, ...]:
     """
     if api_key is None:
         return ()
-    given = (api_key,) if isinstance(api_key, str) else api_key
-    keys = several("api_key", given, "keys")
+    if isinstance(api_key, bytes | Mapping) or not isinstance(api_key, Iterable):
+        # Not the value: it is a secret.
+        kind = type(api_key).__name__
+        raise TypeError(f"api_key must be a str, or a list of them, not {kind}")
+    keys = (api_key,) if isinstance(api_key, str) else tuple(api_key)
     for key in keys:
         if not isinstance(key, str):
             raise TypeError("api_key must be a str, or hold strings")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from .methods import LATEST
+
 __all__ = [
     "BATCH",
     "COMMAND",
@@ -131,7 +133,7 @@ def _map(items: Schema) -> Schema:
 _INT32 = _integer(-(2**31), 2**31 - 1)
 _UINT32 = _integer(0, 2**32 - 1)
 _UINT64 = _integer(0, 2**64 - 1)
-_SECONDS = _said("seconds since 1970", _integer(0, 2**63 - 1))
+_SECONDS = _said("seconds since 1970", _integer(0, LATEST))
 
 _CHANNEL = _said("the name of a topic", _STRING)
 _POSITION = _object(offset=_UINT64, epoch=_STRING)

@@ -53,7 +53,8 @@ class Credentials:
         allow_anonymous: bool,
         lifetimes: Lifetimes,
     ) -> None:
-        if tokens is not None and not hasattr(tokens, "verify_connection"):
+        known = hasattr(tokens, "verify_connection") and not isinstance(tokens, type)
+        if tokens is not None and not known:
             raise TypeError(f"tokens must be a simple_ws.tokens.Tokens, not {tokens!r}")
         self._live, self._tokens = live, tokens
         self._allow_anonymous = flag("allow_anonymous", allow_anonymous)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..checks import several
 from ..loop.deferred import check_callback
+from ..text import excerpt
+from .codes import MAX_CHANNEL
 
 __all__ = [
     "HOOKS",
+    "LATEST",
     "ConnectRequest",
     "Connected",
     "Hooks",
@@ -18,6 +21,10 @@ __all__ = [
     "Subscribed",
     "checked_time",
 ]
+
+#: Seconds since 1970 in the year 9999; larger numbers are mistakes, such as
+#: milliseconds.
+LATEST = 253_402_300_799
 
 Function = Callable[..., Any]
 
@@ -73,6 +80,10 @@ class Connected:
             None: when its token expires, or never without one.
         info: what others see of the client, at most 4 KiB of JSON; None: that of its
             token.
+
+    Raises:
+        TypeError, ValueError: user cannot be hashed, topics are no names, or expires_at
+            is no time.
     """
 
     user: Any = None
@@ -80,6 +91,23 @@ class Connected:
     topics: Sequence[str] = ()
     expires_at: float | None = None
     info: Any = None
+
+    def __post_init__(self) -> None:
+        try:
+            hash(self.user)
+        except TypeError:
+            raise TypeError(f"user must be hashable, not {self.user!r}") from None
+        checked_time(self.expires_at)
+        topics = several("topics", self.topics, "names of topics")
+        object.__setattr__(self, "topics", topics)  # they may come from a generator
+        for topic in topics:
+            if not isinstance(topic, str):
+                raise TypeError(f"topics must hold strings, not {topic!r}")
+            if not 0 < len(topic) <= MAX_CHANNEL:
+                raise ValueError(
+                    f"topics must hold names of 1 to {MAX_CHANNEL} characters, "
+                    f"not {excerpt(repr(topic))}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +119,17 @@ class Subscribed:
         info: what others in the topic see of the client, at most 4 KiB of JSON; None:
             that of its token.
         expires_at: as of `Connected`, for the subscription.
+
+    Raises:
+        TypeError, ValueError: expires_at is no time.
     """
 
     data: Any = None
     info: Any = None
     expires_at: float | None = None
+
+    def __post_init__(self) -> None:
+        checked_time(self.expires_at)
 
 
 class Hooks:
@@ -163,6 +197,8 @@ def checked_time(value: Any) -> float | None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | None):
         raise TypeError(f"expires_at must be seconds since 1970, not {value!r}")
-    if value is not None and not 0 <= value < math.inf:
-        raise ValueError(f"expires_at must be seconds since 1970, not {value!r}")
+    if value is not None and not 0 <= value <= LATEST:  # nor NaN
+        raise ValueError(
+            f"expires_at must be seconds since 1970, at most {LATEST:,}, not {value!r}"
+        )
     return None if value is None else float(value)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ..errors import TokenError
 
 __all__ = [
+    "LATEST",
     "ConnectionClaims",
     "SubscriptionClaims",
     "TopicClaims",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 #: Seconds since 1970 in the year 9999; larger numbers are mistakes.
-_LATEST = 253_402_300_799
+LATEST = 253_402_300_799
 
 
 class TopicClaims(NamedTuple):
@@ -137,7 +138,7 @@ def time_of(claims: Mapping[str, Any], name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TokenError(f"the claim {name} is not a time in seconds")
-    if not 0 <= value <= _LATEST:  # nor NaN
+    if not 0 <= value <= LATEST:  # nor NaN
         raise TokenError(f"the claim {name} is not a time in seconds since 1970")
     return float(value)
 

@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from ..checks import flag, several
 from ..errors import InvalidState, TokenError, TokenExpired
+from ..loop.deferred import check_callback
 from .claims import (
+    LATEST,
     ConnectionClaims,
     SubscriptionClaims,
     read_connection,
@@ -102,8 +105,11 @@ class Tokens:
         if private_key is not None and public_key is None and jwks_url is None:
             raise TypeError("private_key belongs to public_key or jwks_url")
         self._leeway = _checked_leeway(leeway)
+        check_callback("clock", clock, ())
         self.clock = clock
-        self._audience, self._issuer = audience, issuer
+        self._audience, self._issuer = _checked_audience(audience), issuer
+        if issuer is not None:
+            _check_name("issuer", issuer)
         self._jwt = self._library.PyJWT(_OPTIONS)
         # What verifies tokens, by algorithm; and what makes them, with which.
         self._by_algorithm: dict[str, Any] = {}
@@ -111,7 +117,8 @@ class Tokens:
         self._keys: KeySet | None = None
         wanted = _checked_algorithms(algorithms)
         if secret is not None:
-            self._take_secret(secret, wanted, allow_short_secret)
+            short = flag("allow_short_secret", allow_short_secret)
+            self._take_secret(secret, wanted, short)
         for pem in _several(public_key):
             self._take_public(pem, wanted)
         if private_key is not None:
@@ -354,6 +361,8 @@ class Tokens:
         if expires_in is not None:
             if isinstance(expires_in, bool) or not isinstance(expires_in, int | float):
                 raise TypeError(f"expires_in must be seconds, not {expires_in!r}")
+            if not 0 <= now + expires_in <= LATEST:  # nor NaN
+                raise ValueError(f"expires_in must be seconds, not {expires_in!r}")
             claims["exp"] = int(now + expires_in)
         if self._audience is not None:
             one = isinstance(self._audience, str)
@@ -368,8 +377,9 @@ class Tokens:
 def _checked_algorithms(given: Sequence[str] | None) -> tuple[str, ...] | None:
     if given is None:
         return None
-    if isinstance(given, str):
-        raise TypeError('algorithms must be a list such as ["HS256"], not a str')
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        kind = type(given).__name__
+        raise TypeError(f'algorithms must be a list such as ["HS256"], not {kind}')
     chosen, known = tuple(given), (*_HMAC, *_PUBLIC)
     if not chosen:
         raise ValueError("algorithms must not be empty")
@@ -379,6 +389,27 @@ def _checked_algorithms(given: Sequence[str] | None) -> tuple[str, ...] | None:
                 f"the algorithm {name!r} is not known: use {', '.join(known)}"
             )
     return chosen
+
+
+def _checked_audience(
+    given: str | Sequence[str] | None,
+) -> str | Sequence[str] | None:
+    if given is None or isinstance(given, str):
+        names = () if given is None else (given,)
+    else:
+        given = names = several("audience", given, "names")
+        if not names:
+            raise ValueError("audience must hold at least one name")
+    for name in names:
+        _check_name("audience", name)
+    return given
+
+
+def _check_name(what: str, name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a str, not {name!r}")
+    if not name:
+        raise ValueError(f"{what} must not be empty")
 
 
 def _checked_leeway(leeway: float) -> float:
