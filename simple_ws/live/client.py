@@ -13,10 +13,10 @@ from ..constants import CloseCause, SendStatus
 from ..speedups import ConnectionCore, fan_out
 from .codes import Disconnect
 from .commands import encode_message
-from .forms import Form
 from .interfaces import LiveHost
 from .methods import checked_time
 from .session import Session
+from .streams.forms import Form
 
 __all__ = ["LiveClient", "write_to_all"]
 

@@ -13,11 +13,11 @@ from ..http.exchange import Responder
 from ..http.routing import check_pattern
 from ..server.feeds import Feeds
 from .api import Api, check_keys
-from .api_nodes import QUESTION, carry_out
+from .api.nodes import QUESTION, carry_out
 from .commands import encode_publication
 from .handler import Live
-from .one_way import OneWay
 from .script import client_js, client_types
+from .streams.one_way import OneWay
 
 __all__ = ["CENTRIFUGO", "Endpoints", "serve"]
 

@@ -23,7 +23,6 @@ from .codes import Code, Disconnect
 from .commands import METHODS, PING
 from .counts import Counts
 from .credentials import Credentials
-from .emulation import Emulation
 from .expiry import Expiries
 from .flags import AS_ASKED, Flags
 from .heartbeat import Heartbeats
@@ -31,6 +30,7 @@ from .lifetimes import Lifetimes
 from .methods import Hooks, Methods, Subscribed
 from .reading import info_of
 from .session import Session
+from .streams.emulation import Emulation
 from .topics import LiveTopics
 
 __all__ = ["Live"]

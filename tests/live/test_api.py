@@ -19,7 +19,8 @@ from live_peer import LivePeer, StreamPeer, allow
 
 from simple_ws import Server
 from simple_ws.cluster.answers import Answers
-from simple_ws.live import Connected, api_nodes
+from simple_ws.live import Connected
+from simple_ws.live.api import nodes as api_nodes
 from simple_ws.testing import HTTPAnswer, TestServer
 
 KEY = "a key"

@@ -18,7 +18,8 @@ from programs import Program, until
 from redis_server import redis_server
 
 from simple_ws import Server
-from simple_ws.live import Connected, api_methods
+from simple_ws.live import Connected
+from simple_ws.live.api import methods as api_methods
 
 cent = pytest.importorskip("cent", reason="no cent for this Python")
 
@@ -26,7 +27,8 @@ pytestmark = pytest.mark.one_backend
 
 KEY = "key"
 WORKERS = """
-from simple_ws.live import Connected, api_methods
+from simple_ws.live import Connected
+from simple_ws.live.api import methods as api_methods
 server.topic("room:*", history=100, presence=True)
 server.live(
     "/live",

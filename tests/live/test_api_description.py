@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from simple_ws import Server
-from simple_ws.live.api_fields import METHODS
+from simple_ws.live.api.fields import METHODS
 
 schemathesis = pytest.importorskip("schemathesis", reason="none for this Python")
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from simple_ws.constants import TURN
-from simple_ws.live.api_several import Several
+from simple_ws.live.api.several import Several
 from simple_ws.loop.reactor import Reactor
 
 Note = Callable[[Any], object]

@@ -18,7 +18,7 @@ from tls_harness import client_side, server_side
 
 from simple_ws import CloseCause, HandshakeError, Middleware, Server, WebSocket
 from simple_ws.live import Connected, LiveClient
-from simple_ws.live.emulation import _read
+from simple_ws.live.streams.emulation import _read
 from simple_ws.testing import TestServer
 
 FORMS = ("sse", "http_stream")

@@ -18,7 +18,7 @@ from programs import Program, until
 from redis_server import PROGRAMS, redis_server
 
 from simple_ws import Server
-from simple_ws.live import emulation
+from simple_ws.live.streams import emulation
 
 pytestmark = pytest.mark.one_backend
 

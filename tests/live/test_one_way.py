@@ -16,8 +16,8 @@ from live_peer import StreamPeer, allow
 
 from simple_ws import CloseCause, Server
 from simple_ws.live import Connected, LiveError
-from simple_ws.live.places import LOST, encode_places, parse_places
 from simple_ws.live.positions import Claim
+from simple_ws.live.streams.places import LOST, encode_places, parse_places
 from simple_ws.testing import TestServer
 
 HISTORY = {"room:*": {"history": 5}}

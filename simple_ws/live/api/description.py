@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..constants import RELEASE
-from .api_fields import BATCH, ERROR, METHODS, Schema
+from ...constants import RELEASE
+from .fields import BATCH, ERROR, METHODS, Schema
 
 __all__ = ["describe"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from .commands import PING
+from ..commands import PING
 
 __all__ = ["EVENTS", "LINES", "PUSHES", "Form"]
 

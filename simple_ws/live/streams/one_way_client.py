@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from ..cluster.history import Entry
-from ..connection.interfaces import Connection
-from ..connection.keepalive import KeepAlive
-from ..constants import CloseCause, CloseCode, SendStatus
-from ..protocol.http11 import Response
-from .codes import Code, Disconnect, Unsubscribe
-from .commands import Command, encode_push, entry_of
+from ...cluster.history import Entry
+from ...connection.interfaces import Connection
+from ...connection.keepalive import KeepAlive
+from ...constants import CloseCause, CloseCode, SendStatus
+from ...protocol.http11 import Response
+from ..codes import Code, Disconnect, Unsubscribe
+from ..commands import Command, encode_push, entry_of
+from ..interfaces import LiveHost
+from ..positions import Claim
+from ..session import Session
+from .client import StreamClient
 from .forms import PUSHES
-from .interfaces import LiveHost
 from .places import encode_places
-from .positions import Claim
-from .session import Session
-from .stream_client import StreamClient
 
 __all__ = ["Asked", "OneWayClient"]
 

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..cluster.answers import Answers
-from ..cluster.position import Position
-from ..cluster.topic_rules import check_key
-from ..messages import check_close
-from . import codes
-from .api_nodes import QUESTION, matcher
-from .api_several import Several
-from .codes import Disconnect, LiveError
-from .commands import message_of, with_headers
-from .credentials import checked_info
-from .positions import epoch_of
-from .reading import Outcome, read_history, read_presence, read_presence_stats
+from ...cluster.answers import Answers
+from ...cluster.position import Position
+from ...cluster.topic_rules import check_key
+from ...messages import check_close
+from .. import codes
+from ..codes import Disconnect, LiveError
+from ..commands import message_of, with_headers
+from ..credentials import checked_info
+from ..positions import epoch_of
+from ..reading import Outcome, read_history, read_presence, read_presence_stats
+from .nodes import QUESTION, matcher
+from .several import Several
 
 __all__ = ["ApiMethods", "Done"]
 

@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from ..cluster.asking import MAX_BODY
-from ..loop.deferred import InThread
-from .commands import message_of, with_headers
-from .methods import Subscribed
-from .positions import Claim
+from ...cluster.asking import MAX_BODY
+from ...loop.deferred import InThread
+from ..commands import message_of, with_headers
+from ..methods import Subscribed
+from ..positions import Claim
 
 __all__ = ["QUESTION", "carry_out", "matcher"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .positions import Claim
+from ..positions import Claim
 
 __all__ = ["LOST", "encode_places", "parse_places"]
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from ..connection.backpressure import untaken
-from ..connection.interfaces import Connection
-from ..connection.keepalive import KeepAlive
-from ..connection.options import Options
-from ..constants import CloseCause, SendStatus
-from ..deflate import Agreement
-from ..protocol.websocket import Buffer
-from ..protocol.websocket import Protocol as WebSocketProtocol
-from .client import LiveClient
-from .commands import encode_push
+from ...connection.backpressure import untaken
+from ...connection.interfaces import Connection
+from ...connection.keepalive import KeepAlive
+from ...connection.options import Options
+from ...constants import CloseCause, SendStatus
+from ...deflate import Agreement
+from ...protocol.websocket import Buffer
+from ...protocol.websocket import Protocol as WebSocketProtocol
+from ..client import LiveClient
+from ..commands import encode_push
 from .forms import Form
 
 __all__ = ["StreamClient", "combined"]

@@ -9,8 +9,8 @@ import secrets
 from collections import deque
 from typing import Any
 
+from .client import StreamClient
 from .forms import Form
-from .stream_client import StreamClient
 
 __all__ = ["EmulatedClient"]
 

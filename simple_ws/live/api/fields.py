@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from .methods import LATEST
+from ..methods import LATEST
 
 __all__ = [
     "BATCH",

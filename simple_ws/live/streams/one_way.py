@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..errors import HandshakeError
-from ..http.exchange import Exchange
-from ..protocol.http11 import Response
-from .commands import Command, read_commands
+from ...errors import HandshakeError
+from ...http.exchange import Exchange
+from ...protocol.http11 import Response
+from ..commands import Command, read_commands
+from ..interfaces import LiveHost
 from .emulation import begin_stream, stream_headers
 from .forms import PUSHES
-from .interfaces import LiveHost
 from .one_way_client import Asked, OneWayClient
 from .places import parse_places
 

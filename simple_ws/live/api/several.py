@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ..constants import TURN
-from ..loop.reactor import Reactor
+from ...constants import TURN
+from ...loop.reactor import Reactor
 
 __all__ = ["Several"]
 

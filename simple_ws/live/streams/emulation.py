@@ -15,15 +15,15 @@ import json
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..errors import HandshakeError
-from ..http.exchange import Exchange
-from ..protocol.http11 import Response
-from ..server.upgrade import StreamTerms
-from .commands import Command, read_commands
+from ...errors import HandshakeError
+from ...http.exchange import Exchange
+from ...protocol.http11 import Response
+from ...server.upgrade import StreamTerms
+from ..commands import Command, read_commands
+from ..interfaces import LiveHost
+from .client import StreamClient, combined
 from .emulated_client import EmulatedClient
 from .forms import EVENTS, LINES, Form
-from .interfaces import LiveHost
-from .stream_client import StreamClient, combined
 
 __all__ = ["Emulation", "begin_stream", "stream_headers"]
 

@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
-from ..http.exchange import Exchange
-from ..messages import encode_json
-from ..protocol.http11 import Request, Response
-from . import codes
-from .api_description import describe
-from .api_fields import BATCH, COMMAND, METHODS, Invalid, Schema, checked
-from .api_methods import ApiMethods, Done
-from .api_several import Several
-from .codes import LiveError
-from .counts import Counts
-from .reading import Outcome
+from ...http.exchange import Exchange
+from ...messages import encode_json
+from ...protocol.http11 import Request, Response
+from .. import codes
+from ..codes import LiveError
+from ..counts import Counts
+from ..reading import Outcome
+from .description import describe
+from .fields import BATCH, COMMAND, METHODS, Invalid, Schema, checked
+from .methods import ApiMethods, Done
+from .several import Several
 
 __all__ = ["Api", "check_keys"]
 

@@ -1,0 +1,1 @@
+"""Clients of `live` without WebSockets: responses without an end."""
