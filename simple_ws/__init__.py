@@ -39,7 +39,8 @@ from .handlers.middleware import Middleware
 from .handlers.ready_made import FirstMessageAuth, JSONMessages, Radio
 from .http.cors import Cors
 from .loop.deferred import in_thread
-from .protocol.http11 import Request, Response
+from .protocol.http11 import Request
+from .protocol.response import Response
 from .publisher import Publisher
 from .server.app import App
 from .server.server import Server

@@ -25,7 +25,8 @@ from ..loop.deferred import (
     is_deferred,
     run_steps,
 )
-from ..protocol.http11 import Request, Response
+from ..protocol.http11 import Request
+from ..protocol.response import Response
 from .handler import BaseHandler
 from .middleware import Middleware, changes_output, check_returned, overrides
 from .pending import report_failure

@@ -15,7 +15,7 @@ from numbers import Number
 from typing import Any
 
 from ..loop.deferred import discard, is_deferred
-from ..protocol.http11 import Response
+from ..protocol.response import Response
 from ..text import excerpt
 from .middleware import Middleware
 

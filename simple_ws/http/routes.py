@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import HandshakeError
 from ..loop.deferred import check_callback, is_deferred
-from ..protocol.http11 import Request, Response
+from ..protocol.http11 import Request
+from ..protocol.response import Response
 from .cors import Cors, asked_method
 from .exchange import Exchange, Responder, response_of
 from .routing import Router, check_pattern, routing_path

@@ -26,7 +26,8 @@ from ..errors import HandshakeError
 from ..handlers.handler import BaseHandler
 from ..loop.reactor import Reactor
 from ..loop.schedule import Job
-from ..protocol.http11 import Request, Response
+from ..protocol.http11 import Request
+from ..protocol.response import Response
 from ..speedups import fan_out
 from .stats import AccessRule, Stats
 

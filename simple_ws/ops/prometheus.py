@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..protocol.http11 import Request, Response
+from ..protocol.http11 import Request
+from ..protocol.response import Response
 from .stats import AccessRule
 
 __all__ = ["CONTENT_TYPE", "TABLE", "Metric", "Metrics", "render"]

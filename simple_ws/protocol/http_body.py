@@ -16,14 +16,8 @@ from typing import Protocol
 from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from ..errors import HandshakeError
 from .grammar import is_field_line
-from .http11 import (
-    Headers,
-    Request,
-    Response,
-    encode_head,
-    http_date,
-    may_have_body,
-)
+from .http11 import Headers, Request
+from .response import Response, encode_head, http_date, may_have_body
 
 __all__ = [
     "CONTINUE",

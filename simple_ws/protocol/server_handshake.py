@@ -14,14 +14,8 @@ from collections.abc import Sequence
 
 from ..constants import GUID, TOKEN, VERSION
 from ..errors import ONE_HOST, HandshakeError
-from .http11 import (
-    Headers,
-    Request,
-    Response,
-    asked_host,
-    check_host,
-    check_single_origin,
-)
+from .http11 import Headers, Request, asked_host, check_host, check_single_origin
+from .response import Response
 
 __all__ = [
     "accept_key",

@@ -39,11 +39,11 @@ from ..loop.shedding import hold_input
 from ..protocol.http11 import (
     Request,
     RequestReader,
-    Response,
     check_allowed_host,
     check_version,
     wants_upgrade,
 )
+from ..protocol.response import Response
 from ..protocol.server_handshake import (
     OriginRule,
     check_origin,

@@ -18,7 +18,7 @@ from http_peer import Answered, HttpPeer, ask, browse, get
 from simple_ws import Server
 from simple_ws.connection.options import Options
 from simple_ws.http import static
-from simple_ws.protocol.http11 import http_date
+from simple_ws.protocol.response import http_date
 
 posix = pytest.mark.skipif(os.name == "nt", reason="of other systems")
 

@@ -19,13 +19,12 @@ from simple_ws.protocol.http11 import (
     Headers,
     Request,
     RequestReader,
-    Response,
     check_request,
     expects_continue,
-    http_date,
     stays_open,
     wants_upgrade,
 )
+from simple_ws.protocol.response import Response, http_date
 
 pytestmark = pytest.mark.one_backend
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ...errors import HandshakeError
 from ...http.exchange import Exchange
-from ...protocol.http11 import Response
+from ...protocol.response import Response
 from ...server.upgrade import StreamTerms
 from ..commands import Command, read_commands
 from ..interfaces import LiveHost

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import HandshakeError
 from ...http.exchange import Exchange
-from ...protocol.http11 import Response
+from ...protocol.response import Response
 from ..commands import Command, read_commands
 from ..interfaces import LiveHost
 from .emulation import begin_stream, stream_headers

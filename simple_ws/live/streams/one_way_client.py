@@ -13,7 +13,7 @@ from ...cluster.history import Entry
 from ...connection.interfaces import Connection
 from ...connection.keepalive import KeepAlive
 from ...constants import CloseCause, CloseCode, SendStatus
-from ...protocol.http11 import Response
+from ...protocol.response import Response
 from ..codes import Code, Disconnect, Unsubscribe
 from ..commands import Command, encode_push, entry_of
 from ..interfaces import LiveHost
