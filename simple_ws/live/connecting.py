@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from .interfaces import LiveHost
 from .methods import Connected, ConnectRequest, checked_time
 from .positions import Claim
 from .session import LATER, Session, Stage, Subscription
+from .together import Together
 from .topics import LiveTopics, missed, recovered, subscribed
 
 if TYPE_CHECKING:
@@ -139,27 +141,24 @@ class Connecting:
         claims |= dict.fromkeys(connected.topics)
         claims |= dict.fromkeys(of_token)
         results: dict[str, Any] = {}
-        waiting = set(claims)
 
         def begun(
             topic: str, claim: Any, flags: Flags, arrival: Arrival | None
         ) -> None:
-            if arrival is not None:
-                results[topic] = subscribed(arrival, flags)
-                if claim is not None and flags.recoverable:
-                    results[topic] |= recovered(arrival)
-                    entries = missed(arrival)
-                    if entries:
-                        results[topic]["publications"] = [
-                            entry_of(entry.offset, entry.body) for entry in entries
-                        ]
-                if topic in of_token and of_token[topic].data is not None:
-                    results[topic]["data"] = of_token[topic].data
-            waiting.discard(topic)
-            if not waiting and session.stage is Stage.CONNECTING:
-                self._answer(session, number, connected, results)
+            if arrival is None:
+                return
+            results[topic] = subscribed(arrival, flags)
+            if claim is not None and flags.recoverable:
+                results[topic] |= recovered(arrival)
+                entries = missed(arrival)
+                if entries:
+                    results[topic]["publications"] = [
+                        entry_of(entry.offset, entry.body) for entry in entries
+                    ]
+            if topic in of_token and of_token[topic].data is not None:
+                results[topic]["data"] = of_token[topic].data
 
-        said = params.get("subs", {})
+        said, beginnings = params.get("subs", {}), []
         for topic, claim in claims.items():
             sub = said.get(topic)
             if sub is not None and sub.get("recover"):
@@ -171,14 +170,17 @@ class Connecting:
             done = partial(begun, topic, claim, flags)
             subscription = Subscription(True, flags.join_leave, info)
             subscription.by_token = topic in of_token
-            try:
-                self._topics.begin(session, topic, subscription, claim, done)
-            except LiveError:
-                waiting.discard(topic)  # it is full
-        if waiting:
-            session.hold()
-        elif session.stage is Stage.CONNECTING:
-            self._answer(session, number, connected, results)
+            enter = self._topics.enter
+            with suppress(LiveError):  # it is full
+                beginning = enter(session, topic, subscription, claim, done)
+                beginnings.append(beginning)
+        session.hold()
+        reply = partial(self._answer, session, number, connected, results)
+        Together(beginnings, reply, partial(self._go_on, session)).look()
+
+    def _go_on(self, session: Session) -> None:
+        if session.is_connected:
+            session.go_on()
 
     def _answer(
         self,
@@ -187,6 +189,8 @@ class Connecting:
         connected: Connected,
         results: dict[str, Any],
     ) -> None:
+        if session.stage is not Stage.CONNECTING:
+            return  # it has gone
         result: dict[str, Any] = {
             "client": session.client_id,
             "version": f"simple_ws {RELEASE}",
@@ -202,7 +206,6 @@ class Connecting:
         session.stage = Stage.CONNECTED
         session.reply(number, "connect", result)
         session.flush()
-        session.go_on()
 
 
 def _wait_again(session: Session) -> None:

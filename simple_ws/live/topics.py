@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..loop.timers import Timer
     from ..server.arrivals import Arriving
 
-__all__ = ["LiveTopics", "missed", "recovered", "subscribed"]
+__all__ = ["Beginning", "LiveTopics", "missed", "recovered", "subscribed"]
 
 #: Seconds that the engine has to give the history of a topic: SDKs wait for 5.
 _TIMEOUT = 4.0
@@ -68,11 +68,22 @@ class LiveTopics:
         Raises:
             LiveError: The topic is full.
         """
+        self.enter(session, topic, subscription, claim, done).look()
+
+    def enter(
+        self,
+        session: Session,
+        topic: str,
+        subscription: Subscription,
+        claim: Claim | Since,
+        done: Callable[[Arrival | None], object],
+    ) -> Beginning:
+        """Let a client into a topic, which is to `look` where it begins; as `begin`."""
         session.topics[topic] = subscription
         if not self._live.server._enter_feed(topic, session.client):
             del session.topics[topic]
             raise LiveError(*codes.LIMIT_EXCEEDED)
-        _Beginning(self, session, topic, subscription, done).begin(claim)
+        return Beginning(self, session, topic, subscription, claim, done)
 
     def end(self, session: Session, topic: str) -> Subscription | None:
         """End a subscription, and tell nobody; return it."""
@@ -199,8 +210,14 @@ class LiveTopics:
         write_to_all(members, text)
 
 
-class _Beginning:
-    """A client on its way into a topic; see `LiveTopics.begin`."""
+class Beginning:
+    """A client on its way into a topic; see `LiveTopics.begin`.
+
+    Attributes:
+        arrive: called with where it begins, once that is known; then it is to `settle`,
+            and to `begin_feed`.
+        end: called if it does not begin.
+    """
 
     def __init__(
         self,
@@ -208,57 +225,76 @@ class _Beginning:
         session: Session,
         topic: str,
         subscription: Subscription,
+        claim: Claim | Since,
         done: Callable[[Arrival | None], object],
     ) -> None:
         self._topics = topics
         self._session, self._topic = session, topic
         self._subscription = subscription
+        self._claim = claim
         self._done = done
         self._hub = session.live.server
         self._arriving: Arriving | None = None
         self._timer: Timer | None = None
+        self._known = False  # where it begins
+        self.arrive: Callable[[Arrival], object] = self._begin
+        self.end: Callable[[], object] = lambda: None
+        subscription.pending = self._end
 
-    def begin(self, claim: Claim | Since) -> None:
-        """Begin with what the client has got."""
-        hub, since = self._hub, _comparable(claim)
-        self._subscription.pending = self._end
-        begin = partial(_since, claim)
+    def look(self, again: bool = False) -> None:
+        """Find out where it begins; again, because that was a while ago: then it does
+        not wait for what the client may be ahead."""
+        claim, self._known = self._claim, False
+        hub, begin = self._hub, partial(_since, claim)
+        since = None if again else _comparable(claim)
         arriving = hub._arriving(self._topic, since, begin, self._arrive)
         if arriving is None:
             self._arrive(Arrival(gap=0 if claim is None else None))
             return
         self._arriving = arriving
         arriving.look()
-        if self._subscription.pending is not None:
-            self._timer = hub.reactor.call_later(_TIMEOUT, self._note_late)
+        if not self._known and self._subscription.pending is not None:
+            self._timer = hub.reactor.call_later(_TIMEOUT, self._expire)
 
     def _arrive(self, arrival: Arrival) -> None:
-        session, topic, subscription = self._session, self._topic, self._subscription
-        if subscription.pending is None:
-            return
-        subscription.positioned = arrival.position is not None
-        self._end(arrival)
-        session.flush()
-        if session.topics.get(topic) is subscription:
-            self._hub._begin_feed(topic, session.client)
+        if self._subscription.pending is not None:
+            self._known = True
+            self._stop_waiting()
+            self.arrive(arrival)
 
-    def _note_late(self) -> None:
-        """Not at once: very many may wait for one engine."""
-        self._hub._histories.turns.add(self._expire)
+    def _begin(self, arrival: Arrival) -> None:
+        self.settle(arrival)
+        self._session.flush()
+        self.begin_feed()
+
+    def settle(self, arrival: Arrival) -> None:
+        """This is where it begins."""
+        self._subscription.positioned = arrival.position is not None
+        self._subscription.pending = None
+        self._done(arrival)
+
+    def begin_feed(self) -> None:
+        """It gets what is published from now on, unless it was ended meanwhile."""
+        if self._session.topics.get(self._topic) is self._subscription:
+            self._hub._begin_feed(self._topic, self._session.client)
 
     def _expire(self) -> None:
-        if self._subscription.pending is None:
-            return  # it has arrived meanwhile
         if self._session.topics.get(self._topic) is self._subscription:
             self._topics.end(self._session, self._topic)
 
-    def _end(self, arrival: Arrival | None) -> None:
+    def _end(self, _: Arrival | None) -> None:
         self._subscription.pending = None
+        self._stop_waiting()
+        self._done(None)
+        self.end()
+
+    def _stop_waiting(self) -> None:
         if self._arriving is not None:
             self._arriving.end()
+            self._arriving = None
         if self._timer is not None:
             self._timer.cancel()
-        self._done(arrival)
+            self._timer = None
 
 
 def _comparable(claim: Claim | Since) -> Since:
