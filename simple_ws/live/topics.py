@@ -254,7 +254,7 @@ class Beginning:
         self._arriving = arriving
         arriving.look()
         if not self._known and self._subscription.pending is not None:
-            self._timer = hub.reactor.call_later(_TIMEOUT, self._expire)
+            self._timer = hub.reactor.call_later(_TIMEOUT, self._note_late)
 
     def _arrive(self, arrival: Arrival) -> None:
         if self._subscription.pending is not None:
@@ -278,7 +278,13 @@ class Beginning:
         if self._session.topics.get(self._topic) is self._subscription:
             self._hub._begin_feed(self._topic, self._session.client)
 
+    def _note_late(self) -> None:
+        """Not at once: very many may wait for one engine."""
+        self._hub._histories.turns.add(self._expire)
+
     def _expire(self) -> None:
+        if self._known or self._subscription.pending is None:
+            return  # it has arrived meanwhile
         if self._session.topics.get(self._topic) is self._subscription:
             self._topics.end(self._session, self._topic)
 
