@@ -1,15 +1,23 @@
-"""What a client or subscription of `centrifuge-python` was told; for tests."""
+"""For tests of `centrifuge-python`: what it was told, and a loop to run it in."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from harness import DEADLINE
 
-__all__ = ["Events", "leave"]
+__all__ = ["Events", "leave", "run_test"]
+
+W = TypeVar("W", bound="World")
+
+
+class World(Protocol):
+    """A server, and clients of the SDK."""
+
+    async def stop(self) -> None: ...
 
 
 class Events:
@@ -54,3 +62,17 @@ async def leave(*clients: Any) -> None:
         while rest := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(rest)
         await asyncio.sleep(0)  # what they closed is called back
+
+
+def run_test(make: Callable[[], W], test: Callable[[W], Awaitable[None]]) -> None:
+    """Run a test in a loop and a world of its own."""
+
+    async def main() -> None:
+        world = make()
+        try:
+            async with asyncio.timeout(2 * DEADLINE):
+                await test(world)
+        finally:
+            await world.stop()
+
+    asyncio.run(main())

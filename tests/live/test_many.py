@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from late_history import LateHistory
 from live_peer import LivePeer, allow
 
 from simple_ws import Server
-from simple_ws.cluster.history import History
 from simple_ws.constants import TURN
 from simple_ws.server.arrivals import Arriving
 from simple_ws.testing import TestServer
@@ -17,31 +16,6 @@ from simple_ws.testing import TestServer
 CLIENTS = 60
 #: Clients that a turn has time for, on the clock of these tests.
 A_TURN = 10
-
-
-class Source:
-    """A history that comes when the test says so."""
-
-    may_lag = True
-
-    def __init__(self) -> None:
-        self.in_step = False
-        self.history: History | None = None
-        self._waiting: dict[Callable[[], object], None] = {}
-
-    def when_in_step(self, callback: Callable[[], object]) -> None:
-        self._waiting[callback] = None
-
-    def when_at(self, offset: int, callback: Callable[[], object]) -> None:
-        raise AssertionError
-
-    def forget_waiting(self, callback: Callable[[], object]) -> None:
-        self._waiting.pop(callback, None)
-
-    def come(self) -> None:
-        self.in_step, self.history = True, History(10, None, "e", 0, 0)
-        for callback in list(self._waiting):
-            callback()
 
 
 class Crowd:
@@ -52,7 +26,7 @@ class Crowd:
         server.topic("room:*", history=5)
         live: Any = server.live("/live", authorize=allow)
         self.kit = kit = TestServer(server)
-        self.source = Source()
+        self.source = LateHistory()
 
         def arriving(topic: str, since: Any, begin: Any, arrive: Any) -> Arriving:
             def arrive_slowly(arrival: Any) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from harness import DEADLINE
 from live_peer import allow
-from sdk_events import Events, leave
+from sdk_events import Events, leave, run_test
 
 from simple_ws import Server
 from simple_ws.live import Connected, LiveError
@@ -59,15 +58,7 @@ class World:
 
 
 def run(test: Callable[[World], Awaitable[None]], **options: Any) -> None:
-    async def main() -> None:
-        world = World(**options)
-        try:
-            async with asyncio.timeout(2 * DEADLINE):
-                await test(world)
-        finally:
-            await world.stop()
-
-    asyncio.run(main())
+    run_test(lambda: World(**options), test)
 
 
 def test_connect_subscribe_publish_and_the_rest() -> None:

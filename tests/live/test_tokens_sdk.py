@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from harness import DEADLINE
+from sdk_events import Events, leave, run_test
 
 from simple_ws import Server
 from simple_ws.tokens import Tokens
@@ -19,33 +19,6 @@ centrifuge = pytest.importorskip(
 )
 
 SECRET = "a secret of thirty-two bytes or more"
-
-
-class Events:
-    """What a client or subscription was told."""
-
-    def __init__(self) -> None:
-        self.log: list[tuple[str, Any]] = []
-        self._changed = asyncio.Event()
-
-    def __getattr__(self, name: str) -> Callable[[Any], Awaitable[None]]:
-        if not name.startswith("on_"):
-            raise AttributeError(name)
-
-        async def note(context: Any) -> None:
-            self.log.append((name[3:], context))
-            self._changed.set()
-
-        return note
-
-    async def until(self, name: str, count: int = 1) -> list[Any]:
-        async with asyncio.timeout(DEADLINE):
-            while (
-                len(found := [each for told, each in self.log if told == name]) < count
-            ):
-                self._changed.clear()
-                await self._changed.wait()
-        return found
 
 
 class Giver:
@@ -93,22 +66,12 @@ class World:
         return client, events
 
     async def stop(self) -> None:
-        for client in self.clients:
-            with suppress(Exception):
-                await client.disconnect()
+        await leave(*self.clients)
         self.server.stop(drain=0)
 
 
 def run(test: Callable[[World], Awaitable[None]], **options: Any) -> None:
-    async def main() -> None:
-        world = World(**options)
-        try:
-            async with asyncio.timeout(2 * DEADLINE):
-                await test(world)
-        finally:
-            await world.stop()
-
-    asyncio.run(main())
+    run_test(lambda: World(**options), test)
 
 
 def test_expired_token_is_followed_by_another() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from late_history import LateHistory
 
-from simple_ws.cluster.history import History
 from simple_ws.constants import TURN
 from simple_ws.server.arrivals import Arriving
 from simple_ws.server.feeds import Arrival
@@ -106,37 +106,10 @@ def test_nothing_of_a_run_is_left_for_the_next() -> None:
     assert done == ["new"]
 
 
-class Source:
-    """The history of a topic, which comes when the test says so."""
-
-    may_lag = True
-
-    def __init__(self) -> None:
-        self.in_step = False
-        self.history: History | None = None
-        self._waiting: dict[Callable[[], object], None] = {}
-
-    def when_in_step(self, callback: Callable[[], object]) -> None:
-        self._waiting[callback] = None
-
-    def when_at(self, offset: int, callback: Callable[[], object]) -> None:
-        raise AssertionError
-
-    def forget_waiting(self, callback: Callable[[], object]) -> None:
-        self._waiting.pop(callback, None)
-
-    def come(self) -> None:
-        self.in_step = True
-        self.history = History(10, None, "e", 0, 0)
-        waiting, self._waiting = self._waiting, {}
-        for callback in waiting:
-            callback()
-
-
 def test_subscribers_of_feeds_that_waited_for_the_engine_arrive_over_many_turns() -> (
     None
 ):
-    loop, source, arrived = Loop(), Source(), []
+    loop, source, arrived = Loop(), LateHistory(), []
     turns = Turns(loop)
 
     def arrive(number: int, arrival: Arrival) -> None:
