@@ -91,6 +91,9 @@ class Actions:
         client, data = session.client, params.get("data")
         answer = yield from session.ask("on_subscribe", client, topic, data)
         granted = self._granted(answer, claims)
+        joins = params.get("join_leave", False)
+        if joins and claims is None and self._live.asks_for_joins:
+            joins = yield from session.may("presence", topic)
         self._check_free(session, topic)  # the server may have subscribed it meanwhile
         if not session.is_connected:
             return LATER
@@ -98,7 +101,7 @@ class Actions:
         flags = self._live.flags(client, topic, False).asked(
             recover or params.get("recoverable", False),
             params.get("positioned", False),
-            params.get("join_leave", False),
+            joins,
         )
         if claims is not None:
             flags = flags.overridden(claims.topic.override)

@@ -95,6 +95,7 @@ class Live(BaseHandler):
             max_topics=whole(1, "topics")("max_topics", max_topics),
             command_rate=optional(rate)("command_rate", command_rate),
             _flags=flags,
+            asks_for_joins=flags is None,  # otherwise they say that, too
             _default_flags=_flags(flag("force_recovery", force_recovery)),
             _present_alone=present_alone,
             cors=cors,
@@ -112,6 +113,7 @@ class Live(BaseHandler):
 
     heartbeat: float
     max_topics: int
+    asks_for_joins: bool
     command_rate: tuple[float, float] | None
     _flags: Callable[[Any, str, bool], Flags] | None
     _default_flags: Flags

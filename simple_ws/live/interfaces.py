@@ -25,6 +25,7 @@ class LiveHost(Protocol):
         hooks, methods: the functions of the user's.
         command_rate: commands a second, and at once; None: no limit.
         max_topics: of a client.
+        asks_for_joins: who is told who comes and goes must be allowed "presence".
         heartbeat: seconds between two pings of a client.
         expiries: connections and subscriptions that expire.
         options: of the connections.
@@ -38,6 +39,7 @@ class LiveHost(Protocol):
     methods: Methods
     command_rate: tuple[float, float] | None
     max_topics: int
+    asks_for_joins: bool
     heartbeat: float
     expiries: Expiries
     options: Options

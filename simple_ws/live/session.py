@@ -380,6 +380,14 @@ class Session:
         if answer is None or not yes_or_no("authorize", answer):
             raise LiveError(*codes.PERMISSION_DENIED)
 
+    def may(self, action: str, topic: str) -> Steps:
+        """The same, as True or False."""
+        try:
+            yield from self.check(action, topic)
+        except LiveError:
+            return False
+        return True
+
     def call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function of the user's; it is logged if it blocks the loop."""
         self.flush()  # it may write to this client

@@ -147,3 +147,20 @@ def test_no_is_an_answer(made: list[Site], answer: Any) -> None:
     peer = LivePeer(site.kit)
     peer.connect()
     assert peer.fail("subscribe", channel="room:1") == 103
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_who_may_not_see_who_is_there_is_not_told_who_comes(
+    made: list[Site], allowed: bool
+) -> None:
+    def authorize(client: Any, action: str, topic: str) -> bool:
+        return allowed or action == "subscribe"
+
+    made.append(site := Site(authorize=authorize, on_connect=None))
+    peer, other = LivePeer(site.kit), LivePeer(site.kit)
+    peer.connect()
+    other.connect()
+    peer.ask("subscribe", channel="room:1", join_leave=True)
+    other.ask("subscribe", channel="room:1")
+    site.kit.settle()
+    assert len(peer.pushes()) == (2 if allowed else 0)
