@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
-import os
 import random
 import re
 import shutil
@@ -36,8 +34,9 @@ from harness import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from node_js import needs_node
 from tls_harness import TLSEnd, authority, client_side, secured, server_side
-from whole.test_peers import MESSAGES, expect_good, node_ws, serve  # noqa: F401
+from whole.test_peers import MESSAGES, expect_good, serve, talk
 
 from simple_ws import Deflate, SendStatus, Server, WebSocket
 from simple_ws.loop import tls
@@ -1357,25 +1356,12 @@ def test_many_clients_at_once() -> None:
             peer.close()
 
 
-def test_node_ws_talks_tls(node_ws: Path, files: Path) -> None:  # noqa: F811
+@needs_node
+def test_node_ws_talks_tls(files: Path) -> None:
     handler, served = serve_tls(compression=Deflate(threshold=0))
-    environment = {k: v for k, v in os.environ.items() if k != "NODE_OPTIONS"}
     with served as server:
-        done = subprocess.run(
-            [
-                "node",
-                str(Path(__file__).parents[1] / "peers" / "ws.mjs"),
-                str(node_ws),
-                wss(server),
-                json.dumps([False, True]),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=50,
-            env={**environment, "NODE_EXTRA_CA_CERTS": str(files / "ca.pem")},
-        )
-        assert done.returncode == 0, done.stderr
-        expect_good([json.loads(line) for line in done.stdout.splitlines()], handler)
+        results = talk(wss(server), [False, True], NODE_EXTRA_CA_CERTS=files / "ca.pem")
+        expect_good(results, handler)
 
 
 class OpenSSL:

@@ -258,20 +258,17 @@ class TestWebsocketClient:
 HERE = Path(__file__).parents[1]
 
 
-def talk(server: Server, options: list[Any]) -> list[dict[str, Any]]:
+def talk(address: str, options: list[Any], **variables: Any) -> list[dict[str, Any]]:
     """Have node talk to a server, once for each of the options."""
+    environment = {k: v for k, v in os.environ.items() if k != "NODE_OPTIONS"}
+    environment |= {name: str(value) for name, value in variables.items()}
+    script = HERE / "peers" / "ws.mjs"
     done = subprocess.run(
-        [
-            NODE,
-            str(HERE / "peers" / "ws.mjs"),
-            str(SCRIPTS),
-            url(server),
-            json.dumps(options),
-        ],
+        [NODE, str(script), str(SCRIPTS), address, json.dumps(options)],
         capture_output=True,
         text=True,
         timeout=50,
-        env={key: value for key, value in os.environ.items() if key != "NODE_OPTIONS"},
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -302,7 +299,7 @@ def test_node_ws_echoes_whatever_it_asks_for() -> None:
     ]
     handler, served = serve()
     with served as server:
-        results = talk(server, options)
+        results = talk(url(server), options)
         assert len(results) == len(options)
         expect_good(results, handler)
         assert results[0]["extensions"] == ""
@@ -322,4 +319,4 @@ def test_node_ws_understands_our_parameters(bits: int) -> None:
     )
     handler, served = serve(compression=deflate)
     with served as server:
-        expect_good(talk(server, [True, {"threshold": 0}]), handler)
+        expect_good(talk(url(server), [True, {"threshold": 0}]), handler)
