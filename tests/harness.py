@@ -415,6 +415,8 @@ class Driven(TestServer):
         """
         self.clock.now += seconds
         self.turn(2)
+        while self.server.reactor.wheel.is_due(self.clock.now):
+            self.turn()  # there are more than one turn takes
 
     def until(self, condition: Callable[[], object]) -> None:
         """Turn until something is so."""

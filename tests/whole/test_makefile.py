@@ -194,7 +194,7 @@ def test_make_run_starts_the_drawing_board_or_another_example(
     arguments: list[str], program: str
 ) -> None:
     shown = subprocess.run(
-        ["make", "-n", "run", "PYTHON=python", *arguments],
+        ["make", "--no-print-directory", "-n", "run", "PYTHON=python", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
