@@ -231,7 +231,7 @@ def receiving(way: Way, served: Served) -> Any:
 
 
 def publishing(way: Way, served: Served, rate: int, seconds: float) -> Any:
-    """The process that publishes; for all ways of ours it is the same program."""
+    """The publishing process; all our variants use the same program."""
     if way.is_peer:
         return role(way, "publish", served.path, rate, seconds)
     where = (way.receiver, served.path, served.secret)

@@ -19,7 +19,15 @@ from .channels import Audience
 from .internal import Nodes, encode, value_of
 from .roster import NodeInfo, Roster
 
-__all__ = ["MAX_BODY", "Answer", "Asking", "AskingHost", "checked_json"]
+__all__ = [
+    "MAX_BODY",
+    "Answer",
+    "Asking",
+    "AskingHost",
+    "answer_with",
+    "checked_json",
+    "said_in",
+]
 
 #: The largest question, and the largest answer, as JSON.
 MAX_BODY = 256 * 1024
@@ -220,17 +228,7 @@ class Asking:
         Raises:
             Malformed: It does not do it properly.
         """
-        number = value_of(message, "id", int)
-        question = value_of(message, "question", str)
-
-        def done(value: Any, error: str | None) -> None:
-            if error is None:
-                body = encode("answer", id=number, value=value)
-            else:
-                body = encode("answer", id=number, error=error[:_MAX_ERROR])
-            self._host.send(Audience.NODE, node, body)
-
-        self._host.answer(question, message.get("data"), done)
+        answer_with("answer", self._host, node, message)
 
     def on_answer(self, node: str, message: dict[str, Any]) -> None:
         """Another node answers.
@@ -238,8 +236,7 @@ class Asking:
         Raises:
             Malformed: It does not do it properly.
         """
-        number = value_of(message, "id", int)
-        error = value_of(message, "error", str) if "error" in message else None
+        number, error = said_in(message)
         pending = self._pending.get(number)
         if pending is not None and node not in pending.answers:
             pending.note(node, message.get("value"), error)
@@ -256,3 +253,34 @@ def checked_json(value: Any, what: str) -> Any:
     if len(text) > MAX_BODY:
         raise ValueError(f"{what} of {len(text):,} bytes exceeds {MAX_BODY:,}")
     return json.loads(text)
+
+
+def answer_with(
+    kind: str, host: AskingHost, node: str, message: dict[str, Any]
+) -> None:
+    """Answer the question of another node by a message of a kind.
+
+    Raises:
+        Malformed: It does not ask properly.
+    """
+    number = value_of(message, "id", int)
+    question = value_of(message, "question", str)
+
+    def done(value: Any, error: str | None) -> None:
+        if error is None:
+            body = encode(kind, id=number, value=value)
+        else:
+            body = encode(kind, id=number, error=error[:_MAX_ERROR])
+        host.send(Audience.NODE, node, body)
+
+    host.answer(question, message.get("data"), done)
+
+
+def said_in(message: dict[str, Any]) -> tuple[int, str | None]:
+    """Which question another node answers, and its error.
+
+    Raises:
+        Malformed: It does not do it properly.
+    """
+    number = value_of(message, "id", int)
+    return number, value_of(message, "error", str) if "error" in message else None

@@ -8,15 +8,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from .asking import Answer, AskingHost
+from .asking import Answer, AskingHost, answer_with, said_in
 from .channels import Audience
-from .internal import encode, value_of
+from .internal import encode
 from .roster import Roster
 
 __all__ = ["Calls"]
-
-#: The longest text of an error that goes to the node that asked.
-_MAX_ERROR = 1000
 
 
 class Calls:
@@ -94,17 +91,7 @@ class Calls:
         Raises:
             Malformed: It does not do it properly.
         """
-        number = value_of(message, "id", int)
-        question = value_of(message, "question", str)
-
-        def done(value: Any, error: str | None) -> None:
-            if error is None:
-                body = encode("result", id=number, value=value)
-            else:
-                body = encode("result", id=number, error=error[:_MAX_ERROR])
-            self._host.send(Audience.NODE, node, body)
-
-        self._host.answer(question, message.get("data"), done)
+        answer_with("result", self._host, node, message)
 
     def on_result(self, node: str, message: dict[str, Any]) -> None:
         """Another node answers.
@@ -112,8 +99,7 @@ class Calls:
         Raises:
             Malformed: It does not do it properly.
         """
-        number = value_of(message, "id", int)
-        error = value_of(message, "error", str) if "error" in message else None
+        number, error = said_in(message)
         pending = self._pending.get(number)
         if pending is not None and pending[0] == node:
             self._finish(number, message.get("value"), error)
