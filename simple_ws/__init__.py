@@ -9,9 +9,9 @@ class Echo(WebSocket):
 Echo("", 8080)
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .client.blocking import connect
 from .cluster.worker import Worker
 from .connection.client import Client
 from .constants import RELEASE, CloseCause, CloseCode, SendStatus
@@ -41,11 +41,30 @@ from .http.cors import Cors
 from .loop.deferred import in_thread
 from .protocol.http11 import Request
 from .protocol.response import Response
-from .publisher import Publisher
 from .server.app import App
 from .server.server import Server
 from .server.websocket import WebSocket
 from .speedups import BACKEND
+
+if TYPE_CHECKING:
+    from .client.blocking import connect
+    from .publisher import Publisher
+else:
+    #: Imported when they are first used: most programs are servers.
+    _LATER = {"connect": ".client.blocking", "Publisher": ".publisher"}
+
+    def __getattr__(name: str) -> Any:
+        """What is imported when it is first used."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_LATER[name], __name__), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        """All names, those that are not imported yet included."""
+        return sorted({*globals(), *_LATER})
+
 
 __version__ = RELEASE
 

@@ -57,6 +57,37 @@ def test_names_are_imported_from_where_they_were(module: str) -> None:
     assert not missing
 
 
+#: What a plain server does not need, and what takes long to import.
+_NOT_NEEDED = (
+    "asyncio difflib email ssl subprocess tempfile hiredis redis "
+    "simple_ws.aio simple_ws.client simple_ws.live simple_ws.testing simple_ws.tokens "
+    "simple_ws.http.static simple_ws.http.wsgi simple_ws.ops.dashboard "
+    "simple_ws.cluster.broker simple_ws.cluster.broker_process "
+    "simple_ws.cluster.engines simple_ws.cluster.process "
+    "simple_ws.cluster.redis_engine simple_ws.cluster.slot simple_ws.cluster.supervisor"
+)
+
+
+def test_a_server_imports_what_it_needs() -> None:
+    code = "import sys, simple_ws; simple_ws.Server(); print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "simple_ws.server.server" in loaded.split()
+    assert not set(_NOT_NEEDED.split()) & set(loaded.split())
+
+
+def test_a_name_that_is_imported_when_used_is_listed_and_kept() -> None:
+    code = (
+        "import simple_ws; names = dir(simple_ws); found = simple_ws.connect; "
+        "print('connect' in names, vars(simple_ws)['connect'] is found)"
+    )
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'Sever'"):
+        _ = simple_ws.Sever  # type: ignore[attr-defined]
+
+
 def test_one_object_has_one_identity() -> None:
     assert simple_ws.connect is importlib.import_module("simple_ws.client").connect
     assert simple_ws.Server is importlib.import_module("simple_ws.server").Server

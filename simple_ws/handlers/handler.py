@@ -72,6 +72,8 @@ class BaseHandler(OptionAttributes):
     #: Counters of its connections.
     _counters: Counters
     _admission: Admission | None
+    #: Whether its clients are let in even when the server is full.
+    _always_admitted = False
 
     #: True: clients of this handler must be bound to an identity (`client.bind`) within
     #: the option `auth_timeout`. Other values mean nothing.

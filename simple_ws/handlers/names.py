@@ -7,7 +7,6 @@ library, and misspelt callbacks, which it would never call.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 
 __all__ = ["Names"]
@@ -144,5 +143,7 @@ class Names:
         for callback in self._callbacks:
             if sorted(name) == sorted(callback):  # letters in another order
                 return callback
+        import difflib  # only when needed
+
         near = difflib.get_close_matches(name, self._callbacks, n=1, cutoff=_ALIKE)
         return near[0] if near else None

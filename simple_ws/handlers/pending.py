@@ -28,10 +28,11 @@ from ..loop.deferred import (
 )
 from ..loop.reactor import Reactor
 from ..loop.workers import Call, Pool
-from .eager import Eager
 
 if TYPE_CHECKING:
     import asyncio
+
+    from .eager import Eager
 
 __all__ = ["PendingCall", "PendingCalls", "TooMany", "report_failure"]
 
@@ -99,6 +100,8 @@ class PendingCalls:
 
     def await_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run coroutines in this asyncio loop from now on."""
+        from .eager import Eager  # only when needed: it imports asyncio
+
         self._loop = loop
         # Each task has a copy, so context variables set by a callback are not shared.
         self._context = copy_context()

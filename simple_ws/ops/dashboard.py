@@ -75,6 +75,8 @@ class Dashboard(BaseHandler):
         rule: decides who may view them.
     """
 
+    _always_admitted = True
+
     def __init__(self, server: DashboardHost, rule: AccessRule) -> None:
         self._server = server
         self._rule = rule

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +23,8 @@ _FIELD_NAME = re.compile(TOKEN)
 
 def http_date(seconds: float) -> str:
     """Seconds since the epoch in the date format of HTTP (RFC 9110 §5.6.7)."""
+    from email.utils import formatdate  # only when needed
+
     return formatdate(seconds, usegmt=True)
 
 

@@ -18,8 +18,6 @@ from ..handlers.middleware import Middleware, changes_output, check_middleware
 from ..http.cors import check_cors
 from ..http.routes import answered_by, check_methods
 from ..http.routing import check_pattern
-from ..http.static import Static
-from ..http.wsgi import Wsgi
 from ..messages import check_close
 from .denial import Denial
 from .feeds import Live
@@ -440,6 +438,8 @@ class App(Lookup):
             ValueError: There is no such folder; the prefix is malformed or already in
                 use.
         """
+        from ..http.static import Static  # only when needed
+
         files = Static(prefix, folder, check_cors(cors))
         self._routes.add_below(files.prefix, files.route)
 
@@ -459,6 +459,8 @@ class App(Lookup):
             ValueError: The prefix is malformed or already in use; `threads` is out of
                 range.
         """
+        from ..http.wsgi import Wsgi  # only when needed
+
         pages = Wsgi(prefix, app, threads)
         self._routes.add_below(pages.prefix, pages.route, pages.end)
         self._applications.append(pages)

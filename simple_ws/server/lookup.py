@@ -22,10 +22,8 @@ from ..handlers.pending import PendingCall, TooMany
 from ..handlers.wrapper import Wrapper
 from ..http.routes import Route, Routes
 from ..http.routing import Router, routing_path
-from ..http.wsgi import Wsgi
 from ..loop.deferred import is_async, returns_deferred
 from ..loop.schedule import Schedule
-from ..ops.dashboard import Dashboard
 from ..ops.stats import Stats
 from ..protocol.http11 import Request
 from .cluster import Cluster
@@ -39,6 +37,7 @@ from .workers import Workers
 
 if TYPE_CHECKING:
     from ..cluster.node import EngineState
+    from ..http.wsgi import Wsgi
 
 __all__ = ["Lookup"]
 
@@ -127,7 +126,7 @@ class Lookup(Hub):
             if page is not None and page.has(request):
                 raise page.refusal()
             raise HandshakeError(404, NOT_FOUND)
-        if isinstance(found[0], Dashboard):
+        if found[0]._always_admitted:
             return found[0]  # accessible even when the server is full
         handler, request.params = found
         return self._admit(handler, request)

@@ -11,7 +11,6 @@ from ..checks import flag
 from ..cluster.worker import Worker
 from ..loop.deferred import check_callback
 from ..loop.schedule import Job
-from ..ops.dashboard import Dashboard, LocalKey
 from ..ops.prometheus import Metrics
 from ..ops.stats import AccessRule, Stats
 from ..protocol.http11 import Request
@@ -136,6 +135,8 @@ class Operations(App):
             TypeError: `allow` is not a function of a request, or is async.
             ValueError: The path is malformed or already in use.
         """
+        from ..ops.dashboard import Dashboard, LocalKey  # only when needed
+
         shown = path
         if allow is None:
             local = LocalKey()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import subprocess
-import sys
 import threading
 from typing import Any
 
@@ -38,15 +36,6 @@ def test_wrong_number_is_refused(value: Any, error: type[Exception], text: str) 
 def test_option_is_one_of_the_server() -> None:
     with pytest.raises(ValueError, match="workers is an option of the server"):
         Server().mount("/", WebSocket(workers=2))
-
-
-def test_a_program_of_one_process_does_not_import_what_forks() -> None:
-    code = "import sys, simple_ws; simple_ws.Server(); print(*sys.modules)"
-    command = [sys.executable, "-c", code]
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "simple_ws.cluster.worker" in loaded.split()
-    for name in ("supervisor", "broker", "broker_process", "process", "slot"):
-        assert f"simple_ws.cluster.{name}" not in loaded.split()
 
 
 def test_one_worker_is_this_process() -> None:
