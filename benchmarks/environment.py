@@ -101,7 +101,7 @@ def prepare() -> None:
 
 
 def compile_programs() -> None:
-    """Compile what is older than its source.
+    """Compile what is older than its source, with TLS where OpenSSL's headers are.
 
     Raises:
         SystemExit: Without the load generator there is nothing to measure.
@@ -109,18 +109,38 @@ def compile_programs() -> None:
     (BENCH / "build").mkdir(exist_ok=True)
     for name in ("loadgen", "echo_server"):
         target = program(name)
-        sources = [HERE / f"{name}.c", HERE / "wire.h"]
+        sources = [HERE / f"{name}.c", HERE / "wire.h", HERE / "tls.h"]
         if target.exists() and all(
             target.stat().st_mtime > source.stat().st_mtime for source in sources
         ):
             continue
         compiler = os.environ.get("CC", "gcc")
         flags = ["-O3", "-std=gnu11", "-Wall", "-Wextra"]
-        trouble = _run(compiler, *flags, "-o", str(target), str(sources[0]), "-lz")
+        build = (compiler, *flags, "-o", str(target), str(sources[0]), "-lz")
+        with_tls = _run(*build, "-DWITH_TLS", "-lssl", "-lcrypto")
+        trouble = with_tls and _run(*build)
         if trouble:
             sys.exit(
                 f"cannot compile {name}.c (needs a C compiler and zlib): {trouble}"
             )
+
+
+def certificate() -> Path:
+    """A certificate (ECDSA P-256) and its key in one file, made when first asked for."""
+    return BENCH / "tls.pem"
+
+
+def tls_trouble() -> str:
+    """Why nothing can be measured with TLS; empty if it can be."""
+    probe = _run(str(program("loadgen")), "idle", "--tls", "--port", "0")
+    if "without TLS" in probe:
+        return "the load generator was built without OpenSSL's headers (libssl-dev)"
+    file = certificate()
+    if file.exists():
+        return ""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    command += " -subj /CN=localhost -days 3650"
+    return _run(*command.split(), "-keyout", str(file), "-out", str(file))
 
 
 def install(wanted: set[str]) -> dict[str, str]:

@@ -11,7 +11,8 @@
  *   loadgen handshake --port N [--progress 64] [--sources 8] [--close rst|frame] ...
  *   loadgen idle      --port N [--connections 10000] [--progress 64] [--sources 1] [--deflate]
  *
- * Common: --host 127.0.0.1, --path /, --pid N (a process whose CPU time is reported).
+ * Common: --host 127.0.0.1, --path /, --tls (see tls.h), --pid N (a process whose CPU
+ * time is reported).
  *
  * Writes lines "EVENT start", "EVENT stop" (the measured window), "EVENT ready" (idle:
  * all open; it then holds them until stdin closes), and last one line of JSON.
@@ -35,6 +36,8 @@
 
 #include "wire.h"
 
+#include "tls.h"
+
 #ifndef IP_BIND_ADDRESS_NO_PORT
 #define IP_BIND_ADDRESS_NO_PORT 24
 #endif
@@ -57,6 +60,7 @@ typedef struct {
 
 typedef struct {
     int fd;
+    SSL *ssl;                /* NULL without TLS */
     uint8_t state;
     uint8_t want_out;        /* EPOLLOUT is registered */
     uint8_t key;             /* index of the Sec-WebSocket-Key */
@@ -89,7 +93,7 @@ typedef struct {
 static enum { ECHO, BROADCAST, HANDSHAKE, IDLE } mode;
 static const char *opt_host = "127.0.0.1", *opt_path = "/";
 static int opt_port, opt_pid, opt_connections = -1, opt_sources = -1, opt_progress = 64;
-static int opt_inflight = 1, opt_text, opt_deflate, opt_close_frame;
+static int opt_inflight = 1, opt_text, opt_deflate, opt_close_frame, opt_tls;
 static size_t opt_size = 32;
 static double opt_seconds = 5, opt_warmup = 1;
 
@@ -309,6 +313,14 @@ static void want(conn *c, bool out)
     epoll_ctl(epfd, EPOLL_CTL_MOD, c->fd, &ev);
 }
 
+/* send, through TLS if there is; with EAGAIN, `out` says whether to wait for output. */
+static ssize_t put(conn *c, const void *p, size_t len, int *out)
+{
+    *out = 1;
+    return c->ssl ? tls_send(c->ssl, p, len, out)
+                  : send(c->fd, p, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 /* Close by reset: no TIME_WAIT that would eat up the ports. */
 static void cut(conn *c)
 {
@@ -316,6 +328,9 @@ static void cut(conn *c)
         return;
     struct linger l = {.l_onoff = 1, .l_linger = 0};
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &l, sizeof l);
+    if (c->ssl)
+        SSL_free(c->ssl);
+    c->ssl = NULL;
     close(c->fd);
     c->fd = -1;
     if (c->state == OPEN)
@@ -333,12 +348,13 @@ static void fail(conn *c, const char *what, const char *detail)
 
 static void send_request(conn *c)
 {
-    ssize_t n = send(c->fd, key_request[c->key], key_request_len[c->key], MSG_NOSIGNAL);
+    int out;
+    ssize_t n = put(c, key_request[c->key], key_request_len[c->key], &out);
     if (n == (ssize_t)key_request_len[c->key]) {
         c->state = UPGRADING;
         want(c, false);
     } else if (n < 0 && (errno == EAGAIN || errno == ENOTCONN))
-        want(c, true);
+        want(c, out);
     else
         fail(c, "request", n < 0 ? strerror(errno) : "short write");
 }
@@ -381,6 +397,8 @@ static void begin(conn *c)
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
     if (epoll_ctl(epfd, EPOLL_CTL_ADD, c->fd, &ev))
         die("epoll_ctl");
+    if (opt_tls)
+        c->ssl = tls_begin(c->fd);
     send_request(c); /* over loopback the connection mostly stands already */
 }
 
@@ -480,12 +498,13 @@ static bool next_piece(conn *c)
 static void flush(conn *c)
 {
     while (c->piece_len || next_piece(c)) {
-        ssize_t n = send(c->fd, c->piece, c->piece_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        int out;
+        ssize_t n = put(c, c->piece, c->piece_len, &out);
         if (n < 0) {
             if (errno != EAGAIN && errno != EINTR)
                 fail(c, "send", strerror(errno));
             else
-                want(c, true);
+                want(c, out);
             return;
         }
         bytes_out += (uint64_t)n;
@@ -692,7 +711,8 @@ static void feed(conn *c, const uint8_t *p, size_t len)
 
 static void receive(conn *c)
 {
-    ssize_t n = recv(c->fd, read_buffer, READ_SIZE, MSG_DONTWAIT);
+    ssize_t n = c->ssl ? tls_recv(c->ssl, read_buffer, READ_SIZE)
+                       : recv(c->fd, read_buffer, READ_SIZE, MSG_DONTWAIT);
     now = now_ns();
     if (n > 0) {
         bytes_in += (uint64_t)n;
@@ -714,6 +734,10 @@ static void handle(conn *c, uint32_t events)
 {
     if (c->fd < 0)
         return;
+    if (c->ssl && c->state == CONNECTING) { /* its handshake, in either direction */
+        send_request(c);
+        return;
+    }
     if (events & (EPOLLIN | EPOLLERR | EPOLLHUP))
         receive(c);
     if (c->fd >= 0 && (events & EPOLLOUT)) {
@@ -1027,7 +1051,8 @@ static void parse_options(int argc, char **argv)
         {"pid", 1, 0, 'i'},      {"connections", 1, 0, 'n'}, {"inflight", 1, 0, 'm'},
         {"size", 1, 0, 's'},     {"text", 0, 0, 't'},    {"deflate", 0, 0, 'd'},
         {"seconds", 1, 0, 'D'},  {"warmup", 1, 0, 'W'},  {"sources", 1, 0, 'S'},
-        {"progress", 1, 0, 'k'}, {"close", 1, 0, 'c'},   {0, 0, 0, 0}};
+        {"progress", 1, 0, 'k'}, {"close", 1, 0, 'c'},   {"tls", 0, 0, 'T'},
+        {0, 0, 0, 0}};
     int o, m = -1;
     for (int i = 0; i < 4 && argc > 1; i++)
         if (!strcmp(argv[1], modes[i]))
@@ -1052,6 +1077,7 @@ static void parse_options(int argc, char **argv)
         case 'W': opt_warmup = atof(optarg); break;
         case 'S': opt_sources = atoi(optarg); break;
         case 'k': opt_progress = atoi(optarg); break;
+        case 'T': opt_tls = 1; tls_prepare(); break;
         case 'c': opt_close_frame = !strcmp(optarg, "frame"); break;
         default: exit(2);
         }

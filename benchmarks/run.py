@@ -44,6 +44,11 @@ class Work:
     beside: bool = False
     unit: str = "messages/s"
 
+    @property
+    def tls(self) -> bool:
+        """Whether its connections are encrypted."""
+        return "--tls" in self.load
+
 
 def _echo(size: int, connections: int, *more: str) -> tuple[str, ...]:
     return ("echo", "--size", str(size), "--connections", str(connections), *more)
@@ -91,6 +96,16 @@ _WORKS = [
         deflate=True,
         unit="KiB",
     ),
+    Work("tls_echo32", "TLS echo 32 B × 100", _echo(32, 100, "--tls")),
+    Work("tls_echo1k", "TLS echo 1 KiB × 100", _echo(1024, 100, "--tls")),
+    Work("tls_echo64k", "TLS echo 64 KiB × 10", _echo(65536, 10, "--tls")),
+    Work("idle_tls", "memory of an idle TLS connection", ("idle", "--tls"), unit="KiB"),
+    Work(
+        "tls_handshake",
+        "TLS handshakes, 64 at once",
+        ("handshake", "--progress", "64", "--tls"),
+        unit="handshakes/s",
+    ),
 ]
 
 #: Every work by name, in the order of the tables.
@@ -127,6 +142,7 @@ class Bench:
         environment.prepare()
         environment.compile_programs()
         self._install()
+        self._drop_tls()
         self.data["machine"] = environment.machine(self.server_cpu, self.load_cpu)
         specs = [spec for spec in self.options.servers if self._starts(spec)]
         try:
@@ -153,6 +169,15 @@ class Bench:
             if reasons:
                 self._skip(spec, "not installed: " + reasons[0])
 
+    def _drop_tls(self) -> None:
+        """Leave the works with TLS out where they cannot be measured."""
+        wanted = [work for work in self.options.works if work.tls]
+        reason = environment.tls_trouble() if wanted else ""
+        for work in wanted if reason else ():
+            print(f"SKIPPED {work.name}: {reason}", file=sys.stderr)
+            self.options.works.remove(work)
+            del self.data["works"][work.name]
+
     def _skip(self, spec: Spec, reason: str) -> None:
         self.data["servers"][spec.name]["missing"] = reason
         print(f"SKIPPED {spec.name}: {reason}", file=sys.stderr)
@@ -169,7 +194,7 @@ class Bench:
 
     def _round(self, number: int, specs: list[Spec]) -> None:
         for work in self.options.works:
-            taking_part = [spec for spec in specs if spec.runs(work.name, work.deflate)]
+            taking_part = [s for s in specs if s.runs(work.name, work.deflate, work.tls)]
             # Another one begins in each round: nobody always has the same neighbour.
             shift = number % max(len(taking_part), 1)
             for spec in taking_part[shift:] + taking_part[:shift]:
@@ -181,7 +206,8 @@ class Bench:
     def _measure(self, spec: Spec, work: Work) -> dict:
         """One run; whatever goes wrong ends up under "error" in the result."""
         try:
-            with Running(spec, work.mode, work.deflate, self.server_cpu) as server:
+            how = spec, work.mode, work.deflate, self.server_cpu, work.tls
+            with Running(*how) as server:
                 result = self._how(work)(server, work)
                 server.check_alive()
         except (ServerFailed, LoadFailed, OSError, subprocess.TimeoutExpired) as error:

@@ -43,11 +43,12 @@ class Spec:
     env: dict[str, str] = field(default_factory=dict)
     works: tuple[str, ...] | None = None
     deflate: bool = True
+    tls: bool = False
     needs: tuple[str, ...] = ()
 
-    def runs(self, work: str, deflate: bool) -> bool:
+    def runs(self, work: str, deflate: bool, tls: bool = False) -> bool:
         """Whether this server takes part in a work."""
-        if deflate and not self.deflate:
+        if (deflate and not self.deflate) or (tls and not self.tls):
             return False
         return self.works is None or work in self.works
 
@@ -60,7 +61,7 @@ def _ours(name: str, label: str, *extra: str, backend: str = "1", works=None) ->
     env = {"SIMPLE_WS_EXTENSION": backend, "PYTHONPATH": str(ROOT)}
     # Not in the environment of the peers: ours needs nothing but the interpreter.
     command = lambda: [sys.executable, str(PEERS / "ours.py")]  # noqa: E731
-    return Spec(name, label, command, extra, env, works)
+    return Spec(name, label, command, extra, env, works, tls=True)
 
 
 #: Ways to reply, see `peers/ours.py`.
@@ -126,18 +127,21 @@ _SPECS = [
         "picows, uvloop",
         _python("picows_peer.py"),
         deflate=False,
+        tls=True,
         needs=("picows", "uvloop"),
     ),
     Spec(
         "websockets",
         "websockets, uvloop",
         _python("websockets_peer.py"),
+        tls=True,
         needs=("websockets", "uvloop"),
     ),
     Spec(
         "aiohttp",
         "aiohttp, uvloop",
         _python("aiohttp_peer.py"),
+        tls=True,
         needs=("aiohttp", "uvloop"),
     ),
     Spec("tornado", "tornado", _python("tornado_peer.py"), needs=("tornado",)),
@@ -182,26 +186,30 @@ def before(checkout: Path) -> list[Spec]:
     ]
 
 
-def arguments(spec: Spec, mode: str, deflate: bool) -> list[str]:
+def arguments(spec: Spec, mode: str, deflate: bool, tls: bool = False) -> list[str]:
     """The command line of a server in one mode ("echo" or "broadcast")."""
     if spec.name == "c":
         options = ["--broadcast"] if mode == "broadcast" else []
         options += ["--deflate"] if deflate else []
     else:
         options = ["--mode", mode, "--deflate", str(int(deflate))]
+    if tls:
+        options += ["--tls", str(environment.certificate())]
     return [*spec.command(), "--port", "0", *options, *spec.extra]
 
 
 class Running:
     """A server process, alive between `with` and its end."""
 
-    def __init__(self, spec: Spec, mode: str, deflate: bool, cpu: int) -> None:
+    def __init__(
+        self, spec: Spec, mode: str, deflate: bool, cpu: int, tls: bool = False
+    ) -> None:
         self._log = BENCH / "logs" / f"{spec.name}.txt"
         self._log.parent.mkdir(exist_ok=True)
         env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                arguments(spec, mode, deflate),
+                arguments(spec, mode, deflate, tls),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -43,7 +43,8 @@ async def run():
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     listener = common.listening_socket(args.port)
-    await web.SockSite(runner, listener, backlog=4096).start()
+    context = common.tls_context(args)
+    await web.SockSite(runner, listener, backlog=4096, ssl_context=context).start()
     common.ready(listener.getsockname()[1])
     await asyncio.get_running_loop().create_future()
 

@@ -7,6 +7,7 @@ broadcast``), as its own documentation shows: text arrives as ``str``, binary as
 
 import argparse
 import socket
+import ssl
 
 #: permessage-deflate parameters, the same wherever a peer lets one choose.
 LEVEL = 6
@@ -26,9 +27,19 @@ def parse(**extra: dict) -> argparse.Namespace:
     parser.add_argument(
         "--max-size", type=int, default=2 << 20, help="bytes of a message"
     )
+    parser.add_argument("--tls", help="PEM file with a certificate and its key")
     for name, options in extra.items():
         parser.add_argument("--" + name.replace("_", "-"), **options)
     return parser.parse_args()
+
+
+def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
+    """What the peers' own documentation makes of a certificate; None without."""
+    if not args.tls:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(args.tls)
+    return context
 
 
 def ready(port: int) -> None:

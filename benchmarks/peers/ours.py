@@ -91,6 +91,7 @@ def main():
         write_limit=common.WRITE_LIMIT,
         backlog=4096,
         busy_poll=args.busy_poll,
+        certfile=args.tls,
     )
     if args.awaited:
         handler = AsyncEcho()

@@ -71,6 +71,7 @@ async def serve(args):
         args.port,
         max_frame_size=args.max_size,
         backlog=4096,
+        ssl=common.tls_context(args),
     )
     common.ready(server.sockets[0].getsockname()[1])
     await server.serve_forever()

@@ -36,6 +36,7 @@ async def run(args):
         max_size=args.max_size,
         write_limit=common.WRITE_LIMIT,
         backlog=4096,
+        ssl=common.tls_context(args),
     ) as server:
         common.ready(server.sockets[0].getsockname()[1])
         await asyncio.get_running_loop().create_future()
