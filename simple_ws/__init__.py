@@ -39,6 +39,7 @@ from .handlers.middleware import Middleware
 from .handlers.ready_made import FirstMessageAuth, JSONMessages, Radio
 from .http.cors import Cors
 from .loop.deferred import in_thread
+from .older_package import warn_of_older
 from .protocol.http11 import Request
 from .protocol.response import Response
 from .server.app import App
@@ -67,6 +68,8 @@ else:
 
 
 __version__ = RELEASE
+
+warn_of_older(__path__[0])
 
 
 def _serve_live(server: App, path: str, **settings: Any) -> Any:

@@ -22,7 +22,7 @@ pytestmark = [
 
 #: From the bottom to the top: folders (with a slash), and the modules at the top.
 LAYERS = {
-    "words": "constants errors text checks messages deflate token_bucket",
+    "words": "constants errors text checks messages deflate token_bucket older_package",
     "speedups": "speedups _speedups _c/ _fallback/",
     "protocol": "protocol/",
     "loop": "loop/",
