@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from functools import partial
-from types import CoroutineType
 from typing import Any, Union
 
 from ..connection.client import Client
@@ -161,7 +160,7 @@ class Awaited(Wrapper):
         result = super().on_error(error, client)
         if not is_deferred(result):
             return
-        queue = self._queues.get(client)
+        queue = self._queue_of(client)
         if queue is None:
             self._run(EventQueue(client), Kind.ERROR, result)
         else:
@@ -179,32 +178,35 @@ class Awaited(Wrapper):
         self, client: Client, kind: Kind, function: Callable[..., Any], *args: Any
     ) -> Any:
         """Call a callback, or queue it."""
-        queue = self._queues.get(client)
-        if queue is None and client is self._beginning:
-            queue = self._queues[client] = EventQueue(client)
+        queue = self._queue_of(client)
         if queue is not None:
             queue.add(kind, function, args)
             return None
         result = function(*args)
-        if type(result) is CoroutineType and client not in self._queues:
-            return self._begin(client, kind, result)
         if not is_deferred(result):
             return result
         queue = self._queues.get(client)
         if queue is None:
-            self._run(EventQueue(client), kind, result)
-        else:  # a part of it has failed: first the deferred result of `on_error`
-            queue.add_next(kind, result)
+            return self._begin(client, kind, result)
+        # A part of it has failed: first the deferred result of `on_error`.
+        queue.add_next(kind, result)
         return None
 
-    def _begin(self, client: Client, kind: Kind, coroutine: Any) -> Any:
-        """Begin a coroutine; return its result if it does not wait.
+    def _queue_of(self, client: Client) -> EventQueue | None:
+        """The queue of a client for which a callback runs, or just begins."""
+        queue = self._queues.get(client)
+        if queue is None and client is self._beginning:
+            queue = self._queues[client] = EventQueue(client)
+        return queue
+
+    def _begin(self, client: Client, kind: Kind, deferred: Any) -> Any:
+        """Begin a deferred result; return its own if it does not wait.
 
         Other events of this client wait until it has ended.
         """
         before, self._beginning = self._beginning, client
         try:
-            result = self._pending.begin(coroutine)
+            result = self._pending.begin(deferred)
             if not is_deferred(result):
                 return result
             self._run(self._queues.get(client) or EventQueue(client), kind, result)
@@ -264,7 +266,7 @@ class Awaited(Wrapper):
             return False
         try:
             result = function(*args)
-            if type(result) is CoroutineType:
+            if is_deferred(result):
                 result = self._pending.begin(result)
             if is_deferred(result):
                 self._run(queue, kind, result)

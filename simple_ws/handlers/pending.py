@@ -108,7 +108,7 @@ class PendingCalls:
         self._eager = Eager(loop, self._context)
 
     def begin(self, deferred: Any) -> Any:
-        """Run a deferred result as far as it does not wait, if it is a coroutine.
+        """Run a deferred result as far as it does not wait.
 
         Returns:
             Its result, if it has ended; otherwise what is to be given to `run`.
@@ -116,6 +116,16 @@ class PendingCalls:
         Raises:
             Exception, DeferredCancelled: It has failed.
         """
+        while isinstance(deferred, Suspended):
+            value, error = None, None
+            try:
+                value = self.begin(deferred.waits_for)
+            except (Exception, DeferredCancelled) as caught:
+                error = caught
+            if is_deferred(value):
+                deferred.waits_for = value
+                return deferred
+            deferred = deferred.resume(value, error)
         eager = self._eager
         if eager is None or type(deferred) is not CoroutineType or not self._awaits():
             return deferred

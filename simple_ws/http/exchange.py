@@ -87,6 +87,9 @@ class HttpHost(Protocol):
     def _log(self) -> Log:
         """The log of this run."""
 
+    def _begin_deferred(self, deferred: Any) -> Any:
+        """Run a deferred result as far as it does not wait."""
+
     def _run_limited(
         self, deferred: Any, done: Callable[[Any, BaseException | None], object]
     ) -> object:

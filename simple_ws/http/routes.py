@@ -177,6 +177,8 @@ def _answer_by(function: Callable[[Request], Any], exchange: Exchange) -> None:
     request = exchange.request
     given = exchange.server._log.call(request, "", function, request)
     if is_deferred(given):
+        given = exchange.server._begin_deferred(given)
+    if is_deferred(given):
         exchange.server._run_limited(given, partial(_answer_deferred, exchange))
     else:
         exchange.respond(response_of(given))

@@ -64,8 +64,10 @@ class Attachment:
         self.ended: asyncio.Future[None] = loop.create_future()
         self._reactor = reactor
         self._after_turn = after_turn
-        self._over = self._soon = False
-        self._handle: asyncio.Handle | None = None
+        self._over = False
+        self._soon: asyncio.Handle | None = None  # the next turn, without waiting
+        self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = 0.0  # when the timer fires, by the clock of the event loop
         self._watcher: _Watcher | None = None
         self._fd = -1
         try:
@@ -85,8 +87,9 @@ class Attachment:
         self._reactor.work_listener = _nothing
         if self._watcher is not None:
             self._watcher.end()
-        if self._handle is not None:
-            self._handle.cancel()
+        for handle in (self._soon, self._timer):
+            if handle is not None:
+                handle.cancel()
         if self.loop.is_closed():
             return
         if self._fd >= 0:
@@ -128,7 +131,9 @@ class Attachment:
     def _turn(self) -> None:
         if self._over:
             return
-        self._soon = False
+        soon, self._soon = self._soon, None
+        if soon is not None:
+            soon.cancel()  # a descriptor was ready before
         try:
             self._reactor.run_once(0)
         finally:
@@ -139,19 +144,26 @@ class Attachment:
                     self._watcher.look()
 
     def _turn_soon(self) -> None:
-        if not self._soon:
-            self._wait(0)
+        if self._soon is None:
+            self._soon = self.loop.call_soon(self._turn)
 
     def _wait(self, seconds: float | None) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
         if not seconds:
-            self._soon = True
-            self._handle = self.loop.call_soon(self._turn)
-        else:
-            # uvloop rounds down to milliseconds: below one it would spin.
-            seconds = math.ceil(seconds * 1000) / 1000
-            self._handle = self.loop.call_later(seconds, self._turn)
+            self._turn_soon()
+            return
+        wakes_at = self.loop.time() + seconds
+        if self._timer is not None:
+            if self._wakes_at <= wakes_at:
+                return  # a turn in vain now and then costs less than a timer each turn
+            self._timer.cancel()
+        # uvloop rounds down to milliseconds: below one it would spin.
+        seconds = math.ceil(seconds * 1000) / 1000
+        self._timer = self.loop.call_later(seconds, self._on_timer)
+        self._wakes_at = wakes_at
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._turn()
 
 
 def _nothing() -> None:

@@ -13,6 +13,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ def returns_deferred(function: Any) -> bool:
 def is_deferred(result: object) -> bool:
     """Whether a result is deferred: it must be run, and its own result comes later."""
     return type(result) not in PLAIN and (
-        isinstance(result, InThread | Suspended | Begun) or inspect.isawaitable(result)
+        type(result) is CoroutineType
+        or isinstance(result, InThread | Suspended | Begun)
+        or inspect.isawaitable(result)
     )
 
 

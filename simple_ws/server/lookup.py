@@ -22,7 +22,7 @@ from ..handlers.pending import PendingCall, TooMany
 from ..handlers.wrapper import Wrapper
 from ..http.routes import Route, Routes
 from ..http.routing import Router, routing_path
-from ..loop.deferred import is_async, returns_deferred
+from ..loop.deferred import DeferredCancelled, is_async, returns_deferred
 from ..loop.schedule import Schedule
 from ..ops.stats import Stats
 from ..protocol.http11 import Request
@@ -277,6 +277,17 @@ class Lookup(Hub):
         if self._running:
             name = getattr(callback, "__name__", repr(callback))
             self._check_awaited([(f"the timer {name}", callback)], self._asyncio_loop)
+
+    def _begin_deferred(self, deferred: Any) -> Any:
+        """Run it as far as it does not wait; see `PendingCalls.begin`.
+
+        Raises:
+            RuntimeError: It has cancelled itself.
+        """
+        try:
+            return self._current.pending.begin(deferred)
+        except DeferredCancelled as error:
+            raise RuntimeError("it was cancelled") from error
 
     def _run_deferred(
         self, deferred: Any, done: Callable[[Any, BaseException | None], object]

@@ -396,6 +396,8 @@ class UpgradeConnection:
     ) -> None:
         session = self._call_handler(handler, request, handler.on_request, request)
         if session is not None and is_deferred(session):
+            session = self._call_user(self.server._begin_deferred, session)
+        if session is not None and is_deferred(session):
             done = partial(self._on_request_done, handler, request, terms, rest)
             self._pending_request = self._call_user(
                 self.server._run_limited, session, done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import weakref
 from collections.abc import Callable, Coroutine
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 from attached import Attached, Awaiting, Make
-from harness import TEXT, Peer, frame
+from harness import TEXT, Peer, frame, request
 
-from simple_ws import WebSocket
+from simple_ws import Middleware, Response, WebSocket
 
 Function = Callable[[Any, Any], Coroutine[Any, Any, Any]]
 
@@ -242,3 +243,159 @@ def test_nothing_is_left_of_spare_tasks(attached: Make) -> None:
         for each in gc.get_objects()
         if isinstance(each, asyncio.Task) and each.get_loop() is server.loop
     ]
+
+
+# Middlewares, requests, the loop
+
+
+def test_async_middlewares_that_wait_for_nothing_need_no_turn(attached: Make) -> None:
+    class Marked(Middleware):
+        async def on_message(self, msg: Any, client: Any) -> Any:
+            return f"{msg}!"
+
+    server = attached(Noting(echo))
+    server.server.use(Marked())
+    server.server.use(Marked())
+    peer = server.open(then=frame(TEXT, "first"))
+    assert peer.read_message() == "first!!"
+    server.turn(5)
+    peer.write(b"".join(frame(TEXT, str(number)) for number in range(20)))
+    before = server.turns
+    assert [peer.read_message() for _ in range(20)] == [f"{n}!!" for n in range(20)]
+    assert server.turns - before <= 3
+    assert not asyncio.all_tasks(server.loop)
+
+
+def test_middleware_and_handler_may_each_wait_or_not(attached: Make) -> None:
+    class Sometimes(Middleware):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def on_message(self, msg: Any, client: Any) -> Any:
+            if self.name in msg:
+                await asyncio.sleep(0)
+            if msg == "fail":
+                raise ZeroDivisionError
+            return f"{msg}."
+
+    handler = Noting(wait)
+    server = attached(handler)
+    server.server.use(Sometimes("a"))
+    server.server.use(Sometimes("b"))
+    peer = server.open(then=frame(TEXT, "first"))
+    assert peer.read_message() == "first.."
+    messages = ["", "a", "b", "ab", "", "ab", "b", "a"]
+    peer.write(b"".join(frame(TEXT, msg) for msg in messages))
+    assert [peer.read_message() for _ in messages] == [f"{msg}.." for msg in messages]
+    peer.text("fail")
+    assert peer.read_close()[0] == 1011
+
+
+def test_error_within_a_chain_that_begins_at_once_waits_its_turn(
+    attached: Make,
+) -> None:
+    class Failing(Middleware):
+        async def on_open(self, client: Any) -> None:
+            if client.path == "/fail":
+                raise ZeroDivisionError
+
+    class Forgiving(Awaiting):
+        async def on_error(self, error: Exception, client: Any) -> None:
+            self.note("error", client)
+            await self.pass_gate("error")
+            self.note("forgiven", client)
+
+    handler = Forgiving("error")
+    server = attached(handler)
+    server.server.use(Failing())
+    server.open(then=frame(TEXT, "first")).read_message()
+    server.turn(5)
+    handler.events.clear()
+    peer = server.open("/fail", then=frame(TEXT, "a"))
+    server.until(lambda: "error" in handler.names)
+    server.turn(5)
+    assert handler.names == ["open", "error"]
+    handler.release("error")
+    assert peer.read_message() == "a"
+    assert handler.names == ["open", "error", "forgiven", "message", "done"]
+
+
+def get(server: Attached, path: str) -> bytes:
+    peer = server.join()
+    peer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    return peer.read_head()
+
+
+def test_requests_that_wait_for_nothing_need_no_turn(attached: Make) -> None:
+    tasks: list[int] = []
+
+    async def answer(request: Any) -> Any:
+        tasks.append(id(asyncio.current_task()))
+        if request.path == "/cancel":
+            raise asyncio.CancelledError
+        if request.path == "/wait":
+            await asyncio.sleep(0)
+        return "yes"
+
+    server = attached()
+    server.server.http("/*")(answer)
+    for path in ("/", "/", "/", "/wait", "/wait", "/"):
+        assert get(server, path).startswith(b"HTTP/1.1 200 ")
+    assert get(server, "/cancel").startswith(b"HTTP/1.1 500 ")
+    assert len(set(tasks)) < len(tasks), "each has a task of its own"
+    assert not asyncio.all_tasks(server.loop)
+
+
+def test_on_request_that_waits_for_nothing_lets_in_at_once(attached: Make) -> None:
+    class Asking(Awaiting):
+        async def on_request(self, request: Any) -> Any:
+            if request.path == "/cancel":
+                raise asyncio.CancelledError
+            return Response(403) if request.path == "/no" else {"path": request.path}
+
+    handler = Asking()
+    server = attached(handler)
+    for _ in range(3):
+        server.open("/yes")
+        assert handler.events[-1].client.session == {"path": "/yes"}
+    for path, status in {"/no": b"403", "/cancel": b"500"}.items():
+        peer = server.join()
+        peer.write(request(path))
+        assert peer.read_head()[9:12] == status
+
+
+def test_context_of_a_callback_goes_on_with_it(attached: Make) -> None:
+    name = contextvars.ContextVar("name", default="nobody")
+
+    async def remember(msg: Any, client: Any) -> Any:
+        before = name.get()
+        name.set(msg)
+        if msg != "at once":
+            await asyncio.sleep(0)
+        return f"{before} {name.get()}"
+
+    _, _, peer = opened(attached, remember)
+    for msg in ("at once", "later", "at once", "later"):
+        peer.text(msg)
+        assert peer.read_message() == f"nobody {msg}"
+
+
+def test_timer_of_the_loop_is_not_renewed_by_each_turn(attached: Make) -> None:
+    server, _, peer = opened(attached, echo)
+    timers: list[float] = []
+    call_later = server.loop.call_later
+
+    def count(delay: float, *args: Any, **kwargs: Any) -> Any:
+        timers.append(delay)
+        return call_later(delay, *args, **kwargs)
+
+    server.loop.call_later = count  # type: ignore[method-assign]
+    for number in range(20):
+        peer.text(str(number))
+        assert peer.read_message() == str(number)
+    assert len(timers) <= 2
+    called: list[bool] = []
+    server.server.call_later(0.001, lambda: called.append(True))
+    server.until(lambda: timers and min(timers) <= 0.001)
+    server.clock.now += 0.001
+    server.until(lambda: called)
