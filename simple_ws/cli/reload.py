@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 __all__ = ["keep_running"]
@@ -19,11 +19,12 @@ _SUFFIXES = frozenset({".py", ".html", ".css", ".js"})
 _SKIPPED = frozenset({"__pycache__", "node_modules", "build", "dist", "site-packages"})
 
 
-def keep_running(folders: Iterable[Path]) -> int:
+def keep_running(folders: Iterable[Path], descriptors: Sequence[int] = ()) -> int:
     """Supervise until the command ends by itself or a signal says to stop.
 
     Args:
         folders: their source files are watched.
+        descriptors: which the command inherits.
 
     Returns:
         The exit code of the last run; 0 after a signal, as without --reload.
@@ -38,7 +39,7 @@ def keep_running(folders: Iterable[Path]) -> int:
     folders = list(folders)
     seen = _stamps(folders)
     while not told:
-        child = subprocess.Popen(command)
+        child = subprocess.Popen(command, pass_fds=descriptors)
         try:
             code = _watch(child, folders, seen, told)
         finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 from .. import Server
@@ -11,8 +13,15 @@ from ..loop.deferred import is_async
 __all__ = ["leave_quietly", "run_server"]
 
 
-def run_server(server: Server) -> int:
-    """Run a server until a signal stops it; return the exit code."""
+def run_server(server: Server, sockets: Sequence[socket.socket] = ()) -> int:
+    """Run a server until a signal stops it; return the exit code.
+
+    Args:
+        server: not running yet.
+        sockets: to accept from instead of its own address.
+    """
+    if sockets:
+        server.listen(sockets)
     # Printed once it runs: a reader of this line may send a signal at once.
     announce = partial(_announce, server)
     if server.options.workers > 1:
@@ -36,13 +45,12 @@ async def _serve_async(server: Server) -> None:
 
 def _announce(server: Server) -> None:
     options = server.options
-    if options.unix is not None:
-        return
     scheme = "ws" if options.ssl is None and options.certfile is None else "wss"
     host = server.host or "localhost"
     host = f"[{host}]" if ":" in host else host
+    where = f"{scheme}://{host}:{server.port}/"
     try:
-        print(f"{scheme}://{host}:{server.port}/", flush=True)
+        print(where if options.unix is None else f"unix:{options.unix}", flush=True)
     except BrokenPipeError:
         leave_quietly()
 

@@ -6,7 +6,16 @@ import argparse
 
 from ..protocol.uri import parse_uri
 
-__all__ = ["Failure", "UsageError", "count", "port", "seconds", "some_seconds", "url"]
+__all__ = [
+    "Failure",
+    "UsageError",
+    "count",
+    "port",
+    "seconds",
+    "some_seconds",
+    "url",
+    "whole",
+]
 
 _LONGEST = 3600
 
@@ -32,6 +41,13 @@ def port(text: str) -> int:
     """A port, or 0."""
     if not text.isdecimal() or int(_significant(text)) > 65535:
         raise argparse.ArgumentTypeError(f"a port is from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number, 0 included."""
+    if not text.isdecimal() or int(_significant(text)) >= 10**9:
+        raise argparse.ArgumentTypeError(f"a whole number, not {text!r}")
     return int(text)
 
 

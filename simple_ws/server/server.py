@@ -101,19 +101,22 @@ class Server(Operations):
             raise TypeError(f"port must be an int, not {port!r}")
         if not 0 <= port <= 65535:
             raise ValueError(f"port must be from 0 to 65535, not {port}")
-        self.host = host
-        self.port = port
         own = Options().merged(check_options(options))
-        _check_unix(own, host, port)
-        self._encrypted = _encryption(own)
-        self.proxies = _proxies(own)
-        self._engine_addresses = _engine_addresses(own)
+        self._configure(host, port, own)
         super().__init__(own, self._clock)
-        self._asked_port = port
         self._workers = Workers(self)
         self._schedule.leads = self._leads
         forks.note(self)
         self._handled: StopSignals | None = None
+
+    def _configure(self, host: str, port: int, options: Options) -> None:
+        """Set the address, and what is made of options; see `cli.address`."""
+        _check_unix(options, host, port)
+        self._encrypted = _encryption(options)
+        self.proxies = _proxies(options)
+        self._engine_addresses = _engine_addresses(options)
+        self.host = host
+        self.port = self._asked_port = port
 
     # Running
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import trustme
+from command_line import COMMAND, DEADLINE, ENVIRONMENT, read_line, run, serving
 from harness import Echo, running
 from websockets.sync.client import connect
 
@@ -27,12 +28,6 @@ from simple_ws.cli.main import main
 from simple_ws.text import for_terminal
 
 pytestmark = pytest.mark.one_backend
-
-#: Seconds after which a test gives up; only a failing test waits so long.
-DEADLINE = 30.0
-ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-m", "simple_ws"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def why_no_terminal() -> str:
@@ -50,49 +45,6 @@ NO_TERMINAL = why_no_terminal()
 needs_terminal = pytest.mark.skipif(
     NO_TERMINAL != "", reason=f"no pseudo-terminal can be opened: {NO_TERMINAL}"
 )
-
-
-def run(*arguments: str, given: str = "", **how: Any) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        env=ENVIRONMENT,
-        **how,
-    )
-
-
-@contextmanager
-def serving(*arguments: str, cwd: Path = ROOT) -> Iterator[tuple[Any, str]]:
-    """A command that prints its address and serves until it is told to stop."""
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        cwd=cwd,
-    ) as process:
-        try:
-            yield process, read_line(process)
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                try:
-                    process.communicate(timeout=DEADLINE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    raise
-
-
-def read_line(process: Any) -> str:
-    ready = select.select([process.stdout], [], [], DEADLINE)[0]
-    assert ready, "it says nothing"
-    line = process.stdout.readline().strip()
-    assert line, process.stderr.read()
-    return str(line)
 
 
 def test_info_says_what_runs_here() -> None:

@@ -1,0 +1,104 @@
+"""`serve`: a handler or server of the user, where and how the arguments say."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from .. import Server
+from ..connection.options import check_options
+from . import env_file
+from .address import add_address, given_address, inherited, readdress
+from .reload import keep_running
+from .running import run_server
+from .target import find, made, mounted
+from .values import UsageError, count
+
+__all__ = ["LOG_LEVELS", "add_serve", "set_log_level"]
+
+#: As in most programs, from the most to the least that is logged.
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def add_serve(commands: Any) -> None:
+    """Add the command to a parser."""
+    serve = commands.add_parser(
+        "serve",
+        help="serve a handler or server from a Python module",
+        description="Serve a handler or server from a Python module "
+        "in the current folder. Arguments override what a Server was given.",
+        epilog="example: simple-ws serve chat:Room --static public --reload",
+        allow_abbrev=False,  # the child of --reload must not see it
+    )
+    serve.add_argument(
+        "what",
+        metavar="MODULE:NAME",
+        help="a handler class, a handler, a Server, a function of (msg, client), or a "
+        "function without arguments that returns one of these",
+    )
+    add_address(serve)
+    serve.add_argument("--path", help="path to mount the handler on; default: *")
+    serve.add_argument(
+        "--static", type=Path, metavar="DIR", help="also serve the files of this folder"
+    )
+    serve.add_argument(
+        "--workers",
+        type=count,
+        metavar="N",
+        help="serve in N processes; default: 1, or what the Server was given",
+    )
+    serve.add_argument(
+        "--reload", action="store_true", help="restart when a source file changes"
+    )
+    serve.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help="set the variables in this file (NAME=value), unless they are set already",
+    )
+    serve.add_argument(
+        "--log-level", choices=LOG_LEVELS, help="log this and worse; default: info"
+    )
+    serve.set_defaults(run=_serve)
+
+
+def set_log_level(options: argparse.Namespace) -> None:
+    """Do what `--log-level` says.
+
+    Raises:
+        UsageError: `--verbose` is given as well.
+    """
+    if options.log_level is None:
+        return
+    if options.verbose:
+        raise UsageError("either --verbose or --log-level")
+    logging.getLogger().setLevel(options.log_level.upper())
+
+
+def _serve(options: argparse.Namespace) -> int:
+    set_log_level(options)
+    if options.env_file is not None:
+        env_file.load(options.env_file)
+    if options.reload:
+        watched = [Path.cwd(), *([options.static] if options.static else [])]
+        return keep_running(watched, [] if options.fd is None else [options.fd])
+    server = _server(options)
+    if options.static is not None:
+        server.static("/", options.static)
+    if options.workers is not None:
+        chosen = check_options({"workers": options.workers})
+        server.options = server.options.merged(chosen)
+    return run_server(server, inherited(options))
+
+
+def _server(options: argparse.Namespace) -> Server:
+    served = made(find(options.what), options.what)
+    if not isinstance(served, Server):
+        path = "*" if options.path is None else options.path
+        return mounted(served, path, given_address(options))
+    if options.path is not None:
+        raise UsageError(f"{options.what} is a Server, which has paths: omit --path")
+    readdress(served, options)
+    return served
