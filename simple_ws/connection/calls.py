@@ -43,7 +43,7 @@ class UserCalls:
         """
         owner = owner or client._handler._log_name
         try:
-            client._host._log.call(client._request, owner, callback, *args)
+            client._host._log.call(client, owner, callback, *args)
         except Exception as error:
             self.on_error(client, error)
         except BaseException as error:
@@ -74,7 +74,7 @@ class UserCalls:
     def on_error(self, client: Connection, error: Exception) -> None:
         """Handle an exception of user code; all of them arrive here."""
         if isinstance(error, AuthenticationError):
-            client._host._log.note_refusal(client._request.address, str(error))
+            client._host._log.note_refusal(client.address, str(error))
             client._close(CloseCode.POLICY_VIOLATION, "authentication failed")
         elif (
             isinstance(error, ProtocolError)

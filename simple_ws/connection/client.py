@@ -86,6 +86,7 @@ class Client(ConnectionCore):
 
     _loop: Reactor
     _protocol: WebSocketProtocol
+    _request_kept: Request | bytes  # see `Request.packed`
 
     # User attributes live in a dict that is created on first use: a server holds 50,000
     # of these objects.
@@ -96,7 +97,7 @@ class Client(ConnectionCore):
         "_host",
         "_pinged_at",
         "_pings",
-        "_request",
+        "_request_kept",
         "_session",
         "_timer",
         "_topics",
@@ -155,6 +156,18 @@ class Client(ConnectionCore):
             agreement=agreement,
         )
 
+    @property
+    def _request(self) -> Request:
+        """The request that has opened it; made anew of its bytes if need be."""
+        request = self._request_kept
+        if isinstance(request, bytes):
+            request = self._request_kept = Request.unpacked(request)
+        return request
+
+    @_request.setter
+    def _request(self, request: Request) -> None:
+        self._request_kept = request
+
     # What users may read
 
     @property
@@ -210,12 +223,16 @@ class Client(ConnectionCore):
 
         For a Unix socket the path of the peer, usually "".
         """
-        return self._request.address
+        request = self._request_kept
+        if isinstance(request, bytes):
+            return Request.packed_address(request)
+        return request.address
 
     @property
     def secure(self) -> bool:
         """Whether the connection uses TLS."""
-        return self._request.secure
+        request = self._request_kept
+        return not isinstance(request, bytes) and request.secure
 
     @property
     def path(self) -> str:
@@ -423,7 +440,6 @@ class Client(ConnectionCore):
             self._watch(READ)
         else:
             self._loop.register(self._sock, READ, self)
-        self._request.compact()
         if response:
             self._enqueue(response)
         self._host._add_client(self)
@@ -434,6 +450,8 @@ class Client(ConnectionCore):
         if timeout is not None and self._handler.authenticates is True:
             self._timer = self._loop.call_later(timeout, self._check_identity)
         self._calls.call(self, self._handler.on_open, self)
+        # Not before: `on_open` may look at it.
+        self._request_kept = self._request.packed()
         if rest:
             self._feed(rest)
 

@@ -76,7 +76,7 @@ class Closing:
         elif client.buffered_amount:
             self._finish_output(client)
         else:
-            if client._request.secure:
+            if client.secure:
                 self._half_close(client)  # RFC 8446 §6.1: send our close_notify first
             self.cut(client, NO_CLOSE_FRAME, CloseCause.EOF)
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from ..constants import CloseCause
 from ..loop.reactor import Reactor
 from ..loop.timers import Timer
-from ..protocol.http11 import Request
 from ..protocol.keepalive import Pings
 from ..protocol.websocket import Protocol as WebSocketProtocol
 from ..speedups import Counters
@@ -157,11 +156,14 @@ class Connection(Ended, Protocol):
     _last_message: float
 
     _host: ConnectionHost
-    _request: Request
     _timer: Timer | None
     _wheel_slot: dict[Any, None] | None
     _ahead: tuple[int, int] | None
     _pings: Pings | None
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection uses TLS."""
 
     @property
     def _loop(self) -> Reactor: ...

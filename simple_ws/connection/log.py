@@ -30,7 +30,15 @@ _NAMED = 16
 _BY_PEER = frozenset({CloseCause.PEER, CloseCause.EOF, CloseCause.RESET})
 
 
-class Ended(Protocol):
+class HasPath(Protocol):
+    """A client or a request."""
+
+    @property
+    def path(self) -> str:
+        """The path of the request."""
+
+
+class Ended(HasPath, Protocol):
     """What the log needs of a connection (`connection.client.Client` has it)."""
 
     id: int
@@ -43,10 +51,6 @@ class Ended(Protocol):
     @property
     def address(self) -> Any:
         """(host, port) of the client."""
-
-    @property
-    def path(self) -> str:
-        """The path of the request."""
 
     @property
     def close_cause(self) -> CloseCause | None:
@@ -192,7 +196,7 @@ class Log:
 
     def call(
         self,
-        request: Request | None,
+        source: HasPath | None,
         owner: str,
         function: Callable[..., R],
         *args: object,
@@ -200,8 +204,8 @@ class Log:
         """Call a function of the user's, and log its name if it blocks the loop.
 
         Args:
-            request: the request it is called for; None for timers. Its path is read
-                only when needed: a parsed request takes memory.
+            source: the client or request it is called for; None for timers. Its path
+                is read only when needed: a parsed request takes memory.
             owner: the name of its owner, or words before its name, with a space.
             function: raises what it likes.
             args: its arguments.
@@ -214,7 +218,7 @@ class Log:
             spent = reactor.clock() - began
             if spent > reactor.slow:
                 point = "" if owner[-1:] in ("", " ", ".") else "."
-                path = None if request is None else request.path
+                path = None if source is None else source.path
                 self.note_slow(f"{owner}{point}{name_of(function)}", path, spent)
 
     def note_slow(self, what: str, path: str | None, seconds: float) -> None:

@@ -147,8 +147,7 @@ class Chain(Wrapper):
             try:
                 owner = self._name_of(target)
                 callback = getattr(target, name)
-                log, request = client._host._log, client._request
-                result = log.call(request, owner, callback, client)
+                result = client._host._log.call(client, owner, callback, client)
                 yield self._may_wait(result, owner, name)
             except (Exception, DeferredCancelled) as error:
                 report_failure(client, error)

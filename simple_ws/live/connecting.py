@@ -86,7 +86,7 @@ class Connecting:
                 answer = yield session.call("on_connect", hook, client, request)
             except AuthenticationError as error:
                 host = client._host
-                host._log.note_refusal(client._request.address, str(error))
+                host._log.note_refusal(client.address, str(error))
                 answer = False
         connected = Connected() if answer is None or answer is True else answer
         if connected is False:

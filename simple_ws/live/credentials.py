@@ -125,7 +125,7 @@ class Credentials:
 
     def _note_refusal(self, session: Session, why: object) -> None:
         client = session.client
-        client._host._log.note_refusal(client._request.address, str(why))
+        client._host._log.note_refusal(client.address, str(why))
 
     # Commands
 

@@ -392,7 +392,7 @@ class Session:
         """Call a function of the user's; it is logged if it blocks the loop."""
         self.flush()  # it may write to this client
         client = self.client
-        return client._host._log.call(client._request, "live.", function, *args)
+        return client._host._log.call(client, "live.", function, *args)
 
     def note_failure(self, what: str, error: BaseException) -> None:
         """A function of the user's has failed."""

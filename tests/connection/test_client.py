@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from harness import (
+    ADDRESS,
     BINARY,
     CLOSE,
     PING,
@@ -976,9 +977,13 @@ def test_open_connection_keeps_nothing_parsed_of_its_request() -> None:
         driven.advance(2.1)
         client = driven.handler.client()
         assert "ping" in driven.handler.names
-        assert client._request._parts is None
-        assert client._request._headers is None
+        assert isinstance(client._request_kept, bytes)
+        assert (client.address, client.secure) == (ADDRESS, False)
+        assert isinstance(client._request_kept, bytes)
         assert client.path == "/some/path"
+        assert client.query["query"] == "1"
+        assert client.headers["Host"] == "example.com"
+        assert client.address == ADDRESS
 
 
 # --- Where it stands -----------------------------------------------------------------

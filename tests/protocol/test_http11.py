@@ -57,6 +57,39 @@ def refused(chunks: Iterable[bytes], **limits: int) -> tuple[int, str]:
     return caught.value.status, str(caught.value)
 
 
+def upgrade_of(address: object) -> Request:
+    request, _ = read([HEAD])
+    assert request is not None
+    request.address = address
+    return request
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "fe80::1%eth0", ""])
+def test_packed_request_is_the_same_again(host: str) -> None:
+    request = upgrade_of((host, 12345))
+    packed = request.packed()
+    assert isinstance(packed, bytes)
+    assert len(packed) < len(HEAD) + 40
+    again = Request.unpacked(packed)
+    assert (again.method, again.version) == ("GET", (1, 1))
+    assert again.address == request.address == Request.packed_address(packed)
+    assert again.target == request.target == "/chat?room=1"
+    assert again.headers.pairs() == request.headers.pairs()
+    assert (again.params, again.secure, again.body) == ({}, False, b"")
+
+
+def test_request_that_has_more_is_kept_as_it_is() -> None:
+    for address in (None, "", "/run/peer", ("a b", 1), ("::1", 1, 0, 0), ("::1", "1")):
+        request = upgrade_of(address)
+        assert request.packed() is request
+    for name, value in (("secure", True), ("body", b"x"), ("params", {"room": 1})):
+        request = upgrade_of(("192.0.2.1", 1))
+        setattr(request, name, value)
+        assert request.headers
+        assert request.packed() is request
+        assert request._headers is None  # it can be parsed again
+
+
 def get(target: str = "/", *lines: str) -> bytes:
     head = [f"GET {target} HTTP/1.1", "Host: h", *lines]
     return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n"
