@@ -123,7 +123,14 @@ class ConnectionCore:
     _unregistered: bool
     _ended: bool
     _sock: Any
-    _protocol: Any
+    @property
+    def _rules(self) -> Any: ...
+    @property
+    def _own_protocol(self) -> Any: ...
+    @property
+    def _protocol(self) -> Any: ...
+    @_protocol.setter
+    def _protocol(self, protocol: Any) -> None: ...
     _on_message: Callable[[Any, Any], object]
     _last_received: float
     _last_message: float
@@ -154,7 +161,7 @@ class ConnectionCore:
         self,
         sock: socket.socket,
         loop: LoopState,
-        protocol: Any,
+        rules: Any,
         buffer_size: int,
         write_limit: int,
     ) -> None: ...

@@ -79,7 +79,7 @@ cdef struct Large:
 
 
 cdef class ConnectionCore(Outbox):
-    """ConnectionCore(sock, loop, protocol, buffer_size, write_limit)
+    """ConnectionCore(sock, loop, rules, buffer_size, write_limit)
 --
 
 Moves messages between a socket and a callback; subclasses do the rest.
@@ -87,7 +87,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
     Args:
         sock: connected and non-blocking.
         loop: of the thread that drives it.
-        protocol: the rules of this connection (`protocol.websocket.Protocol`).
+        rules: makes its protocol when that is needed (`protocol.websocket.Rules`).
         buffer_size: bytes of the first read.
         write_limit: bytes of unsent output beyond which `_make_room` is called.
     """
@@ -102,7 +102,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef public int64_t id
     cdef public double opened_at
     cdef public object _sock
-    cdef public object _protocol
+    cdef readonly object _rules
+    cdef readonly object _own_protocol  # the protocol, if it was needed
     cdef public object _on_message
     cdef public double _last_received
     cdef public double _last_message
@@ -151,7 +152,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self,
         sock: socket.socket,
         loop: LoopState,
-        protocol: Any,
+        rules: Any,
         buffer_size: int,
         write_limit: int,
     ) -> None:
@@ -159,16 +160,16 @@ Moves messages between a socket and a callback; subclasses do the rest.
             raise TypeError(f"loop must be a LoopState, not {loop!r}")
         self._sock = sock
         self._loop = loop
-        self._protocol = protocol
+        self._rules = rules
         self._on_message = _ignore
         self._last_received = self._last_message = (<LoopState> loop).now
         self._write_limit = min(write_limit, _NO_LIMIT)
         self.buffer_size = self.read_size = min(buffer_size, _MAX_READ)
         # A socket that is not a plain one (TLS, a test's) is used by its methods.
         self.fd = sock.fileno() if type(sock) is _plain_socket else -1
-        self.max_size = protocol.max_size
-        self.max_frame_size = protocol.max_frame_size
-        agreement = protocol.agreement
+        self.max_size = rules.max_size
+        self.max_frame_size = rules.max_frame_size
+        agreement = rules.agreement
         self.packing = agreement is not None
         self.whole_packed = self.packing and not agreement.splits
         self.threshold = min(agreement.threshold, _NO_LIMIT) if self.packing else 0
@@ -180,6 +181,16 @@ Moves messages between a socket and a callback; subclasses do the rest.
         free(self.bucket_of_rate)
         free(self.tail)
         self.drop_large()
+
+    @property
+    def _protocol(self) -> Any:
+        if self._own_protocol is None:
+            self._own_protocol = self._rules.begin()
+        return self._own_protocol
+
+    @_protocol.setter
+    def _protocol(self, protocol: Any) -> None:
+        self._own_protocol = protocol
 
     def _limit_rate(self, rate: float, burst: float) -> None:
         """Set a message rate; `_on_rate` is called for messages that exceed it."""
@@ -193,7 +204,10 @@ Moves messages between a socket and a callback; subclasses do the rest.
 
     def _sync(self) -> None:
         """Copy the protocol's state; call it after anything that may change it."""
-        protocol = self._protocol
+        protocol = self._own_protocol
+        if protocol is None:
+            self._open = self._on_fast_path = True
+            return
         self._open = protocol.state == _OPEN_STATE
         self._on_fast_path = protocol.between_messages
         if not self._open:
@@ -966,7 +980,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
             loop.packed = None
         if loop.source is owner:
             self.stale = True
-            return loop.pack_for_all(self._protocol.agreement, data, size)
+            return loop.pack_for_all(self._rules.agreement, data, size)
         loop.source = owner
         loop.packed = None
         if self.stale:

@@ -76,7 +76,7 @@ class ConnectionCore(_Base):
     Args:
         sock: connected and non-blocking.
         loop: of the thread that drives it.
-        protocol: the rules of this connection (`protocol.websocket.Protocol`).
+        rules: makes its protocol when that is needed (`protocol.websocket.Rules`).
         buffer_size: bytes of the first read.
         write_limit: bytes of unsent output beyond which `_make_room` is called.
     """
@@ -97,18 +97,20 @@ class ConnectionCore(_Base):
         "_feeding",
         "_last_message",
         "_last_received",
+        "_max_size",
         "_on_fast_path",
         "_on_message",
         "_open",
+        "_own_protocol",
         "_packing",
         "_paused_by_backpressure",
         "_paused_by_callbacks",
         "_plain_below",
         "_pongs",
-        "_protocol",
         "_queued",
         "_read_size",
         "_rest",
+        "_rules",
         "_stale",
         "_threshold",
         "_unregistered",
@@ -124,7 +126,7 @@ class ConnectionCore(_Base):
         self,
         sock: socket.socket,
         loop: LoopState,
-        protocol: Any,
+        rules: Any,
         buffer_size: int,
         write_limit: int,
     ) -> None:
@@ -135,7 +137,9 @@ class ConnectionCore(_Base):
         self.opened_at = 0.0
         self._attached = self._unregistered = self._ended = False
         super().__init__(sock, loop, write_limit)
-        self._protocol = protocol
+        self._rules = rules
+        self._own_protocol: Any = None  # the protocol, if it was needed
+        self._max_size = rules.max_size
         self._buffer_size = self._read_size = min(buffer_size, MAX_READ)
         #: Messages can be written: the protocol is OPEN. Set by `_sync`.
         self._open = True
@@ -160,13 +164,23 @@ class ConnectionCore(_Base):
         self._bucket: TokenBucket | None = None
         self.messages_received = self.messages_sent = 0
         self.bytes_received = 0
-        agreement = protocol.agreement
+        agreement = rules.agreement
         self._threshold = _NEVER if agreement is None else agreement.threshold
         # Smaller payloads are sent uncompressed, in one frame.
-        self._plain_below = min(self._threshold, protocol.max_frame_size + 1)
+        self._plain_below = min(self._threshold, rules.max_frame_size + 1)
         self._stale = False  # the peer's window is ahead of our context
         # What is sent now may be dropped later: it is compressed without context.
         self._alone = False
+
+    @property
+    def _protocol(self) -> Any:
+        if self._own_protocol is None:
+            self._own_protocol = self._rules.begin()
+        return self._own_protocol
+
+    @_protocol.setter
+    def _protocol(self, protocol: Any) -> None:
+        self._own_protocol = protocol
 
     def _limit_rate(self, rate: float, burst: float) -> None:
         """Set a message rate; `_on_rate` is called for messages that exceed it."""
@@ -174,7 +188,10 @@ class ConnectionCore(_Base):
 
     def _sync(self) -> None:
         """Copy the protocol's state; call it after anything that may change it."""
-        protocol = self._protocol
+        protocol = self._own_protocol
+        if protocol is None:
+            self._open = self._on_fast_path = True
+            return
         self._open = protocol.state == _OPEN
         self._on_fast_path = protocol.between_messages
         if protocol.state == _CLOSED:
@@ -194,7 +211,7 @@ class ConnectionCore(_Base):
             or self._queued
         ):
             waiting = self._waiting
-            if not waiting or self._may_take(self._protocol.expected):
+            if not waiting or self._may_take(self._expected()):
                 self._feeding = True
                 try:
                     self._on_readable()
@@ -204,6 +221,11 @@ class ConnectionCore(_Base):
                     self._note_input()
         if events & _WRITE and self._write_blocked:
             self._flush()
+
+    def _expected(self) -> int:
+        """Bytes of the current message, as far as its headers have been read."""
+        begun = self._own_protocol
+        return 0 if begun is None else begun.expected
 
     def _detach(self) -> None:
         """The socket is closed: drop everything that refers to it."""
@@ -310,7 +332,8 @@ class ConnectionCore(_Base):
     def _note_input(self) -> None:
         """Tell the loop how much input is kept here."""
         before = self._buffered_input
-        size = len(self._rest) + self._protocol.buffered_input
+        begun = self._own_protocol
+        size = len(self._rest) + (0 if begun is None else begun.buffered_input)
         if size != before:
             self._buffered_input = size
             self._loop.note_input(self, before, size)
@@ -368,7 +391,7 @@ class ConnectionCore(_Base):
         """
         # Inlined where functions would read better: a call costs 60 ns in Python, and
         # this loop runs once per message.
-        max_size, number = self._protocol.max_size, int.from_bytes
+        max_size, number = self._max_size, int.from_bytes
         half, began = self._write_limit >> 1, self.messages_received
         look_at = began + _LOOK_EVERY
         while end - pos >= 6:

@@ -76,10 +76,7 @@ class UserCalls:
         if isinstance(error, AuthenticationError):
             client._host._log.note_refusal(client.address, str(error))
             client._close(CloseCode.POLICY_VIOLATION, "authentication failed")
-        elif (
-            isinstance(error, ProtocolError)
-            and client._protocol.state is not State.CLOSED
-        ):
+        elif isinstance(error, ProtocolError) and client.status is not State.CLOSED:
             self._fail_peer(client, error)
         else:
             try:

@@ -14,7 +14,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from threading import get_ident
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from ..messages import check_close, check_ping, encode_message
 from ..protocol.http11 import Fields, Headers, Request
 from ..protocol.keepalive import Pings
 from ..protocol.websocket import Protocol as WebSocketProtocol
+from ..protocol.websocket import Rules, concluded
 from ..speedups import ConnectionCore
 from .backpressure import SlowConsumers
 from .calls import UserCalls
@@ -118,9 +119,9 @@ class Client(ConnectionCore):
         agreement: Agreement | None,
         subprotocol: str | None,
     ) -> None:
-        protocol = self._make_protocol(options, agreement)
+        rules = self._make_rules(options, agreement)
         super().__init__(
-            sock, host.reactor, protocol, options.buffer_size, options.write_limit
+            sock, host.reactor, rules, options.buffer_size, options.write_limit
         )
         self._host = host
         self._handler = handler
@@ -146,15 +147,9 @@ class Client(ConnectionCore):
         self._session: Any = None
         self._topics: set[str] | None = None
 
-    def _make_protocol(
-        self, options: Options, agreement: Agreement | None
-    ) -> WebSocketProtocol:
+    def _make_rules(self, options: Options, agreement: Agreement | None) -> Rules:
         """The rules of the connection."""
-        return WebSocketProtocol(
-            max_size=options.max_size,
-            max_frame_size=options.max_frame_size,
-            agreement=agreement,
-        )
+        return _rules(options.max_size, options.max_frame_size, agreement)
 
     @property
     def _request(self) -> Request:
@@ -215,7 +210,7 @@ class Client(ConnectionCore):
     @property
     def compressed(self) -> bool:
         """Whether permessage-deflate was agreed (RFC 7692)."""
-        return self._protocol.agreement is not None
+        return self._rules.agreement is not None
 
     @property
     def address(self) -> Any:
@@ -271,22 +266,26 @@ class Client(ConnectionCore):
         1005: the peer's close frame had no code; 1006: there was no close frame
         (RFC 6455 §7.1.5).
         """
-        return self._protocol.close_code
+        begun = self._own_protocol
+        return None if begun is None else begun.close_code
 
     @property
     def close_reason(self) -> str:
         """The reason sent with the close code."""
-        return self._protocol.close_reason
+        begun = self._own_protocol
+        return "" if begun is None else begun.close_reason
 
     @property
     def close_cause(self) -> CloseCause | None:
         """Why the connection ended, see `CloseCause`; None while open."""
-        return self._protocol.close_cause
+        begun = self._own_protocol
+        return None if begun is None else begun.close_cause
 
     @property
     def status(self) -> int:
         """`OPEN`, `CLOSING` (a close frame was sent) or `CLOSED`; for any thread."""
-        return self._protocol.state
+        begun = self._own_protocol
+        return State.OPEN if begun is None else begun.state
 
     def is_open(self) -> bool:
         """Whether messages can be written: opened, and not closing or closed."""
@@ -297,7 +296,7 @@ class Client(ConnectionCore):
         return self._handler.options
 
     def __repr__(self) -> str:
-        state = self._protocol.state.name.lower()
+        state = State(self.status).name.lower()
         # With quotes: a path may hold line breaks, and this goes to logs.
         return f"<{type(self).__name__} {self.id} {self.path!r} {state}>"
 
@@ -505,6 +504,14 @@ class Client(ConnectionCore):
         """See `Closing.close`."""
         return self._closing.close(self, code, reason, cause, timeout)
 
+    def _conclude(self, reason: str, cause: CloseCause) -> None:
+        """The connection ends without a close frame (1006); an earlier end stays."""
+        if self._own_protocol is None:
+            self._protocol = concluded(CloseCode.ABNORMAL, reason, cause)
+        else:
+            self._protocol.conclude(CloseCode.ABNORMAL, reason, cause)
+        self._sync()
+
     def _cut(self, reason: str, cause: CloseCause) -> None:
         """See `Closing.cut`."""
         self._closing.cut(self, reason, cause)
@@ -637,3 +644,11 @@ class Client(ConnectionCore):
 
     def _elsewhere(self) -> bool:
         return get_ident() != self._loop.owner
+
+
+@lru_cache(maxsize=256)
+def _rules(
+    max_size: int | None, max_frame_size: int | None, agreement: Agreement | None
+) -> Rules:
+    """The rules of connections, one object for all that have the same."""
+    return Rules(max_size, max_frame_size, agreement)

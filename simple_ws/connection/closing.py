@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ..constants import CloseCause, CloseCode, State
+from ..constants import CloseCause, State
 from ..errors import NO_ANSWER, NO_CLOSE_FRAME
 from ..loop.forks import close_copy, close_socket
 from ..loop.reactor import WRITE
@@ -59,8 +59,7 @@ class Closing:
 
     def cut(self, client: Connection, reason: str, cause: CloseCause) -> None:
         """Close the socket now, whatever state the protocol is in."""
-        client._protocol.conclude(CloseCode.ABNORMAL, reason, cause)
-        client._sync()
+        client._conclude(reason, cause)
         # A peer that has gone need not be told.
         self._release(client, _close if cause is CloseCause.RESET else close_socket)
         if not client._ended:
@@ -82,7 +81,7 @@ class Closing:
 
     def on_drained(self, client: Connection) -> None:
         """All output has been written."""
-        if client._protocol.state is State.CLOSED:
+        if client.status is State.CLOSED:
             self._half_close(client)
         elif client.is_open():
             client._host._note_drained(client)
@@ -110,10 +109,7 @@ class Closing:
         No callback is called: nothing has ended.
         """
         client._ended = True
-        client._protocol.conclude(
-            CloseCode.ABNORMAL, "in a forked process", CloseCause.SHUTDOWN
-        )
-        client._sync()
+        client._conclude("in a forked process", CloseCause.SHUTDOWN)
         client._unregistered = True  # the parent's loop waits for it
         client._host._remove_client(client)
         self._release(client, close_copy)
@@ -123,9 +119,7 @@ class Closing:
 
         After that the loop watches for reading again, and finds the end again.
         """
-        protocol = client._protocol
-        protocol.conclude(CloseCode.ABNORMAL, NO_CLOSE_FRAME, CloseCause.EOF)
-        client._sync()
+        client._conclude(NO_CLOSE_FRAME, CloseCause.EOF)
         client._write_blocked = True
         client._watch(WRITE)
         if not client._ended:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from ..constants import (
@@ -40,7 +41,7 @@ from ..speedups import (
     parse_header,
 )
 
-__all__ = ["Event", "Protocol"]
+__all__ = ["Event", "Protocol", "Rules", "concluded"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -78,6 +79,37 @@ _FIRST_PIECE, _LAST_PIECE = 128, 8192
 # Placeholders while no message is read; an idle connection owns no buffers.
 _NOTHING = bytearray()
 _IDLE_VALIDATOR = Utf8Validator()
+
+
+class Rules:
+    """What connections of one kind have in common; most of them need nothing else.
+
+    A connection that has only received and sent plain messages has no `Protocol`: that
+    is created by `begin` at the first control frame or fragment, or when it ends.
+
+    Args:
+        max_size, max_frame_size, agreement: see `Protocol`.
+    """
+
+    __slots__ = ("agreement", "max_frame_size", "max_size")
+
+    def __init__(
+        self,
+        max_size: int | None = 2**20,
+        max_frame_size: int | None = None,
+        agreement: Agreement | None = None,
+    ) -> None:
+        self.max_size = _NO_LIMIT if max_size is None else min(max_size, _NO_LIMIT)
+        self.max_frame_size = max_frame_size or _NO_LIMIT
+        self.agreement = agreement
+
+    def begin(self) -> Protocol:
+        """The protocol of one connection of a server."""
+        return Protocol(
+            max_size=self.max_size,
+            max_frame_size=self.max_frame_size,
+            agreement=self.agreement,
+        )
 
 
 class Protocol:
@@ -560,3 +592,14 @@ def _parse_close(payload: bytes) -> tuple[int, str]:
 def truncate(reason: str) -> str:
     """The part of a reason that fits into a close frame; characters stay whole."""
     return str.encode(reason)[:MAX_CLOSE_REASON].decode(errors="ignore")
+
+
+@lru_cache(maxsize=64)
+def concluded(code: int, reason: str, cause: CloseCause) -> Protocol:
+    """The protocol of every connection that has ended like this before it had one.
+
+    It is CLOSED, and nothing changes it any more.
+    """
+    protocol = Protocol()
+    protocol.conclude(code, reason, cause)
+    return protocol

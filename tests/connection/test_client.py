@@ -1025,3 +1025,18 @@ def test_status_is_read_only() -> None:
         with pytest.raises(AttributeError):
             client.status = Client.CLOSED
         assert client.is_open()
+
+
+def test_a_connection_gets_a_protocol_when_it_needs_one() -> None:
+    with Driven() as driven:
+        peer = driven.open()
+        client = driven.handler.client()
+        peer.send(TEXT, b"plain")
+        driven.turn()
+        assert client.messages_received == 1
+        assert client._own_protocol is None
+        assert (client.status, client.close_code) == (Client.OPEN, None)
+        assert (client.close_reason, client.close_cause) == ("", None)
+        peer.send(PING, b"?")
+        driven.turn()
+        assert client._own_protocol is not None

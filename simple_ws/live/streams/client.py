@@ -16,7 +16,7 @@ from ...connection.keepalive import KeepAlive
 from ...connection.options import Options
 from ...constants import CloseCause, SendStatus
 from ...deflate import Agreement
-from ...protocol.websocket import Buffer
+from ...protocol.websocket import Buffer, Rules
 from ...protocol.websocket import Protocol as WebSocketProtocol
 from ..client import LiveClient
 from ..commands import encode_push
@@ -52,6 +52,24 @@ class StreamProtocol(WebSocketProtocol):
             return self._form.nothing
         value = {"code": int(code), "reason": reason}
         return self._form.block(encode_push("disconnect", value))
+
+
+class StreamRules(Rules):
+    """The same, as what makes it.
+
+    Args:
+        form: see `StreamProtocol`.
+    """
+
+    __slots__ = ("_form",)
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self._form = form
+
+    def begin(self) -> WebSocketProtocol:
+        """See `Rules`."""
+        return StreamProtocol(self._form)
 
 
 class _StreamKeepAlive(KeepAlive):
@@ -101,10 +119,8 @@ class StreamClient(LiveClient):
         self._taken: int | None = None
         super().__init__(*args)
 
-    def _make_protocol(
-        self, options: Options, agreement: Agreement | None
-    ) -> WebSocketProtocol:
-        return StreamProtocol(self._form)
+    def _make_rules(self, options: Options, agreement: Agreement | None) -> Rules:
+        return StreamRules(self._form)
 
     def _open_with(self, response: bytes, rest: bytes, registered: bool) -> None:
         self._request.body = b""  # it may be as large as a message
