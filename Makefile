@@ -91,7 +91,7 @@ chaos: $(VENV)/.stamp ## several nodes for minutes, and every 20 s something fai
 	$(BIN)/python tests/chaos/run.py $(ARGS)
 
 clean: ## remove what was built and installed
-	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz docs/_build
+	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz .typing docs/_build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -rf tests/live/node_modules
 	rm -f simple_ws/_speedups.c simple_ws/_speedups.html simple_ws/_speedups*.so

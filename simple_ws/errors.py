@@ -291,7 +291,7 @@ class ProxyError(ConnectError):
     ) -> None:
         super().__init__(url, problem)
         self.status = status
-        self.headers = {} if headers is None else headers
+        self.headers: Mapping[str, str] = {} if headers is None else headers
         self.body = body
 
 

@@ -127,9 +127,9 @@ class Client(ConnectionCore):
         self._handler = handler
         self._request = request
         self._counters = handler._counters
-        self.id = next(_ids)
-        self.opened_at = time.time()
-        self.subprotocol = subprotocol
+        self.id: int = next(_ids)
+        self.opened_at: float = time.time()
+        self.subprotocol: str | None = subprotocol
         self.latency: float | None = None
         self.ping_payload = self.pong_payload = b""
         if options.message_rate is not None:

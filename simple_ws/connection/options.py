@@ -7,10 +7,10 @@ what is allowed. Options given to a handler override those of its server.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
 from ..checks import (
     Check,
@@ -34,11 +34,21 @@ from ..protocol.http11 import host_name
 from ..protocol.server_handshake import OriginRule, plain_origin
 
 if TYPE_CHECKING:
+    import os
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
     from ssl import SSLContext
 
+    #: A single origin, pattern, or None for programs; or several of them.
+    Origin: TypeAlias = str | re.Pattern[str] | None
+    Origins: TypeAlias = Origin | Iterable[Origin]
+    Network: TypeAlias = str | IPv4Network | IPv6Network | IPv4Address | IPv6Address
+    FilePath: TypeAlias = str | os.PathLike[str]
+
 __all__ = [
+    "HandlerOptions",
     "OptionAttributes",
     "Options",
+    "ServerOptions",
     "check_options",
     "check_origins",
     "divided",
@@ -206,35 +216,86 @@ class Options:
         return self.merged(divided(limits, count))
 
 
-class OptionAttributes:
-    """The options as attributes of a handler, for type checkers; as in `Options`.
+class HandlerOptions(TypedDict, total=False):
+    """The keyword arguments of a handler, for type checkers; see `Options`."""
 
-    `tests/handlers/test_names.py` checks that both have the same names.
+    ping: bool
+    ping_interval: float
+    ping_timeout: float
+    compression: Deflate | bool | None
+    max_frame_size: int | None
+    buffer_size: int
+    max_size: int | None
+    write_limit: int
+    slow_consumer: Literal["close", "drop_new", "drop_old"]
+    max_connections: int | None
+    close_timeout: float
+    idle_timeout: float | None
+    origins: Origins
+    subprotocols: Iterable[str]
+    auth_timeout: float | None
+    max_connections_per_ip: int | None
+    message_rate: tuple[float, float] | None
+    handshake_rate: tuple[float, float] | None
+
+
+class ServerOptions(HandlerOptions, total=False):
+    """The keyword arguments of a server, for type checkers; see `Options`."""
+
+    open_timeout: float
+    backlog: int
+    reuse_port: bool
+    busy_poll: float
+    unix: FilePath | None
+    ssl: SSLContext | None
+    certfile: FilePath | None
+    keyfile: FilePath | None
+    trusted_proxies: str | Iterable[Network]
+    max_body: int
+    max_buffered: int
+    max_buffered_input: int
+    slow_callback: float
+    worker_threads: int
+    max_header: int
+    keep_alive: float
+    allowed_hosts: str | Iterable[str] | None
+    notsent_lowat: int | None
+    workers: int
+    presence_grace: float
+    engine: str | Sequence[str] | None
+    engine_secret: str | bytes | None
+
+
+class OptionAttributes:
+    """The options as attributes of a handler, for type checkers.
+
+    A class may set them, so they have the types that are accepted; `Options` has those
+    of the values in force.
     """
 
     ping: bool
     ping_interval: float
     ping_timeout: float
-    compression: Deflate | None
+    compression: Deflate | bool | None
     max_frame_size: int | None
     buffer_size: int
     max_size: int | None
     write_limit: int
-    slow_consumer: str
+    slow_consumer: Literal["close", "drop_new", "drop_old"]
     max_connections: int | None
     open_timeout: float
     close_timeout: float
     idle_timeout: float | None
-    origins: tuple[OriginRule, ...] | None
-    subprotocols: tuple[str, ...]
+    origins: Origins
+    subprotocols: Iterable[str]
     backlog: int
     reuse_port: bool
     busy_poll: float
-    unix: str | None
+    unix: FilePath | None
     ssl: SSLContext | None
-    certfile: str | None
-    keyfile: str | None
-    trusted_proxies: tuple[str, ...]
+    certfile: FilePath | None
+    keyfile: FilePath | None
+    trusted_proxies: str | Iterable[Network]
     auth_timeout: float | None
     max_body: int
     max_connections_per_ip: int | None
@@ -246,12 +307,12 @@ class OptionAttributes:
     worker_threads: int
     max_header: int
     keep_alive: float
-    allowed_hosts: tuple[str, ...] | None
+    allowed_hosts: str | Iterable[str] | None
     notsent_lowat: int | None
     workers: int
     presence_grace: float
     engine: str | Sequence[str] | None
-    engine_secret: bytes | None
+    engine_secret: str | bytes | None
 
 
 def check_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..connection.admission import Admission
 from ..connection.client import Client
@@ -17,6 +17,12 @@ from ..loop.deferred import check_callback, check_not_deferred, returns_deferred
 from ..protocol.http11 import Request
 from ..speedups import Counters
 from .names import Names
+from .of_clients import C, OfClients, check_client_class
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..connection.options import HandlerOptions
 
 __all__ = [
     "CALLBACKS",
@@ -30,7 +36,7 @@ _OPTIONS = frozenset((*_OPTION_NAMES, "ping_intervall"))
 _COUNTED = frozenset(("max_connections_per_ip", "handshake_rate"))
 
 #: The arguments of each callback.
-CALLBACKS = {
+CALLBACKS: Final[dict[str, tuple[str, ...]]] = {
     "on_request": ("request",),
     "on_open": ("client",),
     "on_message": ("msg", "client"),
@@ -46,7 +52,7 @@ CALLBACKS = {
 }
 
 
-class BaseHandler(OptionAttributes):
+class BaseHandler(OptionAttributes, OfClients[C]):
     """The base of `WebSocket`, without the methods to serve by itself.
 
     A plain function may replace a callback, and be removed again with `del`. Setting an
@@ -55,10 +61,10 @@ class BaseHandler(OptionAttributes):
     """
 
     #: Class of the connections: a subclass of `Client` with your own state and methods.
-    client_class: type[Client] = Client
+    client_class: type[C] = Client  # type: ignore[assignment] # the default of C
 
     # Documented by `WebSocket`.
-    clients: Group[Client]
+    clients: Group[C]
     server: Any
     options: Options
 
@@ -123,10 +129,10 @@ class BaseHandler(OptionAttributes):
             are logged as a mistake of the program, and the client gets 500.
         """
 
-    def on_open(self, client: Any) -> Any:
+    def on_open(self, client: C) -> Any:
         """A connection opened; you can write to the client."""
 
-    def on_message(self, msg: Any, client: Any) -> Any:
+    def on_message(self, msg: Any, client: C) -> Any:
         """A message arrived: `str` for text, `bytes` for binary.
 
         Returns:
@@ -134,19 +140,19 @@ class BaseHandler(OptionAttributes):
             value of that method counts as None.
         """
 
-    def on_close(self, client: Any) -> Any:
+    def on_close(self, client: C) -> Any:
         """A connection ended; once for each `on_open`. See `client.close_cause`."""
 
-    def on_ping(self, client: Any) -> Any:
+    def on_ping(self, client: C) -> Any:
         """A ping was sent by the heartbeat, or received (and already answered)."""
 
-    def on_pong(self, client: Any) -> Any:
+    def on_pong(self, client: C) -> Any:
         """A pong arrived; `client.latency` is up to date."""
 
-    def on_drain(self, client: Any) -> Any:
+    def on_drain(self, client: C) -> Any:
         """All output of a client that had reported back-pressure has been written."""
 
-    def on_error(self, error: Exception, client: Any) -> Any:
+    def on_error(self, error: Exception, client: C) -> Any:
         """A callback raised. By default: log it, and close the client with 1011."""
         client._host._log.note_failure(
             f"callbacks of {self._log_name} failed",
@@ -157,7 +163,7 @@ class BaseHandler(OptionAttributes):
         )
         client._fail_handler()
 
-    def on_join(self, client: Any, topic: str, join: Any) -> Any:
+    def on_join(self, client: C, topic: str, join: Any) -> Any:
         """A client has entered a topic with history, or one with `since`.
 
         It was sent what it had missed, and gets what is published from now on.
@@ -218,7 +224,7 @@ class BaseHandler(OptionAttributes):
             if returns_deferred(value):
                 self._take_deferred(name, value)
         elif name == "client_class":
-            _check_client_class(f"{class_name}.client_class", value)
+            check_client_class(f"{class_name}.client_class", value)
         else:
             _NAMES.check(class_name, name, value)
         super().__setattr__(name, value)
@@ -237,7 +243,7 @@ class BaseHandler(OptionAttributes):
         for client in self.clients:
             client._take_callback()
 
-    def _give(self, options: dict[str, Any]) -> None:
+    def _give(self, options: Mapping[str, Any]) -> None:
         """Accept options from a user; they replace earlier ones."""
         given = check_options(options)
         self._given.update(given)
@@ -277,7 +283,7 @@ class BaseHandler(OptionAttributes):
         for name, handed in CALLBACKS.items():
             check_callback(f"{class_name}.{name}", getattr(self, name), handed)
         check_not_deferred(f"{class_name}.select_subprotocol", self.select_subprotocol)
-        _check_client_class(f"{class_name}.client_class", self.client_class)
+        check_client_class(f"{class_name}.client_class", self.client_class)
         was_ours = self.server is server
         self._set(server=server)
         self._take_options(server.options)
@@ -304,16 +310,6 @@ class BaseHandler(OptionAttributes):
         self._set(server=None)
         self._take_options(Options())
         self._set_admission()
-
-
-def _check_client_class(what: str, client_class: object) -> None:
-    """Refuse an object that is neither a `Client` class nor a function."""
-    if isinstance(client_class, type):
-        good = issubclass(client_class, Client)
-    else:
-        good = callable(client_class)
-    if not good:
-        raise TypeError(f"{what} must be a subclass of Client, not {client_class!r}")
 
 
 #: Names on every handler. Users may set options and callbacks.
@@ -346,7 +342,9 @@ class FunctionHandler(BaseHandler):
         TypeError: The function has another signature.
     """
 
-    def __init__(self, function: Callable[[Any, Any], Any], **options: Any) -> None:
+    def __init__(
+        self, function: Callable[[Any, Any], Any], **options: Unpack[HandlerOptions]
+    ) -> None:
         self._give(options)
         name = getattr(function, "__name__", repr(function))
         self._set(_log_name=name)

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 #: The arguments of each hook.
-HOOKS = {
+HOOKS: Final[dict[str, tuple[str, ...]]] = {
     "on_use": ("server",),
     "on_request": ("request",),
     "on_open": ("client",),

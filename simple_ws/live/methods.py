@@ -29,7 +29,7 @@ LATEST = 253_402_300_799
 Function = Callable[..., Any]
 
 #: The arguments of each.
-HOOKS = {
+HOOKS: dict[str, tuple[str, ...]] = {
     "authorize": ("client", "action", "topic"),
     "on_connect": ("client", "request"),
     "on_subscribe": ("client", "topic", "data"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..cluster.topic_rules import checked_rule
 from ..connection.options import Options
@@ -19,15 +19,22 @@ from ..http.cors import check_cors
 from ..http.routes import answered_by, check_methods
 from ..http.routing import check_pattern
 from ..messages import check_close
+from ..protocol.http11 import Request
 from .denial import Denial
 from .feeds import Live
 from .lookup import Lookup
 from .presence import Present
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..connection.options import HandlerOptions
+
 __all__ = ["App"]
 
-H = TypeVar("H", bound=BaseHandler)
-F = TypeVar("F", bound=Callable[..., Any])
+H = TypeVar("H", bound=BaseHandler[Any])
+F = TypeVar("F", bound=Callable[[Any, Any], Any] | type[BaseHandler[Any]])
+Answering = TypeVar("Answering", bound=Callable[[Request], Any])
 W = TypeVar("W", bound=Middleware)
 
 
@@ -61,15 +68,15 @@ class App(Lookup):
         self,
         path: str,
         *,
-        authorize: Callable[..., Any] | None = None,
-        on_connect: Callable[..., Any] | None = None,
-        on_subscribe: Callable[..., Any] | None = None,
-        on_publish: Callable[..., Any] | None = None,
-        on_rpc: Callable[..., Any] | None = None,
-        on_send: Callable[..., Any] | None = None,
-        on_refresh: Callable[..., Any] | None = None,
-        on_sub_refresh: Callable[..., Any] | None = None,
-        on_disconnect: Callable[..., Any] | None = None,
+        authorize: Callable[[Any, str, str], Any] | None = None,
+        on_connect: Callable[[Any, Any], Any] | None = None,
+        on_subscribe: Callable[[Any, str, Any], Any] | None = None,
+        on_publish: Callable[[Any, str, Any], Any] | None = None,
+        on_rpc: Callable[[Any, str, Any], Any] | None = None,
+        on_send: Callable[[Any, Any], Any] | None = None,
+        on_refresh: Callable[[Any], Any] | None = None,
+        on_sub_refresh: Callable[[Any, str], Any] | None = None,
+        on_disconnect: Callable[[Any], Any] | None = None,
         tokens: Any = None,
         allow_anonymous: bool = False,
         refresh_grace: float = 25.0,
@@ -80,7 +87,7 @@ class App(Lookup):
         force_recovery: bool = False,
         api_key: Any = None,
         cors: Any = None,
-        **options: Any,
+        **options: Unpack[HandlerOptions],
     ) -> Live:
         """Serve the Centrifugo client protocol: its SDKs connect to `{path}/websocket`,
         or by `{path}/sse` and `{path}/http_stream` where WebSockets are blocked; pages
@@ -206,7 +213,7 @@ class App(Lookup):
         self._stats.note_mount(path, handler)
         return handler
 
-    def route(self, path: str, **options: Any) -> Callable[[F], F]:
+    def route(self, path: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
         """Serve the decorated function or handler class on a path; see `mount`.
 
         A function is called with (msg, client); its return value is sent back. A class
@@ -381,7 +388,7 @@ class App(Lookup):
 
     def http(
         self, path: str, methods: Iterable[str] = ("GET",), *, cors: Any = None
-    ) -> Callable[[F], F]:
+    ) -> Callable[[Answering], Answering]:
         """Answer plain HTTP requests for a path with the decorated function.
 
         The function is called with a `Request`, whose body is complete, in the loop's
@@ -410,7 +417,7 @@ class App(Lookup):
         check_pattern(path)
         names, policy = check_methods(methods), check_cors(cors)
 
-        def decorate(function: F) -> F:
+        def decorate(function: Answering) -> Answering:
             name = getattr(function, "__name__", repr(function))
             if self._running:
                 self._check_awaited([(name, function)], self._asyncio_loop)

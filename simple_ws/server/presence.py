@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,7 +30,7 @@ _MAX_PAYLOAD = 4096
 _AT_ONCE = 100
 
 
-class Present(dict[Hashable, dict[str, Any] | None]):
+class Present(dict[Any, dict[str, Any] | None]):
     """The members of a topic with their payloads, as `Server.present` returns them.
 
     Attributes:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from ..checks import duration
 from ..cluster.worker import Worker
@@ -48,7 +48,10 @@ from .upgrade import UpgradeConnection
 from .workers import Workers, refuse_handover
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from ..cluster.engine_address import EngineAddress
+    from ..connection.options import ServerOptions
     from .sharded_engine import AnyEngine
 
 __all__ = ["Server"]
@@ -56,6 +59,7 @@ __all__ = ["Server"]
 logger = logging.getLogger("simple_ws")
 
 R = TypeVar("R")
+Args = TypeVarTuple("Args")
 
 #: Seconds of one turn while `stop` drives the loop itself.
 _STOP_TURN = 0.05
@@ -94,7 +98,9 @@ class Server(Operations):
     #: Seconds that never run backwards; tests set another clock.
     _clock: Callable[[], float] = staticmethod(time.monotonic)
 
-    def __init__(self, host: str = "", port: int = 0, **options: Any) -> None:
+    def __init__(
+        self, host: str = "", port: int = 0, **options: Unpack[ServerOptions]
+    ) -> None:
         if not isinstance(host, str):
             raise TypeError(f"host must be a str, not {host!r}")
         if isinstance(port, bool) or not isinstance(port, int):
@@ -115,8 +121,9 @@ class Server(Operations):
         self._encrypted = _encryption(options)
         self.proxies = _proxies(options)
         self._engine_addresses = _engine_addresses(options)
-        self.host = host
-        self.port = self._asked_port = port
+        self.host: str = host
+        self.port: int = port
+        self._asked_port = port
 
     # Running
 
@@ -336,7 +343,9 @@ class Server(Operations):
             self._tear_down()
         return self._run is not None
 
-    def run_in_thread(self, function: Callable[..., R], *args: Any) -> Call[R]:
+    def run_in_thread(
+        self, function: Callable[[Unpack[Args]], R], *args: *Args
+    ) -> Call[R]:
         """Call a blocking function in a worker thread; from any thread.
 
         There are `worker_threads` of these threads. They end with the server: running

@@ -37,7 +37,7 @@ class ServerState(enum.Enum):
     STOPPED = enum.auto()
 
 
-STEPS = {
+STEPS: dict[ServerState, tuple[ServerState, ...]] = {
     ServerState.NEW: (ServerState.LISTENING,),
     ServerState.LISTENING: (ServerState.RUNNING, ServerState.CLOSING),
     # Without a stop if the loop fails, or the asyncio loop around it is closed.

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..connection.options import Options, check_options
 from ..handlers.handler import BaseHandler
+from ..handlers.of_clients import C
 from .server import Server
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..connection.options import ServerOptions
 
 __all__ = ["WebSocket"]
 
 
-class WebSocket(BaseHandler):
+class WebSocket(BaseHandler[C]):
     """Handles the connections of one path; subclass it and write the callbacks.
 
     `Handler(host, port, **options)` serves on every path until it is stopped (also by
     Ctrl-C and SIGTERM), and so does `Handler(unix=path)`. `Handler(**options)` creates
     a handler for `Server.mount`.
+
+    `WebSocket[Player]` has connections of the class `Player`, as with `client_class =
+    Player`, and type checkers know it of `clients` and the callbacks.
 
     Args:
         host: name or address to listen on; "" means every interface.
@@ -31,17 +40,21 @@ class WebSocket(BaseHandler):
     Attributes:
         clients: the open connections, the earliest first; iterating is safe while
             clients come and go.
-        server: the `Server` that the handler is mounted on, or None.
+        server: the `Server` that the handler is mounted on; None before that, which
+            type checkers are not told: callbacks run on a server.
         options: the options in force, an `Options`.
 
     Every option is an attribute under its own name. All callbacks run in the thread of
     the loop and must not block.
     """
 
-    server: Server | None
+    server: Server
 
     def __init__(
-        self, host: str | None = None, port: int | None = None, **options: Any
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        **options: Unpack[ServerOptions],
     ) -> None:
         self._given.update(check_options(options))
         self._take_options(Options())
@@ -56,9 +69,11 @@ class WebSocket(BaseHandler):
     @property
     def host(self) -> str | None:
         """The address its server listens on, or None."""
-        return None if self.server is None else self.server.host
+        server: Any = self.server
+        return None if server is None else server.host
 
     @property
     def port(self) -> int | None:
         """The port its server listens on (the actual one once it does), or None."""
-        return None if self.server is None else self.server.port
+        server: Any = self.server
+        return None if server is None else server.port

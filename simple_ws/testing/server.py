@@ -25,6 +25,9 @@ from .http import HTTPAnswer, parse_answer
 from .live import TestLive
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..connection.options import ServerOptions
     from .asyncio_loop import ClockLoop
 
 __all__ = ["TestServer"]
@@ -57,7 +60,9 @@ class TestServer:
 
     __test__ = False  # for pytest: not a test case, despite its name
 
-    def __init__(self, served: BaseHandler | Server, **options: Any) -> None:
+    def __init__(
+        self, served: BaseHandler[Any] | Server, **options: Unpack[ServerOptions]
+    ) -> None:
         self.clock = Clock()
         if isinstance(served, BaseHandler):
             self.server = Server("127.0.0.1", 0, **options)

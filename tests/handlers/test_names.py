@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any
 import pytest
 
 from simple_ws import Middleware, Server, WebSocket
-from simple_ws.connection.options import OptionAttributes, Options
+from simple_ws.connection.options import (
+    HandlerOptions,
+    OptionAttributes,
+    Options,
+    ServerOptions,
+    check_options,
+)
 from simple_ws.handlers.handler import CALLBACKS, BaseHandler
 from simple_ws.testing import TestServer
 
@@ -75,10 +82,52 @@ def test_reference_hides_nothing_but_options() -> None:
     assert names <= set(OPTIONS)
 
 
-def test_types_of_options_stand_once() -> None:
-    assert OptionAttributes.__annotations__ == {
-        name: Options.__annotations__[name] for name in Options.__dataclass_fields__
-    }
+def test_arguments_and_attributes_are_the_options() -> None:
+    given = inspect.get_annotations(HandlerOptions) | inspect.get_annotations(
+        ServerOptions
+    )
+    accepted = {name: type_.__forward_arg__ for name, type_ in given.items()}
+    assert accepted == OptionAttributes.__annotations__
+    assert accepted.keys() == Options.__dataclass_fields__.keys()
+
+
+#: Options that may be given in more forms than the one in which they are kept.
+CONVERTED = {
+    "compression",
+    "slow_consumer",
+    "origins",
+    "subprotocols",
+    "unix",
+    "certfile",
+    "keyfile",
+    "trusted_proxies",
+    "allowed_hosts",
+    "engine_secret",
+}
+
+
+def test_options_are_accepted_as_they_are_kept() -> None:
+    for name, kept in Options.__annotations__.items():
+        if name not in CONVERTED:
+            assert OptionAttributes.__annotations__[name] == kept
+
+
+def test_options_of_handlers_are_those_of_the_first_table() -> None:
+    text = (REFERENCE / "options.md").read_text(encoding="utf-8")
+    first, second = text.split("These belong to the server")
+    listed = [
+        set(re.findall(r"^\| `(\w+)` \|", table, re.M)) for table in (first, second)
+    ]
+    assert listed == [
+        HandlerOptions.__annotations__.keys(),
+        ServerOptions.__annotations__.keys() - HandlerOptions.__annotations__.keys(),
+    ]
+
+
+def test_defaults_may_be_given() -> None:
+    for name in OPTIONS:
+        default = getattr(Options(), name)
+        assert check_options({name: default}) == {name: default}
 
 
 class Keeper(WebSocket):

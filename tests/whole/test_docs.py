@@ -28,13 +28,14 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from blocks import DOCS, PAGES, ROOT, Block, blocks, read
 from live_peer import LivePeer
 from publisher_harness import publisher_server
 from whole import test_drawing_board
@@ -52,8 +53,6 @@ from simple_ws.cluster.engine_address import parse
 from simple_ws.connection.options import Options
 from simple_ws.testing import TestServer
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
 pytestmark = pytest.mark.skipif(
     not (DOCS / "conf.py").exists(), reason="no checkout: the documentation is not here"
 )
@@ -66,14 +65,6 @@ LARGEST_IMAGE = 120 * 1024  # bytes
 OPTIONAL = {"django", "fastapi", "flask", "uvloop", "PySide6", "tkinter", "trustme"}
 OPTIONAL |= {"cent", "socketio", "uvicorn"}
 
-PAGES = [
-    "README.md",
-    "docs/index.md",
-    "docs/start.md",
-    "docs/live.md",
-    *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("howto/*.md")),
-    *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.glob("migrating/*.md")),
-]
 #: All that people read, but what Sphinx has made.
 TEXTS = [
     *sorted(path.name for path in ROOT.glob("*.md")),
@@ -87,48 +78,7 @@ TEXTS = [
 ]
 
 
-def read(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
 # ---- Blocks --------------------------------------------------------------------------
-
-_BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<why>.+) -->\n)?"
-    r"```(?P<language>[\w{}-]*)\n(?P<code>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class Block:
-    page: str
-    line: int
-    language: str
-    code: str
-    not_run: str | None
-
-    @property
-    def file(self) -> str | None:
-        """The name of the file that it is, if it is one."""
-        comment = self.code.partition("\n")[0]
-        match = re.fullmatch(r"(?:# |<!-- |// )([\w/.-]+\.\w+)(?: -->)?", comment)
-        return match[1] if match else None
-
-
-def blocks(page: str, *languages: str) -> list[Block]:
-    text = read(page)
-    return [
-        Block(
-            page,
-            text.count("\n", 0, match.start("code")) + 1,
-            match["language"],
-            match["code"],
-            match["why"],
-        )
-        for match in _BLOCK.finditer(text)
-        if match["language"] in languages
-    ]
 
 
 @pytest.mark.one_backend
