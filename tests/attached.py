@@ -79,13 +79,13 @@ class Attached:
     def attach(self) -> Attached:
         self.server.attach(self.loop)
         reactor = self.server.reactor
-        run_once = reactor.run_once
+        run_ready = reactor.run_ready
 
-        def count(timeout: float | None = None) -> None:
+        def count() -> bool:
             self.turns += 1
-            run_once(timeout)
+            return run_ready()
 
-        reactor.run_once = count  # type: ignore[method-assign]
+        reactor.run_ready = count  # type: ignore[method-assign]
         return self
 
     def turn(self, count: int = 1) -> None:

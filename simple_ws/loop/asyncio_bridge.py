@@ -134,11 +134,14 @@ class Attachment:
         soon, self._soon = self._soon, None
         if soon is not None:
             soon.cancel()  # a descriptor was ready before
+        more = True
         try:
-            self._reactor.run_once(0)
+            more = self._reactor.run_ready()
+            if more:
+                self._reactor.run_once(0)
         finally:
             # Also after an interrupt (Ctrl-C): the loop may continue, and so do we.
-            if self._after_turn():
+            if more and self._after_turn():
                 self._wait(self._reactor.time_to_sleep(_LONGEST))
                 if self._watcher is not None:
                     self._watcher.look()

@@ -230,7 +230,7 @@ class Reactor(LoopState):
 
     def run_once(self, timeout: float | None = None) -> None:
         """One turn: wait at most `timeout` seconds (None: without limit)."""
-        self._turn(lambda: self._dispatch(self.time_to_sleep(timeout)))
+        self._turn(lambda: self._dispatch(self.time_to_sleep(timeout)), self._end_all)
 
     def run_turns(self) -> None:
         """Turn until something other than readiness needs attention.
@@ -244,7 +244,25 @@ class Reactor(LoopState):
         if self._has_work() or not isinstance(selector, EpollSelector):
             self.run_once()
         else:
-            self._turn(lambda: self._run(selector))
+            due = min(self._deadlines(), default=None)
+            self._turn(lambda: self._run(selector, due), self._end_all)
+
+    def run_ready(self) -> bool:
+        """Call what is ready, and write all output, without waiting; in C if possible.
+
+        It is the part of a turn that most turns need, for event loops that drive this
+        one: a whole turn takes as long as an echo.
+
+        Returns:
+            Whether more is to be done: then call `run_once`.
+        """
+        selector = self._selector
+        # Reset first, as in `run_turns`.
+        attention, self.attention = self.attention, False
+        if not isinstance(selector, EpollSelector) or attention or self._has_calls():
+            return True
+        self._turn(lambda: self._run(selector, self.now), self._note_end)
+        return self.attention or self._has_work() or self._is_due()
 
     def want_attention(self) -> None:
         """Make `run_turns` return after this turn."""
@@ -267,8 +285,8 @@ class Reactor(LoopState):
         """There is work to do outside of a turn."""
         self.work_listener()
 
-    def _turn(self, poll: Callable[[], object]) -> None:
-        """Call what is ready, then what is due, then queued calls; write all output."""
+    def _turn(self, poll: Callable[[], object], end: Callable[[], object]) -> None:
+        """Call what is ready, by `poll`, and whatever else there is, by `end`."""
         if self.turning:
             raise InvalidState("the loop is running already: called from a callback")
         eager = self.eager
@@ -277,14 +295,17 @@ class Reactor(LoopState):
             self.turning, self.eager = True, False
             self.owner = threading.get_ident()
             poll()
-            self._do_due()
-            self._note_end()
+            end()
         finally:
             self.turning, self.eager = False, eager
             error, self._interrupt = self._interrupt, None
             self.interrupted = False
         if error is not None:
             raise error
+
+    def _end_all(self) -> None:
+        self._do_due()
+        self._note_end()
 
     def _do_due(self) -> None:
         """Call what is due and what was queued, and write the resulting output.
@@ -318,10 +339,15 @@ class Reactor(LoopState):
         except Exception as error:
             self._log_failure("internal error in %r", callback, error)
 
-    def _run(self, selector: EpollSelector) -> None:
-        deadlines = (self.timers.next_deadline(), self.wheel.next_deadline)
-        due = min((when for when in deadlines if when is not None), default=None)
+    def _run(self, selector: EpollSelector, due: float | None) -> None:
         self._poll_rest(selector, selector.run(self, due))
+
+    def _deadlines(self) -> list[float]:
+        deadlines = (self.timers.next_deadline(), self.wheel.next_deadline)
+        return [when for when in deadlines if when is not None]
+
+    def _is_due(self) -> bool:
+        return any(when <= self.now for when in self._deadlines())
 
     def _dispatch(self, timeout: float | None) -> None:
         """Wait, set the clock, and call what is ready."""
@@ -514,17 +540,19 @@ class Reactor(LoopState):
             self._waker.close()
             self._wakee.close()
 
+    def _has_calls(self) -> bool:
+        return bool(self._calls or self.run_queue or self._undispatched)
+
     def _has_work(self) -> bool:
-        return bool(self._calls or self.dirty or self.run_queue or self._undispatched)
+        return self._has_calls() or bool(self.dirty)
 
     def time_to_sleep(self, timeout: float | None) -> float | None:
         """How long this turn may sleep."""
         if self._has_work():
             return 0
-        for deadline in (self.timers.next_deadline(), self.wheel.next_deadline):
-            if deadline is not None:
-                rest = max(0.0, deadline - self.clock())
-                timeout = rest if timeout is None else min(timeout, rest)
+        for deadline in self._deadlines():
+            rest = max(0.0, deadline - self.clock())
+            timeout = rest if timeout is None else min(timeout, rest)
         return timeout
 
     def _on_woken(self, events: int) -> None:

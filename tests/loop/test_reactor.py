@@ -14,6 +14,7 @@ from harness import DEADLINE, Clock, Wrapped
 
 from simple_ws import InvalidState
 from simple_ws.loop.reactor import READ, WRITE, Reactor
+from simple_ws.loop.selector import EpollSelector
 from simple_ws.protocol.websocket import Protocol
 from simple_ws.speedups import ConnectionCore
 
@@ -454,3 +455,54 @@ def test_flush_outside_of_a_turn_is_told_to_the_loop_that_drives_it(
     reactor.flush_soon(outbox)
     assert told == [1]
     reactor.eager = False
+
+
+def test_ready_sockets_may_be_all_that_is_served(
+    reactor: Reactor, pair: Any, clock: Clock
+) -> None:
+    near, far = pair
+    if not isinstance(reactor._selector, EpollSelector):
+        assert reactor.run_ready(), "a whole turn must follow"
+        return
+    seen: list[int] = []
+    reactor.register(near, READ, seen.append)
+    reactor.run_ready()
+    assert not reactor.run_ready()
+    far.send(b"x")
+    assert not reactor.run_ready()
+    assert seen == [READ]
+    assert reactor.longest_turn < DEADLINE
+
+
+@pytest.mark.parametrize("work", ["call", "thread", "deadline", "soon"])
+def test_whole_turn_is_asked_for(
+    reactor: Reactor, pair: Any, clock: Clock, work: str
+) -> None:
+    near, far = pair
+    done: list[str] = []
+
+    def note() -> None:
+        done.append(work)
+
+    def on_ready(events: int) -> None:
+        near.recv(9)
+        if work == "soon":
+            reactor.call_soon(note)
+
+    reactor.register(near, READ, on_ready)
+    reactor.run_once(0)
+    reactor.run_ready()
+    if work == "call":
+        reactor.call_soon(note)
+    elif work == "thread":
+        reactor.call_threadsafe(note)
+    elif work == "deadline":
+        reactor.call_at(clock.now + 5, note)
+        assert reactor.run_ready(), "the event loop needs another timer"
+        reactor.run_once(0)
+        assert not done
+        clock.now += 5
+    far.send(b"x")
+    assert reactor.run_ready()
+    reactor.run_once(0)
+    assert done == [work]
