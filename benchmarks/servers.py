@@ -78,6 +78,24 @@ FORMS = (
     "dict",
 )
 
+#: What the loops are compared with: many clients, fifty messages and one in flight.
+ON_LOOPS = ("echo32", "pipelined", "single")
+
+
+def _on_asyncio(name: str) -> Spec:
+    """A peer in asyncio's own loop."""
+    extra = ("--loop", "asyncio")
+    return Spec(
+        f"{name}-asyncio",
+        f"{name}, asyncio",
+        _python(f"{name}_peer.py"),
+        extra,
+        works=ON_LOOPS,
+        deflate=False,
+        needs=(name,),
+    )
+
+
 _SPECS = [
     Spec("c", "C, epoll", lambda: [str(environment.program("echo_server"))]),
     _ours("ours", "simple_ws"),
@@ -108,12 +126,15 @@ _SPECS = [
     _ours("ours-fallback", "simple_ws, pure Python", backend="0"),
     *(
         _ours(
-            f"ours-{loop}",
-            f"simple_ws, async on {loop}",
-            "--awaited",
+            f"ours-{name}{loop}",
+            f"simple_ws, {callback} on {loop}",
+            "--loop",
             loop,
-            works=("echo32", "pipelined", "single"),
+            "--callback",
+            callback,
+            works=ON_LOOPS,
         )
+        for name, callback in (("plain-", "plain"), ("", "async"), ("wait-", "wait"))
         for loop in ("asyncio", "uvloop")
     ),
     *(
@@ -144,6 +165,7 @@ _SPECS = [
         tls=True,
         needs=("aiohttp", "uvloop"),
     ),
+    *(_on_asyncio(name) for name in ("picows", "websockets", "aiohttp")),
     Spec("tornado", "tornado", _python("tornado_peer.py"), needs=("tornado",)),
     Spec("socketify", "socketify", _python("socketify_peer.py"), needs=("socketify",)),
     Spec(

@@ -1,9 +1,8 @@
-"""aiohttp on uvloop."""
+"""aiohttp, on uvloop or asyncio."""
 
 import asyncio
 
 import common
-import uvloop
 from aiohttp import WSMsgType, web
 
 clients = set()
@@ -50,4 +49,4 @@ async def run():
 
 
 if __name__ == "__main__":
-    uvloop.run(run())
+    common.run(run(), args)

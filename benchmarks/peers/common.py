@@ -6,8 +6,10 @@ broadcast``), as its own documentation shows: text arrives as ``str``, binary as
 """
 
 import argparse
+import importlib
 import socket
 import ssl
+from collections.abc import Coroutine
 
 #: permessage-deflate parameters, the same wherever a peer lets one choose.
 LEVEL = 6
@@ -27,6 +29,7 @@ def parse(**extra: dict) -> argparse.Namespace:
     parser.add_argument(
         "--max-size", type=int, default=2 << 20, help="bytes of a message"
     )
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"])
     parser.add_argument("--tls", help="PEM file with a certificate and its key")
     for name, options in extra.items():
         parser.add_argument("--" + name.replace("_", "-"), **options)
@@ -40,6 +43,11 @@ def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(args.tls)
     return context
+
+
+def run(main: Coroutine, args: argparse.Namespace) -> None:
+    """Run a coroutine in the loop that was asked for; uvloop otherwise."""
+    importlib.import_module(args.loop or "uvloop").run(main)
 
 
 def ready(port: int) -> None:

@@ -1,6 +1,6 @@
 """simple_ws of this checkout; ``SIMPLE_WS_EXTENSION`` chooses the backend."""
 
-import importlib
+import asyncio
 
 import common
 
@@ -16,6 +16,12 @@ class Echo(WebSocket):
 
 class AsyncEcho(WebSocket):
     async def on_message(self, msg, client):
+        client.write_message(msg)
+
+
+class WaitingEcho(WebSocket):
+    async def on_message(self, msg, client):
+        await asyncio.sleep(0)
         client.write_message(msg)
 
 
@@ -40,6 +46,10 @@ FORMS = {
     "bytes-subclass": lambda msg, client: client.write_message(Data(msg)),
     "dict": lambda msg, client: client.write_message({"text": "x" * 21}),
 }
+
+
+#: How messages are received.
+CALLBACKS = {"plain": Echo, "async": AsyncEcho, "wait": WaitingEcho}
 
 
 class BroadcastLoop(WebSocket):
@@ -74,12 +84,13 @@ def main():
         broadcast_form={"choices": ["server", "loop"], "default": "server"},
         form={"choices": FORMS, "help": "how to reply"},
         busy_poll={"type": float, "default": 0.0, "help": "seconds"},
-        awaited={"choices": ["asyncio", "uvloop"], "help": "async, in this loop"},
+        callback={"choices": CALLBACKS, "default": "plain", "help": "with --loop"},
         deflate_parameters={"choices": ["default", "equal"], "default": "equal"},
     )
     frame = None if args.max_frame_size == "none" else int(args.max_frame_size)
     handlers = {"server": Broadcast, "loop": BroadcastLoop}
-    handler = Echo() if args.mode == "echo" else handlers[args.broadcast_form]()
+    echo = CALLBACKS[args.callback]
+    handler = echo() if args.mode == "echo" else handlers[args.broadcast_form]()
     if args.form:
         handler.on_message = FORMS[args.form]
     server = Server(
@@ -93,14 +104,12 @@ def main():
         busy_poll=args.busy_poll,
         certfile=args.tls,
     )
-    if args.awaited:
-        handler = AsyncEcho()
     server.mount("*", handler)
     server.listen()
     print("BACKEND", simple_ws.BACKEND)
     common.ready(server.port)
-    if args.awaited:
-        importlib.import_module(args.awaited).run(server.serve_async())
+    if args.loop:
+        common.run(server.serve_async(), args)
     else:
         server.run()
 

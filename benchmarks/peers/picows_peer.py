@@ -1,4 +1,4 @@
-"""picows on uvloop: text echoed as ``str``, binary as ``bytes``.
+"""picows, on uvloop or asyncio: text echoed as ``str``, binary as ``bytes``.
 
 picows passes frames to its users. Every other peer (and every program that reads its
 messages) builds the message object, so it is done here too; picows has no
@@ -8,7 +8,6 @@ permessage-deflate.
 import sys
 
 import common
-import uvloop
 from picows import WSListener, WSMsgType, ws_create_server
 
 TEXT, BINARY, CONTINUATION, CLOSE = (
@@ -81,7 +80,7 @@ def main():
     args = common.parse()
     if args.deflate:
         sys.exit("UNSUPPORTED picows has no permessage-deflate")
-    uvloop.run(serve(args))
+    common.run(serve(args), args)
 
 
 if __name__ == "__main__":

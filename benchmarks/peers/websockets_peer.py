@@ -1,9 +1,8 @@
-"""websockets (its asyncio server) on uvloop."""
+"""websockets (its asyncio server), on uvloop or asyncio."""
 
 import asyncio
 
 import common
-import uvloop
 from websockets.asyncio.server import broadcast, serve
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
@@ -43,4 +42,5 @@ async def run(args):
 
 
 if __name__ == "__main__":
-    uvloop.run(run(common.parse()))
+    arguments = common.parse()
+    common.run(run(arguments), arguments)
