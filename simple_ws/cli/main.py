@@ -22,7 +22,8 @@ from ..errors import ConnectError, EngineError, WebSocketError
 from ..text import for_terminal
 from .address import add_bare_address
 from .bench import add_bench
-from .connect import add_connect
+from .completion import add_completion
+from .connect.command import add_connect
 from .live.command import add_live
 from .publish import add_publish, add_topics
 from .running import leave_quietly, run_server
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add_publish(commands)
     add_topics(commands)
     add_token(commands)
+    add_completion(commands, parser)
     info = commands.add_parser("info", help="print version and environment")
     info.set_defaults(run=_info)
     return parser

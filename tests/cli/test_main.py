@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import pytest
 import trustme
 from command_line import COMMAND, DEADLINE, ENVIRONMENT, read_line, run, serving
 from harness import Echo, running
+from terminals import at_terminal, needs_terminal, press, read_terminal
 from websockets.sync.client import connect
 
 from simple_ws import BACKEND, __version__
@@ -30,21 +28,8 @@ from simple_ws.text import for_terminal
 pytestmark = pytest.mark.one_backend
 
 
-def why_no_terminal() -> str:
-    """What the system says when asked for a pseudo-terminal; nothing if it has one."""
-    try:
-        ends = pty.openpty()
-    except OSError as error:  # a container without /dev/ptmx, or all are taken
-        return str(error)
-    for end in ends:
-        os.close(end)
-    return ""
-
-
-NO_TERMINAL = why_no_terminal()
-needs_terminal = pytest.mark.skipif(
-    NO_TERMINAL != "", reason=f"no pseudo-terminal can be opened: {NO_TERMINAL}"
-)
+def url_of(server: Any) -> str:
+    return f"ws://127.0.0.1:{server.port}/"
 
 
 def test_info_says_what_runs_here() -> None:
@@ -266,7 +251,7 @@ def test_terminal_shows_messages_harmless_above_the_line() -> None:
             super().on_open(client)
             client.write_message("\x1b[2Jgone \x07")
 
-    with running(Rude()) as server, at_terminal(server.port) as (pid, terminal):
+    with running(Rude()) as server, at_terminal(url_of(server)) as (pid, terminal):
         shown = read_terminal(terminal, b"gone")
         assert b"\\x1b[2Jgone \\x07" in shown
         os.write(terminal, b"typed\n")
@@ -281,7 +266,7 @@ def test_terminal_shows_messages_harmless_above_the_line() -> None:
 
 @needs_terminal
 def test_interrupt_leaves_the_terminal() -> None:
-    with running(Echo()) as server, at_terminal(server.port) as (pid, terminal):
+    with running(Echo()) as server, at_terminal(url_of(server)) as (pid, terminal):
         os.write(terminal, b"one\n")
         read_terminal(terminal, b"< one")
         shown = press(terminal, b"\x03")
@@ -293,56 +278,15 @@ def test_interrupt_leaves_the_terminal() -> None:
 @needs_terminal
 def test_any_bytes_may_be_typed_as_binary() -> None:
     binary = "--binary"
-    with running(Echo()) as server, at_terminal(server.port, binary) as (pid, terminal):
+    with (
+        running(Echo()) as server,
+        at_terminal(url_of(server), binary) as (pid, terminal),
+    ):
         read_terminal(terminal, b"> ")
         os.write(terminal, b"\xffa\n")
         read_terminal(terminal, b"< (ff 61)")
         press(terminal, b"\x04")
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-@contextmanager
-def at_terminal(port: int, *options: str) -> Iterator[tuple[int, int]]:
-    """`connect` with a terminal of its own: the process and our end of that."""
-    pid, terminal = pty.fork()
-    if pid == 0:  # pragma: no cover
-        command = [*COMMAND, "connect", *options, f"ws://127.0.0.1:{port}/"]
-        # Without a locale Python takes UTF-8, and lets bytes that are none pass.
-        locale = {name: "" for name in ENVIRONMENT if name.startswith("LC_")}
-        os.execve(sys.executable, command, {**ENVIRONMENT, **locale, "LANG": "C"})
-    try:
-        yield pid, terminal
-    finally:
-        os.close(terminal)  # that ends it, if it has not ended
-
-
-def press(terminal: int, key: bytes) -> bytes:
-    """Press a key that ends the program, until it does; return what is shown.
-
-    More than once: the terminal loses a key that comes between two lines.
-    """
-    shown, deadline = b"", time.monotonic() + DEADLINE
-    while True:
-        assert time.monotonic() < deadline, shown
-        try:
-            os.write(terminal, key)
-            while select.select([terminal], [], [], 2)[0]:
-                piece = os.read(terminal, 4096)
-                shown += piece
-                if not piece:
-                    return shown
-        except OSError:  # as Linux says that nobody is there
-            return shown
-
-
-def read_terminal(terminal: int, wanted: bytes) -> bytes:
-    shown, deadline = b"", time.monotonic() + DEADLINE
-    while wanted not in shown:
-        left = deadline - time.monotonic()
-        assert left > 0, shown
-        if select.select([terminal], [], [], left)[0]:
-            shown += os.read(terminal, 4096)
-    return shown
 
 
 def test_bench_prints_a_summary_and_no_progress_to_a_pipe() -> None:

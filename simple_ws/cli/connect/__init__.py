@@ -1,0 +1,1 @@
+"""The command `connect`: type to a server, or to clients, and read what they send."""
