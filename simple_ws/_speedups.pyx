@@ -43,6 +43,7 @@ from .constants import (
     LONGEST_SHARE,
     MAX_READ,
     TURN,
+    Delivered,
     SendStatus,
     State,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "Inflater",
     "LoopState",
     "Poller",
+    "PublishCore",
     "Counters",
     "Utf8Validator",
     "accept_from",
@@ -600,6 +602,8 @@ include "_c/connection.pxi"
 include "_c/latest.pxi"
 
 include "_c/fan_out.pxi"
+
+include "_c/publish.pxi"
 
 
 # --- Readiness -----------------------------------------------------------------------

@@ -67,6 +67,7 @@ cdef object _BACKPRESSURE = SendStatus.BACKPRESSURE
 cdef object _plain_socket = socket.socket
 #: `lambda msg, client: client.write_message(msg)` is a callback, too, and has replied.
 cdef object _send_status = SendStatus
+cdef object _delivered = Delivered
 
 
 cdef struct Large:
@@ -634,7 +635,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
                 pass
             elif type(answer) is str or type(answer) is bytes:
                 self.write_message(answer)
-            else:
+            elif type(answer) is not _delivered:
                 self._answer(answer)
         except Exception as error:
             self._on_callback_error(error)
@@ -833,6 +834,23 @@ Moves messages between a socket and a callback; subclasses do the rest.
     def send(self, msg: object, binary: bool | None = None) -> SendStatus:
         """The same as `write_message`."""
         return self.write_message(msg, binary)
+
+    def publish(self, topic: str, msg: object, *, key: str | None = None) -> int:
+        """Send a message to all subscribers of a topic except this client.
+
+        Args:
+            topic: any name; this client does not need to be subscribed.
+            msg: as for `write_message`, also for the errors raised.
+            key: for a topic with history, see `Server.publish`.
+
+        Returns:
+            How many clients accepted it; 0 from a thread other than the loop's; with an
+            engine see `Server.publish`.
+
+        Raises:
+            TypeError, ValueError: See `Server.publish`.
+        """
+        return publish_from(self, topic, msg, key)
 
     cdef object write_any(self, object msg, object binary):
         """See `write_message`; what needs no Python code is sent from here."""

@@ -37,7 +37,7 @@ cdef inline int write_encoded(
 ) except -1:
     """Write it as it is; return whether it was accepted."""
     cdef LoopState loop = member._loop
-    if loop.source is not owner:
+    if member.packing and loop.source is not owner:
         loop.source = owner
         loop.packed = None
     return (
@@ -65,16 +65,22 @@ def fan_out(
     Raises:
         TypeError: A message of a type that cannot be sent.
     """
+    return write_to_all(members, msg, exclude, None, raw)
+
+
+cdef int write_to_all(
+    object members, object msg, object exclude, ConnectionCore sender, bint raw
+) except -1:
+    """See `fan_out`; `sender` does not receive it either."""
     cdef int taken = 0
-    cdef bint as_it_is = raw
     cdef Encoded encoded
     cdef object owner = encode_for_all(msg, &encoded)
     cdef ConnectionCore member
     for client in members:
         member = <ConnectionCore?> client
-        if exclude and member in exclude:
+        if member is sender or (exclude and member in exclude):
             continue
-        if as_it_is:
+        if raw:
             taken += write_encoded(member, owner, &encoded)
         else:
             taken += write_shared(member, msg, owner, &encoded)

@@ -22,6 +22,7 @@ from .connection import (
 )
 from .fan_out import fan_out, fan_out_latest, write_latest
 from .loop import Counters, LoopState
+from .publish import PublishCore
 
 __all__ = [
     "BACKEND",
@@ -31,6 +32,7 @@ __all__ = [
     "Inflater",
     "LoopState",
     "Poller",
+    "PublishCore",
     "Utf8Validator",
     "accept_from",
     "apply_mask",

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from ..constants import MAX_READ, Opcode, SendStatus, State
+from ..constants import MAX_READ, Delivered, Opcode, SendStatus, State
 from ..messages import encode_message
 from ..token_bucket import TokenBucket
 from .codecs import Deflater, apply_mask, build_frame
@@ -455,7 +455,7 @@ class ConnectionCore(_Base):
             if kind is str or kind is bytes:
                 self.write_message(answer)
             # `lambda msg, client: client.write_message(msg)` has answered already.
-            elif kind is not SendStatus:
+            elif kind is not SendStatus and kind is not Delivered:
                 self._answer(answer)
         except Exception as error:
             self._on_callback_error(error)
@@ -500,6 +500,24 @@ class ConnectionCore(_Base):
     def send(self, msg: object, binary: bool | None = None) -> SendStatus:
         """The same as `write_message`."""
         return self.write_message(msg, binary)
+
+    def publish(self, topic: str, msg: object, *, key: str | None = None) -> int:
+        """Send a message to all subscribers of a topic except this client.
+
+        Args:
+            topic: any name; this client does not need to be subscribed.
+            msg: as for `write_message`, also for the errors raised.
+            key: for a topic with history, see `Server.publish`.
+
+        Returns:
+            How many clients accepted it; 0 from a thread other than the loop's; with an
+            engine see `Server.publish`.
+
+        Raises:
+            TypeError, ValueError: See `Server.publish`.
+        """
+        taken: int = self._host.publish(topic, msg, exclude=(self,), key=key)
+        return taken
 
     def _send(self, opcode: int, payload: bytes) -> SendStatus:
         return self._send_from(payload, opcode, payload)

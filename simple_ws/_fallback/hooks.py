@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..constants import SendStatus
 from ..errors import ProtocolError
@@ -18,6 +18,9 @@ class ConnectionHooks(Protocol):
     """
 
     __slots__ = ()
+
+    #: Has `publish`, as `PublishCore` has.
+    _host: Any
 
     def _receive_slow_path(self, data: bytes, start: int, end: int) -> int:
         """Let `protocol` read from data[start:end]; return where it stopped."""

@@ -389,23 +389,6 @@ class Client(ConnectionCore):
         """
         self._host.unsubscribe(topic, self)
 
-    def publish(self, topic: str, msg: object, *, key: str | None = None) -> int:
-        """Send a message to all subscribers of a topic except this client.
-
-        Args:
-            topic: any name; this client does not need to be subscribed.
-            msg: as for `write_message`, also for the errors raised.
-            key: for a topic with history, see `Server.publish`.
-
-        Returns:
-            How many clients accepted it; 0 from a thread other than the loop's; with an
-            engine see `Server.publish`.
-
-        Raises:
-            TypeError, ValueError: See `Server.publish`.
-        """
-        return self._host.publish(topic, msg, exclude=(self,), key=key)
-
     def bind(self, client_id: Any) -> None:
         """Bind this connection to an identity, which can have several connections.
 

@@ -47,12 +47,17 @@ class Group(Generic[T]):
         self._snapshot = _NO_SNAPSHOT
 
     def __iter__(self) -> Iterator[T]:
+        return iter(self.listed())
+
+    def listed(self) -> list[T]:
+        """The members now, as a list that nobody changes; the same one until they
+        change."""
         version, snapshot = self._snapshot
         if version != self._version:
             version = self._version
             snapshot = list(self._members)
             self._snapshot = version, snapshot
-        return iter(snapshot)
+        return snapshot
 
     def __len__(self) -> int:
         return len(self._members)
@@ -65,9 +70,15 @@ class Group(Generic[T]):
 
 
 class Topics(Generic[T]):
-    """Subscriptions, each with a priority; they end by `unsubscribe`."""
+    """Subscriptions, each with a priority; they end by `unsubscribe`.
 
-    def __init__(self) -> None:
+    Args:
+        plain: what others know of the members of topics; the entry of a topic is
+            removed when its members change.
+    """
+
+    def __init__(self, plain: dict[str | None, list[T]] | None = None) -> None:
+        self._plain = {} if plain is None else plain
         self._groups: dict[str, Group[T]] = {}
         self._priorities: dict[tuple[str, T], float] = {}
         # The members by rank, until the members change.
@@ -80,12 +91,14 @@ class Topics(Generic[T]):
         group.add(member)
         self._priorities[topic, member] = priority
         self._ranked.pop(topic, None)
+        self._plain.pop(topic, None)
 
     def unsubscribe(self, topic: str, member: T) -> None:
         """Remove a subscriber; nothing happens when it is not subscribed."""
         if self._priorities.pop((topic, member), None) is None:
             return
         self._ranked.pop(topic, None)
+        self._plain.pop(topic, None)
         group = self._groups[topic]
         group.discard(member)
         if not group:

@@ -259,6 +259,7 @@ class App(Lookup):
         middleware.on_use(self)
         if changes_output(middleware):
             self._filtered = True
+            self._plain.clear()
         self._middlewares.append(middleware)
         return middleware
 

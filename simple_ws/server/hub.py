@@ -59,69 +59,22 @@ class Hub(Membership):
 
     # Sending
 
-    def broadcast(
-        self, msg: object, exclude: Collection[Client] = (), *, local: bool = False
-    ) -> int:
-        """Send a message to every client; return how many accepted it.
+    def _broadcast(self, msg: object, exclude: Collection[Client], local: bool) -> int:
+        """See `broadcast`."""
+        taken = self._send_to(Audience.EVERYBODY, None, msg, exclude, local)
+        if self._engine is None and not (self._filtered or self._strangers):
+            self._remember(None, self.clients.listed())
+        return taken
 
-        A callback may return the result without sending a reply (`Delivered`); the same
-        is true for `publish`, `deliver` and `send_to`.
-
-        From a thread other than the loop's, the message is queued, and 0 is returned.
-        With an engine it goes to the clients of all nodes: here it is sent when it
-        comes back from the engine, and 0 is returned, too.
-
-        Args:
-            msg: str, bytes, dict …, as for `Client.write_message`; encoded once for
-                all.
-            exclude: clients that do not get the message.
-            local: send it to the clients of this process alone.
-
-        Raises:
-            TypeError: The message has a type that `Client.write_message` does not take,
-                or `exclude` is not a collection of clients.
-            ValueError: Text is not valid Unicode, or JSON cannot represent the message.
-            Exception: The first exception of a middleware's `on_send`, raised after the
-                message was sent to all other clients.
-        """
-        return self._send_to(Audience.EVERYBODY, None, msg, exclude, local)
-
-    def publish(
+    def _publish(
         self,
         topic: str,
         msg: object,
-        exclude: Collection[Client] = (),
-        *,
-        local: bool = False,
-        key: str | None = None,
+        exclude: Collection[Client],
+        local: bool,
+        key: str | None,
     ) -> int:
-        """Send a message to all subscribers of a topic; return how many accepted it.
-
-        Args:
-            topic: any name, even one without subscribers.
-            msg: as for `broadcast`, also for the result and the errors raised; it must
-                be one that `Client.write_message` takes where the topic has a history.
-            exclude: clients that do not get the message, unless they join later with
-                `since`.
-            local: send it to subscribers of this process alone, and do not keep it in
-                the history of the topic.
-            key: for a topic with history: if it has a message with this key, nothing is
-                published. Such as the number that a browser gives to a message that it
-                may send again.
-
-        Returns:
-            How many accepted it; with an engine 0, or False where the topic has a
-            history, and too much waits for the engine or the server does not run: then
-            the message is lost.
-
-        Raises:
-            TypeError: The topic is not a str, or the key neither str nor None; or the
-                rule of the topic has a function as `latest`, and what it returned is
-                not hashable.
-            ValueError: There is a key, and the topic has no history; or it is empty, or
-                longer than 256 characters.
-            Exception: What that function raised; nothing was sent then.
-        """
+        """See `publish`."""
         check_topic(topic)
         rule = self._topic_rules.find(topic) if self._topic_rules else None
         kept = rule is not None and rule.history > 0
@@ -130,7 +83,10 @@ class Hub(Membership):
         # Here, with what is published, in any thread: the user's error is raised.
         subject = None if rule is None else subject_of(rule, topic, msg)
         if rule is None or not kept or local:
-            return self._send_to(Audience.TOPIC, topic, msg, exclude, local, subject)
+            taken = self._send_to(Audience.TOPIC, topic, msg, exclude, local, subject)
+            if rule is None:
+                self._remember_plain(topic)
+            return taken
         left_out = _clients_in(exclude)
         reactor = self._other_loop()
         publish = self._histories.publish
@@ -143,6 +99,13 @@ class Hub(Membership):
             anything=False,
         )
         return Delivered(0)
+
+    def _remember_plain(self, topic: str) -> None:
+        """Let the core publish to a topic without a rule, where it may."""
+        if self._engine is not None or self._filtered or self._strangers:
+            return
+        if not self._feeds or topic not in self._feeds:
+            self._remember(topic, self._topics.members(topic).listed())
 
     def history(
         self,

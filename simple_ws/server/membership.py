@@ -17,6 +17,7 @@ from ..cluster.topic_rules import TopicRule, TopicRules
 from ..connection.client import Client
 from ..connection.topics import Group, Identities, Topics
 from ..loop.reactor import Reactor
+from ..speedups import PublishCore
 from .arrivals import Arriving
 from .feeds import Arrival, Feeds
 from .histories import Histories
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Membership", "check_identity", "check_topic"]
 
 
-class Membership:
+class Membership(PublishCore):
     """The open connections of a server, their topics and identities.
 
     Every method may be called from any thread.
@@ -46,8 +47,9 @@ class Membership:
     _histories: Histories
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
         self.clients: Group[Client] = Group()
-        self._topics: Topics[Client] = Topics()
+        self._topics: Topics[Client] = Topics(self._plain)
         # Subscribers who get messages in a form of their own, if there may be any.
         self._feeds: Feeds | None = None
         self._identities: Identities[Client] = Identities()
@@ -257,7 +259,7 @@ class Membership:
                 self._strangers.discard(client)
                 self._histories.joins.resume(client)
             elif client._handler._closed_to_strangers:
-                self._strangers.add(client)
+                self._add_stranger(client)
             if self._presence is not None:
                 self._presence.rebind(client)
 
@@ -296,9 +298,14 @@ class Membership:
     def _add_client(self, client: Client) -> None:
         """A connection opened."""
         if client._handler._closed_to_strangers:
-            self._strangers.add(client)
+            self._add_stranger(client)
         self.clients.add(client)
+        self._plain.pop(None, None)
         client._handler.clients.add(client)
+
+    def _add_stranger(self, client: Client) -> None:
+        self._strangers.add(client)
+        self._plain.clear()
 
     def _remove_client(self, client: Client) -> None:
         """A connection ended."""
@@ -308,6 +315,7 @@ class Membership:
         self._payloads.pop(client, None)
         self._strangers.discard(client)
         self.clients.discard(client)
+        self._plain.pop(None, None)
         client._handler.clients.discard(client)
 
     def _note_drained(self, client: Client) -> None:
@@ -337,6 +345,7 @@ class Membership:
         of itself, too."""
         assert self._feeds is not None
         self._feeds.add(topic, client)
+        self._plain.pop(topic, None)
         if self._presence is not None:
             rule = self._topic_rules.find(topic)
             if rule is not None and rule.presence:
