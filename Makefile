@@ -33,6 +33,7 @@ endef
 
 # What tests run in Node. Without it, and where nothing can be installed, they are skipped.
 NODE_TESTS := tests/live/node_modules/.stamp
+PYRIGHT := tests/typing/node_modules/.stamp
 
 .PHONY: help run test lint types docs conformance browser bench wheels sanitize fuzz \
 	soak chaos clean
@@ -53,8 +54,9 @@ lint: $(VENV)/.stamp-dev ## check style
 	$(BIN)/ruff format --check .
 	PATH="$(BIN):$$PATH" $(BIN)/cython-lint $(CYTHON)
 
-types: $(VENV)/.stamp-dev ## check types, and the extension against its stub
+types: $(VENV)/.stamp-dev $(PYRIGHT) ## check types, also of the documentation
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_types.py
 	@if [ -e "$(SPEEDUPS)" ]; \
 	then PYTHONPATH=. $(BIN)/stubtest simple_ws._speedups; \
 	else echo "== stubtest left out: the extension is not built"; fi
@@ -93,7 +95,7 @@ chaos: $(VENV)/.stamp ## several nodes for minutes, and every 20 s something fai
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz .typing docs/_build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -rf tests/live/node_modules
+	rm -rf tests/live/node_modules tests/typing/node_modules
 	rm -f simple_ws/_speedups.c simple_ws/_speedups.html simple_ws/_speedups*.so
 	find simple_ws tests benchmarks scripts -name __pycache__ -prune -exec rm -r {} +
 
@@ -116,3 +118,6 @@ $(VENV)/.stamp-%: $(VENV)/.stamp
 # No lock file: it would name the registry of whoever made it.
 $(NODE_TESTS): tests/live/package.json
 	@scripts/install_node_tests.sh tests/live
+
+$(PYRIGHT): tests/typing/package.json
+	@scripts/install_node_tests.sh tests/typing

@@ -10,55 +10,55 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from simple_ws import Response, Server, WebSocket
+from simple_ws import Client, Request, Response, Server, WebSocket
 
 STROKE, CLEAR = '{"type":"stroke",', '{"type":"clear"}'  # as index.html writes them
 
 
 class WSHandler(WebSocket):
     board = secrets.token_hex(4)  # so that pages notice when a new drawing was started
-    strokes = deque(maxlen=1000)  # the drawing so far, for newcomers
+    strokes: deque[str] = deque(maxlen=1000)  # the drawing so far, for newcomers
 
-    def on_open(self, client):
+    def on_open(self, client: Client) -> None:
         print("Client connected!")
         drawing = {"board": self.board, "strokes": list(self.strokes)}
         client.write_message({"type": "welcome", **drawing})
         self.count_people()
 
-    def on_message(self, msg, target_client):
+    def on_message(self, msg: str | bytes, client: Client) -> None:
         if msg == CLEAR:
             self.strokes.clear()
         elif isinstance(msg, str) and msg.startswith(STROKE):
             self.strokes.append(msg)
         self.send_to_all(msg)
 
-    def on_close(self, client):
+    def on_close(self, client: Client) -> None:
         print("Client left...")
         self.count_people()
 
-    def on_ping(self, client):
+    def on_ping(self, client: Client) -> None:
         print("Ping...")
 
-    def on_pong(self, client):
+    def on_pong(self, client: Client) -> None:
         print("... pong!")
 
-    def count_people(self):
+    def count_people(self) -> None:
         count = sum(client.is_open() for client in self.clients)
         self.send_to_all({"type": "people", "count": count})
 
-    def send_to_all(self, msg):
+    def send_to_all(self, msg: object) -> None:
         for client in self.clients:
             if client.is_open():
                 client.write_message(msg)
 
 
-def page(request):
+def page(request: Request) -> Response:
     """Serve the page, and no other file of this folder."""
     text = Path(__file__).with_name("index.html").read_text(encoding="utf-8")
     return Response(200, text, {"Content-Type": "text/html; charset=utf-8"})
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description="A shared drawing board.")
     parser.add_argument("--host", default="", help="where to listen (everywhere)")
     parser.add_argument("--port", type=int, default=8080, help="on which port (8080)")

@@ -10,9 +10,10 @@ import itertools
 import secrets
 import time
 from pathlib import Path
+from typing import Any, cast
 
 from simple_ws import Server
-from simple_ws.live import Connected, LiveError
+from simple_ws.live import Connected, ConnectRequest, LiveClient, LiveError
 
 COLUMNS = {"todo": "To do", "doing": "Doing", "done": "Done", "bin": "the bin"}
 
@@ -24,27 +25,29 @@ server = Server(args.host, args.port, origins=["same", None])
 server.topic("board:*", history=200, keep=3600, presence=True)
 server.topic("news", history=5, keep=600)
 admin_key = secrets.token_urlsafe(9)
-boards = {}  # by name: its cards, by id
+boards: dict[str, dict[int, Any]] = {}  # by name: its cards, by id
 keys = {"Admin": admin_key}  # by name of a person: a secret of its browser
 numbers = itertools.count(1)  # of all that happens: pages see which is newer
 
 
-def text_of(data, field, limit):
+def text_of(data: Any, field: str, limit: int) -> str:
     """A text that a client has sent; it may have sent anything."""
-    text = data.get(field) if isinstance(data, dict) else None
+    fields = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+    text = fields.get(field)
     if not isinstance(text, str) or not 0 < len(text.strip()) <= limit:
         raise LiveError(400, f"{field} must be a text of 1 to {limit} characters")
     return text.strip()
 
 
-def on_connect(client, request):
-    if isinstance(request.data, dict) and "admin" in request.data:
-        key = text_of(request.data, "admin", 99)
+def on_connect(client: LiveClient, request: ConnectRequest) -> Connected:
+    data: Any = request.data
+    if isinstance(data, dict) and "admin" in data:
+        key = text_of(data, "admin", 99)
         if not secrets.compare_digest(key.encode(), admin_key.encode()):
             raise LiveError(401, "this is not the key that the program has printed")
         client.session["admin"] = True
         return Connected(topics=["news", "admin"])
-    name, key = text_of(request.data, "name", 24), text_of(request.data, "key", 64)
+    name, key = text_of(data, "name", 24), text_of(data, "key", 64)
     for gone in keys.keys() - {"Admin", *server.online()}:
         del keys[gone]
     if keys.setdefault(name, key) != key:
@@ -52,13 +55,13 @@ def on_connect(client, request):
     return Connected(user=name, topics=["news"])
 
 
-def authorize(client, action, topic):
+def authorize(client: LiveClient, action: str, topic: str) -> bool:
     if action == "call":
         return ("admin" in client.session) is (topic in {"close", "announce"})
     return topic.startswith("board:") and action in {"subscribe", "presence"}
 
 
-def on_subscribe(client, topic, data):
+def on_subscribe(client: LiveClient, topic: str, data: Any) -> dict[str, Any]:
     """What a page begins with: the cards, and what was said and done last."""
     if len(topic) > 40:
         raise LiveError(400, "the name of a board has at most 34 characters")
@@ -71,15 +74,21 @@ def on_subscribe(client, topic, data):
     return {"cards": cards, "log": log, "number": next(numbers)}
 
 
-hooks = {"authorize": authorize, "on_connect": on_connect, "on_subscribe": on_subscribe}
-live = server.live("/live", **hooks, command_rate=(20, 60), max_size=8192)
+live = server.live(
+    "/live",
+    authorize=authorize,
+    on_connect=on_connect,
+    on_subscribe=on_subscribe,
+    command_rate=(20, 60),
+    max_size=8192,
+)
 
 
-def event(by, text, **more):
+def event(by: Any, text: str, **more: Any) -> dict[str, Any]:
     return {"number": next(numbers), "at": time.time(), "by": by, "text": text, **more}
 
 
-def board_of(client, data):
+def board_of(client: LiveClient, data: Any) -> Any:
     """The topic of a board that the client is on, and its cards."""
     topic = text_of(data, "board", 40)
     if topic not in boards or topic not in client.topics:
@@ -88,7 +97,7 @@ def board_of(client, data):
 
 
 @live.method
-def put(client, data):
+def put(client: LiveClient, data: Any) -> None:
     """Add a card (it has no id yet), change it, or move it; the bin removes it."""
     topic, cards = board_of(client, data)
     text, column = text_of(data, "text", 200), text_of(data, "column", 10)
@@ -110,7 +119,7 @@ def put(client, data):
 
 
 @live.method
-def say(client, data):
+def say(client: LiveClient, data: Any) -> None:
     """Something to everybody on the board, or to one person alone."""
     (topic, _), to = board_of(client, data), data.get("to") and text_of(data, "to", 24)
     message = event(client.client_id, text_of(data, "text", 500), said=True, to=to)
@@ -123,12 +132,12 @@ def say(client, data):
 
 
 @live.method
-def announce(client, data):
+def announce(client: LiveClient, data: Any) -> None:
     server.publish("news", event("Admin", text_of(data, "text", 500), said=True))
 
 
 @live.method
-def close(client, data):
+def close(client: LiveClient, data: Any) -> None:
     topic = text_of(data, "board", 40)
     if boards.pop(topic, None) is not None:
         server.publish(topic, event("Admin", "closed this board"))
@@ -136,7 +145,7 @@ def close(client, data):
             member.unsubscribe(topic)
 
 
-def report():
+def report() -> None:
     """Who is where, for the admin page."""
     server.publish("admin", {name: sorted(server.present(name)) for name in boards})
 

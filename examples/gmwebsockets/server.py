@@ -16,9 +16,11 @@ browsers answer these pings automatically. /status returns the number of connect
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from simple_ws import JSONMessages, Server, WebSocket
+from simple_ws import Client, JSONMessages, Request, Server, WebSocket
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -47,13 +49,14 @@ BOUND = "bound"  # the topic of all sockets with an identity
 MOST_GROUPS = 50  # of one client
 MOST_VALUES = 20  # of one session
 
-COMMANDS = {}
+Command = Callable[[Client, Any], Any]
+COMMANDS: dict[str, Command] = {}
 
 
-def command(name):
+def command(name: str) -> Callable[[Command], Command]:
     """Call the decorated function for messages of this type."""
 
-    def note(function):
+    def note(function: Command) -> Command:
         COMMANDS[name] = function
         return function
 
@@ -67,33 +70,35 @@ class Mistake(Exception):
 class GMWebSocket(WebSocket):
     authenticates = True  # unbound clients are closed after `auth_timeout`
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.sockets = {}  # by their numbers
+        self.sockets: dict[int, Client] = {}  # by their numbers
 
-    def on_open(self, socket):
-        self.sockets[socket.id] = socket
+    def on_open(self, client: Client) -> None:
+        self.sockets[client.id] = client
 
-    def on_close(self, socket):
-        del self.sockets[socket.id]  # it has already left its identity and its groups
+    def on_close(self, client: Client) -> None:
+        del self.sockets[client.id]  # it has already left its identity and its groups
 
-    def on_message(self, msg, socket):
+    def on_message(self, msg: Any, client: Client) -> Any:
         match msg:
+            case {"type": str(name), "data": {**fields}} if name in COMMANDS:
+                data = fields
             case {"type": str(name)} if name in COMMANDS:
-                data = msg.get("data")
+                data = {}
             case _:
                 return {"type": "not match"}
         try:
-            return COMMANDS[name](socket, data if isinstance(data, dict) else {})
+            return COMMANDS[name](client, data)
         except Mistake as mistake:
             return answer("error", {"type": name, "message": str(mistake)})
 
 
-def answer(kind, data):
+def answer(kind: Any, data: Any) -> dict[str, Any]:
     return {"type": kind, "data": data}
 
 
-def name_in(data, field):
+def name_in(data: Any, field: Any) -> Any:
     """A name or a number from `data`."""
     value = data.get(field)
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -101,7 +106,7 @@ def name_in(data, field):
     return value
 
 
-def message_in(data, socket):
+def message_in(data: Any, socket: Client) -> Any:
     """The message that the receivers get."""
     if "message" not in data:
         raise Mistake("data needs a message")
@@ -109,12 +114,12 @@ def message_in(data, socket):
     return answer("message", {**sender, "message": data["message"]})
 
 
-def group_in(data):
+def group_in(data: Any) -> str:
     """The topic of a group; 1 and "1" are one group."""
     return f"group {name_in(data, 'group_id')}"
 
 
-def sockets_of(socket):
+def sockets_of(socket: Client) -> list[Any]:
     """All sockets of the client that this socket belongs to."""
     if socket.client_id is None:
         raise Mistake("bind first")
@@ -122,47 +127,47 @@ def sockets_of(socket):
 
 
 @command("ping")
-def ping(socket, data):
+def ping(socket: Client, data: Any) -> dict[str, Any]:
     return {"type": "pong"}
 
 
 @command("pong")
-def pong(socket, data):
+def pong(socket: Client, data: Any) -> None:
     """Any message is a sign of life, so there is nothing to do."""
 
 
 @command("bind")
-def bind(socket, data):
+def bind(socket: Client, data: Any) -> Any:
     socket.bind(name_in(data, "client_id"))
     socket.subscribe(BOUND)
     return answer("bind", {"client_id": socket.client_id, "socket_id": socket.id})
 
 
 @command("send_to_all")
-def send_to_all(socket, data):
+def send_to_all(socket: Client, data: Any) -> None:
     server.broadcast(message_in(data, socket))
 
 
 @command("send_to_all_clients")
-def send_to_all_clients(socket, data):
+def send_to_all_clients(socket: Client, data: Any) -> None:
     server.publish(BOUND, message_in(data, socket))
 
 
 @command("send_to_socket")
-def send_to_socket(socket, data):
+def send_to_socket(socket: Client, data: Any) -> None:
     other = gm.sockets.get(name_in(data, "socket_id"))
     if other is None or not other.write_message(message_in(data, socket)):
         raise Mistake(f"socket {data['socket_id']} is not online")
 
 
 @command("send_to_client")
-def send_to_client(socket, data):
+def send_to_client(socket: Client, data: Any) -> None:
     if not server.send_to(name_in(data, "client_id"), message_in(data, socket)):
         raise Mistake(f"client {data['client_id']} is not online")
 
 
 @command("join")
-def join_group(socket, data):
+def join_group(socket: Client, data: Any) -> Any:
     group = group_in(data)
     for each in sockets_of(socket):
         if len(each.topics) > MOST_GROUPS:
@@ -172,7 +177,7 @@ def join_group(socket, data):
 
 
 @command("leave")
-def leave_group(socket, data):
+def leave_group(socket: Client, data: Any) -> Any:
     group = group_in(data)
     for each in sockets_of(socket):
         each.unsubscribe(group)
@@ -180,38 +185,38 @@ def leave_group(socket, data):
 
 
 @command("send_to_group")
-def send_to_group(socket, data):
+def send_to_group(socket: Client, data: Any) -> None:
     server.publish(group_in(data), message_in(data, socket))
 
 
 @command("count")
-def count_group(socket, data):
+def count_group(socket: Client, data: Any) -> Any:
     # Clients, not sockets, which server.count() would count.
     clients = {member.client_id for member in server.members(group_in(data))}
     return answer("count", {"group_id": data["group_id"], "count": len(clients)})
 
 
 @command("is_socket_id_online")
-def is_socket_id_online(socket, data):
+def is_socket_id_online(socket: Client, data: Any) -> Any:
     socket_id = name_in(data, "socket_id")
     return answer("online", {"socket_id": socket_id, "online": socket_id in gm.sockets})
 
 
 @command("is_client_id_online")
-def is_client_id_online(socket, data):
+def is_client_id_online(socket: Client, data: Any) -> Any:
     client_id = name_in(data, "client_id")
     is_online = server.is_online(client_id)
     return answer("online", {"client_id": client_id, "online": is_online})
 
 
 @command("set_session")
-def set_session(socket, data):
+def set_session(socket: Client, data: Any) -> Any:
     socket.session = {}
     return update_session(socket, data)
 
 
 @command("update_session")
-def update_session(socket, data):
+def update_session(socket: Client, data: Any) -> Any:
     session = {**socket.session, **data}
     if len(session) > MOST_VALUES:
         raise Mistake(f"a session holds {MOST_VALUES} values")
@@ -220,7 +225,7 @@ def update_session(socket, data):
 
 
 @command("get_session")
-def get_session(socket, data):
+def get_session(socket: Client, data: Any) -> Any:
     return answer("session", socket.session)
 
 
@@ -228,11 +233,11 @@ def get_session(socket, data):
 
 
 @server.http("/status")
-def status(request):
+def status(request: Request) -> dict[str, Any]:
     return {"online_num": len(server.clients)}
 
 
-def show_status():
+def show_status() -> None:
     server.broadcast(answer("status", {"online_num": len(server.clients)}))
 
 

@@ -15,7 +15,7 @@ import asyncio
 import signal
 import time
 
-from simple_ws import Server, WebSocket
+from simple_ws import Client, Server, WebSocket
 
 parser = argparse.ArgumentParser(description="A server inside asyncio.")
 parser.add_argument("port", nargs="?", type=int, default=8080)
@@ -24,21 +24,21 @@ args = parser.parse_args()
 
 
 class Sleeper(WebSocket):
-    async def on_message(self, msg, client):
+    async def on_message(self, msg: str, client: Client) -> str:
         await asyncio.sleep(min(float(msg), 10))
         return f"slept {msg} s"
 
-    def on_error(self, error, client):
+    def on_error(self, error: Exception, client: Client) -> None:
         client.close(1007, "say how many seconds")
 
 
-async def tell_time(server):
+async def tell_time(server: Server) -> None:
     while True:
         await asyncio.sleep(args.seconds)
         server.broadcast(time.strftime("it is %X"))
 
 
-async def main():
+async def main() -> None:
     server = Server("127.0.0.1", args.port)
     server.mount("/", Sleeper())
     server.attach()

@@ -15,8 +15,9 @@ between two steps. All clients are sent the world 20 times per second.
 import argparse
 import signal
 import time
+from typing import Any
 
-from simple_ws import JSONMessages, Server, WebSocket
+from simple_ws import Client, JSONMessages, Server, WebSocket
 
 STEP = 1 / 60
 STEPS_PER_VIEW = 3
@@ -30,28 +31,28 @@ args = parser.parse_args()
 
 
 class Ball:
-    def __init__(self, speed):
+    def __init__(self, speed: Any) -> None:
         self.height, self.speed = 0.0, speed
 
-    def step(self):
+    def step(self) -> None:
         self.height += self.speed * STEP
         self.speed -= GRAVITY * STEP
 
 
 class World(WebSocket):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.balls = []
+        self.balls: list[Ball] = []
         self.steps = 0
 
-    def on_message(self, msg, client):
+    def on_message(self, msg: Any, client: Client) -> None:
         match msg:
             case {"throw": int() | float() as speed} if 0 < speed < 100:
                 self.balls.append(Ball(speed))
             case _:
                 client.close(1008, "that is no throw")
 
-    def step(self):
+    def step(self) -> None:
         self.steps += 1
         for ball in self.balls:
             ball.step()
@@ -70,7 +71,7 @@ print(f"Listening on ws://127.0.0.1:{server.port}/", flush=True)
 playing = True
 
 
-def end_game(number, frame):
+def end_game(number: Any, frame: Any) -> None:
     global playing
     playing = False
 

@@ -24,7 +24,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from simple_ws import Server, WebSocket
+from simple_ws import Client, Server, WebSocket
 
 parser = argparse.ArgumentParser(description="A server in a Qt window.")
 parser.add_argument("port", nargs="?", type=int, default=8080)
@@ -32,7 +32,7 @@ args = parser.parse_args()
 
 
 class Window(WebSocket):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.widget = QWidget(windowTitle="simple_ws")
         self.count = QLabel("nobody is here")
@@ -43,16 +43,16 @@ class Window(WebSocket):
         for part in (self.count, self.lines, self.entry):
             layout.addWidget(part)
 
-    def on_open(self, client):
+    def on_open(self, client: Client) -> None:
         self.count.setText(f"{len(self.clients)} here")
 
     on_close = on_open
 
-    def on_message(self, msg, client):
+    def on_message(self, msg: str, client: Client) -> None:
         self.lines.addItem(f"{client.address[0]}: {msg}")
         self.lines.scrollToBottom()
 
-    def send(self):
+    def send(self) -> None:
         self.server.broadcast(self.entry.text())
         self.entry.clear()
 
@@ -65,7 +65,7 @@ server.listen()
 print(f"Listening on ws://127.0.0.1:{server.port}/", flush=True)
 
 
-def turn():
+def turn() -> None:
     if not server.poll():
         app.quit()
 

@@ -13,7 +13,7 @@ clients send. The end of the input (Ctrl-D), or Ctrl-C, ends it. In a browser (F
 import argparse
 import sys
 
-from simple_ws import Server, WebSocket
+from simple_ws import Client, Server, WebSocket
 
 parser = argparse.ArgumentParser(description="A server in a thread.")
 parser.add_argument("port", nargs="?", type=int, default=8080)
@@ -23,7 +23,7 @@ args = parser.parse_args()
 class Printer(WebSocket):
     """Its callbacks run in the server's thread."""
 
-    def on_message(self, msg, client):
+    def on_message(self, msg: str | bytes, client: Client) -> None:
         print(f"{client.address[0]}: {msg!r}", flush=True)
 
 

@@ -15,8 +15,9 @@ the server.
 import argparse
 import signal
 import tkinter
+from typing import Any
 
-from simple_ws import Server, WebSocket
+from simple_ws import Client, Server, WebSocket
 
 parser = argparse.ArgumentParser(description="A server in a Tk window.")
 parser.add_argument("port", nargs="?", type=int, default=8080)
@@ -24,7 +25,7 @@ args = parser.parse_args()
 
 
 class Window(WebSocket):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.root = tkinter.Tk()
         self.root.title("simple_ws")
@@ -36,16 +37,16 @@ class Window(WebSocket):
         self.entry.pack(fill="x")
         self.entry.bind("<Return>", self.send)
 
-    def on_open(self, client):
+    def on_open(self, client: Client) -> None:
         self.count["text"] = f"{len(self.clients)} here"
 
     on_close = on_open
 
-    def on_message(self, msg, client):
+    def on_message(self, msg: str, client: Client) -> None:
         self.lines.insert("end", f"{client.address[0]}: {msg}")
         self.lines.see("end")
 
-    def send(self, event):
+    def send(self, event: Any) -> None:
         self.server.broadcast(self.entry.get())
         self.entry.delete(0, "end")
 
@@ -57,7 +58,7 @@ server.listen()
 print(f"Listening on ws://127.0.0.1:{server.port}/", flush=True)
 
 
-def turn():
+def turn() -> None:
     """Do the work that is ready, and poll again in a hundredth of a second."""
     if server.poll():
         window.root.after(10, turn)

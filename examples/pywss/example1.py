@@ -13,8 +13,9 @@ and paste this into the console of a browser (F12):
 
 import argparse
 import json
+from typing import Any
 
-from simple_ws import Middleware, Server
+from simple_ws import Client, Middleware, Server
 
 parser = argparse.ArgumentParser(description="Echo with a suffix.")
 parser.add_argument("port", nargs="?", type=int, default=8866)
@@ -29,12 +30,12 @@ class JSONAnswers(Middleware):
     Without it text is sent as it is.
     """
 
-    def on_send(self, msg, client):
+    def on_send(self, msg: str, client: Client) -> Any:
         return json.dumps(msg)
 
 
 @server.route("/test/example/1")
-def example_1(msg, client):
+def example_1(msg: str, client: Client) -> str:
     return f"{msg} - data from pywss"
 
 

@@ -12,7 +12,7 @@ and paste this into the console of a browser (F12):
 
 import argparse
 
-from simple_ws import JSONMessages, Radio, Server
+from simple_ws import Client, JSONMessages, Radio, Server
 
 parser = argparse.ArgumentParser(description="Broadcasts on a timer.")
 parser.add_argument("port", nargs="?", type=int, default=8866)
@@ -22,13 +22,13 @@ args = parser.parse_args()
 server = Server("127.0.0.1", args.port)
 
 
-def programme():
+def programme() -> str:
     """Called for each broadcast; returning None would skip it."""
     return "Hello, Welcome To Pywss-Radio"
 
 
 @server.route("/test/example/2")
-def example_2(msg, client):
+def example_2(msg: object, client: Client) -> None:
     """Nothing to do: these clients only listen."""
 
 

@@ -19,8 +19,15 @@ A client that sends something else first, or nothing within the timeout, is clos
 """
 
 import argparse
+from typing import Any
 
-from simple_ws import AuthenticationError, FirstMessageAuth, JSONMessages, Server
+from simple_ws import (
+    AuthenticationError,
+    Client,
+    FirstMessageAuth,
+    JSONMessages,
+    Server,
+)
 
 parser = argparse.ArgumentParser(description="Authentication by the first message.")
 parser.add_argument("port", nargs="?", type=int, default=8866)
@@ -30,16 +37,18 @@ args = parser.parse_args()
 server = Server("127.0.0.1", args.port, auth_timeout=args.auth_timeout)
 
 
-def check(msg):
+def check(msg: Any) -> str:
     """Return the sender of this first message; a real check would verify a password."""
-    if isinstance(msg, dict) and "name" in msg:
-        return str(msg["name"])
-    # The text goes to the log. The client only learns that it failed.
-    raise AuthenticationError("the first message has no name")
+    match msg:
+        case {"name": name}:
+            return str(name)
+        case _:
+            # The text goes to the log. The client only learns that it failed.
+            raise AuthenticationError("the first message has no name")
 
 
 @server.route("/test/example/3")
-def example_3(msg, client):
+def example_3(msg: Any, client: Client) -> str:
     """Only clients that check() has accepted get here."""
     return f"{client.client_id} said: {msg}"
 

@@ -12,8 +12,9 @@ and paste this into the console of a browser (F12):
 """
 
 import argparse
+from typing import Any
 
-from simple_ws import JSONMessages, Middleware, Server
+from simple_ws import Client, JSONMessages, Middleware, Server
 
 parser = argparse.ArgumentParser(description="Middleware that prepares messages.")
 parser.add_argument("port", nargs="?", type=int, default=8866)
@@ -25,19 +26,21 @@ server = Server("127.0.0.1", args.port)
 class Tidy(Middleware):
     """Accepts only objects, and strips spaces around their texts."""
 
-    def on_message(self, msg, client):
-        if not isinstance(msg, dict):
-            client.write_message({"error": "an object is needed"})
-            return self.STOP  # the handler is not called
-        return {
-            name: value.strip() if isinstance(value, str) else value
-            for name, value in msg.items()
-        }
+    def on_message(self, msg: Any, client: Client) -> Any:
+        match msg:
+            case {**fields}:
+                return {
+                    name: value.strip() if isinstance(value, str) else value
+                    for name, value in fields.items()
+                }
+            case _:
+                client.write_message({"error": "an object is needed"})
+                return self.STOP  # the handler is not called
 
 
 @server.route("/test/example/4")
-def example_4(msg, client):
-    print(type(msg), flush=True)
+def example_4(msg: Any, client: Client) -> dict[str, Any]:
+    print(msg.__class__, flush=True)
     return {"type": type(msg).__name__, "data": msg}
 
 

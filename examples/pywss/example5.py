@@ -16,9 +16,11 @@ receiver; one user can have several windows open, and sees everything in each:
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from simple_ws import (
     AuthenticationError,
+    Client,
     FirstMessageAuth,
     JSONMessages,
     Server,
@@ -35,18 +37,19 @@ args = parser.parse_args()
 server = Server("127.0.0.1", args.port, auth_timeout=args.auth_timeout)
 
 
-def check(msg):
+def check(msg: Any) -> str:
     """Return the name in a first message; a real check would verify a password."""
-    name = msg.get("name") if isinstance(msg, dict) else None
-    if not isinstance(name, str) or not 0 < len(name.strip()) <= 40:
-        raise AuthenticationError("the first message has no good name")
-    return name.strip()
+    match msg:
+        case {"name": str(name)} if 0 < len(name.strip()) <= 40:
+            return name.strip()
+        case _:
+            raise AuthenticationError("the first message has no good name")
 
 
 class Entrance(FirstMessageAuth):
     """Tells all clients when somebody has joined."""
 
-    def on_first_message(self, msg, client):
+    def on_first_message(self, msg: Any, client: Client) -> Any:
         stop = super().on_first_message(msg, client)  # calls check() and client.bind()
         client.subscribe("everybody")
         tell_who_is_online()
@@ -54,13 +57,14 @@ class Entrance(FirstMessageAuth):
 
 
 class Chat(WebSocket):
-    def on_message(self, msg, client):
+    def on_message(self, msg: Any, client: Client) -> Any:
         match msg:
             case {"to": str(to), "text": str(text)}:
                 return self.pass_on(client.client_id, to, text)
-        return {"error": "a message needs a 'to' and a 'text'"}
+            case _:
+                return {"error": "a message needs a 'to' and a 'text'"}
 
-    def pass_on(self, sender, to, text):
+    def pass_on(self, sender: str, to: str, text: str) -> dict[str, str] | None:
         message = {"from": sender, "to": to, "text": text}
         if not server.send_to(to, message):  # to how many connections
             return {"error": f"{to} is not online"}
@@ -68,12 +72,12 @@ class Chat(WebSocket):
             server.send_to(sender, message)
         return None
 
-    def on_close(self, client):
+    def on_close(self, client: Client) -> None:
         # Identity and subscriptions have ended before this is called.
         tell_who_is_online()
 
 
-def tell_who_is_online():
+def tell_who_is_online() -> None:
     # The whole list each time: for dozens of users. docs/howto/chat.md, for hundreds,
     # sends only who joined or left.
     server.publish("everybody", {"online": sorted(server.online())})

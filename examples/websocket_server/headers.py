@@ -9,7 +9,7 @@ prints and ask for `User-Agent`, `Cookie` or `Origin`:
 import argparse
 from pathlib import Path
 
-from simple_ws import Server
+from simple_ws import Client, Server
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -21,7 +21,7 @@ server = Server("127.0.0.1", args.port)
 
 
 @server.route("/headers")
-def headers(msg, client):
+def headers(msg: str, client: Client) -> str:
     # Header names are case-insensitive; a header may have several values.
     values = client.headers.get_all(msg)
     return ", ".join(values) if values else f"There is no header {msg!r}"

@@ -13,8 +13,9 @@ left.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from simple_ws import Server, WebSocket
+from simple_ws import Client, Server, WebSocket
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -25,23 +26,23 @@ args = parser.parse_args()
 server = Server("127.0.0.1", args.port)
 
 
-def topic_of(source):
+def topic_of(source: Any) -> str:
     """The topic whose subscribers listen to a source."""
     return f"source {source}"
 
 
 class Notify(WebSocket):
-    def on_open(self, client):
+    def on_open(self, client: Client) -> None:
         client.write_message(f"this is the event source {client.id}")
 
-    def on_message(self, msg, client):
+    def on_message(self, msg: str, client: Client) -> str:
         event = f"Source {client.id}: {msg}"
         listener = server.deliver(topic_of(client.id), event)
         if listener is None:
             return "nobody listens"
         return f"listener {listener.id} has it"
 
-    def on_close(self, client):
+    def on_close(self, client: Client) -> None:
         topic = topic_of(client.id)
         for listener in server.members(topic):
             listener.write_message(f"event source {client.id} has left")
@@ -49,7 +50,7 @@ class Notify(WebSocket):
 
 
 class Listen(WebSocket):
-    def on_message(self, msg, client):
+    def on_message(self, msg: str, client: Client) -> str:
         try:
             source, priority = map(int, msg.split())
         except ValueError:

@@ -9,8 +9,9 @@ the address it prints:
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from simple_ws import Client, Response, Server, WebSocket
+from simple_ws import Client, Request, Response, Server, WebSocket
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -26,39 +27,37 @@ class Reverser(Client):
 
     said = 0
 
-    def reverse(self, text):
+    def reverse(self, text: str) -> str:
         self.said += 1
         return ".".join(text[::-1])
 
 
-class Reverse(WebSocket):
+class Reverse(WebSocket[Reverser]):
     """One object for all connections of its path."""
 
-    client_class = Reverser
-
-    def on_open(self, client):
+    def on_open(self, client: Reverser) -> None:
         print(f"Connection ({client.id}) open", flush=True)
 
-    def on_message(self, msg, client):
+    def on_message(self, msg: str | bytes, client: Reverser) -> str | None:
         if isinstance(msg, bytes):
             client.close(1003, "only text can be reversed here")
             return None
         return client.reverse(msg)
 
-    def on_close(self, client):
+    def on_close(self, client: Reverser) -> None:
         print(f"Connection ({client.id}) closed after {client.said} texts", flush=True)
 
 
 class AskedReverse(Reverse):
     """The validator as code: it sees the whole request."""
 
-    def on_request(self, request):
+    def on_request(self, request: Request) -> Response | None:
         print(f"The origin is: {request.origin!r}", flush=True)
         if not self.origin_validator(request.origin):
             return Response(403, "Pages from there may not connect.\n")
         return None  # accept
 
-    def origin_validator(self, origin):
+    def origin_validator(self, origin: Any) -> Any:
         return origin is None or origin.startswith("http://127.0.0.1:")
 
 

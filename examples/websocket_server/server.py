@@ -11,8 +11,9 @@ A message goes to all clients; `@3 hello` goes only to client 3.
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
-from simple_ws import Server, WebSocket
+from simple_ws import Client, Server, WebSocket
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -23,18 +24,18 @@ args = parser.parse_args()
 server = Server("127.0.0.1", args.port)
 
 
-def new_client(client):
+def new_client(client: Client) -> None:
     print(f"New client connected and was given id {client.id}", flush=True)
     client.write_message(f"You are client {client.id}")
     server.broadcast("Hey all, a new client has joined us")
 
 
-def client_left(client):
+def client_left(client: Client) -> None:
     print(f"Client({client.id}) disconnected: {client.close_cause}", flush=True)
     server.broadcast(f"Client {client.id} has left us")
 
 
-def message_received(msg, client):
+def message_received(msg: str, client: Client) -> Any:
     print(f"Client({client.id}) from {client.origin} said: {msg[:200]!r}", flush=True)
     private = re.fullmatch(r"@(\d+) (.+)", str(msg), re.DOTALL)
     if private is None:
@@ -50,9 +51,10 @@ def message_received(msg, client):
 # A handler is an object: its callbacks are set one by one, or written as methods of a
 # subclass of WebSocket.
 handler = WebSocket()
-handler.on_open = new_client
-handler.on_close = client_left
-handler.on_message = message_received
+# In the place of methods, which mypy allows to nobody.
+handler.on_open = new_client  # type: ignore[method-assign]
+handler.on_close = client_left  # type: ignore[method-assign]
+handler.on_message = message_received  # type: ignore[method-assign]
 
 server.mount("*", handler)  # on every path
 server.static("/", FOLDER / "pages")

@@ -13,7 +13,7 @@ from simple_ws.aio import connect
 url = sys.argv[1] if len(sys.argv) > 1 else "ws://localhost:5000/nowtime"
 
 
-async def hello():
+async def hello() -> None:
     async with connect(url) as ws:
         count = 0
         async for message in ws:

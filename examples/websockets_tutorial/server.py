@@ -12,8 +12,10 @@ sends {"event": "close"}, or just disconnects.
 
 import argparse
 from datetime import UTC, datetime
+from typing import Any
 
-from simple_ws import JSONMessages, Server, WebSocket
+from simple_ws import Client, JSONMessages, Server, WebSocket
+from simple_ws.schedule import Job
 
 ROOMS = ["/nowtime"]
 
@@ -25,11 +27,11 @@ args = parser.parse_args()
 server = Server("127.0.0.1", args.port)
 
 
-def event(name, data):
+def event(name: str, data: Any) -> dict[str, Any]:
     return {"status": 200, "event": name, "data": data}
 
 
-def now():
+def now() -> dict[str, Any]:
     time = datetime.now(UTC).replace(tzinfo=None)
     return event("nowtime", f"{time.isoformat()}Z")
 
@@ -37,12 +39,12 @@ def now():
 class Room(WebSocket):
     """The room of one path, which is also the name of its topic."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
-        self.timer = None
+        self.timer: Job | None = None
 
-    def on_open(self, client):
+    def on_open(self, client: Client) -> None:
         client.subscribe(self.path)
         client.write_message(event("notification", "Welcom"))
         client.write_message(now())  # a newcomer gets the time at once
@@ -50,15 +52,18 @@ class Room(WebSocket):
             print(f"{self.path}: somebody is here, the clock runs", flush=True)
             self.timer = server.every(args.seconds, self.send_time)
 
-    def send_time(self):
+    def send_time(self) -> None:
         server.publish(self.path, now())
 
-    def on_message(self, msg, client):
-        if isinstance(msg, dict) and msg.get("event") == "close":
-            client.write_message({"message": "bye"})
-            client.close()
+    def on_message(self, msg: Any, client: Client) -> None:
+        match msg:
+            case {"event": "close"}:
+                client.write_message({"message": "bye"})
+                client.close()
+            case _:
+                pass
 
-    def on_close(self, client):
+    def on_close(self, client: Client) -> None:
         print(f"Leave Room {self.path}: {client.close_cause}", flush=True)
         if self.timer is not None and server.count(self.path) == 0:
             print(f"{self.path}: nobody is here, the clock stands", flush=True)
@@ -69,7 +74,7 @@ class Room(WebSocket):
 class Unknown(WebSocket):
     """Every other path. Without it the server would refuse them with HTTP 404."""
 
-    def on_open(self, client):
+    def on_open(self, client: Client) -> None:
         client.write_message(event("notification", "Unknown url"))
         client.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from ..checks import flag, optional, rate, seconds, whole
 from ..connection.client import Client
@@ -37,6 +37,8 @@ __all__ = ["Live"]
 
 #: The subprotocol of the same commands in another form.
 _PROTOBUF = "centrifuge-protobuf"
+
+F = TypeVar("F", bound=Callable[[Any, Any], Any])
 
 
 class Live(BaseHandler):
@@ -134,6 +136,10 @@ class Live(BaseHandler):
         """Commands that were malformed, of all clients so far."""
         return self.counts.malformed
 
+    @overload
+    def method(self, function: str) -> Callable[[F], F]: ...
+    @overload
+    def method(self, function: F) -> F: ...
     def method(self, function: Any) -> Any:
         """Let clients call a function by `rpc`; as a decorator.
 

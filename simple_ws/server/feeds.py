@@ -7,7 +7,7 @@ they are told, is left to the layer above (`live/`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 from ..cluster.history import Entry
 from ..cluster.position import Position
@@ -20,6 +20,8 @@ __all__ = ["Arrival", "Encode", "Feeds", "Form", "Live"]
 #: Called with a topic, a message of it, and its offset (0 in a topic without history):
 #: the text that subscribers get.
 Encode = Callable[[str, Any, int], str]
+
+F = TypeVar("F", bound=Callable[[Any, Any], Any])
 
 
 class Form(Protocol):
@@ -53,8 +55,11 @@ class Live(Protocol):
     def clients(self) -> Group[Any]:
         """The open connections."""
 
-    def method(self, function: Any) -> Any:
-        """Let clients call a function; as a decorator."""
+    # Lets clients call a function; as a decorator.
+    @overload
+    def method(self, function: str) -> Callable[[F], F]: ...
+    @overload
+    def method(self, function: F) -> F: ...
 
 
 class Feeds:

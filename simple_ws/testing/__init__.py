@@ -21,6 +21,13 @@ from .client import TestClient
 from .clock import Clock
 from .http import HTTPAnswer
 from .live import TestLive
-from .server import TestServer
+from .server import ServerFactory, TestServer
 
-__all__ = ["Clock", "HTTPAnswer", "TestClient", "TestLive", "TestServer"]
+__all__ = [
+    "Clock",
+    "HTTPAnswer",
+    "ServerFactory",
+    "TestClient",
+    "TestLive",
+    "TestServer",
+]

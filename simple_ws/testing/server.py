@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..checks import duration
 from ..handlers.handler import BaseHandler
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..connection.options import ServerOptions
     from .asyncio_loop import ClockLoop
 
-__all__ = ["TestServer"]
+__all__ = ["ServerFactory", "TestServer"]
 
 #: Seconds of real time to wait for other threads before a test fails.
 _TIMEOUT = 15.0
@@ -300,3 +300,12 @@ class TestServer:
             self.settle()
             assert time.monotonic() < end, f"no whole answer: {bytes(data[:200])!r}"
             self._wait_for_others(sock)
+
+
+class ServerFactory(Protocol):
+    """The type of the pytest fixture `simple_ws`: it makes servers, and closes them."""
+
+    def __call__(
+        self, served: BaseHandler[Any] | Server, **options: Unpack[ServerOptions]
+    ) -> TestServer:
+        """Make a server; see `TestServer`."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 BOARD = ROOT / "examples" / "board"
-MAX_PYTHON, MAX_SCRIPT = 150, 200  # lines
+MAX_PYTHON, MAX_SCRIPT = 160, 200  # lines
 pytestmark = [
     pytest.mark.one_backend,  # a program like those of users: what it shows is tested
     pytest.mark.skipif(
