@@ -5,8 +5,10 @@
  * It skips what a library may not skip: UTF-8 is not validated, fragments are echoed
  * as they come, nobody is timed out. Written for benchmarks, not for the open network.
  *
- *   echo_server [--port N] [--broadcast] [--deflate] [--level 6] [--mem-level 8]
+ *   echo_server [--port N] [--broadcast | --topics] [--deflate] [--level 6] [--mem-level 8]
  *               [--window 15] [--max-size BYTES]
+ *
+ * --topics: a message goes to all who asked for the same path, which is a number.
  *
  * Prints "PORT n" when it listens.
  */
@@ -29,10 +31,20 @@
 #define SHARED_SIZE (256 * 1024)
 #define EVENTS 1024
 #define ACCEPTS_PER_TURN 64
+#define TOPICS 65536
+
+struct conn;
+
+typedef struct {
+    struct conn **members;
+    int count, cap;
+} topic;
 
 typedef struct conn {
     int fd;
     int slot;               /* index in `all` */
+    topic *of;              /* with --topics */
+    int place;              /* there */
     uint8_t open;           /* the handshake is done */
     uint8_t dead;           /* to be freed at the end of the turn */
     uint8_t closing;        /* close when the output has left */
@@ -50,12 +62,13 @@ typedef struct conn {
 static int epfd, listener;
 static conn **all;
 static int n_all, cap_all;
+static topic topics[TOPICS];
 static conn *dying[EVENTS * 2];
 static int n_dying;
 static uint8_t *shared, *scratch, *packed;
 static size_t scratch_cap, packed_cap, packed_len;
 
-static int opt_broadcast, opt_deflate, opt_level = 6, opt_mem = 8, opt_window = 15;
+static int opt_broadcast, opt_topics, opt_deflate, opt_level = 6, opt_mem = 8, opt_window = 15;
 static size_t opt_max = 16 << 20;
 
 static void die(const char *what)
@@ -102,6 +115,23 @@ static void accept_some(void)
     }
 }
 
+static void subscribe(conn *c, topic *of)
+{
+    if (of->count == of->cap)
+        of->members = grow(of->members, (size_t)(of->cap = of->cap ? 2 * of->cap : 16) *
+                                            sizeof *of->members);
+    c->of = of;
+    c->place = of->count;
+    of->members[of->count++] = c;
+}
+
+static void unsubscribe(conn *c)
+{
+    topic *of = c->of;
+    of->members[c->place] = of->members[--of->count];
+    of->members[c->place]->place = c->place;
+}
+
 /* Events of this turn may still point at the connection: it is freed after the turn. */
 static void drop(conn *c)
 {
@@ -112,6 +142,8 @@ static void drop(conn *c)
     close(c->fd);
     if (n_dying < (int)(sizeof dying / sizeof *dying))
         dying[n_dying++] = c; /* beyond that: leaked, never misused */
+    if (c->of)
+        unsubscribe(c);
     all[c->slot] = all[--n_all];
     all[c->slot]->slot = c->slot;
 }
@@ -209,6 +241,12 @@ static void writable(conn *c)
         interest(c, EPOLLIN);
 }
 
+static void publish(topic *of, const uint8_t *p, size_t len)
+{
+    for (int i = of->count - 1; i >= 0; i--)
+        send_now(of->members[i], p, len);
+}
+
 static void broadcast(const uint8_t *p, size_t len)
 {
     for (int i = n_all - 1; i >= 0; i--) /* drop() moves the last one into the gap */
@@ -275,6 +313,8 @@ static size_t handshake(conn *c, uint8_t *p, size_t len)
                         "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n%s\r\n",
                         accept, extension);
     c->open = 1;
+    if (opt_topics)
+        subscribe(c, &topics[strtoul((char *)p + 5, NULL, 10) % TOPICS]);
     send_now(c, (const uint8_t *)answer, (size_t)size);
     return (size_t)(end + 4 - p);
 }
@@ -420,7 +460,10 @@ static size_t frames(conn *c, uint8_t *base, size_t at, size_t len)
         if (opt_broadcast) {
             mask_copy(payload, payload, size, key);
             memcpy(payload - n, answer_head, n);
-            broadcast(payload - n, n + size);
+            if (c->of)
+                publish(c->of, payload - n, n + size);
+            else
+                broadcast(payload - n, n + size);
             continue;
         }
         if (!has_out)
@@ -506,7 +549,7 @@ static int listen_on(int port)
 static void parse_options(int argc, char **argv, int *port)
 {
     static const struct option options[] = {
-        {"port", 1, 0, 'p'},  {"broadcast", 0, 0, 'b'}, {"deflate", 0, 0, 'd'},
+        {"port", 1, 0, 'p'},  {"broadcast", 0, 0, 'b'}, {"deflate", 0, 0, 'd'}, {"topics", 0, 0, 't'},
         {"level", 1, 0, 'l'}, {"mem-level", 1, 0, 'm'}, {"window", 1, 0, 'w'},
         {"max-size", 1, 0, 's'}, {0, 0, 0, 0}};
     int o;
@@ -514,6 +557,7 @@ static void parse_options(int argc, char **argv, int *port)
         switch (o) {
         case 'p': *port = atoi(optarg); break;
         case 'b': opt_broadcast = 1; break;
+        case 't': opt_broadcast = opt_topics = 1; break;
         case 'd': opt_deflate = 1; break;
         case 'l': opt_level = atoi(optarg); break;
         case 'm': opt_mem = atoi(optarg); break;

@@ -126,7 +126,7 @@ def compile_programs() -> None:
 
 
 def certificate() -> Path:
-    """A certificate (ECDSA P-256) and its key in one file, made when first asked for."""
+    """A certificate (ECDSA P-256) and its key in one file, made when first needed."""
     return BENCH / "tls.pem"
 
 

@@ -7,9 +7,14 @@
  *
  *   loadgen echo      --port N [--connections 100] [--inflight 1] [--size 32] [--text]
  *                     [--deflate] [--seconds 5] [--warmup 1]
- *   loadgen broadcast --port N [--connections 1000] [--inflight 1] ...
+ *   loadgen broadcast --port N [--connections 1000] [--inflight 1] [--group 10]
+ *                     [--blocked 10] ...
  *   loadgen handshake --port N [--progress 64] [--sources 8] [--close rst|frame] ...
  *   loadgen idle      --port N [--connections 10000] [--progress 64] [--sources 1] [--deflate]
+ *
+ * broadcast: the first connection sends, all receive. With --group, that many connections
+ * each are among themselves: they ask for the path /GROUP. The last --blocked ones never
+ * read, and their sockets take little.
  *
  * Common: --host 127.0.0.1, --path /, --tls (see tls.h), --pid N (a process whose CPU
  * time is reported).
@@ -93,7 +98,7 @@ typedef struct {
 static enum { ECHO, BROADCAST, HANDSHAKE, IDLE } mode;
 static const char *opt_host = "127.0.0.1", *opt_path = "/";
 static int opt_port, opt_pid, opt_connections = -1, opt_sources = -1, opt_progress = 64;
-static int opt_inflight = 1, opt_text, opt_deflate, opt_close_frame, opt_tls;
+static int opt_inflight = 1, opt_group, opt_blocked, opt_text, opt_deflate, opt_close_frame, opt_tls;
 static size_t opt_size = 32;
 static double opt_seconds = 5, opt_warmup = 1;
 
@@ -304,6 +309,11 @@ static void build_requests(void)
     }
 }
 
+static bool is_blocked(const conn *c)
+{
+    return c - conns >= n_conns - opt_blocked;
+}
+
 static void want(conn *c, bool out)
 {
     if (c->want_out == out || c->fd < 0)
@@ -346,11 +356,24 @@ static void fail(conn *c, const char *what, const char *detail)
     cut(c);
 }
 
+/* What a member of a group asks for: the prepared request, with a path of its own. */
+static size_t group_request(const conn *c, char *text, size_t room)
+{
+    int n = snprintf(text, room, "GET /%td%s", (c - conns) / opt_group,
+                     key_request[c->key] + strlen("GET ") + strlen(opt_path));
+    return n < 0 || (size_t)n >= room ? 0 : (size_t)n;
+}
+
 static void send_request(conn *c)
 {
     int out;
-    ssize_t n = put(c, key_request[c->key], key_request_len[c->key], &out);
-    if (n == (ssize_t)key_request_len[c->key]) {
+    char own[512];
+    const char *request = key_request[c->key];
+    size_t len = key_request_len[c->key];
+    if (opt_group)
+        request = own, len = group_request(c, own, sizeof own);
+    ssize_t n = put(c, request, len, &out);
+    if (n == (ssize_t)len) {
         c->state = UPGRADING;
         want(c, false);
     } else if (n < 0 && (errno == EAGAIN || errno == ENOTCONN))
@@ -380,6 +403,11 @@ static void begin(conn *c)
     }
     if (mode != HANDSHAKE) /* a single small write needs no such care */
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (is_blocked(c)) { /* segments of the size that makes the server's buffer small */
+        int size = 2048, segment = 536;
+        setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+        setsockopt(c->fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
+    }
     if (opt_sources > 1) { /* 127.0.0.2 and on: each has ports of its own */
         struct sockaddr_in from = {.sin_family = AF_INET};
         from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + count % (unsigned)opt_sources);
@@ -855,11 +883,25 @@ static void open_all(void)
 
 /* ---- modes ----------------------------------------------------------------------- */
 
-static uint64_t asked;       /* broadcast: messages sent; each comes back n_conns times */
+/* broadcast: who receive what the first of them sends */
+typedef struct {
+    conn *sender;
+    uint64_t members, asked, received; /* messages sent, and what came of them */
+} group;
+
+static group *groups;
+static int n_groups;
+
+static group *group_of(const conn *c)
+{
+    return &groups[opt_group ? (c - conns) / opt_group : 0];
+}
 static uint64_t handshakes;
 
 static void opened(conn *c)
 {
+    if (is_blocked(c))
+        epoll_ctl(epfd, EPOLL_CTL_DEL, c->fd, NULL);
     if (mode != HANDSHAKE)
         return;
     n_messages++;
@@ -877,6 +919,17 @@ static void opened(conn *c)
     flush(c);
 }
 
+/* Send as many messages as are not on their way. */
+static void ask(group *g)
+{
+    uint64_t room = (uint64_t)opt_inflight - (g->asked - g->received / g->members);
+    if (stopping || !room || g->sender->state != OPEN)
+        return;
+    g->asked += room;
+    g->sender->to_send += (uint32_t)room;
+    flush(g->sender);
+}
+
 static void message_done(conn *c)
 {
     uint64_t index = c->received++;
@@ -886,21 +939,13 @@ static void message_done(conn *c)
             note_latency(now - c->times[index % (unsigned)opt_inflight]);
         if (!stopping)
             c->to_send++;
-    } else if (measuring)
-        note_latency(now - conns[0].times[index % (unsigned)opt_inflight]);
-}
-
-static void ask_everyone(void)
-{
-    conn *sender = &conns[0];
-    uint64_t complete = n_messages / (unsigned)n_conns;
-    uint64_t room = (uint64_t)opt_inflight - (asked - complete);
-    if (stopping || !room || sender->state != OPEN)
         return;
-    now = now_ns();
-    asked += room;
-    sender->to_send += (uint32_t)room;
-    flush(sender);
+    }
+    group *g = group_of(c);
+    if (measuring)
+        note_latency(now - g->sender->times[index % (unsigned)opt_inflight]);
+    if (++g->received % g->members == 0)
+        ask(g);
 }
 
 static void drain(void)
@@ -910,8 +955,9 @@ static void drain(void)
     for (;;) {
         open = 0;
         for (int i = 0; i < n_conns; i++)
-            if (conns[i].state == OPEN)
-                open += (mode == ECHO ? conns[i].sent : conns[0].sent) - conns[i].received;
+            if (conns[i].state == OPEN && !is_blocked(&conns[i]))
+                open += (mode == ECHO ? &conns[i] : group_of(&conns[i])->sender)->sent -
+                        conns[i].received;
         if (!open || (double)now / 1e9 > limit)
             break;
         turn(0.05);
@@ -928,7 +974,7 @@ static void prepare_messages(void)
         error("permessage-deflate was offered and not taken");
     build_pool(compressed, bits > 0 ? bits : 15);
     for (int i = 0; i < n_conns; i++)
-        if (mode == ECHO || i == 0)
+        if (mode == ECHO || group_of(&conns[i])->sender == &conns[i])
             conns[i].times = zalloc((size_t)opt_inflight, sizeof(uint64_t));
 }
 
@@ -948,14 +994,27 @@ static void run_echo(void)
     drain();
 }
 
+static void make_groups(void)
+{
+    n_groups = opt_group ? n_conns / opt_group : 1;
+    groups = zalloc((size_t)n_groups, sizeof *groups);
+    for (int i = 0; i < n_conns - opt_blocked; i++) {
+        group *g = group_of(&conns[i]);
+        g->sender = g->members++ ? g->sender : &conns[i];
+    }
+}
+
 static void run_broadcast(void)
 {
+    make_groups();
     open_all();
     if (n_errors)
         return;
     prepare_messages();
-    ask_everyone();
-    run_window(ask_everyone);
+    now = now_ns();
+    for (int i = 0; i < n_groups; i++)
+        ask(&groups[i]);
+    run_window(NULL);
     drain();
 }
 
@@ -1051,6 +1110,7 @@ static void parse_options(int argc, char **argv)
         {"pid", 1, 0, 'i'},      {"connections", 1, 0, 'n'}, {"inflight", 1, 0, 'm'},
         {"size", 1, 0, 's'},     {"text", 0, 0, 't'},    {"deflate", 0, 0, 'd'},
         {"seconds", 1, 0, 'D'},  {"warmup", 1, 0, 'W'},  {"sources", 1, 0, 'S'},
+        {"group", 1, 0, 'g'},    {"blocked", 1, 0, 'b'},
         {"progress", 1, 0, 'k'}, {"close", 1, 0, 'c'},   {"tls", 0, 0, 'T'},
         {0, 0, 0, 0}};
     int o, m = -1;
@@ -1077,6 +1137,8 @@ static void parse_options(int argc, char **argv)
         case 'W': opt_warmup = atof(optarg); break;
         case 'S': opt_sources = atoi(optarg); break;
         case 'k': opt_progress = atoi(optarg); break;
+        case 'g': opt_group = atoi(optarg); break;
+        case 'b': opt_blocked = atoi(optarg); break;
         case 'T': opt_tls = 1; tls_prepare(); break;
         case 'c': opt_close_frame = !strcmp(optarg, "frame"); break;
         default: exit(2);
@@ -1088,7 +1150,7 @@ static void parse_options(int argc, char **argv)
         opt_sources = mode == HANDSHAKE ? 8 : 1 + opt_connections / 20000;
     if (mode == HANDSHAKE)
         opt_connections = opt_progress;
-    if (mode == BROADCAST)
+    if (mode == BROADCAST && !opt_group)
         opt_connections++; /* the sender, who gets its own message as well */
     if (opt_deflate && (mode == ECHO || mode == BROADCAST)) {
         opt_text = 1;
@@ -1096,7 +1158,9 @@ static void parse_options(int argc, char **argv)
             opt_size = 256;
     }
     if (opt_port < 1 || opt_inflight < 1 || opt_size < 1 || opt_connections < 1 ||
-        opt_progress < 1 || opt_seconds <= 0) {
+        opt_progress < 1 || opt_seconds <= 0 || opt_blocked < 0 || opt_group < 0 ||
+        (opt_group && (mode != BROADCAST || opt_blocked || opt_connections % opt_group)) ||
+        (opt_blocked && (mode != BROADCAST || opt_blocked >= opt_connections))) {
         fprintf(stderr, "loadgen: --port and positive numbers, please\n");
         exit(2);
     }

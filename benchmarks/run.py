@@ -50,6 +50,14 @@ class Work:
         return "--tls" in self.load
 
 
+def _fan_out(mode: str, connections: int, *more: str) -> dict:
+    """The fields of a work in which a message goes to many."""
+    load = ("broadcast", "--connections", str(connections), *more)
+    if "--size" not in more:
+        load = (*load, "--size", "128")
+    return {"load": load, "mode": mode, "unit": "deliveries/s"}
+
+
 def _echo(size: int, connections: int, *more: str) -> tuple[str, ...]:
     return ("echo", "--size", str(size), "--connections", str(connections), *more)
 
@@ -63,12 +71,19 @@ _WORKS = [
     Work("single", "echo 32 B, one client alone", _echo(32, 1)),
     Work("echo64k", "echo 64 KiB × 10", _echo(65536, 10)),
     Work("echo1m", "echo 1 MiB × 4", _echo(1048576, 4)),
+    Work("broadcast", "broadcast 128 B to 1,000", **_fan_out("broadcast", 1000)),
+    Work("broadcast5k", "broadcast 128 B to 5,000", **_fan_out("publish", 5000)),
+    Work("topic10k", "publish 128 B to 10,000", **_fan_out("publish", 10_000)),
     Work(
-        "broadcast",
-        "broadcast 128 B to 1,000",
-        ("broadcast", "--size", "128", "--connections", "1000"),
-        mode="broadcast",
-        unit="deliveries/s",
+        "topics1k",
+        "publish 128 B in 1,000 topics of 10",
+        **_fan_out("topics", 10_000, "--group", "10"),
+    ),
+    Work("thread", "publish 128 B to 100 by a thread", **_fan_out("thread", 100)),
+    Work(
+        "blocked",
+        "publish 512 B to 1,000, 10 of them blocked",
+        **_fan_out("publish", 1000, "--blocked", "10", "--size", "512"),
     ),
     Work(
         "deflate",
@@ -194,7 +209,8 @@ class Bench:
 
     def _round(self, number: int, specs: list[Spec]) -> None:
         for work in self.options.works:
-            taking_part = [s for s in specs if s.runs(work.name, work.deflate, work.tls)]
+            what = work.name, work.deflate, work.tls, work.mode
+            taking_part = [spec for spec in specs if spec.runs(*what)]
             # Another one begins in each round: nobody always has the same neighbour.
             shift = number % max(len(taking_part), 1)
             for spec in taking_part[shift:] + taking_part[:shift]:

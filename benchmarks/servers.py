@@ -28,6 +28,11 @@ class ServerFailed(Exception):
     """A server did not start or died; the message says what it said last."""
 
 
+#: Modes of servers with topics, and from another thread, see `peers/common.py`.
+TOPICS = ("echo", "broadcast", "publish", "topics")
+THREADS = (*TOPICS, "thread")
+
+
 @dataclass(frozen=True)
 class Spec:
     """One row of the comparison.
@@ -45,10 +50,15 @@ class Spec:
     deflate: bool = True
     tls: bool = False
     needs: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ("echo", "broadcast")
 
-    def runs(self, work: str, deflate: bool, tls: bool = False) -> bool:
+    def runs(
+        self, work: str, deflate: bool, tls: bool = False, mode: str = "echo"
+    ) -> bool:
         """Whether this server takes part in a work."""
         if (deflate and not self.deflate) or (tls and not self.tls):
+            return False
+        if mode not in self.modes:
             return False
         return self.works is None or work in self.works
 
@@ -61,11 +71,14 @@ def _ours(name: str, label: str, *extra: str, backend: str = "1", works=None) ->
     env = {"SIMPLE_WS_EXTENSION": backend, "PYTHONPATH": str(ROOT)}
     # Not in the environment of the peers: ours needs nothing but the interpreter.
     command = lambda: [sys.executable, str(PEERS / "ours.py")]  # noqa: E731
-    return Spec(name, label, command, extra, env, works, tls=True)
+    return Spec(name, label, command, extra, env, works, tls=True, modes=THREADS)
 
 
 #: Ways to reply, see `peers/ours.py`.
 FORMS = (
+    "function",
+    "lambda",
+    "route",
     "binary",
     "positional",
     "text",
@@ -76,6 +89,9 @@ FORMS = (
     "str-subclass",
     "bytes-subclass",
     "dict",
+    "publish",
+    "client-publish",
+    "send-to",
 )
 
 #: What the loops are compared with: many clients, fifty messages and one in flight.
@@ -97,7 +113,12 @@ def _on_asyncio(name: str) -> Spec:
 
 
 _SPECS = [
-    Spec("c", "C, epoll", lambda: [str(environment.program("echo_server"))]),
+    Spec(
+        "c",
+        "C, epoll",
+        lambda: [str(environment.program("echo_server"))],
+        modes=TOPICS,
+    ),
     _ours("ours", "simple_ws"),
     _ours(
         "ours-whole",
@@ -150,6 +171,7 @@ _SPECS = [
         deflate=False,
         tls=True,
         needs=("picows", "uvloop"),
+        modes=THREADS,
     ),
     Spec(
         "websockets",
@@ -167,12 +189,19 @@ _SPECS = [
     ),
     *(_on_asyncio(name) for name in ("picows", "websockets", "aiohttp")),
     Spec("tornado", "tornado", _python("tornado_peer.py"), needs=("tornado",)),
-    Spec("socketify", "socketify", _python("socketify_peer.py"), needs=("socketify",)),
+    Spec(
+        "socketify",
+        "socketify",
+        _python("socketify_peer.py"),
+        needs=("socketify",),
+        modes=TOPICS,
+    ),
     Spec(
         "bun",
         "Bun",
         lambda: [environment.bun(), str(PEERS / "bun_peer.js")],
         needs=("bun",),
+        modes=TOPICS,
     ),
     Spec(
         "node-ws",
@@ -209,9 +238,9 @@ def before(checkout: Path) -> list[Spec]:
 
 
 def arguments(spec: Spec, mode: str, deflate: bool, tls: bool = False) -> list[str]:
-    """The command line of a server in one mode ("echo" or "broadcast")."""
+    """The command line of a server in one mode, see `peers/common.py`."""
     if spec.name == "c":
-        options = ["--broadcast"] if mode == "broadcast" else []
+        options = {"echo": [], "topics": ["--topics"]}.get(mode, ["--broadcast"])
         options += ["--deflate"] if deflate else []
     else:
         options = ["--mode", mode, "--deflate", str(int(deflate))]

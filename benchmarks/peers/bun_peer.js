@@ -5,24 +5,26 @@ const option = (name, fallback) => {
   return at < 0 ? fallback : process.argv[at + 1];
 };
 const deflate = option("deflate", "0") === "1";
-const broadcast = option("mode", "echo") === "broadcast";
+const mode = option("mode", "echo");
+const topic = (ws) => (mode === "topics" ? ws.data.topic : "all");
 const limit = 64 << 20;
 
 const server = Bun.serve({
   hostname: "127.0.0.1",
   port: Number(option("port", "0")),
   fetch(request, server) {
-    if (!server.upgrade(request)) return new Response("WebSocket only", { status: 426 });
+    const data = { topic: mode === "topics" ? new URL(request.url).pathname : "" };
+    if (!server.upgrade(request, { data })) return new Response("WebSocket only", { status: 426 });
   },
   websocket: {
     perMessageDeflate: deflate ? { compress: "256KB", decompress: "dedicated" } : false,
     maxPayloadLength: Number(option("max-size", 2 << 20)),
     backpressureLimit: limit,
     open(ws) {
-      if (broadcast) ws.subscribe("all");
+      if (mode !== "echo") ws.subscribe(topic(ws));
     },
     message(ws, message) {
-      if (broadcast) server.publish("all", message);
+      if (mode !== "echo") server.publish(topic(ws), message);
       else ws.send(message, deflate);
     },
   },

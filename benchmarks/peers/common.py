@@ -2,14 +2,22 @@
 
 Each peer echoes (``--mode echo``) or sends every message to all clients (``--mode
 broadcast``), as its own documentation shows: text arrives as ``str``, binary as
-``bytes``, and is sent back as the same type.
+``bytes``, and is sent back as the same type. Some can do more: ``publish``, to all
+clients by a topic; ``topics``, to those with the same path; ``thread``, to all from
+another thread.
 """
 
 import argparse
 import importlib
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+#: What a server does with a message.
+MODES = ["echo", "broadcast", "publish", "topics", "thread"]
 
 #: permessage-deflate parameters, the same wherever a peer lets one choose.
 LEVEL = 6
@@ -24,7 +32,7 @@ def parse(**extra: dict) -> argparse.Namespace:
     """Read the command line; ``extra`` are options of one peer (name=kwargs)."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--mode", choices=["echo", "broadcast"], default="echo")
+    parser.add_argument("--mode", choices=MODES, default="echo")
     parser.add_argument("--deflate", type=int, choices=[0, 1], default=0)
     parser.add_argument(
         "--max-size", type=int, default=2 << 20, help="bytes of a message"
@@ -48,6 +56,18 @@ def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
 def run(main: Coroutine, args: argparse.Namespace) -> None:
     """Run a coroutine in the loop that was asked for; uvloop otherwise."""
     importlib.import_module(args.loop or "uvloop").run(main)
+
+
+def in_thread(work: Callable[[Any], object]) -> Callable[[Any], object]:
+    """What hands something to a thread, which does `work` with it."""
+    queue: SimpleQueue = SimpleQueue()
+
+    def forever() -> None:
+        while True:
+            work(queue.get())
+
+    Thread(target=forever, daemon=True).start()
+    return queue.put
 
 
 def ready(port: int) -> None:

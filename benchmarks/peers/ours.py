@@ -33,8 +33,14 @@ class Data(bytes):
     pass
 
 
+def reply(msg, client):
+    client.write_message(msg)
+
+
 #: All documented ways to reply, by name; the message is bytes.
 FORMS = {
+    "function": reply,
+    "lambda": lambda msg, client: client.write_message(msg),
     "binary": lambda msg, client: client.write_message(msg, binary=True),
     "positional": lambda msg, client: client.write_message(msg, True),
     "text": lambda msg, client: client.write_message(msg, binary=False),
@@ -45,6 +51,51 @@ FORMS = {
     "str-subclass": lambda msg, client: client.write_message(Text("x" * 32)),
     "bytes-subclass": lambda msg, client: client.write_message(Data(msg)),
     "dict": lambda msg, client: client.write_message({"text": "x" * 21}),
+}
+
+
+class Alone(WebSocket):
+    """Each client is the only subscriber of a topic of its own."""
+
+    def on_open(self, client):
+        client.topic = str(client.id)
+        client.subscribe(client.topic)
+
+
+class Publishing(Alone):
+    def on_message(self, msg, client):
+        self.server.publish(client.topic, msg)
+
+
+class PublishingAsAnother(Alone):
+    """A client publishes to all but itself: the one that came before or after."""
+
+    last = None
+
+    def on_open(self, client):
+        super().on_open(client)
+        client.other = self.last
+        if self.last is not None:
+            self.last.other = client
+        self.last = client
+
+    def on_message(self, msg, client):
+        client.other.publish(client.topic, msg)
+
+
+class SendingTo(WebSocket):
+    def on_open(self, client):
+        client.bind(client.id)
+
+    def on_message(self, msg, client):
+        self.server.send_to(client.id, msg)
+
+
+#: What sends to several, to one.
+HANDLERS = {
+    "publish": Publishing,
+    "client-publish": PublishingAsAnother,
+    "send-to": SendingTo,
 }
 
 
@@ -61,6 +112,58 @@ class BroadcastLoop(WebSocket):
 class Broadcast(WebSocket):
     def on_message(self, msg, client):
         self.server.broadcast(msg)
+
+
+class Publish(WebSocket):
+    def on_open(self, client):
+        client.subscribe("all")
+
+    def on_message(self, msg, client):
+        self.server.publish("all", msg)
+
+
+class Topics(WebSocket):
+    """The path is the topic."""
+
+    def on_open(self, client):
+        client.topic = client.path
+        client.subscribe(client.topic)
+
+    def on_message(self, msg, client):
+        self.server.publish(client.topic, msg)
+
+
+class FromThread(Publish):
+    def __init__(self):
+        super().__init__()
+        self.publish = common.in_thread(lambda msg: self.server.publish("all", msg))
+
+    def on_message(self, msg, client):
+        self.publish(msg)
+
+
+#: What is not echoed.
+TO_MANY = {
+    "broadcast": Broadcast,
+    "publish": Publish,
+    "topics": Topics,
+    "thread": FromThread,
+}
+
+
+def handler_of(args):
+    """What serves all paths, as the arguments say."""
+    if args.form in HANDLERS:
+        return HANDLERS[args.form]()
+    if args.mode == "echo":
+        handler = CALLBACKS[args.callback]()
+    elif args.broadcast_form == "loop":
+        handler = BroadcastLoop()
+    else:
+        handler = TO_MANY[args.mode]()
+    if args.form in FORMS:
+        handler.on_message = FORMS[args.form]
+    return handler
 
 
 def compression(args):
@@ -82,17 +185,12 @@ def main():
     args = common.parse(
         max_frame_size={"default": "8192", "help": "bytes, or none"},
         broadcast_form={"choices": ["server", "loop"], "default": "server"},
-        form={"choices": FORMS, "help": "how to reply"},
+        form={"choices": [*FORMS, *HANDLERS, "route"], "help": "how to reply"},
         busy_poll={"type": float, "default": 0.0, "help": "seconds"},
         callback={"choices": CALLBACKS, "default": "plain", "help": "with --loop"},
         deflate_parameters={"choices": ["default", "equal"], "default": "equal"},
     )
     frame = None if args.max_frame_size == "none" else int(args.max_frame_size)
-    handlers = {"server": Broadcast, "loop": BroadcastLoop}
-    echo = CALLBACKS[args.callback]
-    handler = echo() if args.mode == "echo" else handlers[args.broadcast_form]()
-    if args.form:
-        handler.on_message = FORMS[args.form]
     server = Server(
         "127.0.0.1",
         args.port,
@@ -104,7 +202,10 @@ def main():
         busy_poll=args.busy_poll,
         certfile=args.tls,
     )
-    server.mount("*", handler)
+    if args.form == "route":
+        server.route("*")(reply)
+    else:
+        server.mount("*", handler_of(args))
     server.listen()
     print("BACKEND", simple_ws.BACKEND)
     common.ready(server.port)

@@ -5,6 +5,7 @@ messages) builds the message object, so it is done here too; picows has no
 permessage-deflate.
 """
 
+import asyncio
 import sys
 
 import common
@@ -48,6 +49,8 @@ class Echo(WSListener):
 
 
 transports = set()
+#: Those who asked for a path, by path.
+topics = {}
 
 
 class Broadcast(Echo):
@@ -62,10 +65,50 @@ class Broadcast(Echo):
             receiver.send(kind, message)
 
 
+class Topic(Echo):
+    """Sends to those who asked for the same path."""
+
+    def __init__(self, request):
+        self.members = topics.setdefault(request.path, set())
+
+    def on_ws_connected(self, transport):
+        self.members.add(transport)
+
+    def on_ws_disconnected(self, transport):
+        self.members.discard(transport)
+
+    def on_message(self, transport, kind, message):
+        for receiver in self.members:
+            receiver.send(kind, message)
+
+
+class FromThread(Broadcast):
+    """A thread gives the message to the loop."""
+
+    def __init__(self):
+        self.publish = common.in_thread(self.from_thread)
+        self.loop = asyncio.get_running_loop()
+
+    def on_message(self, transport, kind, message):
+        self.publish((transport, kind, message))
+
+    def from_thread(self, arguments):
+        self.loop.call_soon_threadsafe(super().on_message, *arguments)
+
+
+LISTENERS = {
+    "echo": Echo,
+    "broadcast": Broadcast,
+    "publish": Broadcast,
+    "topics": Topic,
+    "thread": FromThread,
+}
+
+
 async def serve(args):
-    listener = Echo if args.mode == "echo" else Broadcast
+    listener = LISTENERS[args.mode]
     server = await ws_create_server(
-        lambda request: listener(),
+        listener if args.mode == "topics" else lambda request: listener(),
         "127.0.0.1",
         args.port,
         max_frame_size=args.max_size,

@@ -10,12 +10,25 @@ def echo(ws, message, opcode):
     ws.send(message, opcode, bool(args.deflate))
 
 
+def upgrade(response, request, context):
+    """Keep the path as the topic."""
+    key = request.get_header("sec-websocket-key")
+    protocol = request.get_header("sec-websocket-protocol")
+    extensions = request.get_header("sec-websocket-extensions")
+    topic = request.get_url()
+    response.upgrade(key, protocol, extensions, context, topic)
+
+
+def topic_of(ws):
+    return ws.get_user_data() if args.mode == "topics" else "all"
+
+
 def subscribe(ws):
-    ws.subscribe("all")
+    ws.subscribe(topic_of(ws))
 
 
 def broadcast(ws, message, opcode):
-    app.publish("all", message, opcode, False)
+    app.publish(topic_of(ws), message, opcode, False)
 
 
 app = App()
@@ -30,7 +43,8 @@ app.ws(
         "max_payload_length": args.max_size,
         "max_backpressure": common.WRITE_LIMIT,
         "idle_timeout": 120,
-        "open": subscribe if args.mode == "broadcast" else None,
+        "upgrade": upgrade if args.mode == "topics" else None,
+        "open": subscribe if args.mode != "echo" else None,
         "message": echo if args.mode == "echo" else broadcast,
     },
 )
