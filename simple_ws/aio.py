@@ -48,7 +48,7 @@ from .errors import (
     ConnectTimeout,
 )
 from .protocol.client_handshake import Opening, Outcome
-from .protocol.proxy_tunnel import ASKS_SYSTEM, Tunnel
+from .protocol.proxy_tunnel import ASKS_SYSTEM, Proxy, Socks, Tunnel
 from .protocol.uri import URI, redacted
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class AsyncConnectOptions(ConnectOptions, total=False):
     """The keyword arguments of `connect`, for type checkers."""
 
     backoff: Backoff
+    should_retry: Callable[[ConnectError], bool]
 
 
 def connect(url: AsyncAddress, **options: Unpack[AsyncConnectOptions]) -> Connecting:
@@ -83,7 +84,10 @@ def connect(url: AsyncAddress, **options: Unpack[AsyncConnectOptions]) -> Connec
             address can hold a fresh token or what to continue from. It has
             `open_timeout`, too.
         options: see `client.options.ClientOptions`; in addition `backoff`, a `Backoff`,
-            for the delay before an iteration reconnects.
+            for the delay before an iteration reconnects; and `should_retry`, a function
+            that is called with the `ConnectError` of a failed attempt of an iteration
+            and returns whether to try again. What it raises is passed on. Without it,
+            attempts end where trying again would not help, see `Connecting`.
 
     Raises:
         TypeError, ValueError: An option is wrong; `InvalidURI`: the address is wrong.
@@ -98,8 +102,12 @@ def connect(url: AsyncAddress, **options: Unpack[AsyncConnectOptions]) -> Connec
     backoff = given.pop("backoff", Backoff())
     if not isinstance(backoff, Backoff):
         raise TypeError(f"backoff must be a Backoff(...), not {backoff!r}")
+    should_retry = given.pop("should_retry", may_heal)
+    if not callable(should_retry):
+        raise TypeError(f"should_retry must be a function, not {should_retry!r}")
     source = cast("Callable[[], Any]", url) if uri is None else uri
-    return Connecting(source, given, check_client_options(uri, given), backoff)
+    checked = check_client_options(uri, given)
+    return Connecting(source, given, checked, backoff, should_retry)
 
 
 class Connecting:
@@ -111,11 +119,13 @@ class Connecting:
         given: dict[str, Any],
         options: ClientOptions,
         backoff: Backoff,
+        should_retry: Callable[[ConnectError], bool],
     ) -> None:
         self._source = source
         self._given = given
         self._options = options
         self._backoff = backoff
+        self._should_retry = should_retry
         self._connection: Connection | None = None
 
     def __await__(self) -> Generator[Any, None, Connection]:
@@ -145,16 +155,16 @@ class Connecting:
         """Iterate over connections; each follows when the previous one has ended.
 
         Raises:
-            ConnectError: Trying again would not help: a refusal such as 401, 403 or
-                404, a server that does not speak WebSocket, a certificate that is not
-                accepted.
+            ConnectError: `should_retry` says no; by default, where trying again would
+                not help: a refusal such as 401, 403 or 404, a server that does not
+                speak WebSocket, a certificate that is not accepted.
         """
         attempt = 0
         while True:
             try:
                 connection = await self
             except ConnectError as error:
-                if not may_heal(error):
+                if not self._should_retry(error):
                     raise
                 delay = max(self._backoff.delay(attempt), retry_after(error))
                 logger.info("%s; retrying in %.1f s", error, delay)
@@ -244,6 +254,11 @@ class _Opener:
             await attach(await dial_unix(self._options.unix), handshake)
         elif proxy is None:
             await self._dial(uri, handshake)
+        elif isinstance(proxy, Socks):
+            from .client.socks import dial_by_socks_async
+
+            source = self._options.source_address
+            await attach(await dial_by_socks_async(proxy, uri, source), handshake)
         else:
             await self._dial_by(proxy, uri, handshake)
         if tls is not None:
@@ -256,7 +271,7 @@ class _Opener:
                 raise ConnectionResetError(errno.ECONNRESET, "connection lost")
             handshake.transport = transport
 
-    async def _find_proxy(self, uri: URI) -> URI | None:
+    async def _find_proxy(self, uri: URI) -> Proxy | None:
         if ASKS_SYSTEM and self._options.proxy is True:
             return await asyncio.to_thread(self._options.proxy_to, uri)
         return self._options.proxy_to(uri)

@@ -274,7 +274,7 @@ class Driven:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._ws, name)
-        if name not in ("send", "recv", "ping", "close"):
+        if name not in ("send", "recv", "ping", "close", "wait_closed"):
             return value
         return lambda *args, **named: self._face.do(value(*args, **named))
 

@@ -1036,6 +1036,31 @@ class TestReconnection:
         assert caught.value is error
         assert attempts.delays == [1]
 
+    @on_loop
+    async def test_user_may_decide_what_is_tried_again(
+        self, loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # A server that is being deployed answers 404 for a while.
+        errors = [refusal(404), refusal(503), refusal(401)]
+        attempts = Attempts(monkeypatch, loop.clock, *errors)
+        asked: list[ConnectError] = []
+
+        def should_retry(error: ConnectError) -> bool:
+            asked.append(error)
+            return isinstance(error, HandshakeRefused) and error.status != 401
+
+        found = connect("ws://h/", backoff=ALWAYS_LONGEST, should_retry=should_retry)
+        with pytest.raises(HandshakeRefused) as caught:
+            await collect(found)
+        assert caught.value.status == 401
+        assert asked == errors
+        assert attempts.delays == [1, 2]
+
+    @on_loop
+    async def test_wrong_decision_is_refused(self, loop: FakeTimeLoop) -> None:
+        with pytest.raises(TypeError, match="should_retry must be a function, not 3"):
+            connect("ws://h/", should_retry=3)  # type: ignore[typeddict-item]
+
     @pytest.mark.parametrize(
         ("value", "delay"),
         [("7", 7), ("0", 1), ("999999", 300), ("9" * 30, 300), ("soon", 1), ("", 1)],

@@ -253,6 +253,27 @@ class Connection(ClientCore):
         # Shielded: others wait for it as well.
         await asyncio.shield(self._gone)
 
+    async def wait_closed(self, timeout: float | None = None) -> None:
+        """Wait until the connection is closed, by whichever side.
+
+        Messages that arrive in the meantime wait for `recv`; above `read_limit` the
+        client stops reading, and does not see the server's close frame.
+
+        Args:
+            timeout: seconds; None is no limit.
+
+        Raises:
+            TypeError, ValueError: `timeout` is not a number of seconds.
+            TimeoutError: It was not closed in time; the connection stays usable.
+        """
+        if timeout is not None:
+            timeout = duration("timeout", timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._gone)  # others wait for it as well
+        except TimeoutError:
+            raise TimeoutError(f"not closed within {timeout:g} s") from None
+
     # Waiting
 
     async def _wait_for_news(self) -> None:

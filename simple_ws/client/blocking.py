@@ -5,12 +5,13 @@
         for message in ws:
             print(message)
 
-There is no thread behind it: whoever waits (in `recv`, `ping`, `close`, or in `send`
-for a slow server) moves the connection meanwhile: reads, answers pings, writes what
-waits. Of several threads that wait one reads and one writes, for all. Code of the
-user's that runs in the middle of that, in signal handlers and `__del__`, may send and
-close, and what it raises leaves nothing half done (`client.exclusive`). Reading and
-framing is left to `client.core`, opening to `client.opening`.
+Whoever waits (in `recv`, `ping`, `close`, or in `send` for a slow server) moves the
+connection meanwhile: reads, answers pings, writes what waits. While nobody does,
+`client.background` has a look at it from time to time. Of several threads that wait one
+reads and one writes, for all. Code of the user's that runs in the middle of that, in
+signal handlers and `__del__`, may send and close, and what it raises leaves nothing
+half done (`client.exclusive`). Reading and framing is left to `client.core`, opening to
+`client.opening`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from ..messages import check_close, check_ping
 from ..protocol.client_handshake import Accepted
 from ..protocol.uri import URI
 from .address import Address, ask, read_address
+from .background import attendant
 from .core import (
     LINGER,
     ClientCore,
@@ -63,6 +65,8 @@ _FIRST_READ = 64 * 1024
 #: Smallest read: the largest record of TLS. OpenSSL keeps the rest of a record, and
 #: waiting for the socket would not report it.
 _LEAST_READ = 16 * 1024
+#: Seconds of reading at once while nobody waits for messages.
+_LONG_LOOK = 0.01
 #: Seconds to read what the server sent before it left, once a write has failed.
 _LAST_WORDS = 0.05
 #: A thread that only waits to write checks after this many seconds whether it must read
@@ -146,6 +150,8 @@ class Connection(ClientCore):
         if accepted.rest:
             self._feed(accepted.rest)
             self._flush()
+        if options.background:
+            attendant.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -273,6 +279,25 @@ class Connection(ClientCore):
         code = check_close(code, reason)
         self._calls.run(self, self._close, code, str.__str__(reason))
 
+    def wait_closed(self, timeout: float | None = None) -> None:
+        """Wait until the connection is closed, by whichever side.
+
+        Messages that arrive in the meantime wait for `recv`; above `read_limit` the
+        client stops reading, and does not see the server's close frame.
+
+        Args:
+            timeout: seconds; None is no limit.
+
+        Raises:
+            TypeError, ValueError: `timeout` is not a number of seconds.
+            TimeoutError: It was not closed in time; the connection stays usable.
+        """
+        if timeout is not None:
+            timeout = duration("timeout", timeout)
+        error = self._calls.run(self, self._wait_closed, timeout, None)
+        if error is not None:
+            raise error
+
     def fileno(self) -> int:
         """The file descriptor, for `select` and similar; -1 once closed.
 
@@ -337,12 +362,45 @@ class Connection(ClientCore):
             return TimeoutError(f"no pong within {timeout:g} s")
         return self._farewell()
 
+    def _wait_closed(self, timeout: float | None, _: None) -> Exception | None:
+        deadline = None if timeout is None else self._clock() + timeout
+        if not self._wait_until(lambda: not self.is_open(), deadline):
+            return TimeoutError(f"not closed within {timeout:g} s")
+        self._leave()
+        return None
+
     def _close(self, code: int, reason: str) -> None:
         if self.is_open():
             self._start_close(code, reason)
         elif self._loss is not None:
             self._protocol.conclude(CloseCode.ABNORMAL, *self._loss)
         self._leave()
+
+    # Called from time to time by the thread of `client.background`
+
+    def _attend(self) -> None:
+        if not self._calls.waiting:
+            self._calls.run(self, self._attend_alone, None, None)
+
+    def _attend_alone(self, _: None, __: None) -> None:
+        """Do what is due, without waiting; a thread that waits does it by itself."""
+        if self._released or self._calls.waiting:
+            return
+        self._readable = True
+        turn_ends = self._clock() + _LONG_LOOK
+        while self._readable and not self._full and not self._eof:
+            self._read()
+            if self._clock() >= turn_ends:
+                break
+        if self._unread:
+            self._read_on()
+        if self._outbox:
+            self._flush()
+        self._on_time()
+        if self._outbox:
+            self._flush()
+        if self._eof and not self._rest:
+            self._leave()
 
     # Calls of a thread that is inside another call already
 
@@ -635,6 +693,7 @@ class Connection(ClientCore):
         if self._released:
             return
         self._released = True
+        attendant.remove(self)
         self._outbox.clear()
         self._close_socket()
         self._calls.notify()

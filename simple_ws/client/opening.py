@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConnectError, ConnectTimeout
 from ..protocol.client_handshake import BODY_TIMEOUT, Accepted, Opening, Outcome
-from ..protocol.proxy_tunnel import Tunnel
+from ..protocol.proxy_tunnel import Socks, Tunnel
 from ..protocol.uri import URI
 from .core import explain, unreachable
 from .dial import READ, WRITE, Socket, dial, dial_unix, start_tls, wait_for
@@ -99,6 +99,10 @@ class Opener:
         proxy = options.proxy_to(uri)
         if proxy is None:
             return dial(uri.host, uri.port, options.source_address, self._left)
+        if isinstance(proxy, Socks):
+            from .socks import dial_by_socks
+
+            return dial_by_socks(proxy, uri, options.source_address, self._left)
         return self._connect_by(proxy, uri)
 
     def _connect_by(self, proxy: URI, uri: URI) -> socket.socket:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..checks import Check, compression, optional, path, seconds, whole
+from ..checks import Check, compression, flag, optional, path, seconds, whole
 from ..constants import TOKEN
 from ..deflate import Deflate
 from ..protocol.client_handshake import Offer
-from ..protocol.proxy_tunnel import parse_proxy, proxy_for
+from ..protocol.proxy_tunnel import Proxy, parse_proxy, proxy_for
 from ..protocol.uri import URI
 from .default_tls import default_context
 
@@ -57,6 +57,7 @@ class ConnectOptions(TypedDict, total=False):
     proxy: str | bool | None
     source_address: tuple[str, int] | None
     unix: str | os.PathLike[str] | None
+    background: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +89,15 @@ class ClientOptions(Offer):
         server_hostname: the name that the certificate must match, instead of the host.
         proxy: True uses the proxy from the environment or system settings, an address
             such as "http://user:password@host:port" sets one, None or False use none.
+            With python-socks (extra `socks`) also socks5, socks5h (the proxy resolves
+            the name of the server), socks4 and socks4a.
         source_address: local (host, port) to connect from; port 0 lets the system
             choose.
         unix: path of a Unix socket to connect to, instead of host and port.
+        background: of the blocking client only: while the program does other things, a
+            thread (one for all connections) answers pings, and pings a silent server.
+            It looks at a connection once a second, and receives up to `read_limit`.
+            Without it, only calls of the connection do that. asyncio needs no thread.
     """
 
     compression: Deflate | None = _DEFLATE
@@ -104,11 +111,12 @@ class ClientOptions(Offer):
     ping_timeout: float | None = 20.0
     ssl: SSLContext | None = None
     server_hostname: str | None = None
-    proxy: URI | bool = True
+    proxy: Proxy | bool = True
     source_address: tuple[str, int] | None = None
     unix: str | None = None
+    background: bool = True
 
-    def proxy_to(self, uri: URI) -> URI | None:
+    def proxy_to(self, uri: URI) -> Proxy | None:
         """The proxy to use for a server, or None.
 
         Raises:
@@ -352,7 +360,7 @@ def _is_name(host: str) -> bool:
         return False
 
 
-def _proxy(name: str, value: Any) -> URI | bool:
+def _proxy(name: str, value: Any) -> Proxy | bool:
     if value is None or isinstance(value, bool):
         return bool(value)
     if not isinstance(value, str):
@@ -399,5 +407,6 @@ _CHECKS: dict[str, Check] = {
     "proxy": _proxy,
     "source_address": optional(_source_address),
     "unix": optional(path),
+    "background": flag,
 }
 assert set(_CHECKS) == {field.name for field in fields(ClientOptions)}

@@ -1,13 +1,17 @@
-"""HTTP proxies of the clients: choosing one, and its CONNECT (RFC 9110 §9.3.6).
+"""Proxies of the clients: choosing one, and the CONNECT of HTTP (RFC 9110 §9.3.6).
 
 RFC 6455 §4.1 has a client with a proxy ask that proxy for a TCP connection to the
-server, with TLS or without. Sans-I/O, except that it reads the environment.
+server, with TLS or without. Sans-I/O, except that it reads the environment. What SOCKS
+proxies are asked is left to `client.socks`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import NamedTuple
 
 from ..errors import HandshakeError, InvalidURI, ProxyError
 from ..text import excerpt
@@ -15,33 +19,79 @@ from .client_handshake import ResponseReader, basic, without
 from .no_proxy import is_direct
 from .uri import URI, parse_uri, redacted
 
-__all__ = ["ASKS_SYSTEM", "Tunnel", "parse_proxy", "proxy_for"]
+__all__ = ["ASKS_SYSTEM", "Proxy", "Socks", "Tunnel", "parse_proxy", "proxy_for"]
 
 #: Whether the system has settings in addition to the environment. Reading them may be
 #: slow: Windows resolves names.
 ASKS_SYSTEM = sys.platform in ("win32", "darwin")
 
 
-def parse_proxy(address: str) -> URI:
+#: Schemes of SOCKS, and whether the proxy resolves the names of servers.
+_SOCKS = {"socks5": False, "socks5h": True, "socks4": False, "socks4a": True}
+#: RFC 1928 §3.
+_SOCKS_PORT = 1080
+
+
+class Socks(NamedTuple):
+    """A SOCKS proxy (RFC 1928).
+
+    Attributes:
+        version: 4 or 5.
+        resolves: it is asked for names, and not for addresses.
+        uri: host, port, user and password.
+    """
+
+    version: int
+    resolves: bool
+    uri: URI
+
+    @property
+    def host_and_port(self) -> str:
+        """For errors."""
+        return self.uri.host_and_port
+
+
+#: An HTTP proxy, or one of SOCKS.
+Proxy = URI | Socks
+
+
+def parse_proxy(address: str) -> Proxy:
     """Parse the address of a proxy: "http://user:password@host:port" or "host:port".
 
+    Or "socks5://host:port"; socks5h has the proxy resolve names. Likewise socks4 and
+    socks4a.
+
     Raises:
-        ValueError: It is not an address, or the proxy is of another kind.
+        ValueError: It is not an address, the proxy is of another kind, or python-socks
+            is not installed.
     """
     scheme = address.partition("://")[0].lower() if "://" in address else ""
+    if scheme in _SOCKS:
+        return _parse_socks(scheme, address)
     if scheme not in ("", "http"):
-        raise ValueError(f"only http:// proxies are supported, not {scheme}://")
+        kinds = "http:// and socks5://"
+        raise ValueError(f"only {kinds} proxies are supported, not {scheme}://")
     return parse_uri(address if scheme else f"http://{address}")
 
 
-def proxy_for(uri: URI) -> URI | None:
+def _parse_socks(scheme: str, address: str) -> Socks:
+    if find_spec("python_socks") is None:
+        raise ValueError(f"{scheme}:// needs the package python-socks (extra socks)")
+    rest = address.partition("://")[2]
+    uri = parse_uri(f"http://{rest}")
+    if uri.port == 80 and parse_uri(f"https://{rest}").port == 443:  # none is given
+        uri = replace(uri, port=_SOCKS_PORT)
+    return Socks(int(scheme[5]), _SOCKS[scheme], uri)
+
+
+def proxy_for(uri: URI) -> Proxy | None:
     """The proxy for a server from the environment or the system settings, if any.
 
     For wss it is `wss_proxy` or `https_proxy`, for ws `ws_proxy` or `http_proxy`,
-    otherwise `all_proxy`. A proxy of an unsupported kind, such as SOCKS, is skipped if
-    another one can be used; the last resort is the one for the other scheme. Servers on
-    this machine, and those in `no_proxy` (see `no_proxy.is_direct`), are connected to
-    directly.
+    otherwise `all_proxy`. A proxy of an unsupported kind, which is SOCKS where
+    python-socks is missing, is skipped if another one can be used; the last resort is
+    the one for the other scheme. Servers on this machine, and those in `no_proxy` (see
+    `no_proxy.is_direct`), are connected to directly.
 
     Raises:
         InvalidURI: All proxies are of an unsupported kind.

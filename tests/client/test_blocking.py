@@ -10,7 +10,7 @@ import itertools
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,18 +22,14 @@ from client_harness import (
     server_close,
     server_frame,
 )
-from harness import BINARY, DEADLINE, PING, PONG, TEXT, small_buffers
+from harness import BINARY, DEADLINE, PING, PONG, TEXT
 
 import simple_ws
 from simple_ws.client import blocking as client
 from simple_ws.client.blocking import Connection, connect
 from simple_ws.client.dial import READ, WRITE, wait_for
-from simple_ws.client.options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.errors import ConnectionClosed, HandshakeRefused
-from simple_ws.protocol.client_handshake import Accepted
-from simple_ws.protocol.http11 import Headers
-from simple_ws.protocol.uri import parse_uri
 
 BIG = b"\xa5" * (4 * 2**20)
 
@@ -45,33 +41,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> Patient:
     monkeypatch.setattr(client, "_clock", patient.clock)
     monkeypatch.setattr(client, "_wait_for", patient)
     return patient
-
-
-@pytest.fixture
-def open_pair() -> Iterator[Callable[..., tuple[Connection, Server]]]:
-    """Make connections that are open, each with the server's end of it."""
-    made: list[tuple[Connection, Server]] = []
-
-    def make(
-        sock: Any = None, rest: bytes = b"", **options: Any
-    ) -> tuple[Connection, Server]:
-        ours, theirs = socket.socketpair()
-        small_buffers(ours)
-        ours.setblocking(False)
-        accepted = Accepted(Headers(), None, None, rest)
-        ws = Connection(
-            ours if sock is None else sock(ours),
-            parse_uri("ws://h/"),
-            accepted,
-            ClientOptions(**options),
-        )
-        made.append((ws, Server(theirs)))
-        return made[-1]
-
-    yield make
-    for ws, server in made:
-        server.sock.close()
-        ws._sock.close()
 
 
 def test_connect_is_exported() -> None:

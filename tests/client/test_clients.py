@@ -747,6 +747,27 @@ class TestEnding:
         with scripted(script) as server, face.connect(server.url, read_limit=1) as ws:
             assert list(ws) == list("01234")
 
+    def test_close_by_the_server_can_be_waited_for(self, face: Any) -> None:
+        def last_words(server: Server) -> None:
+            server.accept()
+            server.send(TEXT, "last")
+            server.leave(4000, "over")
+
+        with scripted(last_words) as server, face.connect(server.url) as ws:
+            ws.wait_closed(DEADLINE)
+            assert (ws.close_code, ws.close_reason) == (4000, "over")
+            assert ws.recv() == "last"
+            ws.wait_closed()  # it is
+
+    def test_wait_for_the_close_has_a_limit(self, face: Any) -> None:
+        with scripted(echo) as server, face.connect(server.url) as ws:
+            with pytest.raises(TimeoutError, match="not closed within 0 s"):
+                ws.wait_closed(0)
+            with pytest.raises(ValueError, match="timeout"):
+                ws.wait_closed(-1)
+            ws.send("still open")
+            assert ws.recv(DEADLINE) == "still open"
+
     def test_messages_that_cross_our_close_are_skipped(self, face: Any) -> None:
         def script(server: Server) -> None:
             server.accept()

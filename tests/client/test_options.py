@@ -144,7 +144,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("server_hostname", "a..b", "server_hostname must be a host name"),
     ("server_hostname", "a" * 64, "server_hostname must be a host name"),
     ("proxy", 1, "proxy must be True, None or an address"),
-    ("proxy", "socks5://p:1", "proxy: only http:// proxies"),
+    ("proxy", "https://p:1", "proxy: only http:// and socks5:// proxies"),
     ("proxy", "http://me:secret@p:x", "proxy: http://me:***@p:x"),
     ("source_address", "127.0.0.1", "source_address must be (host, port) or None"),
     ("source_address", ("h", "1"), "source_address must be (host, port)"),
@@ -186,7 +186,7 @@ def test_wrong_value_is_refused_by_name(name: str, value: Any, said: str) -> Non
         ({"subprotocols": ["SECRET", "SECRET"]}, "each name once"),
         ({"proxy": b"http://me:SECRET@p:1"}, "not bytes"),
         ({"proxy": "http://me:SECRET@p:x"}, r"me:\*\*\*@p"),
-        ({"proxy": "socks5://me:SECRET@p:1"}, "only http"),
+        ({"proxy": "https://me:SECRET@p:1"}, "only http"),
         ({"proxy": "me:SECRET/x@p:1"}, r"me:\*\*\*@p"),
         ({"ssl": True}, r"not for ws://h/\?token=\*\*\*"),
     ],
@@ -284,7 +284,8 @@ def test_defaults_are_what_the_documentation_says() -> None:
 def test_every_option_is_known_to_type_checkers() -> None:
     known = set(ConnectOptions.__annotations__)
     assert known == {field.name for field in fields(ClientOptions)}
-    assert aio.AsyncConnectOptions.__annotations__.keys() - known == {"backoff"}
+    more = aio.AsyncConnectOptions.__annotations__.keys() - known
+    assert more == {"backoff", "should_retry"}
 
 
 def test_certificates_are_checked_by_default() -> None:

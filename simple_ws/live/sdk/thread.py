@@ -49,6 +49,7 @@ _DEFAULTS: dict[str, Any] = {
     "subprotocols": ("centrifuge-json",),
     "ping_interval": None,
     "max_size": 64 * 2**20,
+    "background": False,  # our own thread waits for messages all the time
 }
 
 _clock = time.monotonic
