@@ -597,6 +597,10 @@ include "_c/token_bucket.pxi"
 
 include "_c/messages.pxi"
 
+include "_c/openssl.pxi"
+
+include "_c/tls.pxi"
+
 include "_c/connection.pxi"
 
 include "_c/latest.pxi"

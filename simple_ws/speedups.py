@@ -7,7 +7,7 @@ extension, `0` disables it; if unset, the extension is used if it is available.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 _WANTED = os.environ.get("SIMPLE_WS_EXTENSION", "")
 if _WANTED not in {"", "0", "1"}:
@@ -15,13 +15,45 @@ if _WANTED not in {"", "0", "1"}:
 
 if TYPE_CHECKING or _WANTED == "0":
     from ._fallback import *
+    from ._fallback import BACKEND
     from ._fallback import __all__ as __all__
 else:
     try:
         from ._speedups import *
+        from ._speedups import BACKEND
         from ._speedups import __all__ as __all__
     except ImportError as error:
         if _WANTED == "1":
             raise ImportError(f"SIMPLE_WS_EXTENSION is 1, but: {error}") from error
         from ._fallback import *
+        from ._fallback import BACKEND
         from ._fallback import __all__ as __all__
+
+if TYPE_CHECKING:
+    from ._fallback.tls import TLSRecords
+
+
+def tls_records() -> type[TLSRecords]:
+    """The class for the records of TLS connections: in C where the extension can call
+    the OpenSSL of this Python (ADR 49), else in Python.
+
+    A function, because some Pythons have no `ssl`, and most servers do not need it.
+    The environment variable `SIMPLE_WS_TLS` is read here: `1` requires the one in C,
+    `0` disables it.
+
+    Raises:
+        ImportError: `SIMPLE_WS_TLS` has another value, or is 1, and there is none in C.
+    """
+    wanted = os.environ.get("SIMPLE_WS_TLS", "")
+    if wanted not in {"", "0", "1"}:
+        raise ImportError(f"SIMPLE_WS_TLS must be 1, 0 or unset, not {wanted!r}")
+    found: Any = None
+    if BACKEND == "extension" and wanted != "0":
+        from . import _speedups
+
+        found = _speedups.tls_records()
+    if found is None and wanted == "1":
+        raise ImportError("SIMPLE_WS_TLS is 1, but there is none in C here")
+    from ._fallback.tls import TLSRecords
+
+    return found or TLSRecords

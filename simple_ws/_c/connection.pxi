@@ -281,11 +281,13 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef int read_in(self) except -1:
         cdef LoopState loop = self._loop
         cdef uint8_t* buffer
-        if self.fd < 0:
+        if self.fd < 0 and not isinstance(self._sock, TLSRecords):
             return self.read_by_method()
         buffer = loop.borrow_buffer()
         self.feeding = True
         try:
+            if self.fd < 0:
+                return self.read_encrypted(<TLSRecords> self._sock, buffer)
             if self.large != NULL:
                 return self.read_large(buffer)
             return self.read_small(buffer)
@@ -300,10 +302,15 @@ Moves messages between a socket and a callback; subclasses do the rest.
         if got <= 0:
             return self.not_read(got)
         self.note_read(<size_t> got)
+        return self.feed_behind_tail(buffer, before, <size_t> got)
+
+    cdef int feed_behind_tail(
+        self, uint8_t* buffer, size_t before, size_t got
+    ) except -1:
         if before:
             memcpy(buffer, self.tail, before)
             self.drop_tail()
-        return self.feed(buffer, before + <size_t> got)
+        return self.feed(buffer, before + got)
 
     cdef int not_read(self, ssize_t got) except -1:
         cdef int error = errno
@@ -312,6 +319,39 @@ Moves messages between a socket and a callback; subclasses do the rest.
         elif not would_block(error):
             self._on_lost(OSError(error, os.strerror(error)))
         return 0
+
+    cdef int read_encrypted(self, TLSRecords records, uint8_t* buffer) except -1:
+        """Read what is decrypted, as `read_small` and `read_large` do."""
+        cdef size_t before = self.tail_size
+        cdef PyObject* block = NULL
+        cdef size_t start = 0
+        cdef Py_ssize_t got
+        if self.large != NULL:
+            # What is read may exceed the place reserved so far.
+            self.grow_large(self.large.have + TLS_BUFFER)
+            block = self.large.block
+            start = self.large.have
+            # Code that runs meanwhile may end the connection and drop it.
+            Py_XINCREF(block)
+        try:
+            got = records.read(block, start, buffer + before, _LARGEST_READ - before)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._on_lost(error)
+            return 0
+        finally:
+            Py_XDECREF(block)
+        if got <= 0:
+            if got == 0:
+                self._on_lost(None)
+            return 0
+        self.note_read(<size_t> got)
+        if self.tail_size != before or (self.large == NULL) != (block == NULL):
+            return 0  # it was ended meanwhile
+        if block != NULL:
+            return self.feed_large(buffer, <size_t> got)
+        return self.feed_behind_tail(buffer, before, <size_t> got)
 
     cdef int read_by_method(self) except -1:
         self.feeding = True
@@ -759,9 +799,17 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self._last_received = self._loop.now
         self.bytes_received += got
         self.counters.bytes_received += got
-        self.add_to_large(min(<size_t> got, room))
-        if <size_t> got > room:
-            self.feed(buffer, <size_t> got - room)
+        return self.feed_large(buffer, <size_t> got)
+
+    cdef int feed_large(self, uint8_t* buffer, size_t got) except -1:
+        """Add what was read to the large message; what exceeds its place is in the
+        buffer."""
+        cdef size_t room = (
+            <size_t> PyBytes_GET_SIZE(<object> self.large.block) - self.large.have
+        )
+        self.add_to_large(min(got, room))
+        if got > room:
+            self.feed(buffer, got - room)
         return 0
 
     cdef int add_to_large(self, size_t size) except -1:
@@ -1088,7 +1136,10 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self.pongs = 0
         while self.waiting:
             if self.fd < 0:
-                sent = self.send_by_method(&offered)
+                if isinstance(self._sock, TLSRecords):
+                    sent = self.send_encrypted(<TLSRecords> self._sock, &offered)
+                else:
+                    sent = self.send_by_method(&offered)
                 if not self.offering:
                     return GONE  # lost, or ended while the method ran
             else:
@@ -1149,20 +1200,51 @@ Moves messages between a socket and a callback; subclasses do the rest.
         cdef uint8_t heads[MAX_HEADS * HEAD_ROOM]
         cdef msghdr message
         cdef size_t left = self.small_used - self.small_sent
-        cdef int count = 0
+        cdef int count
         if not self.queue_used:
             offered[0] = left
             return c_send(self.fd, self.small + self.small_sent, left, MSG_NOSIGNAL)
-        if left:
-            parts[0].iov_base = self.small + self.small_sent
-            parts[0].iov_len = left
-            count = 1
-        offered[0] = left
-        count = self.gather(parts, heads, count, offered)
+        count = self.list_output(parts, heads, offered)
         memset(&message, 0, sizeof(msghdr))
         message.msg_iov = parts
         message.msg_iovlen = count
         return c_sendmsg(self.fd, &message, MSG_NOSIGNAL)
+
+    cdef int list_output(
+        self, iovec* parts, uint8_t* heads, size_t* offered
+    ) noexcept:
+        """List `small` and the queue, as many parts as fit."""
+        cdef size_t left = self.small_used - self.small_sent
+        offered[0] = left
+        if left:
+            parts[0].iov_base = self.small + self.small_sent
+            parts[0].iov_len = left
+        return self.gather(parts, heads, 1 if left else 0, offered)
+
+    cdef ssize_t send_encrypted(
+        self, TLSRecords records, size_t* offered
+    ) except -2:
+        """The same through TLS."""
+        cdef iovec parts[MAX_PARTS]
+        cdef uint8_t heads[MAX_HEADS * HEAD_ROOM]
+        cdef int count
+        if records.fd < 0:  # a method of the socket may change the outbox
+            return self.send_by_method(offered)
+        count = self.list_output(parts, heads, offered)
+        self.offering = <uint32_t> min(offered[0], <size_t> 0xFFFFFFFF)
+        try:
+            return <ssize_t> records.write(parts, count, offered[0])
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._on_lost(error)
+            self.discard()
+            return 0
+        except BaseException:
+            # It is unknown how much was sent, and nothing may be sent twice.
+            self._abandon()
+            self.discard()
+            raise
 
     cdef ssize_t send_by_method(self, size_t* offered) except -2:
         """The same through the methods of a socket that is not a plain one."""

@@ -32,7 +32,7 @@ cdef extern from *:
     }
     """
     int errno
-    int EINTR, ENOSYS
+    int EAGAIN, ECONNABORTED, EINTR, ENOSYS
     int64_t INT64_MAX
     double INFINITY
     int MSG_NOSIGNAL
@@ -84,6 +84,8 @@ cdef enum:
     SPARE_BYTES = 8388608
 
 cdef size_t _MAX_READ = MAX_READ
+#: Room for a tail and for the largest read after it.
+cdef size_t _LARGEST_READ = TAIL_LIMIT + 16 + _MAX_READ
 cdef double _TURN = TURN
 cdef double _LONGEST_SHARE = LONGEST_SHARE
 cdef double _LEAST_SHARE = LEAST_SHARE
@@ -399,7 +401,7 @@ State that connections share with the loop that drives them.
         cdef uint8_t* buffer = self.buffer
         self.buffer = NULL
         if buffer == NULL:
-            buffer = <uint8_t*> malloc(TAIL_LIMIT + 16 + _MAX_READ)
+            buffer = <uint8_t*> malloc(_LARGEST_READ)
             if buffer == NULL:
                 raise MemoryError
         return buffer

@@ -443,8 +443,8 @@ def test_no_byte_is_held_back_of_what_is_not_all_encrypted() -> None:
     """Held back it would be the first of a message, which may be dropped."""
     bench = Bench()
     bench.wire.script = [0]
-    with mock.patch.object(tls, "_PIECE", 4):
-        assert bench.ours.send(b"ABC" + b"DEF") == 4
+    bench.ours._piece = 4
+    assert bench.ours.send(b"ABC" + b"DEF") == 4
     assert bench.ours.send(b"EF") == 2
     assert bench.listen() == b"ABCDEF"
 
@@ -455,7 +455,7 @@ def test_large_output_waits_in_bounded_pieces() -> None:
     data = random.Random(4).randbytes(1_000_000)
     done = bench.ours.send(data)
     assert done <= 65536
-    assert len(bench.ours._ciphertext) < 70_000
+    assert bench.ours._owed < 70_000
     assert bench.ours.send(data[done:]) == len(data) - done
     assert bench.listen() == data
 
@@ -497,8 +497,7 @@ class Owner:
             self.consume(sent)
             if sent < len(offer):
                 return
-        assert not self.bench.ours._ciphertext, "nobody would ask for it"
-        assert not self.bench.ours._outgoing.pending
+        assert not self.bench.ours._owed, "nobody would ask for it"
 
     def consume(self, sent: int) -> None:
         self.begun = self.begun and not sent
@@ -534,17 +533,17 @@ def test_peer_decrypts_exactly_what_was_not_dropped(
 ) -> None:
     bench = Bench(version)
     owner = Owner(bench)
-    with mock.patch.object(tls, "_PIECE", piece):
-        for what, value in steps:
-            if what == "write":
-                owner.write(value)
-            elif what == "drop":
-                owner.drop(*value)
-            else:
-                # Whatever is left of the script is taken then.
-                bench.wire.script = [*value, 0]
-                owner.flush()
-        owner.finish()
+    bench.ours._piece = piece
+    for what, value in steps:
+        if what == "write":
+            owner.write(value)
+        elif what == "drop":
+            owner.drop(*value)
+        else:
+            # Whatever is left of the script is taken then.
+            bench.wire.script = [*value, 0]
+            owner.flush()
+    owner.finish()
     assert bench.listen() == owner.due
 
 
@@ -622,8 +621,9 @@ def test_stalled_client_gets_whole_messages_whatever_the_policy(
     policy: str, bursts: list[Any], piece: int, version: ssl.TLSVersion
 ) -> None:
     driven, peer, wire = stalled(policy, version)
-    with driven, mock.patch.object(tls, "_PIECE", piece):
+    with driven:
         (client,) = driven.server.clients
+        client._sock._piece = piece
         accepted, number = [], 0
         wire.stuck = True
         for sizes, takes in bursts:
@@ -664,8 +664,9 @@ def test_stream_stays_whole_wherever_it_stalled(policy: str, piece: int) -> None
     """Stalls after every piece of three messages; then there is too much output."""
     for taken in range(1, 36 // piece):
         driven, peer, wire = stalled(policy, ssl.TLSVersion.TLSv1_3)
-        with driven, mock.patch.object(tls, "_PIECE", piece):
+        with driven:
             (client,) = driven.server.clients
+            client._sock._piece = piece
             wire.script, wire.stuck = [2**20] * taken, True
             for number in range(3):
                 client.write_message(f"{number} is short")
