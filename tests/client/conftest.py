@@ -10,7 +10,7 @@ import pytest
 from client_harness import Server
 from harness import small_buffers
 
-from simple_ws.client import blocking
+from simple_ws.client import driving
 from simple_ws.client.blocking import Connection
 from simple_ws.client.options import ClientOptions
 from simple_ws.protocol.client_handshake import Accepted
@@ -29,7 +29,7 @@ class _Nobody:
 @pytest.fixture(autouse=True)
 def unattended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the test itself drives its connections, by the clock that it has set."""
-    monkeypatch.setattr(blocking, "attendant", _Nobody())
+    monkeypatch.setattr(driving, "attendant", _Nobody())
 
 
 @pytest.fixture

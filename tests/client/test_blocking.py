@@ -25,7 +25,7 @@ from client_harness import (
 from harness import BINARY, DEADLINE, PING, PONG, TEXT
 
 import simple_ws
-from simple_ws.client import blocking as client
+from simple_ws.client import driving
 from simple_ws.client.blocking import Connection, connect
 from simple_ws.client.dial import READ, WRITE, wait_for
 from simple_ws.constants import CloseCause
@@ -38,8 +38,8 @@ BIG = b"\xa5" * (4 * 2**20)
 def patient(monkeypatch: pytest.MonkeyPatch) -> Patient:
     """The client's time passes when nothing else happens."""
     patient = Patient()
-    monkeypatch.setattr(client, "_clock", patient.clock)
-    monkeypatch.setattr(client, "_wait_for", patient)
+    monkeypatch.setattr(driving, "_clock", patient.clock)
+    monkeypatch.setattr(driving, "_wait_for", patient)
     return patient
 
 
@@ -54,7 +54,7 @@ def test_connect_is_exported() -> None:
 def tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each look at the client's clock take a millisecond."""
     now = itertools.count(1000.0, 0.001)
-    monkeypatch.setattr(client, "_clock", lambda: next(now))
+    monkeypatch.setattr(driving, "_clock", lambda: next(now))
 
 
 PONGS = server_frame(PONG) * 2**10
@@ -97,7 +97,7 @@ class TestFloods:
     ) -> None:
         ws, _ = open_pair(rest=PONGS, write_timeout=0.2)
         tick(monkeypatch)
-        ws._clock = client._clock
+        ws._clock = driving._clock
         with pytest.raises(ConnectionClosed) as caught:
             ws.send(BIG)
         assert caught.value.cause == CloseCause.SLOW_CONSUMER
@@ -116,7 +116,7 @@ class TestFloods:
                 ws._calls._lock.release()
             return wait_for(sock, events, timeout)
 
-        monkeypatch.setattr(client, "_wait_for", look)
+        monkeypatch.setattr(driving, "_wait_for", look)
         with pytest.raises(TimeoutError):
             ws.recv(0.05)
         assert entered.is_set()
@@ -415,7 +415,7 @@ class TestThreads:
             waits.set()
             return wait_for(*how)
 
-        monkeypatch.setattr(client, "_wait_for", wait)
+        monkeypatch.setattr(driving, "_wait_for", wait)
         with elsewhere() as go:
             receiving = go(ws.recv)
             assert waits.wait(DEADLINE)

@@ -286,7 +286,7 @@ def test_exception_of_a_signal_handler_while_waiting_ends_nothing(
         raise AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("simple_ws.client.blocking._wait_for", waiting)
+        patch.setattr("simple_ws.client.driving._wait_for", waiting)
         for call in (ws.recv, ws.ping):
             with pytest.raises(Alarm):
                 call()
@@ -448,7 +448,7 @@ def test_calls_in_a_wait_of_the_same_thread_do_not_wait_for_it(
             timeout = 0.0 if timeout is None else min(timeout, 0.01)
         return wait_for(sock, events, timeout)
 
-    monkeypatch.setattr("simple_ws.client.blocking._wait_for", waiting)
+    monkeypatch.setattr("simple_ws.client.driving._wait_for", waiting)
     with pytest.raises(ConnectionClosed) as raised:
         ws.recv()
     assert raised.value.code == 4000
