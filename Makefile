@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+EXTRA  ?= test
 ARGS   ?=
 APP    ?=
 BIN    := $(VENV)/bin
@@ -35,7 +36,7 @@ endef
 NODE_TESTS := tests/live/node_modules/.stamp
 PYRIGHT := tests/typing/node_modules/.stamp
 
-.PHONY: help run test lint types docs conformance browser bench wheels sanitize fuzz \
+.PHONY: help run test freethreaded lint types docs conformance browser bench wheels sanitize fuzz \
 	soak chaos clean
 
 help: ## show this list
@@ -48,6 +49,12 @@ run: ## start the drawing board, or APP=board the kanban board; open the printed
 
 test: $(VENV)/.stamp $(NODE_TESTS) ## run the tests, with the extension and without
 	@scripts/run_tests.sh $(BIN)/python "$(SPEEDUPS)" $(ARGS)
+
+# Older packages are taken where the newest has no wheel for this kind of Python.
+freethreaded: ## run the tests on a CPython without the GIL, which is built once
+	python=$$(scripts/free_threaded.sh) && PYTHON_GIL=0 PIP_PREFER_BINARY=1 \
+	$(MAKE) test PYTHON="$$python" VENV=.venv-free-threaded \
+	EXTRA=test-freethreaded ARGS="$(ARGS)"
 
 lint: $(VENV)/.stamp-dev ## check style
 	$(BIN)/ruff check .
@@ -93,7 +100,7 @@ chaos: $(VENV)/.stamp ## several nodes for minutes, and every 20 s something fai
 	$(BIN)/python tests/chaos/run.py $(ARGS)
 
 clean: ## remove what was built and installed
-	rm -rf $(VENV) build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz .typing docs/_build
+	rm -rf $(VENV) .venv-free-threaded build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz .typing docs/_build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -rf tests/live/node_modules tests/typing/node_modules
 	rm -f simple_ws/_speedups.c simple_ws/_speedups.html simple_ws/_speedups*.so
@@ -107,7 +114,7 @@ $(BIN)/python:
 # An old extension must not outlive a failed build, which pip does not report.
 $(VENV)/.stamp: pyproject.toml setup.py $(CYTHON) | $(BIN)/python
 	@rm -f "$(SPEEDUPS)"
-	$(call install,-e '.[test]')
+	$(call install,-e '.[$(EXTRA)]')
 	@touch $@
 
 # Tools only: the extension stays as it was built above.

@@ -1,5 +1,5 @@
 # cython: language_level=3, annotation_typing=False, auto_pickle=False
-# cython: autotestdict=False
+# cython: autotestdict=False, freethreading_compatible=True
 """The work done for every byte, frame and connection, in C.
 
 Masking, frame headers and UTF-8 are here; the files of `_c` are included below, one job
@@ -11,7 +11,8 @@ Rules for adding to it: everything here has a twin in Python; codecs are small `
 functions on raw pointers, which need no GIL and raise nothing, so that any later C code
 can call them; lengths are unsigned and checked before they are narrowed; a buffer is
 acquired and released in try/finally; no reference to the input survives a call.
-The GIL is never released: this makes it safe to share an object between threads.
+The GIL is released only to wait. Where Python has none, what several threads may use is
+an atomic or in a critical section, see `_c/threads.pxi`; the rest is its loop's alone.
 """
 
 cimport cython
@@ -31,7 +32,6 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 import os
 import socket
-import sys
 import time
 
 from .constants import (
@@ -49,6 +49,7 @@ from .constants import (
 )
 from .errors import InvalidData, MessageTooBig, ProtocolError
 from .messages import encode_message
+from .text import shared_text
 
 __all__ = [
     "BACKEND",
@@ -559,6 +560,7 @@ Validates UTF-8 in pieces, and fails at the first wrong byte (RFC 3629).
     def __cinit__(self):
         self._state.missing = 0
 
+    @cython.critical_section
     def feed(self, data: Buffer) -> bool:
         """Validate the next piece; False once the text cannot become valid any more."""
         cdef View view
@@ -570,6 +572,7 @@ Validates UTF-8 in pieces, and fails at the first wrong byte (RFC 3629).
         finally:
             PyBuffer_Release(&view)
 
+    @cython.critical_section
     def finish(self) -> bool:
         """Return whether the text may end here, and start over."""
         cdef bint complete = self._state.missing == 0
@@ -579,6 +582,7 @@ Validates UTF-8 in pieces, and fails at the first wrong byte (RFC 3629).
 
 # --- Deflate -------------------------------------------------------------------------
 
+include "_c/threads.pxi"
 include "_c/deflate.pxi"
 
 

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import trustme
+import pytest
 from harness import Driven, Peer
 
 from simple_ws.loop.tls import TLSSocket
+
+trustme = pytest.importorskip("trustme", reason="cryptography has no wheel here")
 
 
 @lru_cache

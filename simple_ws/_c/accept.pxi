@@ -56,8 +56,7 @@ cdef object readable(object address):
     """(host, port) of a peer; IPv4 peers have IPv4 addresses on dual-stack sockets."""
     if not isinstance(address, tuple):
         return address
-    # Behind a proxy thousands of connections have the same host: share one string.
-    return sys.intern(address[0].removeprefix("::ffff:")), address[1]
+    return shared_text(address[0].removeprefix("::ffff:")), address[1]
 
 
 cdef object address_of(sockaddr_storage* address):
@@ -77,7 +76,7 @@ cdef object address_of(sockaddr_storage* address):
         port = six.sin6_port
     else:
         return None
-    return sys.intern(text.decode("ascii")), ntohs(port)
+    return shared_text(text.decode("ascii")), ntohs(port)
 
 
 def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]:

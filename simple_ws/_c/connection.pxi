@@ -104,8 +104,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef public double opened_at
     cdef public object _sock
     cdef readonly object _rules
-    cdef readonly object _own_protocol  # the protocol, if it was needed
-    cdef public object _on_message
+    cdef object own_protocol  # the protocol, if it was needed
+    cdef object message_callback
     cdef public double _last_received
     cdef public double _last_message
     cdef readonly int64_t messages_received
@@ -162,7 +162,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self._sock = sock
         self._loop = loop
         self._rules = rules
-        self._on_message = _ignore
+        self.message_callback = _ignore
         self._last_received = self._last_message = (<LoopState> loop).now
         self._write_limit = min(write_limit, _NO_LIMIT)
         self.buffer_size = self.read_size = min(buffer_size, _MAX_READ)
@@ -178,6 +178,17 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self._on_fast_path = True
         self.own_write = type(self).write_message is not _write_message
 
+    @property
+    def _on_message(self) -> Callable[[Any, Any], object]:
+        """Called with each message and this object."""
+        with cython.critical_section(self):
+            return self.message_callback
+
+    @_on_message.setter
+    def _on_message(self, callback: Callable[[Any, Any], object]) -> None:
+        with cython.critical_section(self):
+            self.message_callback = callback
+
     def __dealloc__(self):
         free(self.bucket_of_rate)
         free(self.tail)
@@ -185,13 +196,20 @@ Moves messages between a socket and a callback; subclasses do the rest.
 
     @property
     def _protocol(self) -> Any:
-        if self._own_protocol is None:
-            self._own_protocol = self._rules.begin()
-        return self._own_protocol
+        if self.own_protocol is None:
+            self._protocol = self._rules.begin()
+        return self.own_protocol
 
     @_protocol.setter
     def _protocol(self, protocol: Any) -> None:
-        self._own_protocol = protocol
+        with cython.critical_section(self):
+            self.own_protocol = protocol
+
+    @property
+    def _own_protocol(self) -> Any:
+        """The protocol, if it was needed; other threads look at it."""
+        with cython.critical_section(self):
+            return self.own_protocol
 
     def _limit_rate(self, rate: float, burst: float) -> None:
         """Set a message rate; `_on_rate` is called for messages that exceed it."""
@@ -205,7 +223,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
 
     def _sync(self) -> None:
         """Copy the protocol's state; call it after anything that may change it."""
-        protocol = self._own_protocol
+        protocol = self.own_protocol
         if protocol is None:
             self._open = self._on_fast_path = True
             return
@@ -493,7 +511,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         if not self.queued:
             self.queued = True
             self._loop.run_queue.append(self)
-            self._loop.attention = True
+            store_word(&self._loop.attention_word, True)
             if self._loop.eager:
                 self._loop.on_dirty()
         return 0
@@ -670,7 +688,9 @@ Moves messages between a socket and a callback; subclasses do the rest.
                 self._on_rate()
                 return 0
         try:
-            answer = self._on_message(message, self)
+            with cython.critical_section(self):  # another thread may replace it
+                callback = self.message_callback
+            answer = callback(message, self)
             if answer is None or type(answer) is _send_status:
                 pass
             elif type(answer) is str or type(answer) is bytes:
@@ -904,7 +924,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         """See `write_message`; what needs no Python code is sent from here."""
         cdef const char* data
         cdef Py_ssize_t size
-        if PyThread_get_thread_ident() != self._loop.owner:
+        if not runs_here(self._loop):
             return self._write_elsewhere(msg, binary)
         if binary is None or binary is True or binary is False:
             if type(msg) is not str and type(msg) is not bytes:

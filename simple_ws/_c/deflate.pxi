@@ -144,10 +144,12 @@ Compresses messages (RFC 7692 §7.2.1).
         if self._ready:
             deflateEnd(&self._stream)
 
+    @cython.critical_section
     def reset(self) -> None:
         """Forget the window: start without context."""
         deflateReset(&self._stream)
 
+    @cython.critical_section
     def compress(self, data: Buffer) -> bytes:
         """Compress one whole message, without the tail that RFC 7692 removes."""
         cdef View view
@@ -228,6 +230,7 @@ Decompresses messages, in pieces and up to a limit (RFC 7692 §7.2.2).
         if self._ready:
             inflateEnd(&self._stream)
 
+    @cython.critical_section
     def feed(self, data: Buffer, Py_ssize_t limit: int) -> bytes:
         """Inflate a piece of a message.
 
@@ -249,6 +252,7 @@ Decompresses messages, in pieces and up to a limit (RFC 7692 §7.2.2).
         finally:
             PyBuffer_Release(&view)
 
+    @cython.critical_section
     def finish(self) -> None:
         """Inflate the tail that the peer removed, which ends the message.
 

@@ -60,7 +60,6 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
     object PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
-    Py_ssize_t REFERENCES "Py_REFCNT"(PyObject* owner)
 
 
 cdef extern from *:
@@ -175,12 +174,12 @@ State that connections share with the loop that drives them.
     cdef double own_work  # seconds since `mark` that callbacks did not take
     cdef double mark  # time is accounted for up to here
     cdef int credit  # messages and events left for the connection being read
-    cdef public unsigned long owner
+    cdef unsigned long owner_word  # see `_c/threads.pxi`
+    cdef unsigned long attention_word
     cdef readonly list dirty
     cdef readonly list run_queue
     cdef readonly dict input_holders
     cdef Py_ssize_t carried_over  # of them, who waited when this turn began
-    cdef public bint attention
     cdef readonly object clock
     cdef bint monotonic
     # The last message given to a compressing connection in this turn, and its
@@ -200,7 +199,8 @@ State that connections share with the loop that drives them.
         self.buffered_input_limit = INT64_MAX
         self.input_holders = {}
         self.slow = self.pause = INFINITY
-        self.owner = PyThread_get_thread_ident()
+        store_word(&self.owner_word, PyThread_get_thread_ident())
+        store_word(&self.attention_word, False)
         self.dirty = []
         self.run_queue = []
         self.share = self.fair_share = _LONGEST_SHARE
@@ -219,6 +219,24 @@ State that connections share with the loop that drives them.
         free(self.buffer)
         for index in range(self.spare_count):
             Py_XDECREF(self.spares[index])
+
+    @property
+    def owner(self) -> int:
+        """Ident of the thread that runs the loop."""
+        return load_word(&self.owner_word)
+
+    @owner.setter
+    def owner(self, unsigned long ident: int) -> None:
+        store_word(&self.owner_word, ident)
+
+    @property
+    def attention(self) -> bool:
+        """Whether something other than readiness needs the loop."""
+        return <bint> load_word(&self.attention_word)
+
+    @attention.setter
+    def attention(self, bint needed: bool) -> None:
+        store_word(&self.attention_word, needed)
 
     def tick(self) -> None:
         """Read the clock; called at the beginning of a turn."""
@@ -433,7 +451,7 @@ State that connections share with the loop that drives them.
     cdef void give_block(self, PyObject* block) noexcept:
         """Take a reference; keep the block if it is not used elsewhere."""
         cdef size_t size = <size_t> PyBytes_GET_SIZE(<object> block)
-        if REFERENCES(block) > 1 or size < SPARE_LIMIT or size > SPARE_BYTES:
+        if not has_one_owner(block) or size < SPARE_LIMIT or size > SPARE_BYTES:
             Py_XDECREF(block)
             return
         # The oldest ones are freed: sizes that are no longer needed must not stay.
@@ -451,6 +469,11 @@ State that connections share with the loop that drives them.
         self.spare_count -= 1
         self.spare_bytes -= <size_t> PyBytes_GET_SIZE(<object> oldest)
         Py_XDECREF(oldest)
+
+
+cdef inline bint runs_here(LoopState loop) noexcept:
+    """Whether the caller is the loop's thread."""
+    return load_word(&loop.owner_word) == PyThread_get_thread_ident()
 
 
 cdef LoopState _nowhere = LoopState(time.monotonic)

@@ -106,9 +106,7 @@ Publishes what all receivers get as it is; subclasses do the rest."""
         if receivers is None:
             return None
         # All are of one loop; the others' threads may not write.
-        if (<ConnectionCore> (<list> receivers)[0])._loop.owner != (
-            PyThread_get_thread_ident()
-        ):
+        if not runs_here((<ConnectionCore> (<list> receivers)[0])._loop):
             return None
         return <list> receivers
 
@@ -117,7 +115,7 @@ Publishes what all receivers get as it is; subclasses do the rest."""
         cdef ConnectionCore receiver
         for client in receivers:
             receiver = <ConnectionCore?> client
-        if receivers and receiver._loop.owner == PyThread_get_thread_ident():
+        if receivers and runs_here(receiver._loop):
             self._plain[topic] = receivers
 
 

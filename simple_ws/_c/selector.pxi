@@ -219,7 +219,9 @@ cdef class Poller:
             # After the writes: what a signal handler wants must not wait for the next
             # event, and a peer that was answered may be who sends the signal.
             PyErr_CheckSignals()
-            if loop.attention or (deadline >= 0 and loop.now >= deadline):
+            if load_word(&loop.attention_word):
+                return more
+            if deadline >= 0 and loop.now >= deadline:
                 return more
 
     def close(self) -> None:

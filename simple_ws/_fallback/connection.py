@@ -12,13 +12,13 @@ a connection (identity, topics, keepalive, closing) is in `connection.client`.
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from ..constants import MAX_READ, Delivered, Opcode, SendStatus, State
 from ..messages import encode_message
+from ..text import shared_text
 from ..token_bucket import TokenBucket
 from .codecs import Deflater, apply_mask, build_frame
 from .loop import LoopState
@@ -754,6 +754,5 @@ def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]:
     accepted, address = sock.accept()
     accepted.setblocking(False)
     if isinstance(address, tuple):
-        # Behind a proxy thousands of connections have the same host: share one string.
-        address = sys.intern(address[0].removeprefix("::ffff:")), address[1]
+        address = shared_text(address[0].removeprefix("::ffff:")), address[1]
     return accepted, address

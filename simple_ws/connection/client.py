@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any, ClassVar
 
 from ..constants import CloseCause, CloseCode, Opcode, SendStatus, State
@@ -41,6 +41,7 @@ __all__ = ["Client"]
 logger = logging.getLogger("simple_ws")
 
 _ids = itertools.count(1)
+_numbering = Lock()  # without the GIL, two threads might get the same
 
 _PONG = 0x80 | Opcode.PONG
 
@@ -127,7 +128,8 @@ class Client(ConnectionCore):
         self._handler = handler
         self._request = request
         self._counters = handler._counters
-        self.id: int = next(_ids)
+        with _numbering:
+            self.id: int = next(_ids)
         self.opened_at: float = time.time()
         self.subprotocol: str | None = subprotocol
         self.latency: float | None = None

@@ -193,6 +193,7 @@ class _Watcher:
         self._on_ready = on_ready
         self._asked = threading.Semaphore(0)
         self._looking = self._found = self._over = False
+        self._wait: Callable[[], object] = _nothing
         self._thread = threading.Thread(
             target=self._work, name="simple_ws watcher", daemon=True
         )
@@ -202,6 +203,8 @@ class _Watcher:
         """Watch what is registered now; call it after each turn."""
         if not self._looking:
             self._looking = True
+            # Made here: the thread must not read a set that this one changes.
+            self._wait = self._reactor.waiting()
             self._asked.release()
         elif not self._found:
             self._reactor.wake()  # it watches what was registered before this turn
@@ -215,7 +218,7 @@ class _Watcher:
 
     def _work(self) -> None:
         while self._asked.acquire() and not self._over:
-            self._reactor.wait()
+            self._wait()
             self._found = True
             try:
                 self._loop.call_soon_threadsafe(self._tell)

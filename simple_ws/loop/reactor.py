@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import select
 import selectors
 import socket
 import struct
@@ -79,6 +80,11 @@ def unsent_by_system(sock: Any) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
+def _wait(select: Callable[[], object]) -> None:
+    with suppress(OSError, ValueError, KeyError):  # something was closed meanwhile
+        select()
+
+
 class Reactor(LoopState):
     """A `selectors` loop for one thread.
 
@@ -132,6 +138,9 @@ class Reactor(LoopState):
         self._calls: deque[Callable[[], object]] = deque()
         self._waker: socket.socket | None = None
         self._woken = False
+        #: Held while `_woken` is looked at: what was queued before is seen, even if no
+        #: GIL keeps the order. A signal handler may come while its thread holds it.
+        self._waking = threading.RLock()
         self._pid = 0
         self._reserved = 0
         self._reserving = threading.Lock()
@@ -223,10 +232,14 @@ class Reactor(LoopState):
     def wake(self) -> None:
         """Wake the loop; from any thread and from signal handlers."""
         waker = self._waker
-        if waker is not None and not self._woken:
+        if waker is None:
+            return
+        with self._waking:
+            if self._woken:
+                return
             self._woken = True
-            with suppress(OSError):  # closed meanwhile: the loop sleeps no more
-                waker.send(b"\0")
+        with suppress(OSError):  # closed meanwhile: the loop sleeps no more
+            waker.send(b"\0")
 
     def run_once(self, timeout: float | None = None) -> None:
         """One turn: wait at most `timeout` seconds (None: without limit)."""
@@ -483,10 +496,17 @@ class Reactor(LoopState):
                 return ready
         return []
 
-    def wait(self) -> None:
-        """Wait until something is ready, and handle nothing; from any thread."""
-        with suppress(OSError, ValueError, KeyError):  # something was closed meanwhile
-            self._selector.select()
+    def waiting(self) -> Callable[[], object]:
+        """A function that waits until something is ready of what is registered now, and
+        handles nothing; for another thread, while this one may go on."""
+        selector = self._selector
+        if not isinstance(selector, selectors.SelectSelector):
+            return partial(_wait, selector.select)  # the system has the set
+        keys = list(selector.get_map().values())
+        readers = [key.fd for key in keys if key.events & READ]
+        writers = [key.fd for key in keys if key.events & WRITE]
+        # On Windows a connection that fails is an exceptional condition.
+        return partial(_wait, partial(select.select, readers, writers, writers))
 
     def finish_calls(self) -> None:
         """Run queued calls, and those they queue, and flush; call it before `close`."""
@@ -559,7 +579,8 @@ class Reactor(LoopState):
         with suppress(BlockingIOError, InterruptedError):
             self._wakee.recv(4096)
         # Before looking at the calls: one queued from here on wakes the loop again.
-        self._woken = False
+        with self._waking:
+            self._woken = False
         self.attention = True
 
     def _run_calls(self, until: float) -> None:

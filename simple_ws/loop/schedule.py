@@ -62,6 +62,7 @@ class Job:
         self._timer: Timer | None = None
         self._first = self._due = 0.0
         self._count = 0  # intervals from the first call to the next one
+        self._copied: Job | None = None  # from a timer whose end is its end, too
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         """The callback, with its name for errors."""
@@ -109,6 +110,8 @@ class Job:
             self._timer = reactor.call_at(min(self._due, soon), self._wake)
 
     def _wake(self) -> None:
+        if self._copied is not None and not self._copied.active:
+            self.cancel()
         callback, reactor = self._callback, self._reactor
         if callback is None or reactor is None:
             return
@@ -195,7 +198,7 @@ class Schedule:
     @property
     def has_once(self) -> bool:
         """Whether there are calls that only one of several processes makes."""
-        return any(job.once for job in tuple(self.jobs))
+        return any(job.once for job in self.jobs.copy())
 
     def every(
         self, interval: float, callback: Callable[[], object], once: bool = False
@@ -212,16 +215,29 @@ class Schedule:
         """Call `callback()` once, at a calendar time."""
         return self._add(callback, moment=_moment(when))
 
+    def adopt(self, job: Job) -> None:
+        """Have a timer of another schedule as well, until it is cancelled there."""
+        callback = job._callback
+        if callback is not None:
+            copied = self._add(
+                callback,
+                delay=job._delay,
+                moment=job._moment,
+                interval=job.interval,
+                once=job.once,
+            )
+            copied._copied = job
+
     def begin(self, reactor: Reactor) -> None:
         """The loop has started: timers set before count from now on."""
         self.reactor = reactor
-        for job in tuple(self.jobs):
+        for job in self.jobs.copy():
             job._arm(reactor)
 
     def end(self) -> None:
         """The loop has ended: pending timers wait for the next one."""
         self.reactor = None
-        for job in tuple(self.jobs):
+        for job in self.jobs.copy():
             job._disarm()
 
     def _add(self, callback: Any, **when: Any) -> Job:

@@ -266,7 +266,7 @@ class Lookup(Hub):
                 )
 
     def _all_callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
-        targets, jobs = self._router.targets(), tuple(self._schedule.jobs)
+        targets, jobs = self._router.targets(), self._schedule.jobs.copy()
         owners: list[Any] = [*targets, *self._middlewares, *jobs]
         for owner in owners:
             yield from owner._callbacks()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from simple_ws.cli.live.reader import read_settings
 from simple_ws.cli.live.site import build
@@ -79,6 +78,7 @@ def test_limit_of_connections() -> None:
 @pytest.fixture(scope="module")
 def pem() -> tuple[str, str]:
     """A certificate and its key."""
+    trustme = pytest.importorskip("trustme")
     made = trustme.CA().issue_cert("localhost")
     chain = b"".join(each.bytes() for each in made.cert_chain_pems)
     return chain.decode(), made.private_key_pem.bytes().decode()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from command_line import COMMAND, DEADLINE, ENVIRONMENT, read_line, run, serving
 from harness import Echo, running
 from terminals import at_terminal, needs_terminal, press, read_terminal
@@ -351,6 +350,7 @@ def test_asynchronous_handlers_are_served(tmp_path: Path) -> None:
 
 
 def test_address_of_a_server_with_tls_says_so(tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme")
     trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
         tmp_path / "pair.pem"
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from command_line import DEADLINE, run, serving
 from websockets.sync.client import connect, unix_connect
 
@@ -170,6 +169,7 @@ def test_inherited_descriptor(more: list[str], folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Room", "server"])
 def test_certificate(name: str, folder: Path) -> None:
+    trustme = pytest.importorskip("trustme")
     ca = trustme.CA()
     issued = ca.issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")

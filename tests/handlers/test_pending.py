@@ -1459,6 +1459,9 @@ class FakeReactor:
         self._ready = threading.Semaphore(0)
         self.waits = self.wakes = 0
 
+    def waiting(self) -> Callable[[], object]:
+        return self.wait
+
     def wait(self) -> None:
         self.waits += 1
         assert self._ready.acquire(timeout=DEADLINE)

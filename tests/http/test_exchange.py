@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from harness import (
     DEADLINE,
     TEXT,
@@ -1443,6 +1442,7 @@ def test_http_client_and_urllib_are_served_beside_websocket() -> None:
 
 
 def test_everything_is_served_through_tls_too(tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme")
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
