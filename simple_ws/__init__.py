@@ -32,6 +32,7 @@ from .errors import (
     MessageTooBig,
     ProtocolError,
     ProxyError,
+    StartupFailed,
     TLSError,
     WebSocketError,
 )
@@ -112,6 +113,7 @@ __all__ = [
     "Response",
     "SendStatus",
     "Server",
+    "StartupFailed",
     "TLSError",
     "WebSocket",
     "WebSocketError",

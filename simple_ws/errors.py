@@ -15,6 +15,7 @@
     ├── KeysUnavailable            the keys of tokens cannot be read at present
     ├── EngineError                a `Publisher` could not publish
     ├── InvalidState               a call that is not allowed in this state
+    ├── StartupFailed              an ASGI application says that it cannot start
     ├── ConnectError               clients: the connection failed
     │   ├── InvalidURI             the address is wrong (a ValueError as well)
     │   ├── ConnectTimeout         not within `open_timeout` (a TimeoutError as well)
@@ -58,6 +59,7 @@ __all__ = [
     "ProxyError",
     "RateExceeded",
     "ServerOverloaded",
+    "StartupFailed",
     "TLSError",
     "TokenError",
     "TokenExpired",
@@ -224,6 +226,10 @@ class EngineError(WebSocketError):
 
 class InvalidState(WebSocketError):
     """The call is not allowed in this state, such as `run` on a running server."""
+
+
+class StartupFailed(WebSocketError):
+    """An application of `Server.asgi` could not start, in its own words."""
 
 
 class ConnectError(WebSocketError):

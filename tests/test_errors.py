@@ -45,6 +45,7 @@ MADE: list[errors.WebSocketError] = [
     errors.KeysUnavailable("no"),
     errors.EngineError("redis://a:6379", "x", True),
     errors.InvalidState("x"),
+    errors.StartupFailed("x"),
     errors.ConnectError("ws://a/", "x"),
     errors.InvalidURI("ws://a/", "x"),
     errors.ConnectTimeout("ws://a/", "x"),

@@ -30,6 +30,7 @@ LAYERS = {
     "client": "client/",
     "handlers": "handlers/",
     "http": "http/",
+    "asgi": "asgi/",
     "ops": "ops/",
     "cluster": "cluster/",
     "server": "server/",

@@ -21,6 +21,7 @@ from .. import BACKEND, Server, WebSocket, __version__
 from ..errors import ConnectError, EngineError, WebSocketError
 from ..text import for_terminal
 from .address import add_bare_address
+from .asgi import add_asgi
 from .bench import add_bench
 from .completion import add_completion
 from .connect.command import add_connect
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_serve(commands)
+    add_asgi(commands)
     _add_echo(commands)
     add_live(commands)
     add_connect(commands)

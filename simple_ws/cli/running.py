@@ -29,7 +29,9 @@ def run_server(server: Server, sockets: Sequence[socket.socket] = ()) -> int:
         server.run()
         return 0
     server.call_later(0, announce)
-    if any(is_async(function) for _, function in server._all_callbacks()):
+    callbacks = server._all_callbacks()
+    # With an ASGI application it makes a loop itself.
+    if server._asgi is None and any(is_async(function) for _, function in callbacks):
         import asyncio
 
         asyncio.run(_serve_async(server))
@@ -45,7 +47,9 @@ async def _serve_async(server: Server) -> None:
 
 def _announce(server: Server) -> None:
     options = server.options
-    scheme = "ws" if options.ssl is None and options.certfile is None else "wss"
+    scheme = "ws" if server._asgi is None else "http"
+    if options.ssl is not None or options.certfile is not None:
+        scheme += "s"
     host = server.host or "localhost"
     host = f"[{host}]" if ":" in host else host
     where = f"{scheme}://{host}:{server.port}/"

@@ -90,6 +90,8 @@ class BaseHandler(OptionAttributes, OfClients[C]):
     #: Its messages are frames of a protocol of their own: middlewares neither see nor
     #: change them, but do all else.
     _own_format = False
+    #: Its callbacks never return a deferred result, but for `on_request`.
+    _never_defers = False
     #: In topics with presence each of its connections is a member, not its identity.
     _present_alone = False
 

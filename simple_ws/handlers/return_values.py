@@ -20,6 +20,7 @@ from ..text import excerpt
 from .middleware import Middleware
 
 __all__ = [
+    "Accepted",
     "WrongReturnValue",
     "as_bool",
     "identity_of",
@@ -42,6 +43,26 @@ _NEVER = (
     types.EllipsisType,
     functools.partial,
 )
+
+
+class Accepted:
+    """What `on_request` of our own handlers returns to say more than a session.
+
+    Args:
+        session: see `Client.session`.
+        subprotocol: one that the client offers, or None; nothing else is asked.
+        headers: further header fields of the response.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        subprotocol: str | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.session = session
+        self.subprotocol = subprotocol
+        self.headers = headers
 
 
 class WrongReturnValue(TypeError):

@@ -56,7 +56,7 @@ _MAX_AHEAD = 16 * 1024
 #: Bytes written per turn: a fast reader of a large file must not block the loop.
 _MAX_BURST = 256 * 1024
 #: Bytes of a body that a peer must send within each `open_timeout`.
-_PROGRESS = 1024
+PROGRESS = 1024
 #: Seconds in which a peer must read some of the response, again and again.
 WRITE_TIMEOUT = 30.0
 #: Bytes it must read in each of these periods. A peer that reads less is disconnected;
@@ -124,6 +124,19 @@ class HttpConnection(Protocol):
         """Close the socket; calls `Exchange.drop`."""
 
 
+class Encoder(Protocol):
+    """The bytes of a response (`http_body.ResponseEncoder`)."""
+
+    #: Whether the connection may stay open after it.
+    stays: bool
+
+    def read(self) -> bytes | None:
+        """The next bytes; b"" at the end, None when there are none yet."""
+
+    def close(self) -> None:
+        """No more is read."""
+
+
 class Phase(enum.Enum):
     """The state of an exchange; it moves down this list, and may skip states."""
 
@@ -161,7 +174,7 @@ class Exchange:
         self._body: LengthBody | ChunkedBody | None = None
         self._buffered_input = 0  # bytes of the incomplete body, as told to the loop
         self._unpaid = 0  # bytes of the body since its deadline was set
-        self._encoder: ResponseEncoder | None = None
+        self._encoder: Encoder | None = None
         self._unsent = memoryview(b"")
         self._sent = 0  # bytes, to detect progress
         self._taken = 0  # those the peer had read when its current period began
@@ -195,10 +208,13 @@ class Exchange:
             if isinstance(given, Stream):
                 given.source.close()
             return
-        self._encoder = self._encoded(given)
-        self._phase = Phase.RESPONDING
         self._body = None
         hold_input(self._reactor, self, 0)
+        self._begin_response(self._encoded(given))
+
+    def _begin_response(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._phase = Phase.RESPONDING
         self._reactor.wheel.discard(self)
         self._write()
 
@@ -296,7 +312,7 @@ class Exchange:
         """
         self._more = more
         check_request(self.request)
-        self._body = body_reader(self.request, self.server.options.max_body)
+        self._body = body_reader(self.request, self._max_body)
         waits = expects_continue(self.request)
         try:
             self._serve = select(self.request.method)
@@ -420,7 +436,7 @@ class Exchange:
             return
         hold_input(self._reactor, self, self._body.buffered_input)
         self._unpaid += len(data)
-        if self._unpaid >= _PROGRESS:
+        if self._unpaid >= PROGRESS:
             self._unpaid = 0
             self._wait(self.server.options.open_timeout)
 
@@ -440,8 +456,15 @@ class Exchange:
             raise
         # The response may come later, and the socket may be closed by now.
         if self._phase is Phase.SERVING:
-            self._wait(RESPONSE_TIMEOUT)
+            self._wait_for_responder()
             self._watch()
+
+    @property
+    def _max_body(self) -> int:
+        return self.server.options.max_body
+
+    def _wait_for_responder(self) -> None:
+        self._wait(RESPONSE_TIMEOUT)
 
     # The socket
 
@@ -451,12 +474,15 @@ class Exchange:
     def _watch(self) -> None:
         """Watch for the events that are needed now."""
         events = 0
-        reads_ahead = not self._ended and len(self._ahead) < _MAX_AHEAD
-        if self._phase in (Phase.BODY, Phase.LINGERING) or reads_ahead:
+        if self._phase in (Phase.BODY, Phase.LINGERING) or self._reads_ahead():
             events |= READ
         if self._unsent or (self._phase is Phase.RESPONDING and not self._starved):
             events |= WRITE
         self._connection.watch(events, self._on_ready)
+
+    def _reads_ahead(self) -> bool:
+        """Whether more input is taken before the response is sent."""
+        return not self._ended and len(self._ahead) < _MAX_AHEAD
 
     def _on_ready(self, events: int) -> None:
         # Another callback of this turn may have closed the connection, and writing may
@@ -532,7 +558,7 @@ class Exchange:
         """
         if self._starved:
             if progress or self._wheel_slot is None:
-                self._wait(RESPONSE_TIMEOUT)
+                self._wait_for_responder()
         elif starved or self._wheel_slot is None or (progress and self._is_taking()):
             self._wait(self._timeout)
 

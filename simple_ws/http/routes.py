@@ -15,7 +15,7 @@ from ..loop.deferred import check_callback, is_deferred
 from ..protocol.http11 import Request
 from ..protocol.response import Response
 from .cors import Cors, asked_method
-from .exchange import Exchange, Responder, response_of
+from .exchange import Exchange, HttpConnection, Responder, response_of
 from .routing import Router, check_pattern, routing_path
 
 __all__ = ["Route", "Routes", "answered_by", "check_methods", "check_prefix"]
@@ -27,17 +27,20 @@ class Route:
     Args:
         serve: answers every method; if None, `add` sets a responder for each method.
         has: returns whether there is anything for a request; None: always.
+        exchange: makes the `Exchange` of a request.
     """
 
     def __init__(
         self,
         serve: Responder | None = None,
         has: Callable[[Request], bool] = lambda request: True,
+        exchange: Callable[[HttpConnection, Request], Exchange] = Exchange,
     ) -> None:
         self._any = serve
         self._by_method: dict[str, Responder] = {}
         self._cors: dict[str, Cors] = {}  # by method
         self.has = has
+        self.exchange = exchange
 
     def add(
         self,

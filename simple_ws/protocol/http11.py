@@ -279,6 +279,11 @@ class Request:
             self._headers = Headers(split_fields(self._fields), "header field")
         return self._headers
 
+    def _raw_fields(self) -> list[tuple[bytes, bytes]]:
+        """The header fields as bytes, their names in lower case."""
+        parts = (line.partition(b":") for line in self._fields.split(b"\r\n")[:-1])
+        return [(name.lower(), value.strip(b" \t")) for name, _, value in parts]
+
     def _split(self) -> tuple[str, str]:
         """Path, still percent-encoded, and query."""
         if self._parts is None:

@@ -53,7 +53,8 @@ _CHUNK_LINE = re.compile(
 class LengthBody:
     """Collects a body of known length.
 
-    `body` holds it when it is complete, `rest` the bytes after it.
+    `body` holds it when it is complete, less what was taken before, and `rest` the
+    bytes after it.
     """
 
     def __init__(self, length: int) -> None:
@@ -75,6 +76,13 @@ class LengthBody:
         self.rest = bytes(self._buffer[self._length :])
         return True
 
+    def take(self) -> bytes:
+        """The bytes that were received since the last call; before it is complete."""
+        taken = bytes(self._buffer)
+        self._buffer.clear()
+        self._length -= len(taken)
+        return taken
+
 
 class ChunkedBody:
     """Collects a chunked body (RFC 9112 §7.1), at any byte boundary.
@@ -83,7 +91,8 @@ class ChunkedBody:
         max_size: bytes of the body. Chunk extensions and trailers are read and
             discarded; each may be as large as a request head.
 
-    `body` holds it when it is complete, `rest` the bytes after it.
+    `body` holds it when it is complete, less what was taken before, and `rest` the
+    bytes after it.
     """
 
     def __init__(self, max_size: int) -> None:
@@ -91,6 +100,7 @@ class ChunkedBody:
         self._max_size = max_size
         self._buffer = bytearray()  # bytes not parsed yet
         self._collected = bytearray()
+        self._taken = 0  # bytes of the body that `take` has returned
         self._left = 0  # missing bytes of the chunk
         self._extensions = self._trailers = self._trailer_lines = 0  # counted
         self._complete = False
@@ -100,6 +110,13 @@ class ChunkedBody:
     def collected(self) -> bytes:
         """The part of the body received so far."""
         return bytes(self._collected)
+
+    def take(self) -> bytes:
+        """The bytes of the body since the last call; before it is complete."""
+        taken = bytes(self._collected)
+        self._collected.clear()
+        self._taken += len(taken)
+        return taken
 
     @property
     def buffered_input(self) -> int:
@@ -133,7 +150,7 @@ class ChunkedBody:
         if self._extensions > MAX_HEAD_SIZE:
             raise HandshakeError(431, "The extensions of the chunks are too long.")
         self._left = int(match[1], 16)
-        if len(self._collected) + self._left > self._max_size:
+        if self._taken + len(self._collected) + self._left > self._max_size:
             raise _too_large(self._max_size)
         self._step = self._take_data if self._left else self._take_trailer
         return True

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ..constants import GUID, TOKEN, VERSION
 from ..errors import ONE_HOST, HandshakeError
 from .http11 import Headers, Request, asked_host, check_host, check_single_origin
-from .response import Response
+from .response import Response, check_field
 
 __all__ = [
     "accept_key",
@@ -208,9 +208,16 @@ def offered_subprotocols(headers: Headers) -> list[str]:
 
 
 def upgrade_response(
-    key: str, subprotocol: str | None = None, extensions: str | None = None
+    key: str,
+    subprotocol: str | None = None,
+    extensions: str | None = None,
+    fields: Sequence[tuple[str, str]] = (),
 ) -> bytes:
-    """The server's opening handshake (RFC 6455 §4.2.2)."""
+    """The server's opening handshake (RFC 6455 §4.2.2).
+
+    Raises:
+        ValueError: One of the further header fields is malformed.
+    """
     head = (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}\r\n"
@@ -219,6 +226,9 @@ def upgrade_response(
         head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     if extensions is not None:
         head += f"Sec-WebSocket-Extensions: {extensions}\r\n"
+    for name, value in fields:
+        check_field(name, value)
+        head += f"{name}: {value}\r\n"
     return f"{head}\r\n".encode("latin-1")
 
 

@@ -471,7 +471,51 @@ class App(Lookup):
 
         pages = Wsgi(prefix, app, threads)
         self._routes.add_below(pages.prefix, pages.route, pages.end)
-        self._applications.append(pages)
+        self._wsgi.append(pages)
+
+    def asgi(
+        self,
+        prefix: str,
+        app: Callable[..., Any],
+        *,
+        root_path: str = "",
+        max_body: int | None = 100 * 2**20,
+    ) -> None:
+        """Serve an ASGI application: FastAPI, Starlette, Django, Quart and others.
+
+        It gets plain requests and WebSockets below the prefix, and its lifespan. It is
+        awaited in the asyncio loop that the server is attached to; without one `run`
+        and `start` make a loop for it. `run` and `serve_async` raise `StartupFailed`
+        when the application says that it cannot start.
+
+        Args:
+            prefix: the path below which all requests go to the application; "/" for all
+                that have no handler and no function of their own.
+            app: called with (scope, receive, send), as ASGI 3.0 says.
+            root_path: the path that a proxy in front of the server removes from all
+                requests.
+            max_body: bytes of a request's body; a larger one gets 413. None: no limit.
+                The body is handed over while it arrives, and not kept as a whole.
+
+        Raises:
+            TypeError: The application takes other arguments, or a value has the wrong
+                type.
+            ValueError: The prefix is malformed or already in use; another value is
+                wrong.
+            InvalidState: The server runs, but not in an asyncio loop.
+        """
+        from ..asgi.mount import Mount  # only when needed: they import asyncio
+        from .applications import Applications
+
+        mount = Mount(prefix, app, root_path, max_body)
+        if self._running:
+            self._check_awaited([(mount.name, mount.serve)], self._asyncio_loop)
+        self._routes.add_below(mount.prefix, mount.route)
+        self.mount(f"{mount.prefix}/*", mount.handler)
+        self._answering.append((mount.name, mount.serve))
+        if self._asgi is None:
+            self._asgi = Applications()
+        self._asgi.add(mount, self._run if self._running else None)
 
 
 def _check_mounted(given: Mapping[str, Any], options: Options) -> None:

@@ -38,6 +38,7 @@ from .workers import Workers
 if TYPE_CHECKING:
     from ..cluster.node import EngineState
     from ..http.wsgi import Wsgi
+    from .applications import Applications
 
 __all__ = ["Lookup"]
 
@@ -71,7 +72,8 @@ class Lookup(Hub):
         self._router: Router[BaseHandler] = Router()
         self._routes = Routes()
         self._answering: list[tuple[str, Callable[..., Any]]] = []  # HTTP, with names
-        self._applications: list[Wsgi] = []
+        self._wsgi: list[Wsgi] = []
+        self._asgi: Applications | None = None
         self._middlewares: list[Middleware] = []
         self._denied: tuple[int, str] | Denial | None = None
         self._worker_hooks = WorkerHooks()
@@ -201,7 +203,9 @@ class Lookup(Hub):
         if chain is None:
             wrapped: BaseHandler | Wrapper = handler
             deferred = handler._has_deferred or self._has_deferred_middleware()
-            awaited = deferred or self._asyncio_loop is not None
+            awaited = deferred or (
+                self._asyncio_loop is not None and not handler._never_defers
+            )
             if middlewares:
                 wrapped = Chain(handler, middlewares, awaited=awaited)
             if awaited:
@@ -234,7 +238,7 @@ class Lookup(Hub):
         """Whether the caller is user code that `stop` waits for."""
         run = self._run
         return (run is not None and run.pending.is_worker()) or any(
-            application.is_worker() for application in self._applications
+            application.is_worker() for application in self._wsgi
         )
 
     def _check_deferred(

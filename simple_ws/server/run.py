@@ -53,6 +53,7 @@ class Run:
         attachment: to that loop, where it drives the server.
         thread: of `Server.start`.
         polled: `Server.poll` drives it.
+        owns_loop: the asyncio loop is the server's own, which turns it.
         signals: number of signals that asked it to stop.
         started: set when the loop turns.
         finished: set when the run has ended.
@@ -84,7 +85,7 @@ class Run:
         self.asyncio_loop: asyncio.AbstractEventLoop | None = None
         self.attachment: Attachment | None = None
         self.thread: threading.Thread | None = None
-        self.polled = False
+        self.polled = self.owns_loop = False
         self.signals = 0
         self.started = threading.Event()
         self.finished = threading.Event()
@@ -93,7 +94,7 @@ class Run:
     @property
     def driven(self) -> bool:
         """Whether another loop must drive it."""
-        return self.polled or self.attachment is not None
+        return self.polled or (self.attachment is not None and not self.owns_loop)
 
     @property
     def orphaned(self) -> bool:

@@ -114,6 +114,8 @@ class Server(Operations):
         self._schedule.leads = self._leads
         forks.note(self)
         self._handled: StopSignals | None = None
+        #: Seconds to drain if `stop` is given none; for the command line.
+        self._drain: float | None = None
 
     def _configure(self, host: str, port: int, options: Options) -> None:
         """Set the address, and what is made of options; see `cli.address`."""
@@ -216,8 +218,9 @@ class Server(Operations):
         if self._workers.apply:
             self._workers.run()
             return
-        run = self._begin()
+        run = self._begin(own_loop=True)
         with self._signals():
+            self._start_applications(run)
             self._serve(run)
 
     def start(self) -> None:
@@ -228,12 +231,19 @@ class Server(Operations):
             OSError: See `listen`.
         """
         self._workers.refuse("start()")
-        run = self._begin()
+        run = self._begin(own_loop=True)
+        failures: list[BaseException] = []
         run.thread = threading.Thread(
-            target=self._serve, args=(run,), name="simple_ws", daemon=True
+            target=self._serve_in_thread,
+            args=(run, failures.append),
+            name="simple_ws",
+            daemon=True,
         )
         run.thread.start()
         run.started.wait()
+        if failures:
+            run.thread.join()
+            raise failures[0]
 
     def poll(self, timeout: float = 0.0) -> bool:
         """Run one turn of the server, for programs that have their own main loop.
@@ -301,6 +311,8 @@ class Server(Operations):
         if self._run is not None and self._run.orphaned:
             self._tear_down()
         run = self._begin(loop)
+        if self._asgi is not None:
+            self._asgi.on_failure(self._abort)
         try:
             run.attachment = Attachment(loop, run.reactor, self._after_turn)
         except BaseException:  # such as in debug mode, from another thread
@@ -336,6 +348,8 @@ class Server(Operations):
             raise InvalidState("the server runs in another asyncio loop")
         with self._signals(yielding=True):
             await attachment.wait(self.stop, self._abort)
+        if self._asgi is not None and self._asgi.failure is not None:
+            raise self._asgi.failure
 
     def _after_turn(self) -> bool:
         """End the run when it is over; return whether it continues."""
@@ -452,18 +466,25 @@ class Server(Operations):
 
     # States
 
-    def _begin(self, loop: Any = None) -> Run:
+    def _begin(self, loop: Any = None, *, own_loop: bool = False) -> Run:
         """Begin to run in this thread.
 
         Args:
             loop: the asyncio loop that awaits callbacks, or None.
+            own_loop: make one if there is an application that needs it.
         """
         if self._running:
             raise InvalidState("the server runs already")
-        self._check_awaited(self._all_callbacks(), loop)
-        if self._run is None:
-            self.listen()
-        return self._enter(loop)
+        if own_loop and self._asgi is not None:
+            loop = self._asgi.open_loop()
+        try:
+            self._check_awaited(self._all_callbacks(), loop)
+            if self._run is None:
+                self.listen()
+            return self._enter(loop)
+        except BaseException:
+            self._close_own_loop()
+            raise
 
     def _begin_in_memory(self, loop: Any) -> None:
         """Start without a port, for connections in memory; used by `testing`.
@@ -479,6 +500,8 @@ class Server(Operations):
         run = self._current
         # Before other threads may ask for the loop's thread.
         run.begin(loop)
+        if self._asgi is not None:
+            self._asgi.begin(run, loop)
         self._move(ServerState.RUNNING)
         if self._engine is not None:
             self._engine.begin()
@@ -541,20 +564,56 @@ class Server(Operations):
         for handler in self._router.targets():
             handler._set_admission()
 
+    def _start_applications(self, run: Run) -> None:
+        """Let ASGI applications start, in the thread that will serve.
+
+        Raises:
+            StartupFailed: One of them cannot.
+        """
+        run.reactor.owner = threading.get_ident()
+        if self._asgi is not None:
+            try:
+                self._asgi.start(run, self._after_turn)
+            except BaseException:
+                self._tear_down()
+                self._asgi.close_loop()
+                raise
+
     def _serve(self, run: Run) -> None:
         run.reactor.owner = threading.get_ident()
         run.started.set()
         try:
-            while not self._done():
-                run.reactor.run_turns()
+            if self._asgi is not None:
+                self._asgi.serve(run)
+            else:
+                while not self._done():
+                    run.reactor.run_turns()
         finally:
             self._tear_down()
+            self._close_own_loop()
+
+    def _serve_in_thread(
+        self, run: Run, fail: Callable[[BaseException], object]
+    ) -> None:
+        try:
+            self._start_applications(run)
+        except BaseException as error:
+            fail(error)
+            run.started.set()
+        else:
+            self._serve(run)
+
+    def _close_own_loop(self) -> None:
+        if self._asgi is not None:
+            self._asgi.close_loop()
 
     def _done(self) -> bool:
         if self._state is ServerState.STOPPING:
             run = self._current
             waits = self.clients or self._stats.viewers or run.closing or run.upgrades
-            return not waits and not run.pending.busy
+            if waits or run.pending.busy:
+                return False
+            return self._asgi is None or self._asgi.are_over()
         return self._state is ServerState.ABORTING
 
     def _begin_stop(self, drain: float | None) -> None:
@@ -562,9 +621,10 @@ class Server(Operations):
         if self._state is not ServerState.RUNNING:
             return
         self._move(ServerState.STOPPING)
+        drain = self._drain if drain is None else drain
         run = self._current
         run.accept_no_more()
-        shutdown = Shutdown(run, self.options, self._everybody, self._abort)
+        shutdown = Shutdown(run, self.options, self._everybody, self._abort_late)
         shutdown.begin([*self.clients, *self._stats.viewers], drain)
 
     def _begin_stop_of_all(self, drain: float | None) -> None:
@@ -592,6 +652,13 @@ class Server(Operations):
             self._move(ServerState.ABORTING)
             self._current.reactor.want_attention()
 
+    def _abort_late(self) -> None:
+        """Requests were cut, and calls cancelled; applications have time to end."""
+        if self._asgi is None or self._asgi.are_over():
+            self._abort()
+        else:
+            self._current.reactor.call_later(self._asgi.patience, self._abort)
+
     def _everybody(self) -> list[Client]:
         """All clients, including closing ones and those of dashboards."""
         return [*self.clients, *self._stats.viewers, *self._current.closing]
@@ -606,6 +673,8 @@ class Server(Operations):
             run.detach()
             run.cut(self._everybody())
             self._routes.end()
+            if self._asgi is not None:
+                self._asgi.end()
             self._schedule.end()
             self.cluster._end()
             self._histories.end()

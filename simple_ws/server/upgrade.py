@@ -22,7 +22,12 @@ from ..connection.options import Options
 from ..deflate import Agreement, Deflate, negotiate, parse_extensions
 from ..errors import FAILED, AuthenticationError, HandshakeError
 from ..handlers.pending import PendingCall
-from ..handlers.return_values import WrongReturnValue, session_of, subprotocol_of
+from ..handlers.return_values import (
+    Accepted,
+    WrongReturnValue,
+    session_of,
+    subprotocol_of,
+)
 from ..http.exchange import (
     Exchange,
     HttpHost,
@@ -101,9 +106,11 @@ class _Terms(NamedTuple):
     extension: str | None
     agreement: Agreement | None
 
-    def answer(self, subprotocol: str | None) -> bytes:
+    def answer(
+        self, subprotocol: str | None, fields: Sequence[tuple[str, str]] = ()
+    ) -> bytes:
         """The response that opens the connection."""
-        return upgrade_response(self.key, subprotocol, self.extension)
+        return upgrade_response(self.key, subprotocol, self.extension, fields)
 
 
 class StreamTerms(NamedTuple):
@@ -121,7 +128,9 @@ class StreamTerms(NamedTuple):
     offered: Sequence[str] = ()
     agreement: Agreement | None = None
 
-    def answer(self, subprotocol: str | None) -> bytes:
+    def answer(
+        self, subprotocol: str | None, fields: Sequence[tuple[str, str]] = ()
+    ) -> bytes:
         """The response that opens the connection, as far as that is known."""
         return self.head
 
@@ -344,7 +353,7 @@ class UpgradeConnection:
         self._check_host(request)
         self._introduce(request)
         self.server.reactor.wheel.discard(self)
-        self._exchange = Exchange(self, request)
+        self._exchange = route.exchange(self, request)
         if self.server._is_stopping:
             self._exchange.take_no_other()
         self._exchange.begin(route.select, rest, route.cors_fields(request))
@@ -476,7 +485,12 @@ class UpgradeConnection:
             response = self._call_user(response_of, session)
             self._end(response, f"on_request answered {response.status}", request)
             return
-        subprotocol = self._select_subprotocol(handler, request, terms.offered)
+        fields: Sequence[tuple[str, str]] = ()
+        if isinstance(session, Accepted):
+            subprotocol, fields = session.subprotocol, session.headers
+            session = session.session
+        else:
+            subprotocol = self._select_subprotocol(handler, request, terms.offered)
         made = handler.client_class
         if isinstance(terms, StreamTerms):
             made = terms.client_class
@@ -487,7 +501,7 @@ class UpgradeConnection:
             client.session = session
         if self._over:
             return  # one of the user functions has stopped the server
-        response = terms.answer(subprotocol)
+        response = terms.answer(subprotocol, fields)
         self._leave()
         if self._exchange is not None:
             self._exchange.hand_over()

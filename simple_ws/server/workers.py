@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..cluster.handover import Received
     from ..cluster.sockets import ListeningSockets
     from ..cluster.supervisor import Supervisor
+    from .applications import Applications
     from .sharded_engine import AnyEngine
 
 __all__ = ["Workers", "refuse_handover"]
@@ -51,6 +52,7 @@ class WorkersHost(StatsSource, Protocol):
     _engine_addresses: list[EngineAddress]
     _schedule: Schedule
     _stats: Stats
+    _asgi: Applications | None
 
     @property
     def _is_stopping(self) -> bool:
@@ -74,8 +76,11 @@ class WorkersHost(StatsSource, Protocol):
     ) -> None:
         """Accept from these sockets."""
 
-    def _begin(self) -> Run:
+    def _begin(self, loop: None = None, *, own_loop: bool) -> Run:
         """Begin to run in this thread."""
+
+    def _start_applications(self, run: Run) -> None:
+        """Let ASGI applications start."""
 
     def _serve(self, run: Run) -> None:
         """Run the loop to its end."""
@@ -217,7 +222,8 @@ class Workers:
         check_fork()
         self.id = os.urandom(8).hex()
         server = self._server
-        server._check_awaited(server._all_callbacks(), None)
+        if server._asgi is None:  # otherwise each worker makes a loop
+            server._check_awaited(server._all_callbacks(), None)
         if self._sockets is None:
             self.listen(())
         assert self._sockets is not None
@@ -292,11 +298,12 @@ class Workers:
             self._received.leave()
         server._divide_limits(link.worker.count)
         server._open_run(sockets, None, shared=True, batch=listening.batch)
-        run = server._begin()
+        run = server._begin(own_loop=True)
         stop = run.reactor.call_threadsafe
         signal.signal(
             signal.SIGTERM, lambda *_: stop(partial(server._begin_stop, None))
         )
+        server._start_applications(run)
         gather = partial(server._stats.gather, server)
         engine = server._engine
         when_ready = _call if engine is None else engine.when_up

@@ -7,6 +7,7 @@ what is ready, and what will be due.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from .clock import Clock
@@ -33,10 +34,16 @@ class ClockLoop(asyncio.SelectorEventLoop):
         timers = [timer for timer in self._scheduled if not timer.cancelled()]
         return min((timer.when() for timer in timers), default=None)
 
-    def turn(self) -> bool:
-        """Run what is due; return whether there was anything."""
+    def turn(self, callback: Callable[[], object] | None = None) -> bool:
+        """Run what is due; return whether there was anything.
+
+        Args:
+            callback: called behind that, in the same turn.
+        """
         due = self.next_deadline()
         busy = bool(self._ready) or (due is not None and due <= self._clock.now)
+        if callback is not None:
+            self.call_soon(callback)
         self.call_soon(self.stop)
         self.run_forever()
         return busy

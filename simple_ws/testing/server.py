@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..checks import duration
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ..connection.options import ServerOptions
+    from ..server.run import Run
     from .asyncio_loop import ClockLoop
 
 __all__ = ["ServerFactory", "TestServer"]
@@ -256,11 +258,15 @@ class TestServer:
         busy = reactor.time_to_sleep(None) == 0
         busy = busy or bool(select.select([reactor.fileno()], [], [], 0)[0])
         if self._loop is not None:
-            busy = self._loop.turn() or busy
-        if self.server._run is run:  # code in the asyncio loop may have ended it
-            reactor.run_once(0)
-            self.server._after_turn()
+            # In the loop: coroutines that begin at once ask for the one that runs.
+            return self._loop.turn(partial(self._turn_server, run)) or busy
+        self._turn_server(run)
         return busy
+
+    def _turn_server(self, run: Run) -> None:
+        if self.server._run is run:  # code in the asyncio loop may have ended it
+            run.reactor.run_once(0)
+            self.server._after_turn()
 
     def _next_deadline(self) -> float | None:
         reactor = self.server.reactor

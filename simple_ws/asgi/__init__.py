@@ -1,0 +1,1 @@
+"""ASGI applications, by HTTP and by WebSocket; see docs/design.md."""
