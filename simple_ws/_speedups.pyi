@@ -17,6 +17,7 @@ __all__ = [
     "Poller",
     "PublishCore",
     "Utf8Validator",
+    "Wheel",
     "accept_from",
     "apply_mask",
     "build_frame",
@@ -73,6 +74,10 @@ class Counters:
     dropped: int
     conflated: int
     busy: float
+    ping_interval: float
+    ping_timeout: float
+    idle_timeout: float
+    quiet: bool
 
 @disjoint_base
 class LoopState:
@@ -171,6 +176,16 @@ class ConnectionCore:
     _await_drain: bool
     _paused_by_callbacks: bool
     _paused_by_backpressure: bool
+    _pings_itself: bool
+    latency: float | None
+    ping_payload: bytes
+    pong_payload: bytes
+    _pinged_at: float | None
+    _pings: Any
+    _ahead: Any
+    @property
+    def _ping_delay(self) -> float: ...
+    def _take_beat(self) -> tuple[bytes, float] | None: ...
     @property
     def _buffered_input(self) -> int: ...
     @property
@@ -218,6 +233,24 @@ class ConnectionCore:
     def _unfinished(self) -> int: ...
     def _drop_oldest(self, excess: int) -> int: ...
     def _discard_output(self) -> None: ...
+
+@disjoint_base
+class Wheel:
+    @property
+    def grain(self) -> float: ...
+    @property
+    def next_deadline(self) -> float | None: ...
+    def __init__(
+        self,
+        grain: float,
+        on_change: Callable[[], object] | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def put(self, owner: Any, when: float) -> None: ...
+    def discard(self, owner: Any) -> None: ...
+    def is_due(self, now: float) -> bool: ...
+    def run_due(self, now: float) -> None: ...
 
 @disjoint_base
 class Poller:

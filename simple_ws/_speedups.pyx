@@ -39,9 +39,12 @@ from .constants import (
     MAX_DEFLATE_STREAMS,
     MAX_HEAD_SIZE,
     MAX_HEADER_COUNT,
+    LATEST_PING,
     LEAST_SHARE,
     LONGEST_SHARE,
     MAX_READ,
+    MOST_SWEPT,
+    SWEEP_TIME,
     TURN,
     Delivered,
     SendStatus,
@@ -61,6 +64,7 @@ __all__ = [
     "PublishCore",
     "Counters",
     "Utf8Validator",
+    "Wheel",
     "accept_from",
     "apply_mask",
     "build_frame",
@@ -606,6 +610,10 @@ include "_c/openssl.pxi"
 include "_c/tls.pxi"
 
 include "_c/connection.pxi"
+
+include "_c/heartbeat.pxi"
+
+include "_c/wheel.pxi"
 
 include "_c/latest.pxi"
 

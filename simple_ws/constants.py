@@ -159,6 +159,13 @@ TURN = 0.005
 #: Seconds that one connection has of it, if there are few; and if there are many.
 LONGEST_SHARE = 0.002
 LEAST_SHARE = 0.0001
+#: Deadlines that are looked at in one turn, and seconds that this may take: a ping is a
+#: system call, and a handler may have an `on_ping` of its own.
+MOST_SWEPT = 64
+SWEEP_TIME = 0.001
+#: Seconds by which a ping is later than `ping_interval`, at most, and not more than a
+#: quarter of it: as much for each connection as sets it apart from the others.
+LATEST_PING = 0.9375
 #: RFC 7692 §7.2.1: every message's last four bytes, removed before sending.
 DEFLATE_TAIL = b"\x00\x00\xff\xff"
 #: Streams ended by the peer (BFINAL) in one message; ordinary peers end none. Each

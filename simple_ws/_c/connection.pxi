@@ -53,6 +53,9 @@ cdef enum:
     MANY_PONGS = 128
     #: Bytes, in whole messages, passed at once to a socket that is not a plain one.
     JOIN_LIMIT = 65536
+    #: The golden section of 65,536: phases that are apart by it are spread evenly,
+    #: however many there are.
+    _GOLDEN = 40503
     # Results of offering output to the system.
     ALL_TAKEN = 0
     SOME_LEFT = 1
@@ -77,6 +80,22 @@ cdef struct Large:
     uint8_t first
     uint8_t key[4]
     Utf8State text
+
+
+cdef struct Link:
+    Link* before
+    Link* after
+
+
+cdef inline void unlink(Link* link) noexcept:
+    """Take out of a ring; no harm when it is in none."""
+    if link.after != NULL:
+        link.before.after = link.after
+        link.after.before = link.before
+        link.before = link.after = NULL
+
+
+cdef class Aside
 
 
 cdef class ConnectionCore(Outbox):
@@ -112,6 +131,13 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef readonly int64_t messages_sent
     cdef readonly int64_t bytes_received
     cdef Bucket* bucket_of_rate
+    # Of the heartbeat, see `_c/heartbeat.pxi`.
+    cdef Link in_wheel
+    cdef double pinged_at  # NAN: no ping of it is unanswered
+    cdef double last_latency  # NAN: no ping was answered
+    cdef Aside aside  # None: there is nothing in it
+    cdef uint32_t beat  # number of the last ping of the heartbeat; 0: none
+    cdef uint32_t answered  # the beat whose pong was the last one; 0: none
     # The agreement; copied here because it is needed for every message.
     cdef size_t max_size
     cdef size_t threshold
@@ -127,6 +153,9 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef uint32_t read_size
     cdef uint32_t pongs  # pushed since the last write
     cdef int fd
+    cdef uint16_t phase  # of the heartbeat: in 65,536ths of its spread
+    cdef flag beat_pending  # `beat` is unanswered
+    cdef public flag _pings_itself  # it is pinged as is usual: here, if that can be
     cdef public flag _attached
     cdef public flag _unregistered
     cdef public flag _ended
@@ -148,6 +177,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
     def __cinit__(self, *args, **kwargs):
         drop_dict(self)
         self.fd = -1
+        self.pinged_at = self.last_latency = NAN
 
     def __init__(
         self,
@@ -163,6 +193,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self._loop = loop
         self._rules = rules
         self.message_callback = _ignore
+        self.phase = (<LoopState> loop).phase
+        (<LoopState> loop).phase += _GOLDEN
         self._last_received = self._last_message = (<LoopState> loop).now
         self._write_limit = min(write_limit, _NO_LIMIT)
         self.buffer_size = self.read_size = min(buffer_size, _MAX_READ)
@@ -190,6 +222,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
             self.message_callback = callback
 
     def __dealloc__(self):
+        unlink(&self.in_wheel)
         free(self.bucket_of_rate)
         free(self.tail)
         self.drop_large()
@@ -566,6 +599,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         cdef size_t pos = 0
         cdef size_t end
         cdef int result
+        cdef bint odd  # no plain message
         while pos < size:
             if not self.fits_fast_path(data + pos, size - pos):
                 return pos
@@ -585,26 +619,31 @@ Moves messages between a socket and a callback; subclasses do the rest.
                     return size
                 if not self._on_fast_path:
                     return pos  # the callback's output has ended it
-            if not self.receive_frame(data + pos + header.size, &header):
+            if header.first & CONTROL:
+                if not take_control(self, data + pos + header.size, &header):
+                    return pos
+            elif not self.receive_frame(data + pos + header.size, &header):
                 return pos
             pos = end
             if not self._on_fast_path:
                 return pos
-            if pos < size and (
-                header.first & PACKED or not self.messages_received & (LOOK_EVERY - 1)
-            ):
-                if not self.may_go_on(1 if header.first & PACKED else LOOK_EVERY):
+            odd = header.first & (PACKED | CONTROL)
+            if pos < size and (odd or not self.messages_received & (LOOK_EVERY - 1)):
+                if not self.may_go_on(1 if odd else LOOK_EVERY):
                     self.keep(data + pos, size - pos)
                     return size
         return pos
 
     cdef inline bint fits_fast_path(self, const uint8_t* data, size_t size) noexcept:
-        """Whether, as far as received, this is a masked and final data frame."""
+        """Whether, as far as received, this is a masked and final data frame, or a
+        ping or pong that nobody is to be told of."""
         cdef uint8_t first = data[0]
         if size > 1 and not data[1] & 0x80:
             return False
         if first == (FINAL | TEXT_OPCODE) or first == (FINAL | BINARY_OPCODE):
             return True
+        if first == (FINAL | PING_OPCODE) or first == (FINAL | PONG_OPCODE):
+            return self.counters.quiet and self._pings_itself
         return self.packing and (
             first == (FINAL | PACKED | TEXT_OPCODE)
             or first == (FINAL | PACKED | BINARY_OPCODE)
@@ -713,6 +752,77 @@ Moves messages between a socket and a callback; subclasses do the rest.
         """Call back with a message; the return value is the reply."""
         self.deliver(msg)
 
+    # The heartbeat
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the last answered ping to its pong, or None."""
+        return None if isnan(self.last_latency) else self.last_latency
+
+    @latency.setter
+    def latency(self, double seconds: float) -> None:
+        self.last_latency = seconds
+
+    @property
+    def ping_payload(self) -> bytes:
+        """The bytes of the last ping, from either side."""
+        if self.aside is not None and self.aside.ping_payload is not None:
+            return self.aside.ping_payload
+        return beat_payload(self.beat)
+
+    @ping_payload.setter
+    def ping_payload(self, bytes payload: bytes) -> None:
+        note_ping(self, payload)
+
+    @property
+    def pong_payload(self) -> bytes:
+        """The bytes of the last pong."""
+        if self.aside is not None and self.aside.pong_payload is not None:
+            return self.aside.pong_payload
+        return beat_payload(self.answered)
+
+    @pong_payload.setter
+    def pong_payload(self, bytes payload: bytes) -> None:
+        aside_of(self).pong_payload = payload
+
+    @property
+    def _pinged_at(self) -> float | None:
+        return None if isnan(self.pinged_at) else self.pinged_at
+
+    @_pinged_at.setter
+    def _pinged_at(self, when: float | None) -> None:
+        self.pinged_at = NAN if when is None else when
+
+    @property
+    def _pings(self) -> Any:
+        return None if self.aside is None else self.aside.pings
+
+    @_pings.setter
+    def _pings(self, pings: Any) -> None:
+        aside_of(self).pings = pings
+        drop_empty_aside(self)
+
+    @property
+    def _ahead(self) -> Any:
+        return None if self.aside is None else self.aside.ahead
+
+    @_ahead.setter
+    def _ahead(self, ahead: Any) -> None:
+        aside_of(self).ahead = ahead
+        drop_empty_aside(self)
+
+    @property
+    def _ping_delay(self) -> float:
+        """Seconds by which its pings are later than those of others."""
+        return delay_of(self)
+
+    def _take_beat(self) -> tuple[bytes, float] | None:
+        """The unanswered ping that was sent from here, and when; it is told once."""
+        if not self.beat_pending:
+            return None
+        self.beat_pending = False
+        return beat_payload(self.beat), self.pinged_at
+
     # Incomplete input
 
     cdef size_t keep_part(
@@ -728,7 +838,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         cdef uint64_t wide = wide_key(header.key, 0)
         cdef Utf8State state
         cdef bint right
-        if header.first & PACKED:
+        if header.first & (PACKED | CONTROL):
             return pos
         state.missing = state.low = state.high = 0
         if header.first & TEXT_OPCODE:

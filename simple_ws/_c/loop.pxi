@@ -33,8 +33,9 @@ cdef extern from *:
     """
     int errno
     int EAGAIN, ECONNABORTED, EINTR, ENOSYS
-    int64_t INT64_MAX
-    double INFINITY
+    int64_t INT64_MAX, INT64_MIN
+    double INFINITY, NAN
+    bint isnan(double number) nogil
     int MSG_NOSIGNAL
     bint HAVE_MONOTONIC
     double monotonic_seconds() nogil
@@ -86,6 +87,9 @@ cdef size_t _MAX_READ = MAX_READ
 #: Room for a tail and for the largest read after it.
 cdef size_t _LARGEST_READ = TAIL_LIMIT + 16 + _MAX_READ
 cdef double _TURN = TURN
+cdef int _MOST_SWEPT = MOST_SWEPT
+cdef double _SWEEP_TIME = SWEEP_TIME
+cdef double _LATEST_PING = LATEST_PING
 cdef double _LONGEST_SHARE = LONGEST_SHARE
 cdef double _LEAST_SHARE = LEAST_SHARE
 #: No frame is longer, so none is split.
@@ -96,7 +100,8 @@ cdef class Counters:
     """Counters()
 --
 
-Counts of all connections of one handler, since it was created.
+Counts of all connections of one handler, since it was created, and the rules of
+    their heartbeat.
 
     Attributes:
         messages_received, messages_sent: data messages.
@@ -106,6 +111,9 @@ Counts of all connections of one handler, since it was created.
         dropped: messages refused or dropped by the slow-consumer policy.
         conflated: messages replaced by newer ones before they were sent.
         busy: seconds spent on input, callbacks included.
+        ping_interval, ping_timeout, idle_timeout: the options in force, in seconds;
+            infinite ones never pass.
+        quiet: nobody is to be told of pings and pongs.
     """
 
     cdef public int64_t messages_received
@@ -119,9 +127,13 @@ Counts of all connections of one handler, since it was created.
     cdef public int64_t dropped
     cdef public int64_t conflated
     cdef public double busy
+    cdef public double ping_interval
+    cdef public double ping_timeout
+    cdef public double idle_timeout
+    cdef public bint quiet
 
     def __init__(self) -> None:
-        pass
+        self.ping_interval = self.ping_timeout = self.idle_timeout = INFINITY
 
 
 cdef Counters _nobody = Counters()
@@ -160,6 +172,7 @@ State that connections share with the loop that drives them.
     """
 
     cdef public double now
+    cdef uint16_t phase  # of the next connection
     cdef public bint eager
     cdef public bint interrupted
     cdef public int64_t buffered
@@ -193,6 +206,7 @@ State that connections share with the loop that drives them.
 
     def __cinit__(self, *args, **kwargs):
         self.now = self.mark = self.longest_turn = 0.0
+        self.phase = 0
         self.buffered = 0
         self.buffered_limit = INT64_MAX
         self.buffered_input = 0

@@ -23,6 +23,7 @@ from .connection import (
 from .fan_out import fan_out, fan_out_latest, write_latest
 from .loop import Counters, LoopState
 from .publish import PublishCore
+from .wheel import Wheel
 
 __all__ = [
     "BACKEND",
@@ -34,6 +35,7 @@ __all__ = [
     "Poller",
     "PublishCore",
     "Utf8Validator",
+    "Wheel",
     "accept_from",
     "apply_mask",
     "build_frame",

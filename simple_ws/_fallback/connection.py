@@ -16,7 +16,14 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from ..constants import MAX_READ, Delivered, Opcode, SendStatus, State
+from ..constants import (
+    LATEST_PING,
+    MAX_READ,
+    Delivered,
+    Opcode,
+    SendStatus,
+    State,
+)
 from ..messages import encode_message
 from ..text import shared_text
 from ..token_bucket import TokenBucket
@@ -57,6 +64,10 @@ _SLICE = 4096
 #: Pongs per turn that are all sent; of further ones only the last is sent.
 _MANY_PONGS = 128
 
+#: The golden section of 65,536: phases that are apart by it are spread evenly, however
+#: many there are.
+_GOLDEN = 40503
+
 #: There is no Python twin of the C selector: the platform's is used.
 Poller: Any = None
 
@@ -86,6 +97,7 @@ class ConnectionCore(_Base):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_ahead",
         "_alone",
         "_attached",
         "_await_drain",
@@ -105,6 +117,10 @@ class ConnectionCore(_Base):
         "_packing",
         "_paused_by_backpressure",
         "_paused_by_callbacks",
+        "_phase",
+        "_pinged_at",
+        "_pings",
+        "_pings_itself",
         "_plain_below",
         "_pongs",
         "_queued",
@@ -114,12 +130,16 @@ class ConnectionCore(_Base):
         "_stale",
         "_threshold",
         "_unregistered",
+        "_wheel_slot",
         "_write_blocked",
         "bytes_received",
         "id",
+        "latency",
         "messages_received",
         "messages_sent",
         "opened_at",
+        "ping_payload",
+        "pong_payload",
     )
 
     def __init__(
@@ -171,6 +191,30 @@ class ConnectionCore(_Base):
         self._stale = False  # the peer's window is ahead of our context
         # What is sent now may be dropped later: it is compressed without context.
         self._alone = False
+        self._init_heartbeat(loop)
+
+    def _init_heartbeat(self, loop: LoopState) -> None:
+        self.latency: float | None = None
+        self.ping_payload = self.pong_payload = b""
+        self._wheel_slot: dict[Any, None] | None = None
+        #: When the unanswered ping was sent, its offset in our output, and how much
+        #: output before it the peer has not taken; None when no ping is pending.
+        self._pinged_at: float | None = None
+        self._ahead: tuple[int, int] | None = None
+        self._pings: Any = None  # all unanswered ones, created on first use
+        self._pings_itself = False  # in C it can: see `_c/heartbeat.pxi`
+        self._phase = loop._phase
+        loop._phase = (loop._phase + _GOLDEN) % 65536
+
+    @property
+    def _ping_delay(self) -> float:
+        """Seconds by which its pings are later than those of others."""
+        interval = self._checked_counters.ping_interval
+        return self._phase / 65536 * min(LATEST_PING, interval / 4)
+
+    def _take_beat(self) -> tuple[bytes, float] | None:
+        """The unanswered ping that was sent from here, and when; it is told once."""
+        return None
 
     @property
     def _protocol(self) -> Any:

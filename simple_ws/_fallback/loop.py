@@ -18,7 +18,8 @@ __all__ = ["Counters", "LoopState"]
 
 
 class Counters:
-    """Counts of all connections of one handler, since it was created.
+    """Counts of all connections of one handler, since it was created, and the rules of
+    their heartbeat.
 
     Attributes:
         messages_received, messages_sent: data messages.
@@ -28,6 +29,9 @@ class Counters:
         dropped: messages refused or dropped by the slow-consumer policy.
         conflated: messages replaced by newer ones before they were sent.
         busy: seconds spent on input, callbacks included.
+        ping_interval, ping_timeout, idle_timeout: the options in force, in seconds;
+            infinite ones never pass.
+        quiet: nobody is to be told of pings and pongs.
     """
 
     def __init__(self) -> None:
@@ -37,6 +41,8 @@ class Counters:
         self.packed_received = self.plain_received = 0
         self.dropped = self.conflated = 0
         self.busy = 0.0
+        self.ping_interval = self.ping_timeout = self.idle_timeout = math.inf
+        self.quiet = False
 
 
 class LoopState:
@@ -86,6 +92,7 @@ class LoopState:
         self.longest_turn = 0.0
         self._mark = self.now  # until when time has been accounted for
         self._own_work = 0.0  # seconds since then that are not the callbacks'
+        self._phase = 0  # of the next connection
 
         # The last message given to a compressing connection in this turn, and its
         # shared compressed forms, by agreement.

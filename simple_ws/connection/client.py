@@ -25,7 +25,6 @@ from ..loop.reactor import READ, Reactor
 from ..loop.timers import Timer
 from ..messages import check_close, check_ping, encode_message
 from ..protocol.http11 import Fields, Headers, Request
-from ..protocol.keepalive import Pings
 from ..protocol.websocket import Protocol as WebSocketProtocol
 from ..protocol.websocket import Rules, concluded
 from ..speedups import ConnectionCore
@@ -93,20 +92,13 @@ class Client(ConnectionCore):
     # User attributes live in a dict that is created on first use: a server holds 50,000
     # of these objects.
     __slots__ = (
-        "_ahead",
         "_client_id",
         "_handler",
         "_host",
-        "_pinged_at",
-        "_pings",
         "_request_kept",
         "_session",
         "_timer",
         "_topics",
-        "_wheel_slot",
-        "latency",
-        "ping_payload",
-        "pong_payload",
         "subprotocol",
     )
 
@@ -132,20 +124,12 @@ class Client(ConnectionCore):
             self.id: int = next(_ids)
         self.opened_at: float = time.time()
         self.subprotocol: str | None = subprotocol
-        self.latency: float | None = None
-        self.ping_payload = self.pong_payload = b""
         if options.message_rate is not None:
             self._limit_rate(*options.message_rate)
-        # One deadline, for the identity or for the end; and the wheel's slot.
+        # One deadline, for the identity or for the end.
         self._timer: Timer | None = None
-        self._wheel_slot: dict[Any, None] | None = None
-        #: When the unanswered ping was sent, its offset in our output, and how much
-        #: output before it the peer has not taken; None when no ping is pending.
-        self._pinged_at: float | None = None
-        self._ahead: tuple[int, int] | None = None
         self._client_id: Any = None
         # Created on first use.
-        self._pings: Pings | None = None
         self._session: Any = None
         self._topics: set[str] | None = None
 
@@ -463,7 +447,7 @@ class Client(ConnectionCore):
             self._close(CloseCode.POLICY_VIOLATION, reason, CloseCause.AUTH_TIMEOUT)
 
     def _sweep(self, now: float) -> float | None:
-        """See `timers.Sweepable`."""
+        """See `speedups.Wheel`."""
         return self._keepalive.look(self, now)
 
     def _call(

@@ -160,6 +160,11 @@ class Connection(Ended, Protocol):
     _wheel_slot: dict[Any, None] | None
     _ahead: tuple[int, int] | None
     _pings: Pings | None
+    _pings_itself: bool
+
+    @property
+    def _ping_delay(self) -> float: ...
+    def _take_beat(self) -> tuple[bytes, float] | None: ...
 
     @property
     def secure(self) -> bool:

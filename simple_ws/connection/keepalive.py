@@ -2,12 +2,12 @@
 
 The rules are in `protocol.keepalive`. This module adds what a server needs: slow peers
 that are not dead, pauses in which the server did not read, and calls from
-`timers.Wheel`.
+`speedups.Wheel`.
 """
 
 from __future__ import annotations
 
-from ..constants import CloseCause, CloseCode
+from ..constants import CloseCause, CloseCode, Opcode
 from ..loop.reactor import unsent_by_system
 from ..protocol.keepalive import (
     Action,
@@ -17,10 +17,13 @@ from ..protocol.keepalive import (
     next_look,
     no_answer,
 )
+from ..speedups import build_frame
 from .backpressure import untaken
 from .interfaces import Connection
 
 __all__ = ["KeepAlive"]
+
+_PING = 0x80 | Opcode.PING
 
 #: Pings remembered until their pong comes; only user code sends more than a handful.
 _MAX_PINGS = 64
@@ -30,12 +33,17 @@ _MAX_QUEUED = 16
 
 
 class KeepAlive:
-    """Pings peers and judges their silence (RFC 6455 §5.5.2); shared by all."""
+    """Pings peers and judges their silence (RFC 6455 §5.5.2); shared by all.
+
+    The extension does the same for ordinary connections (`_c/heartbeat.pxi`), and asks
+    here where anything is out of the ordinary.
+    """
 
     def start(self, client: Connection) -> None:
         """The connection is open: check it from time to time."""
+        client._pings_itself = type(self) is KeepAlive
         if client._options.ping or client._options.idle_timeout is not None:
-            client._loop.wheel.put(client, self._next_look(client))
+            client._loop.wheel.put(client, self._next_look(client, client._loop.now))
 
     def look(self, client: Connection, now: float) -> float | None:
         """Ping a silent peer; close a dead or idle one.
@@ -45,6 +53,7 @@ class KeepAlive:
         """
         if not client.is_open():
             return None
+        _take_beat(client)
         options = client._options
         if client._paused_by_callbacks or client._paused_by_backpressure:
             client._last_message = now  # reading is paused, by us
@@ -56,10 +65,11 @@ class KeepAlive:
             return None
         if options.ping and not self._look_for_life(client, now):
             return None
-        return self._next_look(client)
+        return self._next_look(client, now)
 
     def ping(self, client: Connection, payload: bytes) -> bool:
         """Send a ping and expect its pong; return False when that is not possible."""
+        _take_beat(client)
         pings = client._pings
         if not client.is_open() or (
             client._write_blocked and len(pings or ()) > _MAX_QUEUED
@@ -68,7 +78,7 @@ class KeepAlive:
         if pings is None:
             pings = client._pings = Pings()
         pings.note(payload, client._loop.clock(), _MAX_PINGS)
-        client._enqueue(client._protocol.send_ping(payload))
+        client._enqueue(build_frame(_PING, payload))
         return True
 
     def on_ping(self, client: Connection, payload: bytes) -> None:
@@ -78,6 +88,7 @@ class KeepAlive:
 
     def on_pong(self, client: Connection, payload: bytes) -> None:
         """A pong was received."""
+        _take_beat(client)
         client.pong_payload = payload
         pings = client._pings or Pings()
         answered = pings.answer(payload, client._loop.clock())
@@ -123,20 +134,30 @@ class KeepAlive:
         self.ping(client, payload)
         self.on_ping(client, payload)
 
-    def _next_look(self, client: Connection) -> float:
+    def _next_look(self, client: Connection, now: float) -> float:
         options, deadlines = client._options, []
         if options.ping:
             received, pinged_at = client._last_received, client._pinged_at
-            interval = options.ping_interval
+            interval, delay = options.ping_interval, client._ping_delay
             due = next_look(received, pinged_at, interval, options.ping_timeout)
             assert due is not None
-            deadlines.append(due)
-            if pinged_at is not None:
+            if pinged_at is None or received >= pinged_at:
+                due += delay
+            else:
                 # Usually it has answered by then, but nothing tells the wheel.
-                deadlines.append(max(received, pinged_at) + interval)
+                due = min(due, max(pinged_at + delay, now) + interval)
+            deadlines.append(due)
         if options.idle_timeout is not None:
             deadlines.append(client._last_message + options.idle_timeout)
         return min(deadlines)
+
+
+def _take_beat(client: Connection) -> None:
+    """Note the ping that the byte path has sent, and that is not answered yet."""
+    beat = client._take_beat()
+    if beat is not None:
+        pings = client._pings = client._pings or Pings()
+        pings.note(*beat)
 
 
 def _waited(client: Connection, since: float, now: float, seconds: float) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -113,6 +114,7 @@ class BaseHandler(OptionAttributes, OfClients[C]):
                 {name: getattr(cls, name) for name in _OPTIONS if hasattr(cls, name)}
             ),
         )
+        self._note_quiet()
         self._take_options(Options())
         return self
 
@@ -230,13 +232,25 @@ class BaseHandler(OptionAttributes, OfClients[C]):
         else:
             _NAMES.check(class_name, name, value)
         super().__setattr__(name, value)
-        if name == "on_message":
-            self._note_message_callback()
+        self._note_callback(name)
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
+        self._note_callback(name)
+
+    def _note_callback(self, name: str) -> None:
+        """An attribute was set or removed, which may be a callback."""
         if name == "on_message":
             self._note_message_callback()
+        elif name in ("on_ping", "on_pong"):
+            self._note_quiet()
+
+    def _note_quiet(self) -> None:
+        """Connections ping by themselves while nobody wants to be told of it."""
+        self._counters.quiet = all(
+            getattr(getattr(self, name), "__func__", None) is getattr(BaseHandler, name)
+            for name in ("on_ping", "on_pong")
+        )
 
     def _note_message_callback(self) -> None:
         """Update the connections, which look the callback up once when they open: one
@@ -273,6 +287,10 @@ class BaseHandler(OptionAttributes, OfClients[C]):
     def _take_options(self, defaults: Options) -> None:
         options = defaults.merged(self._given)
         self._set(options=options, ping_intervall=options.ping_interval)
+        rules = self._counters
+        rules.ping_interval = options.ping_interval if options.ping else math.inf
+        rules.ping_timeout = options.ping_timeout
+        rules.idle_timeout = options.idle_timeout or math.inf
         self._set(**{name: getattr(options, name) for name in _OPTION_NAMES})
 
     def _adopt(self, server: Any) -> None:

@@ -366,7 +366,7 @@ class Exchange:
             self._encoder.close()
 
     def _sweep(self, now: float) -> float | None:
-        """A deadline has passed (`timers.Sweepable`)."""
+        """A deadline has passed (`speedups.Wheel`)."""
         if self._phase is Phase.BODY:
             self.refuse(HandshakeError(408, "The body of the request took too long."))
         elif self._phase is Phase.SERVING:

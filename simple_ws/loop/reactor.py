@@ -48,6 +48,8 @@ _MANY_CALLS = 1024
 #: Rounds of queued calls before closing, after those queued already: threads that never
 #: stop queueing must not block the end.
 _LAST_ROUNDS = 100
+#: Ticks of the wheel in a grain, so that what is due a little later is done later.
+_TICKS = 32
 #: Pauses that are remembered; each lasted half a second or more.
 _MANY_PAUSES = 100
 
@@ -91,7 +93,7 @@ class Reactor(LoopState):
     It owns descriptors only between `open` and `close`.
 
     Args:
-        grain: resolution of the coarse wheel (`timers.Wheel`), in seconds.
+        grain: seconds by which coarse deadlines (`speedups.Wheel`) may be exceeded.
         clock: seconds that never run backwards.
         selector: any `selectors.BaseSelector`; the best of the platform by default.
         busy_poll: seconds to poll before sleeping, which saves the wake-up (some
@@ -131,10 +133,10 @@ class Reactor(LoopState):
         self._shedding = False  # it is queued
         self._given_selector = selector
         self._selector: selectors.BaseSelector
-        self.timers = Timers()
+        self.timers = Timers(clock)
         #: What may be written to the log, of lines that repeat.
         self.repeats = Repeats(self.call_later)
-        self.wheel = Wheel(grain, self.want_attention)
+        self.wheel = Wheel(grain / _TICKS, self.want_attention, clock)
         self._calls: deque[Callable[[], object]] = deque()
         self._waker: socket.socket | None = None
         self._woken = False

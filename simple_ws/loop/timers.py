@@ -1,9 +1,9 @@
 """Time: exact timers in a heap, and a coarse wheel for deadlines of connections.
 
-`Timers` is for the few calls that must be exact. `Wheel` is for the many that rarely
-come due, one per connection: adding and removing one is a set operation, where pushing
-on a heap at every message cost 4.7 µs a message at 10,000 clients.
-Neither reads a clock: the caller passes the time.
+`Timers` is for the few calls that must be exact. `Wheel` (of `speedups`) is for the
+many that rarely come due, one per connection: adding and removing one is a few stores,
+where pushing on a heap at every message cost 4.7 µs a message at 10,000 clients.
+Both are told the time; their clocks only tell how long they have taken.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
 
-__all__ = ["Sweepable", "Timer", "Timers", "Wheel"]
+from ..constants import TURN
+from ..speedups import Wheel
+
+__all__ = ["Timer", "Timers", "Wheel"]
 
 logger = logging.getLogger("simple_ws")
 
-#: Owners that are swept in one call: a ping to each takes a millisecond or two.
-_MOST = 64
 #: With fewer timers than this, cancelled ones are not searched for.
 _FEW = 64
 
@@ -54,11 +54,18 @@ class Timer:
 
 
 class Timers:
-    """A heap of timers; those due at the same time run in the order of creation."""
+    """A heap of timers; those due at the same time run in the order of creation.
 
-    def __init__(self) -> None:
+    Args:
+        clock: with it, one call of `run_due` takes no longer than a turn may: what is
+            left is due at once.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
         self._heap: list[Timer] = []
-        #: Taken from the heap and about to be called; empty except after an interrupt.
+        #: Taken from the heap and about to be called; empty except after an interrupt,
+        #: or while there are more than fit into a turn.
         self._due: deque[Timer] = deque()
         self._order = itertools.count()
         self._many = _FEW  # at this number, cancelled ones are removed
@@ -98,105 +105,13 @@ class Timers:
         while heap and heap[0].when <= now:
             due.append(heap[0])
             heapq.heappop(heap)
+        clock = self._clock
+        until = 0.0 if clock is None else clock() + TURN
         while due:
             try:
                 due[0]._fire()
             except Exception:
                 logger.exception("internal error in a timer")
             due.popleft()
-
-
-class Sweepable(Protocol):
-    """An owner of a deadline in a `Wheel`; `_wheel_slot` is None outside of it."""
-
-    _wheel_slot: dict[Any, None] | None
-
-    def _sweep(self, now: float) -> float | None:
-        """Check the own deadlines; return the next one, or None to leave."""
-
-
-class Wheel:
-    """Deadlines at a coarse grain, for very many owners with one each.
-
-    Args:
-        grain: seconds; an owner is checked up to this much after its deadline, never
-            before.
-        on_change: called when `next_deadline` may have changed.
-    """
-
-    def __init__(
-        self, grain: float, on_change: Callable[[], object] = lambda: None
-    ) -> None:
-        self.grain = grain
-        self._on_change = on_change
-        #: Dictionaries instead of sets, which take twice the memory.
-        self._buckets: dict[int, dict[Sweepable, None]] = {}
-        self._done: int | None = None
-        #: When an owner must be checked next (seconds), or None.
-        self.next_deadline: float | None = None
-
-    def __len__(self) -> int:
-        return sum(map(len, self._buckets.values()))
-
-    def put(self, owner: Sweepable, when: float) -> None:
-        """Call `owner._sweep` soon after `when`; replaces its earlier deadline."""
-        self.discard(owner)
-        tick = int(when / self.grain) + 1
-        if self._done is not None:
-            tick = max(tick, self._done + 1)
-        bucket = self._buckets.get(tick)
-        if bucket is None:
-            bucket = self._buckets[tick] = {}
-            self._note_next()
-        bucket[owner] = None
-        owner._wheel_slot = bucket
-
-    def discard(self, owner: Sweepable) -> None:
-        """Remove an owner; no harm when it is not in."""
-        if owner._wheel_slot is not None:
-            owner._wheel_slot.pop(owner, None)
-            owner._wheel_slot = None
-
-    def is_due(self, now: float) -> bool:
-        """Whether an owner must be checked by now."""
-        return self.next_deadline is not None and now >= self.next_deadline
-
-    def run_due(self, now: float) -> None:
-        """Sweep owners whose deadline has passed, but not more than fit into a turn:
-        `next_deadline` stays in the past then, and the next call goes on."""
-        deadline = self.next_deadline
-        if deadline is None or now < deadline:
-            return
-        left = _MOST
-        # Division may round to just below the tick of the deadline.
-        self._done = max(int(now / self.grain), round(deadline / self.grain))
-        for tick in sorted(tick for tick in self._buckets if tick <= self._done):
-            # Owners stay findable for `discard`: a sweep may remove any other owner.
-            bucket = self._buckets[tick]
-            while bucket and left:
-                left -= 1
-                self._sweep(bucket, now)
-            if bucket:
+            if clock is not None and clock() > until:
                 break
-            del self._buckets[tick]
-        self._note_next()
-
-    def _sweep(self, bucket: dict[Sweepable, None], now: float) -> None:
-        """Let one owner check its deadlines."""
-        owner = next(reversed(bucket))
-        del bucket[owner]
-        owner._wheel_slot = None
-        try:
-            when = owner._sweep(now)
-        except Exception:
-            raise
-        except BaseException:
-            self.put(owner, now)  # it was interrupted: check it again soon
-            raise
-        if when is not None:
-            self.put(owner, when)
-
-    def _note_next(self) -> None:
-        self._on_change()
-        buckets = self._buckets
-        self.next_deadline = min(buckets) * self.grain if buckets else None

@@ -197,7 +197,7 @@ class UpgradeConnection:
             self._wait(self.server.options.open_timeout)
 
     def _sweep(self, now: float) -> float | None:
-        """The timeout for a request has passed (`timers.Sweepable`)."""
+        """The timeout for a request has passed (`speedups.Wheel`)."""
         if self._pending_request is not None:
             self._refuse(HandshakeError(503, "The server took too long."))
         elif self._reader is None or self._reader.empty:

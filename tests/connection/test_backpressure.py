@@ -400,7 +400,7 @@ def test_peer_that_takes_nothing_is_dead_whatever_the_system_holds_for_it() -> N
             driven.advance(1.0)
             # What is written meanwhile and taken by the system is no sign of life.
             assert client.write_message(b"news")
-        driven.advance(2.0)
+        driven.advance(3.0)
         driven.advance(1.0)
         assert [cause for _, _, cause in driven.handler.of("close")] == ["ping_timeout"]
 

@@ -175,8 +175,8 @@ def test_timer_made_by_a_timer_waits_for_the_next_turn(
         (5.0, None, None, 5.0),
         (5.0, None, 3.0, 3.0),
         (2.0, None, 3.0, 2.0),
-        (None, 4.5, None, 5.0),  # a wheel looks late, never early
-        (7.0, 4.5, None, 5.0),
+        (None, 4.5, None, 4.53125),  # a wheel looks late, never early
+        (7.0, 4.5, None, 4.53125),
         (-1.0, None, None, 0.0),
     ],
 )

@@ -87,7 +87,7 @@ class _StreamKeepAlive(KeepAlive):
     def _look_for_life(self, client: Connection, now: float) -> bool:
         return True
 
-    def _next_look(self, client: Connection) -> float:
+    def _next_look(self, client: Connection, now: float) -> float:
         return client._last_message + (client._options.idle_timeout or 0.0)
 
 
