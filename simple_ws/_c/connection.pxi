@@ -1115,6 +1115,29 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self.mark_dirty()
         return self.written()
 
+    cdef inline bint takes_frame(self, size_t size, size_t limit) noexcept:
+        """Whether a message framed for many can leave from here as it is, next."""
+        return (
+            self._open
+            and not self.waiting
+            and not self._write_blocked
+            and self.small == NULL
+            and self.max_frame_size == limit
+            and not (self.packing and size >= self.threshold)
+        )
+
+    cdef inline int write_frame_of_all(self, bytes frame) except -1:
+        """Accept a message framed for many; the loop learns of it by the caller."""
+        self.messages_sent += 1
+        self.counters.messages_sent += 1
+        self.share_small(frame)
+        if not self.dirty:
+            self.dirty = True
+            self._loop.dirty.append(self)
+        if self.waiting > self._write_limit >> 1:
+            self.written()
+        return 0
+
     def _send_framed(self, data: bytes) -> SendStatus:
         """Accept or drop a message that is sent as it is, without a header."""
         if not self.may_write(len(data)) or not self._open:
@@ -1310,10 +1333,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         return 0
 
     cdef int all_out(self) except -1:
-        if self.small != NULL:
-            free(self.small)
-            self.small = NULL
-            self.small_room = self.small_used = self.small_sent = 0
+        self.drop_small()
         if self.latest is not None:
             self.latest = None
         if self._write_blocked:

@@ -1,6 +1,11 @@
 # One message to many connections; included by `_speedups.pyx` after
 # `_c/latest.pxi`.
 
+cdef enum:
+    #: A message to so many is framed once, and referred to; to fewer it is copied.
+    MANY_RECEIVERS = 4
+
+
 cdef struct Encoded:
     const uint8_t* data
     size_t size
@@ -75,16 +80,46 @@ cdef int write_to_all(
     cdef int taken = 0
     cdef Encoded encoded
     cdef object owner = encode_for_all(msg, &encoded)
+    cdef list receivers = members if type(members) is list else list(members)
+    cdef bytes frame = None
+    cdef size_t limit = 0
     cdef ConnectionCore member
-    for client in members:
+    cdef LoopState told = None
+    if len(receivers) >= MANY_RECEIVERS and encoded.size <= COPY_LIMIT:
+        limit = (<ConnectionCore?> receivers[0]).max_frame_size
+        frame = frame_for_all(&encoded, limit)
+    for client in receivers:
         member = <ConnectionCore?> client
         if member is sender or (exclude and member in exclude):
             continue
-        if raw:
+        if frame is not None and (raw or not member.own_write) and (
+            member.takes_frame(encoded.size, limit)
+        ):
+            member.write_frame_of_all(frame)
+            taken += 1
+            if member._loop is not told:
+                told = member._loop
+                if told.eager:
+                    told.on_dirty()
+        elif raw:
             taken += write_encoded(member, owner, &encoded)
         else:
             taken += write_shared(member, msg, owner, &encoded)
     return taken
+
+
+cdef bytes frame_for_all(const Encoded* encoded, size_t limit):
+    """A message as a frame, or several, that many outboxes refer to."""
+    cdef size_t wire = wire_size(encoded.size, limit)
+    cdef bytes frame = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> wire)
+    write_frames(
+        <uint8_t*> PyBytes_AS_STRING(frame),
+        encoded.opcode,
+        encoded.data,
+        encoded.size,
+        limit,
+    )
+    return frame
 
 
 def fan_out_latest(

@@ -1,7 +1,8 @@
 # Output that waits to be sent to one peer; the twin of `_fallback/outbox.py`. Included
 # by `_speedups.pyx` after `_c/loop.pxi`.
 #
-#   `small`   output of this turn, frames copied one after the other
+#   `small`   output of this turn, frames copied one after the other; without a room
+#             (`small_room` is 0) the one frame that other outboxes refer to, too
 #   `queue`   output that is too large to copy, or that waits for the peer
 #
 # `small` is always sent before `queue`, and takes nothing once `queue` holds output.
@@ -12,6 +13,16 @@
 # end the connection. So nothing that can run Python comes between inspecting the queue
 # and using the result; owners are exactly bytes or str, whose deallocation runs no
 # code; and output passed to a socket's method (`offering`) stays in its place.
+
+cdef extern from *:
+    """
+    /* Give back a reference to the bytes object with this content. */
+    static inline void release_bytes(uint8_t *content) {
+        Py_DECREF((PyObject *)(content - offsetof(PyBytesObject, ob_sval)));
+    }
+    """
+    void release_bytes(uint8_t* content) noexcept
+
 
 cdef enum:
     FINAL = 0x80
@@ -102,7 +113,7 @@ cdef class Outbox:
         self.max_frame_size = _NO_FRAME_LIMIT
 
     def __dealloc__(self):
-        free(self.small)
+        self.drop_small()
         self.clear_queue()
         free(self.queue)
 
@@ -157,12 +168,34 @@ cdef class Outbox:
         return 0
 
     cdef int resize_small(self, size_t room) except -1:
-        cdef uint8_t* moved = <uint8_t*> realloc(self.small, room)
+        cdef uint8_t* shared = NULL if self.small_room else self.small
+        cdef uint8_t* moved
+        moved = <uint8_t*> realloc(NULL if shared != NULL else self.small, room)
         if moved == NULL:
             raise MemoryError
+        if shared != NULL:
+            memcpy(moved, shared, self.small_used)
+            release_bytes(shared)
         self.small = moved
         self.small_room = <uint32_t> room
         return 0
+
+    cdef inline void share_small(self, bytes frame) noexcept:
+        """Let an empty `small` be a frame that goes to others, too."""
+        cdef size_t size = <size_t> PyBytes_GET_SIZE(frame)
+        Py_INCREF(frame)
+        self.small = <uint8_t*> PyBytes_AS_STRING(frame)
+        self.small_used = <uint32_t> size
+        self.waiting = size
+        self._loop.buffered += <int64_t> size
+
+    cdef inline void drop_small(self) noexcept:
+        if self.small_room:
+            free(self.small)
+        elif self.small != NULL:
+            release_bytes(self.small)
+        self.small = NULL
+        self.small_room = self.small_used = self.small_sent = 0
 
     cdef int write_frame(
         self, uint8_t first, const uint8_t* data, size_t size
