@@ -77,7 +77,8 @@ class TLSEnd:
     def send(self, data: bytes | memoryview) -> int:
         self.shake()
         self._flush()
-        if self._unsent:
+        if self._unsent:  # full, or the connection is lost, which this call says
+            self._unsent = self._unsent[self.raw.send(self._unsent) :]
             raise BlockingIOError
         sent = self.object.write(data)
         self._flush()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import json
 import os
 import random
@@ -42,6 +43,7 @@ from harness import (
     request,
     small_buffers,
 )
+from tls_harness import secured, server_side
 
 from simple_ws import Client, Server
 
@@ -131,14 +133,19 @@ HEARD = [heard for _, heard in SAID for _ in range(3 if heard == "z" else 1)]
 
 
 def session(
-    wrap: Callable[[socket.socket], Any], touched: Callable[[], bool]
+    wrap: Callable[[socket.socket], Any],
+    touched: Callable[[], bool],
+    encrypted: bool = False,
 ) -> dict[str, Any]:
     """All of it once; what came of it."""
     before = open_descriptors()
     received = b""
-    with Driven(Talk(), write_limit=2**18) as driven:
+    context = server_side() if encrypted else None
+    with Driven(Talk(), write_limit=2**18, ssl=context) as driven:
         peer = driven.join(wrap)
         try:
+            if encrypted:
+                shake_hands(driven, peer)
             peer.write(request("/", DEFLATE))
             for data, _ in SAID:
                 for at in range(0, len(data), 4000):
@@ -166,6 +173,19 @@ def session(
         assert "error" not in handler.names
     assert open_descriptors() == before
     return result
+
+
+def shake_hands(driven: Driven, peer: Peer) -> None:
+    """The handshake of TLS. What the system does not take of it is offered again after
+    a while."""
+    secured(peer)
+    while True:
+        try:
+            peer.sock.shake()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            driven.advance(0.1)
+        else:
+            return
 
 
 def read_all(driven: Driven, peer: Peer) -> bytes:
@@ -212,6 +232,7 @@ def check(fault: str, number: int, result: dict[str, Any], whole: bytes) -> None
 
 def repeat(fault: str, run: Callable[[str, int], dict[str, Any]]) -> int:
     """Sessions until one passes untouched; how many calls there were."""
+    gc.collect()  # what other tests have left would be closed in the middle of this
     untouched = run("nothing", 1)
     assert untouched["heard"] == HEARD
     assert untouched["ends"] == [["1000", "", "peer"]]
@@ -287,6 +308,11 @@ def test_system_call_goes_wrong(library: Path, fault: str) -> None:
     assert in_a_process(library, "session", fault)["calls"] > 30
 
 
+@pytest.mark.parametrize("fault", ["short", "blocked", "reset"])
+def test_system_call_of_tls_goes_wrong(library: Path, fault: str) -> None:
+    assert in_a_process(library, "encrypted", fault)["calls"] > 30
+
+
 @pytest.mark.parametrize("fault", ["blocked", "interrupted", "aborted", "exhausted"])
 def test_accepting_goes_wrong(library: Path, fault: str) -> None:
     found = in_a_process(library, "accept", fault)
@@ -302,7 +328,7 @@ def test_waiting_is_interrupted(library: Path) -> None:
 # --- The program ---------------------------------------------------------------------
 
 
-def armed_session(fault: str, number: int) -> dict[str, Any]:
+def armed_session(fault: str, number: int, encrypted: bool = False) -> dict[str, Any]:
     faults = ctypes.CDLL(None)
 
     def wrap(sock: socket.socket) -> socket.socket:
@@ -311,9 +337,13 @@ def armed_session(fault: str, number: int) -> dict[str, Any]:
         return sock
 
     try:
-        return session(wrap, lambda: bool(faults.fault_touched()))
+        return session(wrap, lambda: bool(faults.fault_touched()), encrypted)
     finally:
         faults.fault_arm(-1, ctypes.c_long(0), 0)
+
+
+def encrypted_session(fault: str, number: int) -> dict[str, Any]:
+    return armed_session(fault, number, encrypted=True)
 
 
 def waiting_session(fault: str, number: int) -> dict[str, Any]:
@@ -390,8 +420,12 @@ def _Noting(notes: list[str]) -> Any:  # noqa: N802
 def main(what: str, fault: str) -> dict[str, Any]:
     if what == "accept":
         return accepting(fault)
-    run = armed_session if what == "session" else waiting_session
-    return {"calls": repeat(fault, run)}
+    runs = {
+        "session": armed_session,
+        "encrypted": encrypted_session,
+        "wait": waiting_session,
+    }
+    return {"calls": repeat(fault, runs[what])}
 
 
 if __name__ == "__main__":
