@@ -14,6 +14,9 @@ __all__ = [
     "Deflater",
     "Inflater",
     "LoopState",
+    "Opener",
+    "Plan",
+    "Plans",
     "Poller",
     "PublishCore",
     "Utf8Validator",
@@ -300,3 +303,40 @@ class PublishCore:
         self, msg: object, exclude: Collection[Any] = (), *, local: bool = False
     ) -> int: ...
     def _remember(self, topic: str | None, receivers: list[Any]) -> None: ...
+
+@disjoint_base
+class Plan:
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        welcome: Callable[[Any], object],
+        handler: Any,
+        admit: Callable[[Any], bool] | None,
+        allows: Callable[[str | None, str], bool] | None,
+        agree: Callable[[str], tuple[Any, Any] | None],
+    ) -> None: ...
+
+@disjoint_base
+class Plans:
+    def __init__(
+        self,
+        exact: dict[bytes, Plan | None],
+        patterns: list[tuple[bytes, bytes, str | None, Plan | None]],
+        prefixes: list[tuple[bytes, Plan | None]],
+        rest: Plan | None,
+        max_head: int,
+    ) -> None: ...
+    def find(self, path: bytes) -> tuple[Plan | None, dict[str, str] | None]: ...
+
+@disjoint_base
+class Opener:
+    def __init__(
+        self, loop: LoopState, make_plans: Callable[[], Plans | None]
+    ) -> None: ...
+    def forget(self) -> None: ...
+    def accept(
+        self, sock: socket.socket
+    ) -> tuple[socket.socket, Any, bytes | None] | None: ...
+    def open(
+        self, sock: socket.socket, address: Any, data: bytes, upgrade: Any
+    ) -> Any: ...

@@ -36,6 +36,7 @@ import time
 
 from .constants import (
     DEFLATE_TAIL,
+    GUID,
     MAX_DEFLATE_STREAMS,
     MAX_HEAD_SIZE,
     MAX_HEADER_COUNT,
@@ -46,6 +47,7 @@ from .constants import (
     MOST_SWEPT,
     SWEEP_TIME,
     TURN,
+    UPGRADE_HEAD,
     Delivered,
     SendStatus,
     State,
@@ -60,6 +62,9 @@ __all__ = [
     "Deflater",
     "Inflater",
     "LoopState",
+    "Opener",
+    "Plan",
+    "Plans",
     "Poller",
     "PublishCore",
     "Counters",
@@ -627,3 +632,8 @@ include "_c/publish.pxi"
 include "_c/selector.pxi"
 
 include "_c/accept.pxi"
+
+
+# --- Opening -------------------------------------------------------------------------
+
+include "_c/opening.pxi"

@@ -15,6 +15,12 @@ RELEASE = "0.1.0"
 #: Appended to the key before hashing (RFC 6455 §1.3).
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
+#: The response that opens a connection, before `Sec-WebSocket-Accept` has its value.
+UPGRADE_HEAD = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Accept: "
+)
+
 #: The only version of the protocol (RFC 6455 §4.1).
 VERSION = "13"
 

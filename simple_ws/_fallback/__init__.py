@@ -22,6 +22,7 @@ from .connection import (
 )
 from .fan_out import fan_out, fan_out_latest, write_latest
 from .loop import Counters, LoopState
+from .opening import Opener, Plan, Plans
 from .publish import PublishCore
 from .wheel import Wheel
 
@@ -32,6 +33,9 @@ __all__ = [
     "Deflater",
     "Inflater",
     "LoopState",
+    "Opener",
+    "Plan",
+    "Plans",
     "Poller",
     "PublishCore",
     "Utf8Validator",

@@ -39,11 +39,13 @@ class Admission:
 
     Attributes:
         refused: number of handshakes refused, by HTTP status.
+        counts_hosts: `enter` and `leave` do something.
     """
 
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
         self.refused: dict[int, int] = {}
         self._per_host = options.max_connections_per_ip
+        self.counts_hosts = self._per_host is not None
         self._clock = clock
         self._hosts: dict[str, int] = {}
         rate = options.handshake_rate

@@ -107,7 +107,7 @@ class Client(ConnectionCore):
         sock: socket.socket,
         host: ConnectionHost,
         handler: Handler,
-        request: Request,
+        request: Request | bytes,
         options: Options,
         agreement: Agreement | None,
         subprotocol: str | None,
@@ -118,7 +118,7 @@ class Client(ConnectionCore):
         )
         self._host = host
         self._handler = handler
-        self._request = request
+        self._request_kept = request
         self._counters = handler._counters
         with _numbering:
             self.id: int = next(_ids)
@@ -418,10 +418,15 @@ class Client(ConnectionCore):
         if timeout is not None and self._handler.authenticates is True:
             self._timer = self._loop.call_later(timeout, self._check_identity)
         self._calls.call(self, self._handler.on_open, self)
-        # Not before: `on_open` may look at it.
-        self._request_kept = self._request.packed()
+        self._pack_request()
         if rest:
             self._feed(rest)
+
+    def _pack_request(self) -> None:
+        """Keep the request in its small form; after `on_open`, which may look at it."""
+        request = self._request_kept
+        if not isinstance(request, bytes):
+            self._request_kept = request.packed()
 
     # Called by the handler and the server
 

@@ -217,9 +217,19 @@ class Log:
         finally:
             spent = reactor.clock() - began
             if spent > reactor.slow:
-                point = "" if owner[-1:] in ("", " ", ".") else "."
-                path = None if source is None else source.path
-                self.note_slow(f"{owner}{point}{name_of(function)}", path, spent)
+                self.note_slow_call(source, owner, function, spent)
+
+    def note_slow_call(
+        self,
+        source: HasPath | None,
+        owner: str,
+        function: Callable[..., object],
+        seconds: float,
+    ) -> None:
+        """Log a call that has blocked the loop for so long, until now; see `call`."""
+        point = "" if owner[-1:] in ("", " ", ".") else "."
+        path = None if source is None else source.path
+        self.note_slow(f"{owner}{point}{name_of(function)}", path, seconds)
 
     def note_slow(self, what: str, path: str | None, seconds: float) -> None:
         """Log a callback that has blocked the loop for too long, until now.

@@ -36,6 +36,9 @@ _OPTIONS = frozenset((*_OPTION_NAMES, "ping_intervall"))
 #: Options that need counters (`connection.admission`).
 _COUNTED = frozenset(("max_connections_per_ip", "handshake_rate"))
 
+#: What decides how clients are opened, besides options (`server.plans`).
+_DECISIVE = frozenset(("on_request", "client_class", "authenticates"))
+
 #: The arguments of each callback.
 CALLBACKS: Final[dict[str, tuple[str, ...]]] = {
     "on_request": ("request",),
@@ -244,6 +247,8 @@ class BaseHandler(OptionAttributes, OfClients[C]):
             self._note_message_callback()
         elif name in ("on_ping", "on_pong"):
             self._note_quiet()
+        if name in _DECISIVE:
+            self._forget_plans()
 
     def _note_quiet(self) -> None:
         """Connections ping by themselves while nobody wants to be told of it."""
@@ -251,6 +256,11 @@ class BaseHandler(OptionAttributes, OfClients[C]):
             getattr(getattr(self, name), "__func__", None) is getattr(BaseHandler, name)
             for name in ("on_ping", "on_pong")
         )
+
+    def _forget_plans(self) -> None:
+        """New clients are to be opened in another way."""
+        if self.server is not None:
+            self.server._forget_plans()
 
     def _note_message_callback(self) -> None:
         """Update the connections, which look the callback up once when they open: one
@@ -283,6 +293,7 @@ class BaseHandler(OptionAttributes, OfClients[C]):
         if self.server is not None:
             self.server._check_deferred(self, f"{self._log_name}.{name}", function)
         self._set(_has_deferred=True)
+        self._forget_plans()
 
     def _take_options(self, defaults: Options) -> None:
         options = defaults.merged(self._given)
@@ -292,6 +303,7 @@ class BaseHandler(OptionAttributes, OfClients[C]):
         rules.ping_timeout = options.ping_timeout
         rules.idle_timeout = options.idle_timeout or math.inf
         self._set(**{name: getattr(options, name) for name in _OPTION_NAMES})
+        self._forget_plans()
 
     def _adopt(self, server: Any) -> None:
         """Mount on a server; the handler's own options override its options."""
@@ -318,6 +330,7 @@ class BaseHandler(OptionAttributes, OfClients[C]):
             for client in self.clients:
                 admission.enter(client.address)
         self._set(_admission=admission)
+        self._forget_plans()
 
     def _divide_limits(self, count: int) -> None:
         """Take the limits of one of `count` workers, in its process."""

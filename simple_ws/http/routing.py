@@ -28,8 +28,20 @@ from uuid import UUID
 __all__ = ["Router", "check_pattern", "routing_path"]
 
 T = TypeVar("T")
+P = TypeVar("P")
+
+#: See `Router.simplified`.
+SimplifiedRoutes = tuple[
+    dict[bytes, P],
+    list[tuple[bytes, bytes, str | None, P | None]],
+    list[tuple[bytes, P]],
+    P | None,
+]
 
 _PARAMETER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
+
+#: A pattern with one parameter, of the type str.
+_ONE_PARAMETER = re.compile(r"([^{]*)\{([^{}:]*)(?::str)?\}([^{]*)")
 
 #: Parameters in other frameworks: `<room>`, `<int:id>` (Flask, Django), `:room`
 #: (Express and many others), `(?P<room>…)` of regular expressions.
@@ -154,6 +166,21 @@ class Router(Generic[T]):
                     return target, {}
         return None
 
+    def simplified(self, make: Callable[[T], P]) -> SimplifiedRoutes[P]:
+        """The table for paths without `%`, with what `make` returns for each target.
+
+        Returns:
+            Exact paths; (prefix, suffix, name, target) of patterns with one parameter
+            of the type str between the two, and (prefix, "", None, None) of others;
+            prefixes, the longest first; and the target of all other paths, or None.
+        """
+        return (
+            {path.encode(): make(target) for path, target in self._exact.items()},
+            [_simplified(pattern, make) for pattern in self._patterns],
+            [(path.encode(), make(target)) for path, target in self._prefixes.items()],
+            None if self._rest is None else make(self._rest),
+        )
+
     def targets(self) -> list[T]:
         """All targets, each once."""
         return list(dict.fromkeys(self._all()))
@@ -164,6 +191,16 @@ class Router(Generic[T]):
         yield from self._prefixes.values()
         if self._rest is not None:
             yield self._rest
+
+
+def _simplified(
+    pattern: _Pattern[T], make: Callable[[T], P]
+) -> tuple[bytes, bytes, str | None, P | None]:
+    simple = _ONE_PARAMETER.fullmatch(pattern.text)
+    if simple is None:
+        return pattern.text.partition("{")[0].encode(), b"", None, None
+    prefix, name, suffix = simple.groups()
+    return prefix.encode(), suffix.encode(), name, make(pattern.target)
 
 
 def _values(pattern: _Pattern[T], match: re.Match[str]) -> dict[str, Any]:

@@ -308,20 +308,24 @@ class Listener:
 
     Args:
         sock: bound and listening; the listener owns it from now on.
-        on_accept: called with each connection, non-blocking, and its peer's address.
+        on_accept: called with each connection, non-blocking, and its peer's address,
+            and with what else `accept` returns.
         file: of a Unix socket, to be removed at the end.
         shared: another process may have the socket, too, such as systemd.
         batch: connections taken in one turn.
+        accept: takes the next connection of a socket; returns None if that is all,
+            else the arguments of `on_accept`. By default `accept_from`.
     """
 
     def __init__(
         self,
         reactor: Reactor,
         sock: socket.socket,
-        on_accept: Callable[[socket.socket, Any], object],
+        on_accept: Callable[..., object],
         file: SocketFile | None = None,
         shared: bool = False,
         batch: int | None = None,
+        accept: Callable[[socket.socket], tuple[Any, ...] | None] = accept_from,
     ) -> None:
         self._reactor = reactor
         self._sock = sock
@@ -338,6 +342,7 @@ class Listener:
         # On Linux accepted sockets inherit the option, which saves a call for each.
         self._inherits = sys.platform == "linux"
         _send_at_once(sock)
+        self._accept_next = accept if self._inherits else accept_from
         self.watch()
 
     def watch(self) -> None:
@@ -391,7 +396,7 @@ class Listener:
             if self._closed or self._reactor.interrupted or clock() > latest:
                 return
             try:
-                sock, address = accept_from(self._sock)
+                accepted = self._accept_next(self._sock)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -400,14 +405,15 @@ class Listener:
                     return
                 # ECONNABORTED and similar: only this peer is gone.
                 continue
-            if not self._inherits:
-                _send_at_once(sock)
-            self._accept(sock, address)
+            if accepted is not None:
+                self._accept(*accepted)
 
-    def _accept(self, sock: socket.socket, address: Any) -> None:
+    def _accept(self, sock: socket.socket, address: Any, *more: Any) -> None:
         """Pass a connection on; close it if that fails."""
         try:
-            self._on_accept(sock, address)
+            if not self._inherits:
+                _send_at_once(sock)
+            self._on_accept(sock, address, *more)
         except Exception as error:
             kind = "connections could not be served"
             if self._reactor.repeats.may_say(kind, logging.ERROR):

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from ..constants import GUID, TOKEN, VERSION
+from ..constants import GUID, TOKEN, UPGRADE_HEAD, VERSION
 from ..errors import ONE_HOST, HandshakeError
 from .http11 import Headers, Request, asked_host, check_host, check_single_origin
 from .response import Response, check_field
@@ -218,10 +218,7 @@ def upgrade_response(
     Raises:
         ValueError: One of the further header fields is malformed.
     """
-    head = (
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-        f"Connection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}\r\n"
-    )
+    head = f"{UPGRADE_HEAD.decode()}{accept_key(key)}\r\n"
     if subprotocol is not None:
         head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     if extensions is not None:

@@ -211,6 +211,7 @@ class App(Lookup):
                 handler._abandon_server()
             raise
         self._stats.note_mount(path, handler)
+        self._forget_plans()
         return handler
 
     def route(self, path: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
@@ -261,6 +262,7 @@ class App(Lookup):
             self._filtered = True
             self._plain.clear()
         self._middlewares.append(middleware)
+        self._forget_plans()
         return middleware
 
     def topic(
@@ -380,10 +382,12 @@ class App(Lookup):
             denial = Denial(check_close(status, reason), reason)
             denial._adopt(self)
             self._denied = denial
+        self._forget_plans()
 
     def allow_new_connections(self) -> None:
         """Accept new connections again after `deny_new_connections`."""
         self._denied = None
+        self._forget_plans()
 
     # HTTP on the same port
 

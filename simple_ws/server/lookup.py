@@ -26,8 +26,10 @@ from ..loop.deferred import DeferredCancelled, is_async, returns_deferred
 from ..loop.schedule import Schedule
 from ..ops.stats import Stats
 from ..protocol.http11 import Request
+from ..speedups import Opener
 from .cluster import Cluster
 from .denial import Denial
+from .forwarded import TrustedProxies
 from .hub import Hub
 from .run import Run
 from .state import ServerState
@@ -61,6 +63,9 @@ class Lookup(Hub):
         clock: seconds that never run backwards.
     """
 
+    proxies: TrustedProxies | None
+    #: Wraps an accepted socket in TLS; None without TLS.
+    _encrypted: Callable[..., Any] | None
     _workers: Workers
 
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
@@ -94,12 +99,23 @@ class Lookup(Hub):
         self._admission = Admission(self.options, self._clock)
         for handler in self._router.targets():
             handler._divide_limits(count)
+        self._forget_plans()
 
     @property
     def _current(self) -> Run:
         """The current run; there is one from `listen` to the end."""
         assert self._run is not None, "the server does not run"
         return self._run
+
+    @property
+    def _opener(self) -> Opener:
+        return self._current.opener
+
+    def _forget_plans(self) -> None:
+        """What new clients get has changed; from any thread."""
+        run = self._run
+        if run is not None:
+            run.opener.forget()
 
     @property
     def _log(self) -> Log:
@@ -144,22 +160,26 @@ class Lookup(Hub):
             status, reason = denied
             retry = [retry_after()] if status in (429, 503) else []
             raise HandshakeError(status, reason, retry)
-        admission = self._admission
-        admission.check_room(self.clients, self.options.max_connections)
-        admission.check_room(handler.clients, handler.options.max_connections)
-        own = handler._admission
-        if own is None:
-            admission.check(request.address)
-        else:
-            admission.check_host(request.address)
-            # Before the server's rate limit, which refused clients must not use up.
-            own.check(request.address)
-            admission.check_rate()
+        self._check_limits(handler, request.address)
         if denied is not None:
             return denied
         if self._middlewares or self._asyncio_loop is not None or handler._has_deferred:
             return self._chain(handler)
         return handler
+
+    def _check_limits(self, handler: BaseHandler, address: Any) -> None:
+        """Count a new client of a handler; HandshakeError if it is one too many."""
+        admission = self._admission
+        admission.check_room(self.clients, self.options.max_connections)
+        admission.check_room(handler.clients, handler.options.max_connections)
+        own = handler._admission
+        if own is None:
+            admission.check(address)
+        else:
+            admission.check_host(address)
+            # Before the server's rate limit, which refused clients must not use up.
+            own.check(address)
+            admission.check_rate()
 
     def _check_again(self, handler: UpgradeHandler, request: Request) -> None:
         """Refuse a client whose handshake took time: others may have come."""

@@ -19,6 +19,7 @@ from ..handlers.pending import PendingCalls
 from ..loop.asyncio_bridge import Attachment
 from ..loop.listener import Listener
 from ..loop.reactor import Reactor
+from ..speedups import Opener, Plans
 from .upgrade import UpgradeConnection, UpgradeHandler
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ class Run:
         handlers: options of the mounted handlers.
         clock: seconds that never run backwards.
         counts: of the server, for the log.
+        make_plans: see `Opener`.
 
     Attributes:
         reactor: the loop; open.
         log: of this run.
         pending: the running deferred results of callbacks.
         listeners: of the port, until the server stops.
+        opener: opens connections whose handshake is ordinary.
         upgrades: connections that are not upgraded.
         closing: clients that have ended, but whose sockets are open.
         chains: wrappers that replace a handler, because of middleware or deferred
@@ -65,6 +68,7 @@ class Run:
         handlers: Iterable[Options],
         clock: Callable[[], float],
         counts: LogCounts,
+        make_plans: Callable[[], Plans | None],
     ) -> None:
         self.reactor = Reactor(
             grain=_grain([options, *handlers]),
@@ -79,6 +83,7 @@ class Run:
         self.log = Log(self.reactor, counts)
         self.pending = PendingCalls(self.reactor, options.worker_threads)
         self.listeners: list[Listener] = []
+        self.opener = Opener(self.reactor, make_plans)
         self.upgrades: set[UpgradeConnection] = set()
         self.closing: set[Client] = set()
         self.chains: dict[Any, UpgradeHandler] = {}
@@ -105,6 +110,7 @@ class Run:
         """Run in this thread from now on."""
         self.own_descriptors()
         self.asyncio_loop = asyncio_loop
+        self.opener.forget()
         if asyncio_loop is not None:
             self.pending.await_in(asyncio_loop)
         self.reactor.owner = threading.get_ident()
@@ -137,6 +143,7 @@ class Run:
         Connections of the backlog count: their clients have connected.
         """
         self.reactor.want_attention()
+        self.opener.forget()
         for listener in self.listeners:
             listener.close(backlog=True)
         for upgrade in list(self.upgrades):

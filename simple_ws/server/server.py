@@ -40,6 +40,7 @@ from ..loop.workers import Call
 from ..speedups import BACKEND
 from .forwarded import TrustedProxies
 from .operations import Operations
+from .plans import make_plans
 from .presence import PresenceRun
 from .run import Run
 from .shutdown import Shutdown
@@ -178,7 +179,15 @@ class Server(Operations):
         for sock in sockets:
             limit_unsent(sock, self.options.notsent_lowat)
         run.listeners = [
-            Listener(run.reactor, sock, self._on_accept, file, shared, batch)
+            Listener(
+                run.reactor,
+                sock,
+                self._on_accept,
+                file,
+                shared,
+                batch,
+                accept=run.opener.accept,
+            )
             for sock in sockets
         ]
         self._move(ServerState.LISTENING)
@@ -516,7 +525,8 @@ class Server(Operations):
     def _make_run(self) -> Run:
         """Create the loop, once all handlers are mounted."""
         mounted = [handler.options for handler in self._router.targets()]
-        run = Run(self.options, mounted, self._clock, self._log_counts)
+        make = partial(make_plans, self)
+        run = Run(self.options, mounted, self._clock, self._log_counts, make)
         run.pending.on_idle = self._note_idle
         addresses = self._engine_addresses
         if not addresses and self._workers.broker_address is not None:
@@ -563,6 +573,7 @@ class Server(Operations):
         self._admission = Admission(self.options, clock)
         for handler in self._router.targets():
             handler._set_admission()
+        self._forget_plans()
 
     def _start_applications(self, run: Run) -> None:
         """Let ASGI applications start, in the thread that will serve.
@@ -758,19 +769,26 @@ class Server(Operations):
                 CloseCause.SHUTDOWN,
             )
             self._current.reactor.call_soon(close)
-        self._admission.enter(client.address)
-        if client._handler._admission is not None:
-            client._handler._admission.enter(client.address)
+        if self._admission.counts_hosts:
+            self._admission.enter(client.address)
+        own = client._handler._admission
+        if own is not None:
+            own.enter(client.address)
 
     def _remove_client(self, client: Client) -> None:
         """A connection ended."""
         super()._remove_client(client)
-        self._admission.leave(client.address)
-        if client._handler._admission is not None:
-            client._handler._admission.leave(client.address)
+        if self._admission.counts_hosts:
+            self._admission.leave(client.address)
+        own = client._handler._admission
+        if own is not None:
+            own.leave(client.address)
         self._note_closing(client)
 
-    def _on_accept(self, sock: socket.socket, address: Any) -> UpgradeConnection:
+    def _on_accept(
+        self, sock: socket.socket, address: Any, data: bytes | None = None
+    ) -> UpgradeConnection:
+        """A connection was accepted; see `UpgradeConnection.begin` for `data`."""
         run = self._current
         if self._encrypted is not None:
             sock = self._encrypted(
@@ -779,7 +797,7 @@ class Server(Operations):
         upgrade = UpgradeConnection(sock, address, self)
         run.upgrades.add(upgrade)
         try:
-            upgrade.begin()
+            upgrade.begin(data)
         except BaseException as error:
             run.reactor.on_failure(upgrade, error)
         return upgrade

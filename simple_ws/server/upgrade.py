@@ -56,7 +56,7 @@ from ..protocol.server_handshake import (
     offered_subprotocols,
     upgrade_response,
 )
-from ..speedups import read_upgrade
+from ..speedups import Opener, read_upgrade
 from .forwarded import (
     TrustedProxies,
     client_address,
@@ -64,7 +64,13 @@ from .forwarded import (
     client_scheme,
 )
 
-__all__ = ["StreamTerms", "UpgradeConnection", "UpgradeHandler", "UpgradeHost"]
+__all__ = [
+    "StreamTerms",
+    "UpgradeConnection",
+    "UpgradeHandler",
+    "UpgradeHost",
+    "negotiated",
+]
 
 #: Seconds for the first bytes of a client, once the server stops.
 _SILENCE = 1.0
@@ -145,6 +151,10 @@ class UpgradeHost(ConnectionHost, HttpHost, Protocol):
     def _is_stopping(self) -> bool:
         """Whether nothing new is begun."""
 
+    @property
+    def _opener(self) -> Opener:
+        """Opens connections whose handshake is ordinary."""
+
     def _find_handler(self, request: Request) -> UpgradeHandler:
         """The handler of a path; sets `request.params`; HandshakeError if not."""
 
@@ -186,12 +196,18 @@ class UpgradeConnection:
         self._reader: RequestReader | None = None  # unless it is a plain handshake
         self._exchange: Exchange | None = None  # owns the socket, while there is one
 
-    def begin(self) -> None:
+    def begin(self, data: bytes | None = None) -> None:
         """Read what arrived with the connection; wait for the rest.
 
         Most clients send their request before it is accepted, and need no waiting.
+
+        Args:
+            data: what was read already; b"" for the end.
         """
-        self._read()
+        if data is None:
+            self._read()
+        else:
+            self._take(data)
         if not self._over and not self._events and self._exchange is None:
             self.watch(READ, self._on_ready)
             self._wait(self.server.options.open_timeout)
@@ -293,6 +309,9 @@ class UpgradeConnection:
             return
         except OSError:
             data = b""
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         if data:
             self._receive(data)
         else:
@@ -306,9 +325,11 @@ class UpgradeConnection:
             return
         # The request that nearly every client sends is parsed in one step. Others are
         # parsed again by the slow path, which can say what is wrong.
-        common = read_upgrade(data) if self._reader is None else None
         request = None
         try:
+            if self._reader is None and self._is_ordinary(data):
+                return
+            common = read_upgrade(data) if self._reader is None else None
             if common is not None and common[0] <= self.server.options.max_header:
                 size, target, fields, key, protocols, extensions = common
                 lines = () if extensions is None else (extensions,)
@@ -327,6 +348,19 @@ class UpgradeConnection:
         except BaseException:  # such as SystemExit: the loop may still continue
             self.close()
             raise
+
+    def _is_ordinary(self, data: bytes) -> bool:
+        """Open the client, if all that can be asked about the request has been."""
+        if type(self.sock) is not socket.socket:
+            return False
+        opener = self.server._opener
+        return opener.open(self.sock, self.address, data, self) is not None
+
+    def _hand_over(self, client: Client) -> bool:
+        """The client has the socket; return whether the loop knows it (`Opener`)."""
+        self.client = client
+        self._leave()
+        return self._events != 0
 
     def _read_head(self, data: bytes) -> Request | None:
         if self._reader is None:
@@ -421,12 +455,7 @@ class UpgradeConnection:
         if options.origins is not None:
             self._check_origin(request, options.origins)
         offered = offered_subprotocols(request.headers) if offer.protocols else []
-        extension = agreement = None
-        if offer.extensions and options.compression is not None:
-            drop_old = options.slow_consumer == "drop_old"
-            extension, agreement = _negotiate(
-                offer.extensions, options.compression, drop_old, options.splits_packed
-            )
+        extension, agreement = negotiated(offer.extensions, options)
         return _Terms(offer.key, offered, extension, agreement)
 
     def _check_origin(self, request: Request, allowed: tuple[OriginRule, ...]) -> None:
@@ -638,6 +667,16 @@ def _create(client_class: Callable[..., Any], *args: object) -> Client:
 
 
 _create.__name__ = "client_class"  # in the log, where it is slow
+
+
+def negotiated(
+    lines: tuple[str, ...], options: Options
+) -> tuple[str, Agreement] | tuple[None, None]:
+    """Agree on compression, as far as a handler allows that; see `_negotiate`."""
+    if not lines or options.compression is None:
+        return None, None
+    drop_old = options.slow_consumer == "drop_old"
+    return _negotiate(lines, options.compression, drop_old, options.splits_packed)
 
 
 @lru_cache(maxsize=256)  # all browsers of one kind send the same
