@@ -36,7 +36,7 @@ from .errors import (
     TLSError,
     WebSocketError,
 )
-from .handlers.middleware import Middleware
+from .handlers.middleware import Call, Middleware
 from .handlers.ready_made import FirstMessageAuth, JSONMessages, Radio
 from .http.cors import Cors
 from .loop.deferred import in_thread
@@ -86,6 +86,7 @@ __all__ = [
     "BACKEND",
     "AuthenticationError",
     "BadRequest",
+    "Call",
     "Client",
     "CloseCause",
     "CloseCode",

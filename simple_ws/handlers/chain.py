@@ -77,6 +77,7 @@ class Chain(Wrapper):
         # The calls for a client that only so many middlewares have seen yet.
         self._first_calls = _first_calls(inward)
         self._reached: dict[Client, int] = {}
+        self._observers = [one for one in middlewares if overrides(one, "on_error")]
         outward = () if handler._own_format else reversed(middlewares)
         self._outward = tuple(filter(changes_output, outward))
         self._sending: tuple[Any, Any] = None, None  # a client class, and its subclass
@@ -123,6 +124,10 @@ class Chain(Wrapper):
             )
         )
 
+    def on_error(self, error: Exception, client: Client) -> Any:
+        """Tell all middlewares, then ask the handler."""
+        return run_steps(self._tell_error(error, client))
+
     def on_message(self, msg: Any, client: Client) -> Any:
         """Pass a message through; the handler's return value is the reply."""
         reached = self._reached.get(client)
@@ -151,6 +156,23 @@ class Chain(Wrapper):
                 yield self._may_wait(result, owner, name)
             except (Exception, DeferredCancelled) as error:
                 report_failure(client, error)
+
+    def _tell_error(self, error: Exception, client: Client) -> Steps:
+        for middleware in self._observers:
+            owner = type(middleware).__name__
+            try:
+                told = middleware.on_error(error, client)
+                yield self._may_wait(told, owner, "on_error")
+            except (Exception, DeferredCancelled) as failure:
+                client._host._log.note_failure(
+                    f"on_error of {owner} failed",
+                    "on_error of %s failed for %r",
+                    owner,
+                    client,
+                    error=failure,
+                    client=client,
+                )
+        return (yield self._handler.on_error(error, client))
 
     def _hand_through(self, msg: Any, client: Client, calls: Iterator[_Call]) -> Any:
         """Pass a message to the remaining middlewares, then to the handler."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, ClassVar, Final, Self
 
+from ..connection.client import Client
 from ..loop.deferred import check_callback, check_not_deferred
 from ..protocol.http11 import Request
 from .handler import CALLBACKS
@@ -17,6 +18,7 @@ from .names import Names
 
 __all__ = [
     "HOOKS",
+    "Call",
     "Middleware",
     "changes_output",
     "check_middleware",
@@ -33,7 +35,44 @@ HOOKS: Final[dict[str, tuple[str, ...]]] = {
     "on_message": ("msg", "client"),
     "on_send": ("msg", "client"),
     "on_close": ("client",),
+    "on_error": ("error", "client"),
+    "around": ("call",),
 }
+
+
+class Call:
+    """What is done for one event; handed to `Middleware.around`, which calls it.
+
+    It returns what the callback returns; in an `async def around` it is awaited.
+
+    Attributes:
+        name: of the callback: "on_request", "on_open", "on_message" or "on_close".
+        args: of the callback.
+        client: the client; None for `on_request`.
+        request: of the opening handshake, for `on_request`; otherwise None.
+        handler: the name of the handler, as in logs: for spans and metrics.
+    """
+
+    __slots__ = ("_returned", "_run", "args", "client", "handler", "name", "request")
+
+    def __init__(
+        self,
+        name: str,
+        handler: str,
+        args: tuple[Any, ...],
+        run: Callable[[], Any],
+    ) -> None:
+        self.name, self.handler, self.args = name, handler, args
+        before = name == "on_request"
+        self.client: Client | None = None if before else args[-1]
+        self.request: Request | None = args[0] if before else None
+        self._run = run
+        self._returned: Any = None
+
+    def __call__(self) -> Any:
+        """Do the rest, and return its result."""
+        self._returned = result = self._run()
+        return result
 
 
 class _Stop(Enum):
@@ -111,6 +150,38 @@ class Middleware:
 
     def on_close(self, client: Any) -> Any:
         """A connection ended."""
+
+    def on_error(self, error: Exception, client: Any) -> Any:
+        """A callback raised; called before `on_error` of the handler, which decides.
+
+        Exceptions by which a callback refuses or closes a client on purpose
+        (`AuthenticationError`, `ProtocolError` and its subclasses) do not come here.
+
+        Args:
+            error: the exception, with its traceback.
+            client: whose callback it was.
+        """
+
+    def around(self, call: Call) -> Any:
+        """Stand around all that is done for one event: `return call()`.
+
+        What is done are the hooks of all middlewares and the callback of the handler,
+        for `on_request`, `on_open`, `on_message` and `on_close`. The `around` of the
+        middleware that was added first is the outermost one. Exceptions of `on_request`
+        and `on_message` pass through it; those of the others go to `on_error`.
+
+        As `async def` it awaits, also what is a plain function: `return await call()`.
+        As `def` it is over when an `async def` callback begins to wait.
+
+        Args:
+            call: does the rest when it is called; see `Call`. If it is not called,
+                nothing is done for this event.
+
+        Returns:
+            What `call()` returned, or another reply to a message, or another decision
+            about a request.
+        """
+        return call()
 
     def _callbacks(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         """The functions it calls, each with its name for errors."""

@@ -164,6 +164,14 @@ class PendingCalls:
         self._running.add(call)
         return call
 
+    def future_of(self, deferred: Any) -> asyncio.Future[Any]:
+        """Run a deferred result; its outcome, for a coroutine that awaits it."""
+        assert self._loop is not None
+        future: asyncio.Future[Any] = self._loop.create_future()
+        call = self.run(deferred, partial(_settle, future))
+        future.add_done_callback(partial(_cancel_with, call))
+        return future
+
     def run_in_thread(self, function: Callable[[], Any]) -> Call[Any]:
         """Call a function in a worker thread; from any thread.
 
@@ -265,6 +273,24 @@ class PendingCalls:
 
     def _on_idle_pool(self) -> None:
         self._reactor.call_threadsafe(self.on_idle)
+
+
+def _settle(
+    future: asyncio.Future[Any], value: Any, error: BaseException | None
+) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    elif isinstance(error, Exception):
+        future.set_exception(error)
+    else:
+        future.cancel()
+
+
+def _cancel_with(call: PendingCall, future: asyncio.Future[Any]) -> None:
+    if future.cancelled():
+        call.cancel()
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:

@@ -14,6 +14,7 @@ from ..connection.client import Client
 from ..connection.log import Log, LogCounts
 from ..connection.options import Options
 from ..errors import NOT_FOUND, HandshakeError, InvalidState
+from ..handlers.around import surrounded
 from ..handlers.chain import Chain
 from ..handlers.handler import BaseHandler
 from ..handlers.middleware import Middleware
@@ -228,6 +229,7 @@ class Lookup(Hub):
             )
             if middlewares:
                 wrapped = Chain(handler, middlewares, awaited=awaited)
+                wrapped = surrounded(wrapped, middlewares, pending)
             if awaited:
                 wrapped = Awaited(wrapped, pending)
             chain = chains[key] = wrapped

@@ -314,7 +314,7 @@ def test_only_functions_are_taken_for_callbacks() -> None:
         ("on_mesage", r"did you mean on_message\?"),
         ("on_first_mesage", r"did you mean on_first_message\?"),
         ("on_disconnect", r"did you mean on_close\?"),
-        ("on_error", "it is a callback of handlers"),
+        ("on_drain", "it is a callback of handlers"),
         ("on_ping", "it is a callback of handlers"),
         ("select_subprotocol", "it is a callback of handlers"),
     ],

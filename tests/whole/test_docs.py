@@ -63,7 +63,7 @@ LARGEST_IMAGE = 120 * 1024  # bytes
 
 #: What a reader has installed if it is wanted, and whoever runs the tests may not have.
 OPTIONAL = {"django", "fastapi", "flask", "uvloop", "PySide6", "tkinter", "trustme"}
-OPTIONAL |= {"cent", "socketio", "uvicorn"}
+OPTIONAL |= {"cent", "opentelemetry", "sentry_sdk", "socketio", "uvicorn"}
 
 #: All that people read, but what Sphinx has made.
 TEXTS = [
@@ -337,6 +337,57 @@ def test_programs_of_a_page_run(page: str, sandbox: Sandbox) -> None:
         CHECKS[page](sandbox)
     if left_out:
         pytest.skip(", ".join(left_out))
+
+
+@checks("docs/howto/tracing.md")
+def check_tracing(sandbox: Sandbox) -> None:
+    traced, reported = sandbox.servers
+    with suppress(ModuleNotFoundError):
+        check_spans(sandbox, traced)
+    with suppress(ModuleNotFoundError):
+        check_reports(sandbox, reported)
+
+
+def check_spans(sandbox: Sandbox, server: Server) -> None:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
+        InMemorySpanExporter,
+    )
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    with sandbox.serve(server) as running:
+        client = running.connect(address=("192.0.2.7", 1))
+        client.send("x")
+        client.close()
+    spans = exporter.get_finished_spans()
+    names = [f"{name} Room" for name in ("on_request", "on_open", "on_message")]
+    assert [span.name for span in spans] == [*names, "on_close Room"]
+    assert spans[2].attributes == {"client.address": "192.0.2.7"}
+
+
+def check_reports(sandbox: Sandbox, server: Server) -> None:
+    import sentry_sdk
+
+    reports: list[Any] = []
+
+    class Transport(sentry_sdk.Transport):
+        def capture_envelope(self, envelope: Any) -> None:
+            reports.append(envelope.get_event())
+
+    sentry_sdk.init(dsn="https://key@example.com/1", transport=Transport)
+    sentry_sdk.integrations.logging.ignore_logger("simple_ws")
+    with sandbox.serve(server) as running:
+        client = running.connect(address=("192.0.2.7", 1))
+        client.send("no number")
+        client.assert_closed(1011)
+    sentry_sdk.init(dsn=None)
+    (report,) = reports
+    assert "connection" in report["tags"]
+    assert report["exception"]["values"][0]["type"] == "ValueError"
 
 
 @checks("docs/start.md")
