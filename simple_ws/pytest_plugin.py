@@ -1,4 +1,4 @@
-"""The pytest fixture `simple_ws`: servers that are closed at the end of the test."""
+"""The pytest fixture `ws_server`: servers that are closed at the end of the test."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def simple_ws() -> Iterator[ServerFactory]:
-    """Make servers in memory: `simple_ws(handler, **options)`, see `TestServer`."""
+def ws_server() -> Iterator[ServerFactory]:
+    """Make servers in memory: `ws_server(handler, **options)`, see `TestServer`."""
     # Imported only when a test asks: every pytest run loads this module.
     from .testing import TestServer
 
     with ExitStack() as stack:
 
         def make(
-            served: BaseHandler[Any] | Server, **options: Unpack[ServerOptions]
+            served: BaseHandler[Any] | Server,
+            *,
+            raise_server_exceptions: bool = True,
+            **options: Unpack[ServerOptions],
         ) -> TestServer:
-            return stack.enter_context(TestServer(served, **options))
+            server = TestServer(
+                served, raise_server_exceptions=raise_server_exceptions, **options
+            )
+            return stack.enter_context(server)
 
         yield make

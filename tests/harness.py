@@ -359,6 +359,7 @@ class Driven(TestServer):
     def __init__(self, handler: WebSocket | None = None, **options: Any) -> None:
         self.handler: Any = Recorder() if handler is None else handler
         self._peers: list[Peer] = []
+        options.setdefault("raise_server_exceptions", False)  # their log is looked at
         super().__init__(self.handler, **options)
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ NAMES = {
     ),
     "simple_ws.http": "Fields Headers Request Response",
     "simple_ws.http11": "Fields Headers Request Response",
-    "simple_ws.pytest_plugin": "simple_ws",
+    "simple_ws.pytest_plugin": "ws_server",
     "simple_ws.schedule": "Job",
     "simple_ws.server": "Server",
     "simple_ws.speedups": (

@@ -30,8 +30,8 @@ class Echo(WebSocket):
         return msg
 
 
-def test_messages_go_to_and_fro(simple_ws: Make) -> None:
-    server = simple_ws(Chat())
+def test_messages_go_to_and_fro(ws_server: Make) -> None:
+    server = ws_server(Chat())
     alice, bob = server.connect("/room?name=alice"), server.connect("/room")
     alice.send("hello")
     assert (alice.recv(), bob.recv()) == ("hello", "hello")
@@ -42,8 +42,8 @@ def test_messages_go_to_and_fro(simple_ws: Make) -> None:
     assert alice.client.query["name"] == "alice"
 
 
-def test_peers_have_addresses_and_options(simple_ws: Make) -> None:
-    server = simple_ws(Echo(subprotocols=["v2", "v1"]))
+def test_peers_have_addresses_and_options(ws_server: Make) -> None:
+    server = ws_server(Echo(subprotocols=["v2", "v1"]))
     client = server.connect(
         address=("198.51.100.7", 5), subprotocols=["v1"], cookies={"a": "b"}
     )
@@ -55,19 +55,19 @@ def test_peers_have_addresses_and_options(simple_ws: Make) -> None:
     assert (packed.recv(), packed.compressed) == ("x" * 5000, True)
 
 
-def test_refusal_has_its_facts(simple_ws: Make) -> None:
+def test_refusal_has_its_facts(ws_server: Make) -> None:
     class Members(WebSocket):
         def on_request(self, request: Any) -> Any:
             return Response(401, "Who are you?", {"WWW-Authenticate": "Basic"})
 
     with pytest.raises(HandshakeRefused) as caught:
-        simple_ws(Members()).connect()
+        ws_server(Members()).connect()
     assert (caught.value.status, caught.value.body) == (401, b"Who are you?")
     assert caught.value.headers["www-authenticate"] == "Basic"
 
 
-def test_test_goes_on_after_a_refusal(simple_ws: Make) -> None:
-    server = simple_ws(Echo(), max_connections=1)
+def test_test_goes_on_after_a_refusal(ws_server: Make) -> None:
+    server = ws_server(Echo(), max_connections=1)
     client = server.connect()
     for _ in range(2):
         with pytest.raises(HandshakeRefused) as caught:
@@ -79,15 +79,15 @@ def test_test_goes_on_after_a_refusal(simple_ws: Make) -> None:
     assert server.connect().ping() == 0.0
 
 
-def test_wrong_options_are_refused(simple_ws: Make) -> None:
+def test_wrong_options_are_refused(ws_server: Make) -> None:
     with pytest.raises(TypeError, match="handler or a Server"):
         TestServer("no handler")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="colour"):
-        simple_ws(Echo()).connect(colour="red")
+        ws_server(Echo()).connect(colour="red")
 
 
-def test_time_passes_when_the_test_says_so(simple_ws: Make) -> None:
-    server = simple_ws(Echo(ping_interval=5, ping_timeout=20))
+def test_time_passes_when_the_test_says_so(ws_server: Make) -> None:
+    server = ws_server(Echo(ping_interval=5, ping_timeout=20))
     client = server.connect()
     server.advance(4)
     assert client.pings == []
@@ -102,9 +102,9 @@ PAYLOADS = [b"", b"h", b"hello", bytes(range(125)), "grüße".encode()]
 @pytest.mark.parametrize("answer", [True, False])
 @pytest.mark.parametrize("payload", PAYLOADS, ids=len)
 def test_pings_are_their_payloads(
-    simple_ws: Make, payload: bytes, answer: bool
+    ws_server: Make, payload: bytes, answer: bool
 ) -> None:
-    client = simple_ws(Echo(ping=False)).connect()
+    client = ws_server(Echo(ping=False)).connect()
     client.answer_pings = answer
     client.client.ping(payload)
     client.client.ping(payload[:2])
@@ -114,8 +114,8 @@ def test_pings_are_their_payloads(
     assert pongs == [payload[:2] if answer else b""]
 
 
-def test_public_names_of_the_kit_are_documented(simple_ws: Make) -> None:
-    server = simple_ws(Echo())
+def test_public_names_of_the_kit_are_documented(ws_server: Make) -> None:
+    server = ws_server(Echo())
     answer = server.request("GET", "/")
     for thing in (server, server.connect(), server.clock, answer):
         shown: set[str] = set()
@@ -133,8 +133,8 @@ def test_public_names_of_the_kit_are_documented(simple_ws: Make) -> None:
         assert public - shown == set()
 
 
-def test_peer_that_vanished_times_out(simple_ws: Make) -> None:
-    server = simple_ws(Echo(ping_interval=5, ping_timeout=20))
+def test_peer_that_vanished_times_out(ws_server: Make) -> None:
+    server = ws_server(Echo(ping_interval=5, ping_timeout=20))
     client = server.connect()
     client.vanish()
     server.advance(24)
@@ -143,8 +143,8 @@ def test_peer_that_vanished_times_out(simple_ws: Make) -> None:
     client.assert_closed(1011, cause="ping_timeout", reason="20 s")
 
 
-def test_timers_fire_in_order_while_time_passes(simple_ws: Make) -> None:
-    server = simple_ws(Echo())
+def test_timers_fire_in_order_while_time_passes(ws_server: Make) -> None:
+    server = ws_server(Echo())
     fired: list[str] = []
     server.server.call_later(3, lambda: fired.append("later"))
     server.server.every(1, lambda: fired.append("tick"))
@@ -152,8 +152,8 @@ def test_timers_fire_in_order_while_time_passes(simple_ws: Make) -> None:
     assert fired == ["tick", "tick", "later", "tick"]
 
 
-def test_slow_consumer_is_closed(simple_ws: Make) -> None:
-    server = simple_ws(Echo(write_limit=100_000))
+def test_slow_consumer_is_closed(ws_server: Make) -> None:
+    server = ws_server(Echo(write_limit=100_000))
     client = server.connect()
     client.stall()
     for _ in range(100):
@@ -162,8 +162,8 @@ def test_slow_consumer_is_closed(simple_ws: Make) -> None:
     client.assert_closed(1013, cause="slow_consumer")
 
 
-def test_stalled_peer_that_resumes_gets_everything(simple_ws: Make) -> None:
-    server = simple_ws(Echo(write_limit=10**7))
+def test_stalled_peer_that_resumes_gets_everything(ws_server: Make) -> None:
+    server = ws_server(Echo(write_limit=10**7))
     client = server.connect()
     client.stall()
     sent = [str(number).encode() * 1000 for number in range(500)]
@@ -176,8 +176,8 @@ def test_stalled_peer_that_resumes_gets_everything(simple_ws: Make) -> None:
     client.assert_open()
 
 
-def test_frames_may_come_in_any_cut(simple_ws: Make) -> None:
-    client = simple_ws(Echo()).connect()
+def test_frames_may_come_in_any_cut(ws_server: Make) -> None:
+    client = ws_server(Echo()).connect()
     client.drip(b"\x81\x83\0\0\0\0abc")
     assert client.recv() == "abc"
     client.send_fragments(["d", "e", "f"])
@@ -186,8 +186,8 @@ def test_frames_may_come_in_any_cut(simple_ws: Make) -> None:
     assert client.recv() == b"gh"
 
 
-def test_broken_frame_ends_the_connection(simple_ws: Make) -> None:
-    client = simple_ws(Echo()).connect()
+def test_broken_frame_ends_the_connection(ws_server: Make) -> None:
+    client = ws_server(Echo()).connect()
     client.send_raw(b"\x83\x80\0\0\0\0")
     client.assert_closed(1002, cause="protocol_error", reason="unknown opcode")
     with pytest.raises(ConnectionClosed, match="1002"):
@@ -196,8 +196,8 @@ def test_broken_frame_ends_the_connection(simple_ws: Make) -> None:
         client.send("too late")
 
 
-def test_ends_are_told_apart(simple_ws: Make) -> None:
-    server = simple_ws(Echo())
+def test_ends_are_told_apart(ws_server: Make) -> None:
+    server = ws_server(Echo())
     closed, cut, sent_away = (server.connect() for _ in range(3))
     closed.close(4000, "bye")
     closed.assert_closed(4000, cause="peer", reason="bye")
@@ -208,8 +208,8 @@ def test_ends_are_told_apart(simple_ws: Make) -> None:
     assert (sent_away.close_code, sent_away.close_reason) == (4001, "go")
 
 
-def test_wrong_assertion_says_what_is_so(simple_ws: Make) -> None:
-    client = simple_ws(Echo()).connect()
+def test_wrong_assertion_says_what_is_so(ws_server: Make) -> None:
+    client = ws_server(Echo()).connect()
     with pytest.raises(AssertionError, match="is open"):
         client.assert_closed()
     client.close(1000)
@@ -219,27 +219,27 @@ def test_wrong_assertion_says_what_is_so(simple_ws: Make) -> None:
         client.assert_open()
 
 
-def test_time_goes_on_and_never_back(simple_ws: Make) -> None:
-    server = simple_ws(WebSocket())
+def test_time_goes_on_and_never_back(ws_server: Make) -> None:
+    server = ws_server(WebSocket())
     with pytest.raises(ValueError, match="seconds must be 0 seconds or more, not -1"):
         server.advance(-1)
 
 
-def test_ping_that_is_too_long_is_refused(simple_ws: Make) -> None:
-    client = simple_ws(WebSocket()).connect()
+def test_ping_that_is_too_long_is_refused(ws_server: Make) -> None:
+    client = ws_server(WebSocket()).connect()
     with pytest.raises(ValueError, match="125"):
         client.ping(b"x" * 126)
 
 
-def test_ping_is_answered(simple_ws: Make) -> None:
-    client = simple_ws(Echo()).connect()
+def test_ping_is_answered(ws_server: Make) -> None:
+    client = ws_server(Echo()).connect()
     assert client.ping(b"hello") == 0.0
     client.close()
     with pytest.raises(ConnectionClosed):
         client.ping()
 
 
-def test_whole_server_with_pages_and_middleware(simple_ws: Make) -> None:
+def test_whole_server_with_pages_and_middleware(ws_server: Make) -> None:
     class Upper(Middleware):
         def on_message(self, msg: Any, client: Any) -> Any:
             return msg.upper()
@@ -252,7 +252,7 @@ def test_whole_server_with_pages_and_middleware(simple_ws: Make) -> None:
     def status(request: Any) -> Any:
         return {"clients": len(server.clients)}
 
-    bench = simple_ws(server)
+    bench = ws_server(server)
     client = bench.connect("/echo")
     client.send("abc")
     assert client.recv() == "ABC"
@@ -264,8 +264,8 @@ def test_whole_server_with_pages_and_middleware(simple_ws: Make) -> None:
     assert (head.status, head.body) == (200, b"")
 
 
-def test_stop_is_seen_by_clients(simple_ws: Make) -> None:
-    server = simple_ws(Echo())
+def test_stop_is_seen_by_clients(ws_server: Make) -> None:
+    server = ws_server(Echo())
     client = server.connect()
     server.server.stop()
     server.advance(2)
@@ -273,7 +273,7 @@ def test_stop_is_seen_by_clients(simple_ws: Make) -> None:
     assert not server.server.clients
 
 
-def test_asynchronous_handlers_keep_the_time_of_the_test(simple_ws: Make) -> None:
+def test_asynchronous_handlers_keep_the_time_of_the_test(ws_server: Make) -> None:
     class Slow(WebSocket):
         async def on_open(self, client: Any) -> None:
             await asyncio.sleep(60)
@@ -283,7 +283,7 @@ def test_asynchronous_handlers_keep_the_time_of_the_test(simple_ws: Make) -> Non
             await asyncio.sleep(60)
             return msg * 2
 
-    server = simple_ws(Slow())
+    server = ws_server(Slow())
     client = server.connect()
     client.send("x")
     server.advance(59)
@@ -294,8 +294,8 @@ def test_asynchronous_handlers_keep_the_time_of_the_test(simple_ws: Make) -> Non
     assert client.messages == ["welcome", "xx"]
 
 
-def test_messages_of_other_threads_are_waited_for(simple_ws: Make) -> None:
-    server = simple_ws(Echo())
+def test_messages_of_other_threads_are_waited_for(ws_server: Make) -> None:
+    server = ws_server(Echo())
     client = server.connect()
     thread = threading.Thread(target=client.client.write_message, args=["from afar"])
     thread.start()
@@ -303,14 +303,15 @@ def test_messages_of_other_threads_are_waited_for(simple_ws: Make) -> None:
     thread.join()
 
 
-def test_error_of_a_callback_closes_that_client_only(simple_ws: Make) -> None:
+def test_error_of_a_callback_closes_that_client_only(ws_server: Make) -> None:
     class Fragile(WebSocket):
         def on_message(self, msg: Any, client: Any) -> Any:
             return 1 / int(msg)
 
-    server = simple_ws(Fragile())
+    server = ws_server(Fragile())
     one, other = server.connect(), server.connect()
-    one.send("0")
+    with pytest.raises(ZeroDivisionError):
+        one.send("0")
     one.assert_closed(1011, cause="handler_error")
     other.assert_open()
 
@@ -323,8 +324,8 @@ def test_servers_are_closed_with_their_clients() -> None:
     server.close()
 
 
-def test_server_that_has_stopped_can_be_waited_for(simple_ws: Make) -> None:
-    kit = simple_ws(Echo())
+def test_server_that_has_stopped_can_be_waited_for(ws_server: Make) -> None:
+    kit = ws_server(Echo())
     kit.server.stop()
     ended = threading.Event()
     thread = threading.Timer(0, ended.set)
@@ -340,8 +341,8 @@ def test_server_that_has_stopped_can_be_waited_for(simple_ws: Make) -> None:
     thread.join()
 
 
-def test_client_has_its_state_before_it_opens(simple_ws: Make) -> None:
-    client = TestClient(simple_ws(Echo()), "/", {})
+def test_client_has_its_state_before_it_opens(ws_server: Make) -> None:
+    client = TestClient(ws_server(Echo()), "/", {})
     assert not client.is_open()
     assert (client.close_code, client.subprotocol, client.compressed) == (
         None,
@@ -354,19 +355,19 @@ def test_client_has_its_state_before_it_opens(simple_ws: Make) -> None:
     client._sock.close()
 
 
-def test_kit_leaves_the_methods_of_the_server_alone(simple_ws: Make) -> None:
+def test_kit_leaves_the_methods_of_the_server_alone(ws_server: Make) -> None:
     server = Server()
     before = {name for name in vars(server) if callable(vars(server)[name])}
-    kit = simple_ws(server)
+    kit = ws_server(server)
     kit.request("GET", "/")
     after = {name for name in vars(server) if callable(vars(server)[name])}
     assert after == before
 
 
-def test_client_that_is_closed_when_it_opens_is_known(simple_ws: Make) -> None:
+def test_client_that_is_closed_when_it_opens_is_known(ws_server: Make) -> None:
     class Shut(WebSocket):
         def on_open(self, client: Any) -> None:
             client.close(4000, "full")
 
-    client = simple_ws(Shut()).connect()
+    client = ws_server(Shut()).connect()
     client.assert_closed(4000, cause="local")

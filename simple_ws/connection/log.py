@@ -165,6 +165,7 @@ class Log:
             client: the client affected.
             request: the same, before there is a client.
         """
+        self._reactor.failure_listener(error or RuntimeError(text % args))
         if not self.may_say(kind, logging.ERROR):
             return
         source = client or request

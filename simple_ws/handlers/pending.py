@@ -98,6 +98,11 @@ class PendingCalls:
         """Whether anything is running that must finish before the server ends."""
         return bool(self._running) or (not self.closing and self._pool.busy)
 
+    @property
+    def in_threads(self) -> bool:
+        """Whether worker threads have something to do."""
+        return self._pool.busy
+
     def await_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run coroutines in this asyncio loop from now on."""
         from .eager import Eager  # only when needed: it imports asyncio

@@ -107,6 +107,8 @@ class Reactor(LoopState):
         turning: whether a turn is running; if so, the caller runs inside it.
         work_listener: called when `eager` is set and there is work while no turn is
             running; for event loops that drive this one.
+        failure_listener: called with each exception of the program that is logged; for
+            tests, which fail by it.
 
     Only `call_threadsafe` and `wake` may be called from other threads.
     """
@@ -153,6 +155,7 @@ class Reactor(LoopState):
         self._pauses: deque[tuple[float, float]] = deque(maxlen=_MANY_PAUSES)
         self._busy_poll = busy_poll
         self.work_listener: Callable[[], object] = lambda: None
+        self.failure_listener: Callable[[BaseException], object] = lambda error: None
         self._slow_listener = slow_listener
 
     def open(self) -> None:

@@ -310,5 +310,6 @@ def _as_float(value: float) -> float:
 def _note_failure(
     reactor: Reactor, callback: Callable[[], object], error: Exception
 ) -> None:
+    reactor.failure_listener(error)
     if reactor.repeats.may_say("timers failed", logging.ERROR):
         logger.error("a timer failed: %r", callback, exc_info=error)

@@ -150,6 +150,14 @@ class Operations(App):
 
     # Timers
 
+    def time(self) -> float:
+        """Seconds of the clock of its timers, which never runs backwards.
+
+        For limits and times of your own: differences count, as with `time.monotonic`,
+        which it is. In tests it is the clock that `testing.TestServer.advance` moves.
+        """
+        return self._clock()
+
     def every(
         self, interval: float, callback: Callable[[], object], *, once: bool = False
     ) -> Job:

@@ -14,9 +14,10 @@
 
 Server and clients run in the thread of the test; every step runs the server until it is
 idle. Handlers can be `async def`: a private asyncio loop uses the same clock. With
-pytest installed, the fixture `simple_ws` creates such servers and closes them.
+pytest installed, the fixture `ws_server` creates such servers and closes them.
 """
 
+from .aio_server import AsyncTestClient, AsyncTestServer
 from .client import TestClient
 from .clock import Clock
 from .http import HTTPAnswer
@@ -24,6 +25,8 @@ from .live import TestLive
 from .server import ServerFactory, TestServer
 
 __all__ = [
+    "AsyncTestClient",
+    "AsyncTestServer",
     "Clock",
     "HTTPAnswer",
     "ServerFactory",

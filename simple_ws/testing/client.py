@@ -6,6 +6,7 @@ time and runs it.
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,12 +17,13 @@ from ..client.options import check_client_options
 from ..connection.client import Client
 from ..constants import CloseCause, Opcode
 from ..errors import NO_CLOSE_FRAME
-from ..messages import check_ping
+from ..messages import check_ping, encode_json
 from ..protocol.client_handshake import Opening, Outcome
 from ..protocol.uri import parse_uri
 from ..server.upgrade import UpgradeConnection
 from ..speedups import apply_mask, build_frame
 from .clock import Clock
+from .tracebacks import begins_in_the_test
 
 __all__ = ["TestClient"]
 
@@ -40,12 +42,18 @@ class TestHost(Protocol):
     def wait_until(self, condition: Callable[[], object], what: str = "it") -> None:
         """Run the server until a condition is true."""
 
+    def _wait(
+        self, condition: Callable[[], object], what: str, timeout: float | None = None
+    ) -> bool:
+        """Run the server until a condition is true, if it can become true."""
+
     def _join(
         self, address: tuple[str, int] | None = None
     ) -> tuple[socket.socket, UpgradeConnection]:
         """Connect a peer; return its socket, and the server's end."""
 
 
+@begins_in_the_test
 class TestClient(ClientCore):
     """A client of a `TestServer`; like others it answers pings and close frames.
 
@@ -126,18 +134,46 @@ class TestClient(ClientCore):
         for index in range(len(data)):
             self.send_raw(data[index : index + 1])
 
-    def recv(self) -> str | bytes:
+    def send_json(self, value: Any) -> None:
+        """Send any value as JSON text.
+
+        Raises:
+            ConnectionClosed: The connection is not open.
+            TypeError, ValueError: JSON cannot represent it.
+        """
+        self.send(encode_json(value).decode())
+
+    def recv(self, timeout: float | None = None) -> str | bytes:
         """Return the next message.
+
+        It waits for worker threads, but not for the time to pass.
+
+        Args:
+            timeout: seconds of the test's clock, which moves until a message comes.
 
         Raises:
             ConnectionClosed: There is none, and the connection has ended.
-            AssertionError: There is none, though the connection is open.
+            AssertionError: There is none, and nothing happens any more.
+            TimeoutError: None came in `timeout` seconds.
         """
         if not self._inbox:
-            self._server.wait_until(lambda: self._inbox or self._ended, "a message")
-        if not self._inbox:
-            raise self._closed()
-        return self._take()
+            self._server._wait(self._has_input, "a message", timeout)
+        if self._inbox:
+            return self._take()
+        if not self._ended:
+            raise TimeoutError(f"no message came in {timeout:g} s")
+        raise self._closed()
+
+    def recv_json(self, timeout: float | None = None) -> Any:
+        """Return the next message, parsed as JSON; see `recv`.
+
+        Raises:
+            ValueError: It is not JSON.
+        """
+        return json.loads(self.recv(timeout))
+
+    def _has_input(self) -> bool:
+        return bool(self._inbox) or self._ended
 
     @property
     def messages(self) -> list[str | bytes]:
@@ -159,7 +195,7 @@ class TestClient(ClientCore):
         payload = check_ping(payload)
         self._need_open()
         payload = self._ping(payload)
-        self._server.wait_until(lambda: payload not in self._pings, "a pong")
+        self._server._wait(lambda: payload not in self._pings, "a pong")
         return self.latency or 0.0
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -236,8 +272,11 @@ class TestClient(ClientCore):
     # Driving the connection
 
     def _open(self) -> None:
+        self._begin_opening()
+        self._server._wait(lambda: self._opened, "an answer to the handshake")
+
+    def _begin_opening(self) -> None:
         self._out += self._opening.begin()
-        self._server.wait_until(lambda: self._opened, "an answer to the handshake")
 
     def _need_open(self) -> None:
         self._server.settle()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http.client import HTTPResponse
 from io import BytesIO
 from typing import Any
 
-__all__ = ["HTTPAnswer", "parse_answer"]
+__all__ = ["HTTPAnswer", "parse_answer", "request_bytes"]
 
 
 class HTTPAnswer:
@@ -37,6 +38,17 @@ class HTTPAnswer:
 
     def __repr__(self) -> str:
         return f"<HTTPAnswer {self.status} {self.reason}>"
+
+
+def request_bytes(
+    method: str, path: str, headers: Mapping[str, str], body: bytes
+) -> bytes:
+    """A whole request, as it is sent."""
+    fields = {"Host": "testserver", "Connection": "close", **headers}
+    if body:
+        fields.setdefault("Content-Length", str(len(body)))
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
 
 
 def parse_answer(data: bytes, method: str) -> HTTPAnswer:

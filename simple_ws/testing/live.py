@@ -16,6 +16,7 @@ from ..live.sdk.session import Session
 from ..live.sdk.thread import LiveOptions, live_options
 from .client import TestClient
 from .clock import Clock
+from .tracebacks import begins_in_the_test
 
 __all__ = ["TestLive"]
 
@@ -39,10 +40,16 @@ class LiveHost(Protocol):
     def wait_until(self, condition: Callable[[], object], what: str = "it") -> None:
         """Run the server until a condition is true."""
 
+    def _wait(
+        self, condition: Callable[[], object], what: str, timeout: float | None = None
+    ) -> bool:
+        """Run the server until a condition is true, if it can become true."""
+
     def connect(self, path: str = "/", **options: Any) -> TestClient:
         """Open a WebSocket connection."""
 
 
+@begins_in_the_test
 class TestLive(LiveConnection):
     """A client of `Server.live` in a test; `TestServer.live` creates it.
 
@@ -152,7 +159,7 @@ class KitDriver:
                 server.advance(max(0.0, due - server.clock.now))
             elif end is None:
                 assert not self.is_offline, "it is offline, and would wait for ever"
-                server.wait_until(condition, "what it waits for")
+                server._wait(condition, "what it waits for")
             else:
                 server.advance(max(0.0, end - server.clock.now))
                 return bool(condition())

@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 import select
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,14 +23,16 @@ from ..server.server import Server
 from ..server.upgrade import UpgradeConnection
 from .client import TestClient
 from .clock import Clock
-from .http import HTTPAnswer, parse_answer
+from .http import HTTPAnswer, parse_answer, request_bytes
 from .live import TestLive
+from .tracebacks import begins_in_the_test, without_library
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from ..connection.options import ServerOptions
     from ..server.run import Run
+    from .aio_server import AsyncTestServer
     from .asyncio_loop import ClockLoop
 
 __all__ = ["ServerFactory", "TestServer"]
@@ -44,12 +47,24 @@ _SOCKET_BUFFER = 65536
 _peers = itertools.count(1)
 
 
+@begins_in_the_test
 class TestServer:
     """A server in the thread of a test, which runs only when the test does something.
+
+    What a callback, a timer or a function of `Server.http` raises fails the test: the
+    call of the kit that has run it raises the same exception, or an `ExceptionGroup` of
+    several. `with pytest.raises(...)` expects one.
+
+    `with TestServer(...)` works in a running asyncio loop, too: coroutines of handlers
+    run in a loop of the kit, by the clock of the test. `async with TestServer(...)`
+    returns an `AsyncTestServer`, with the same methods to be awaited: coroutines run in
+    the loop of the test.
 
     Args:
         served: a handler, which is mounted on every path, or a `Server` that has not
             run yet.
+        raise_server_exceptions: False: exceptions are logged only, as outside of tests,
+            to test what clients get then (close code 1011, HTTP 500).
         options: options of the server that is created for a handler.
 
     Attributes:
@@ -63,9 +78,15 @@ class TestServer:
     __test__ = False  # for pytest: not a test case, despite its name
 
     def __init__(
-        self, served: BaseHandler[Any] | Server, **options: Unpack[ServerOptions]
+        self,
+        served: BaseHandler[Any] | Server,
+        *,
+        raise_server_exceptions: bool = True,
+        **options: Unpack[ServerOptions],
     ) -> None:
         self.clock = Clock()
+        self._raises = raise_server_exceptions
+        self._failures: list[Exception] = []
         if isinstance(served, BaseHandler):
             self.server = Server("127.0.0.1", 0, **options)
             self.server.mount("*", served)
@@ -83,12 +104,27 @@ class TestServer:
 
             self._loop = ClockLoop(self.clock)
         self.server._begin_in_memory(self._loop)
+        self.server.reactor.failure_listener = self._note_failure
 
     def __enter__(self) -> TestServer:
         return self
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(self, kind: object, *args: object) -> None:
+        if kind is not None:  # it has failed already
+            self._raises = False
         self.close()
+
+    async def __aenter__(self) -> AsyncTestServer:
+        import asyncio
+
+        from .aio_server import AsyncTestServer
+
+        self.server._current.begin(asyncio.get_running_loop())
+        self._end_loop()
+        return AsyncTestServer(self)
+
+    async def __aexit__(self, kind: object, *args: object) -> None:
+        self.__exit__(kind, *args)
 
     def connect(
         self,
@@ -110,16 +146,25 @@ class TestServer:
             HandshakeRefused: The server answered with a status other than 101.
             TypeError, ValueError: An option is unknown or wrong.
         """
+        with self._connecting(path, options, address) as client:
+            client._open()
+        return client
+
+    @contextmanager
+    def _connecting(
+        self, path: str, options: Mapping[str, Any], address: tuple[str, int] | None
+    ) -> Iterator[TestClient]:
+        """A new client, which must open meanwhile."""
         client = TestClient(self, path, options, address)
         self._clients.append(client)
         try:
-            client._open()
+            yield client
         except BaseException:
             # A refused client takes no part in later steps.
             self._clients.remove(client)
             client._sock.close()
+            self._raise_failures()  # why the server answered 500
             raise
-        return client
 
     def live(self, path: str, **options: Any) -> TestLive:
         """Connect to a `Server.live`, and wait until that has succeeded.
@@ -161,13 +206,8 @@ class TestServer:
             AssertionError: There was no response.
         """
         sock, _ = self._join(address)
-        fields = {"Host": "testserver", "Connection": "close", **(headers or {})}
-        if body:
-            fields.setdefault("Content-Length", str(len(body)))
-        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        head = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
         with sock:
-            self._exchange(sock, head + body)
+            self._exchange(sock, request_bytes(method, path, headers or {}, body))
             return parse_answer(self._read_all(sock), method)
 
     def advance(self, seconds: float) -> None:
@@ -180,25 +220,58 @@ class TestServer:
             TypeError, ValueError: The value does not move the clock forward.
         """
         duration("seconds", seconds)
-        end = self.clock.now + seconds
+        self._advance_until(lambda: False, self.clock.now + seconds)
+
+    def _advance_until(self, condition: Callable[[], object], end: float) -> bool:
+        """Let time pass until a condition is true; return whether it is at the end."""
         self.settle()
-        while (due := self._next_deadline()) is not None and due < end:
+        while not condition():
+            due = self._next_deadline()
+            if due is None or due >= end:
+                self.clock.now = end
+                self.settle()
+                return bool(condition())
             self.clock.now = max(self.clock.now, due)
             self.settle()
-        self.clock.now = end
-        self.settle()
+        return True
 
     def settle(self) -> None:
-        """Run the server until it has nothing to do."""
+        """Run the server until it has nothing to do.
+
+        Raises:
+            Exception: What a callback has raised, unless `raise_server_exceptions` is
+                False; an `ExceptionGroup` of several.
+            AssertionError: It never comes to rest.
+        """
         for _ in range(_MAX_TURNS):
-            moved = self._turn()
-            for client in tuple(self._clients):
-                moved = client._read() or moved
-            for live in self._lives:
-                moved = live._kit.step() or moved
-            if not moved:
+            if not self._step():
+                self._raise_failures()
                 return
         raise AssertionError("the server does not come to rest")
+
+    def _step(self) -> bool:
+        """Run one turn of all; return whether there was anything to do."""
+        moved = self._turn()
+        for client in tuple(self._clients):
+            moved = client._read() or moved
+        for live in self._lives:
+            moved = live._kit.step() or moved
+        return moved
+
+    def _note_failure(self, error: BaseException) -> None:
+        if isinstance(error, Exception):  # nothing that was cancelled
+            self._failures.append(error)
+
+    def _raise_failures(self) -> None:
+        """Fail the test by what callbacks have raised since the last time."""
+        failures, self._failures = self._failures, []
+        if not failures or not self._raises:
+            return
+        for error in failures:
+            error.__traceback__ = without_library(error.__traceback__)
+        if len(failures) > 1:
+            raise ExceptionGroup("callbacks failed", failures)
+        raise failures[0]
 
     def wait_until(self, condition: Callable[[], object], what: str = "it") -> None:
         """Run the server until a condition that other threads bring about is true.
@@ -218,15 +291,59 @@ class TestServer:
             assert time.monotonic() < end, f"{what} did not come in {_TIMEOUT:g} s"
             self._wait_for_others()
 
+    def _wait(
+        self, condition: Callable[[], object], what: str, timeout: float | None = None
+    ) -> bool:
+        """Run the server until a condition is true, and no longer than anything can
+        make it true: threads in real time, the clock for `timeout` seconds of it.
+
+        Raises:
+            AssertionError: Without a timeout, it is still false.
+        """
+        self.settle()
+        if not condition() and self._others_at_work():
+            self.wait_until(lambda: condition() or not self._others_at_work(), what)
+        if timeout is not None:
+            return self._advance_until(condition, self.clock.now + timeout)
+        assert condition(), (
+            f"{what} did not come, and the server has nothing to do at this time"
+        )
+        return True
+
+    def _others_at_work(self) -> bool:
+        """Whether something may come by itself, without the clock being moved."""
+        run, loop = self.server._run, self._loop
+        if run is None:
+            return False
+        if run.pending.in_threads or (loop is not None and loop.waits_for_others):
+            return True
+        if any(address.scheme != "memory" for address in self.server._engine_addresses):
+            return True
+        known = {threading.current_thread(), threading.main_thread()}
+        known |= set() if loop is None else loop.threads
+        return any(
+            thread not in known and not thread.name.startswith("simple_ws ")
+            for thread in threading.enumerate()
+        )
+
     def close(self) -> None:
-        """Stop the server and cut the remaining connections; can be called twice."""
+        """Stop the server and cut the remaining connections; can be called twice.
+
+        Raises:
+            Exception: What callbacks raise meanwhile, as from `settle`.
+        """
         self._lives.clear()
         for client in self._clients:
             client._sock.close()
         if self.server._run is not None:
             self.server._tear_down()
+        self._end_loop()
+        self._raise_failures()
+
+    def _end_loop(self) -> None:
         if self._loop is not None:
             self._loop.finish()
+            self._loop = None
 
     # Driving the server
 
@@ -309,9 +426,13 @@ class TestServer:
 
 
 class ServerFactory(Protocol):
-    """The type of the pytest fixture `simple_ws`: it makes servers, and closes them."""
+    """The type of the pytest fixture `ws_server`: it makes servers, and closes them."""
 
     def __call__(
-        self, served: BaseHandler[Any] | Server, **options: Unpack[ServerOptions]
+        self,
+        served: BaseHandler[Any] | Server,
+        *,
+        raise_server_exceptions: bool = True,
+        **options: Unpack[ServerOptions],
     ) -> TestServer:
         """Make a server; see `TestServer`."""

@@ -213,7 +213,7 @@ KIND_NAMES = ["plain", "in-thread", "async", "middleware", "async-middleware"]
 
 def status_of(server: Server) -> int:
     """101, or the status of the refusal."""
-    with TestServer(server) as tested:
+    with TestServer(server, raise_server_exceptions=False) as tested:
         try:
             tested.connect("/")
         except HandshakeRefused as refused:
@@ -248,7 +248,7 @@ def test_wrong_subprotocol_is_a_mistake_of_the_program(
         def select_subprotocol(self, offered: Any) -> Any:
             return chosen
 
-    with TestServer(Chooses()) as tested:
+    with TestServer(Chooses(), raise_server_exceptions=False) as tested:
         with pytest.raises(HandshakeRefused) as caught:
             tested.connect("/", subprotocols=["a"])
         assert caught.value.status == 500

@@ -701,7 +701,7 @@ def test_function_of_the_user_that_fails_is_error_100(
     server.topic("prices", latest=key)
     server.topic("kept", history=1, latest=key)
     server.live("/live", api_key=KEY)
-    with TestServer(server) as kit:
+    with TestServer(server, raise_server_exceptions=False) as kit:
         error = 100, "internal server error"
         assert fail(kit, "publish", channel="prices", data=1) == error
         given = {"channel": "kept", "data": 1, "skip_history": True}

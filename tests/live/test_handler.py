@@ -40,7 +40,7 @@ class Site:
         return self
 
     def start(self) -> TestServer:
-        kit = TestServer(self.server)
+        kit = TestServer(self.server, raise_server_exceptions=False)
         self.kits.append(kit)
         return kit
 

@@ -84,7 +84,7 @@ class Site:
             self.server.topic(pattern, **rule)
         options.setdefault("authorize", allow)
         self.live = self.server.live("/live", **options)
-        self.kit = TestServer(self.server)
+        self.kit = TestServer(self.server, raise_server_exceptions=False)
         return self
 
     def ask(self, target: str, *lines: str) -> Source:

@@ -36,7 +36,7 @@ class Site:
         options.setdefault("tokens", self.tokens)
         self.live = server.live("/live", **options)
         self.server = server
-        self.kit = TestServer(server)
+        self.kit = TestServer(server, raise_server_exceptions=False)
         self.started = True
         return self
 

@@ -113,7 +113,7 @@ def test_answer_that_fails_is_an_error_and_logged(
     answer: Callable[[Any], Any], text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "simple_ws")
-    with TestServer(Room()) as kit:
+    with TestServer(Room(), raise_server_exceptions=False) as kit:
         kit.server.cluster.answer("q")(answer)
         answers = kit.server.cluster.ask("q").result()
         assert answers.value == []

@@ -405,7 +405,7 @@ def test_middlewares_see_what_is_sent_again() -> None:
 
     server, _ = make()
     server.use(Look())
-    with TestServer(server) as test:
+    with TestServer(server, raise_server_exceptions=False) as test:
         server.publish("room", {"a": 1})
         server.publish("room", "bad")
         server.publish("room", "text")
@@ -422,7 +422,7 @@ def test_on_join_that_raises_is_a_failed_callback() -> None:
     server = Server("", 0)
     server.topic("room", history=5)
     server.mount("/", Broken())
-    with TestServer(server) as test:
+    with TestServer(server, raise_server_exceptions=False) as test:
         test.connect("/").assert_closed(1011)
 
 

@@ -272,7 +272,7 @@ def test_callback_that_fails_is_logged_and_the_others_are_called(
     other = Hall()
     server = make_server(Failing())
     server.mount("/other", other)
-    with TestServer(server) as kit:
+    with TestServer(server, raise_server_exceptions=False) as kit:
         peer = kit.connect("/?id=ann")
         kit.connect("/other?id=bob")
         peer.assert_open()
