@@ -333,6 +333,9 @@ def test_programs_of_a_page_run(page: str, sandbox: Sandbox) -> None:
             if error.name not in OPTIONAL:
                 raise
             left_out.append(f"{block.page}:{block.line} needs {error.name}")
+        except NameError:  # of a block that was left out
+            if not left_out:
+                raise
     if page in CHECKS:
         CHECKS[page](sandbox)
     if left_out:
@@ -1347,6 +1350,8 @@ def test_what_can_be_found_is_there() -> None:
     places = re.findall(r"`(\w+(?:/\w+)*(?:\.\w+)+)`", part)
     assert len(places) > 15
     for place in places:
+        if place.endswith(".pxi"):  # a file; see the next test
+            continue
         module, *names = place.split(".")
         found: Any = importlib.import_module(f"simple_ws.{module.replace('/', '.')}")
         for name in names:
