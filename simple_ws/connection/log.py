@@ -21,6 +21,7 @@ from ..text import one_line
 __all__ = ["Ended", "Log", "LogCounts"]
 
 logger = logging.getLogger("simple_ws")
+access = logging.getLogger("simple_ws.access")
 
 R = TypeVar("R")
 
@@ -194,6 +195,40 @@ class Log:
                 why,
                 extra={"ws_event": kind.replace(" ", "_"), "ws_reason": why},
             )
+
+    def note_answered(
+        self, request: Request, address: Any, status: int, sent: int, seconds: float
+    ) -> None:
+        """A plain request was answered; for servers with `access_log`.
+
+        Its query is left out: it may hold a token.
+
+        Args:
+            request: what was asked for.
+            address: of the client.
+            status: of the response.
+            sent: bytes of the response, head included.
+            seconds: from the head of the request to the last byte of the response.
+        """
+        path = one_line(request.path)
+        access.info(
+            '%s "%s %s" %d %d %.3f',
+            address[0] if isinstance(address, tuple) else address or "-",
+            request.method,
+            path,
+            status,
+            sent,
+            seconds,
+            extra={
+                "ws_event": "request",
+                "ws_address": address,
+                "ws_method": request.method,
+                "ws_path": request.path,
+                "ws_status": status,
+                "ws_bytes_sent": sent,
+                "ws_seconds": seconds,
+            },
+        )
 
     def call(
         self,

@@ -125,6 +125,8 @@ class Options:
             Above this limit those who have sent most are closed with 1013, cause
             `overloaded`, or get HTTP 503; for the server only.
         slow_callback: callbacks that take longer are logged, with their names.
+        access_log: log each plain HTTP request (INFO, logger `simple_ws.access`), with
+            its path but without its query; for the server only.
         worker_threads: threads for `in_thread` and `Server.run_in_thread`, created on
             demand; for the server only.
         max_body: largest body of a plain HTTP request; a larger one gets 413.
@@ -187,6 +189,7 @@ class Options:
     max_buffered: int = 2**28
     max_buffered_input: int = 2**27
     slow_callback: float = 0.2
+    access_log: bool = False
     worker_threads: int = 8
     max_header: int = MAX_HEAD_SIZE
     keep_alive: float = 75.0
@@ -255,6 +258,7 @@ class ServerOptions(HandlerOptions, total=False):
     max_buffered: int
     max_buffered_input: int
     slow_callback: float
+    access_log: bool
     worker_threads: int
     max_header: int
     keep_alive: float
@@ -304,6 +308,7 @@ class OptionAttributes:
     max_buffered: int
     max_buffered_input: int
     slow_callback: float
+    access_log: bool
     worker_threads: int
     max_header: int
     keep_alive: float
@@ -501,6 +506,7 @@ _CHECKS: dict[str, Check] = {
     "max_buffered": whole(0, "bytes"),
     "max_buffered_input": whole(0, "bytes"),
     "slow_callback": seconds,
+    "access_log": flag,
     "worker_threads": _worker_threads,
     "max_header": whole(1, "bytes"),
     "keep_alive": seconds,

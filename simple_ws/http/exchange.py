@@ -183,6 +183,8 @@ class Exchange:
         self._ahead = b""  # bytes after the request
         self._ended = False  # the peer sends nothing more
         self._reads_left = _MAX_LINGER_READS
+        self._status = 0
+        self._began = self._reactor.now
 
     # For the responder
 
@@ -229,7 +231,7 @@ class Exchange:
             return self._encoder_of(server_error())
 
     def _encoder_of(self, given: Response | Stream) -> ResponseEncoder:
-        request = self._request
+        request, self._status = self._request, given.status
         return ResponseEncoder(
             given,
             version=(1, 1) if request is None else request.version,
@@ -586,6 +588,8 @@ class Exchange:
     def _finish(self) -> None:
         """The response is sent."""
         assert self._encoder is not None
+        if self._request is not None and self.server.options.access_log:
+            self._note_answered(self._request)
         if self._stays and self._encoder.stays and not self._ended:
             self._leave()
             if self._ahead:
@@ -595,6 +599,11 @@ class Exchange:
                 self._give_back()
         else:
             self._linger()
+
+    def _note_answered(self, request: Request) -> None:
+        seconds = max(0.0, self._reactor.clock() - self._began)
+        log = self.server._log
+        log.note_answered(request, self._peer(), self._status, self._sent, seconds)
 
     def _give_back(self) -> None:
         self._connection.resume(self._ahead)

@@ -14,7 +14,7 @@ from ..protocol.http11 import Request
 from ..protocol.response import Response
 from .stats import AccessRule
 
-__all__ = ["CONTENT_TYPE", "TABLE", "Metric", "Metrics", "render"]
+__all__ = ["CONTENT_TYPE", "TABLE", "Metric", "Metrics", "render", "samples_of"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -447,11 +447,11 @@ def render(stats: Mapping[str, Any]) -> bytes:
 def _lines(metric: Metric, stats: Mapping[str, Any]) -> Iterator[str]:
     yield f"# HELP {metric.name} {_escaped(metric.help)}"
     yield f"# TYPE {metric.name} {metric.kind}"
-    for labels, value in _samples(metric, stats):
+    for labels, value in samples_of(metric, stats):
         yield f"{metric.name}{_labels(labels)} {value!r}"
 
 
-def _samples(metric: Metric, stats: Mapping[str, Any]) -> Iterator[Sample]:
+def samples_of(metric: Metric, stats: Mapping[str, Any]) -> Iterator[Sample]:
     """The samples of the server, or of each of its workers.
 
     Not the sums besides: who adds up a metric would count everything twice.

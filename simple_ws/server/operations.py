@@ -17,6 +17,7 @@ from ..protocol.http11 import Request
 from .app import App
 
 if TYPE_CHECKING:
+    from ..ops.collector import Collector
     from .sharded_engine import AnyEngine
 
 __all__ = ["Operations"]
@@ -110,6 +111,20 @@ class Operations(App):
         """
         rule = None if allow is None else AccessRule(allow)
         self.http(path)(Metrics(self.stats, rule).respond)
+
+    def collector(self) -> Collector:
+        """The statistics as a collector for a registry of `prometheus_client`.
+
+            from prometheus_client import REGISTRY
+            REGISTRY.register(server.collector())
+
+        For programs that have metrics of their own, and show them all in one place. The
+        samples are those of `metrics`. `prometheus_client` must be installed when the
+        registry collects; it does so in any thread.
+        """
+        from ..ops.collector import Collector  # only when needed
+
+        return Collector(self.stats)
 
     def dashboard(
         self,

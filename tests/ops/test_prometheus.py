@@ -412,3 +412,23 @@ def test_two_servers_show_figures_of_their_own(driven: Driven) -> None:
         ours, theirs = (series_of(scrape(each).text) for each in (driven, other))
         assert find(ours, "simple_ws_connections", **labels) == 1
         assert find(theirs, "simple_ws_connections", **labels) == 0
+
+
+def test_registry_shows_the_same_samples(driven: Driven) -> None:
+    pytest.importorskip("prometheus_client")
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry()
+    registry.register(driven.server.collector())
+
+    def samples(text: str) -> dict[str, float]:
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in (x.rsplit(" ", 1) for x in lines)}
+
+    stats = driven.server.stats()
+    ours, theirs = render(stats).decode(), generate_latest(registry).decode()
+    # What goes on meanwhile: the time that this test takes.
+    moving = {name for name in samples(ours) if "seconds" in name or "turn" in name}
+    assert samples(theirs).keys() == samples(ours).keys()
+    for name, value in samples(ours).items():
+        assert name in moving or samples(theirs)[name] == value

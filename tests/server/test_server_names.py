@@ -16,8 +16,8 @@ from simple_ws import Server
 #: All that `Server` promises; a new name is added here and to its documentation.
 PROMISED = """
 allow_new_connections asgi attach bind broadcast call_at call_later clients cluster
-count dashboard deliver deny_new_connections engine every figures fileno history host
-http is_online listen live members metrics mount on_engine on_worker_start
+collector count dashboard deliver deny_new_connections engine every figures fileno
+history host http is_online listen live members metrics mount on_engine on_worker_start
 on_worker_stop online options poll port present proxies publish reactor route run
 run_in_thread send_to serve_async start static stats stop subscribe time topic
 unsubscribe use wsgi
