@@ -50,10 +50,15 @@ from .speedups import BACKEND
 
 if TYPE_CHECKING:
     from .client.blocking import connect
+    from .connection.async_client import AsyncClient
     from .publisher import Publisher
 else:
     #: Imported when they are first used: most programs are servers.
-    _LATER = {"connect": ".client.blocking", "Publisher": ".publisher"}
+    _LATER = {
+        "AsyncClient": ".connection.async_client",
+        "Publisher": ".publisher",
+        "connect": ".client.blocking",
+    }
 
     def __getattr__(name: str) -> Any:
         """What is imported when it is first used."""
@@ -84,6 +89,7 @@ App._serve_live = staticmethod(_serve_live)
 
 __all__ = [
     "BACKEND",
+    "AsyncClient",
     "AuthenticationError",
     "BadRequest",
     "Call",

@@ -93,6 +93,10 @@ class Delivered(int):
     __slots__ = ()
 
 
+#: Codes that are no error: an iteration over messages just stops.
+QUIET_CODES = frozenset((CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS))
+
+
 class State(enum.IntEnum):
     """The state of a connection after its opening handshake (RFC 6455 §7.1)."""
 

@@ -17,7 +17,7 @@ from errno import ECONNREFUSED
 from os import urandom
 from socket import gaierror
 
-from ..constants import FAULTS, CloseCause, CloseCode, Opcode, State
+from ..constants import FAULTS, QUIET_CODES, CloseCause, CloseCode, Opcode, State
 from ..errors import (
     ConnectError,
     ConnectionClosed,
@@ -71,15 +71,13 @@ _LONG_TURN = 0.002
 _SLICE = 4096
 #: The same for plain messages, as the inbox counts them: some thousand small ones.
 _MANY = 64 * 1024
-#: Close codes that are no error: an iteration over messages just stops.
-_QUIET = frozenset({CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS})
 
 _NOTHING = Accepted(Headers(()), None, None, b"")
 
 
 def may_end_quietly(error: ConnectionClosed) -> bool:
     """Whether an iteration over messages just stops here: 1000, 1001, or no code."""
-    return error.code in _QUIET
+    return error.code in QUIET_CODES
 
 
 def explain(uri: URI, error: OSError) -> ConnectError:

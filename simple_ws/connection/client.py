@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from ..constants import CloseCause, CloseCode, Opcode, SendStatus, State
 from ..deflate import Agreement
-from ..errors import ProtocolError, RateExceeded, ServerOverloaded
+from ..errors import InvalidState, ProtocolError, RateExceeded, ServerOverloaded
 from ..loop.reactor import READ, Reactor
 from ..loop.timers import Timer
 from ..messages import check_close, check_ping, encode_message
@@ -342,6 +342,20 @@ class Client(ConnectionCore):
             self._loop.call_threadsafe(partial(self._ping_queued, payload))
             return True
         return self._keepalive.ping(self, payload)
+
+    async def drain(self) -> None:
+        """Wait until the client has taken all output, so that more can be written.
+
+        In an `async def` callback, before much is written: "taken" means that it is in
+        the buffers of the system. Returns at once if nothing waits, and when the
+        connection has ended: `is_open` tells.
+
+        Raises:
+            InvalidState: This is another thread than the loop's.
+        """
+        if self._elsewhere():
+            raise InvalidState("drain() is for the asyncio loop that the server is in")
+        await self._host._wait_for_drain(self)
 
     def subscribe(self, topic: str, priority: float = 0, since: Any = None) -> bool:
         """Subscribe to a topic until the connection ends.

@@ -110,6 +110,9 @@ class ConnectionHost(Protocol):
     def _note_drained(self, client: Any) -> None:
         """The connection has taken all its output."""
 
+    async def _wait_for_drain(self, client: Any) -> None:
+        """Wait until a connection has taken its output, or has ended."""
+
     def _payload_of(self, client: Any) -> dict[str, Any] | None:
         """What a connection says of itself."""
 

@@ -53,7 +53,7 @@ class Chain(Wrapper):
 
     def __init__(
         self,
-        handler: BaseHandler,
+        handler: BaseHandler | Wrapper,
         middlewares: Sequence[Middleware],
         *,
         awaited: bool = False,
@@ -81,6 +81,11 @@ class Chain(Wrapper):
         outward = () if handler._own_format else reversed(middlewares)
         self._outward = tuple(filter(changes_output, outward))
         self._sending: tuple[Any, Any] = None, None  # a client class, and its subclass
+
+    @property
+    def sees_messages(self) -> bool:
+        """Whether messages pass through any of the middlewares."""
+        return bool(self._calls)
 
     @property
     def authenticates(self) -> bool:
@@ -136,7 +141,10 @@ class Chain(Wrapper):
 
     def _ask_all(self, request: Request) -> Steps:
         session = None
-        asked: list[Middleware | BaseHandler] = [*self._middlewares, self._handler]
+        asked: list[Middleware | BaseHandler | Wrapper] = [
+            *self._middlewares,
+            self._handler,
+        ]
         for target in asked:
             answer = yield target.on_request(request)
             if answer is not None:

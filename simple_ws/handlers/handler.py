@@ -14,7 +14,12 @@ from ..connection.client import Client
 from ..connection.options import OptionAttributes, Options, check_options, divided
 from ..connection.topics import Group
 from ..errors import InvalidState
-from ..loop.deferred import check_callback, check_not_deferred, returns_deferred
+from ..loop.deferred import (
+    check_callback,
+    check_not_deferred,
+    is_async,
+    returns_deferred,
+)
 from ..protocol.http11 import Request
 from ..speedups import Counters
 from .names import Names
@@ -43,6 +48,7 @@ _DECISIVE = frozenset(("on_request", "client_class", "authenticates"))
 CALLBACKS: Final[dict[str, tuple[str, ...]]] = {
     "on_request": ("request",),
     "on_open": ("client",),
+    "on_connect": ("client",),
     "on_message": ("msg", "client"),
     "on_close": ("client",),
     "on_ping": ("client",),
@@ -139,6 +145,23 @@ class BaseHandler(OptionAttributes, OfClients[C]):
     def on_open(self, client: C) -> Any:
         """A connection opened; you can write to the client."""
 
+    def on_connect(self, client: Any) -> Any:
+        """An `async def` that owns a connection, as an `AsyncClient`, from its opening.
+
+        It receives the messages, instead of `on_message`:
+
+            async def on_connect(self, client):
+                async for msg in client:
+                    await client.send(msg)
+
+        When it returns, the connection is closed with 1000; when it raises, `on_error`
+        is called, which closes with 1011. When the client leaves, its methods deliver
+        what has arrived, then raise `ConnectionClosed`, which is no error here. A
+        coroutine that has received nothing and waits for something else is cancelled
+        then; one that is at work gets `close_timeout` before that. `on_close` follows
+        when both have ended. It needs an asyncio loop, see `Server.serve_async`.
+        """
+
     def on_message(self, msg: Any, client: C) -> Any:
         """A message arrived: `str` for text, `bytes` for binary.
 
@@ -230,6 +253,8 @@ class BaseHandler(OptionAttributes, OfClients[C]):
             check_callback(name, value, CALLBACKS[name])
             if returns_deferred(value):
                 self._take_deferred(name, value)
+            if name == "on_connect" and self.server is not None:
+                raise InvalidState(f"{class_name} is mounted: set on_connect before")
         elif name == "client_class":
             check_client_class(f"{class_name}.client_class", value)
         else:
@@ -316,11 +341,33 @@ class BaseHandler(OptionAttributes, OfClients[C]):
             check_callback(f"{class_name}.{name}", getattr(self, name), handed)
         check_not_deferred(f"{class_name}.select_subprotocol", self.select_subprotocol)
         check_client_class(f"{class_name}.client_class", self.client_class)
+        if self._is_owned():
+            self._check_owned(class_name)
         was_ours = self.server is server
         self._set(server=server)
         self._take_options(server.options)
         if not was_ours:
             self._set_admission()
+
+    def _is_owned(self) -> bool:
+        """Whether a coroutine owns each connection."""
+        return _overrides(self, "on_connect")
+
+    def _check_owned(self, class_name: str) -> None:
+        from ..connection.async_client import AsyncClient  # only when needed
+
+        if not is_async(self.on_connect):
+            raise TypeError(
+                f"{class_name}.on_connect must be `async def`: a coroutine that owns "
+                "the connection; on_open is called when one opens"
+            )
+        if _overrides(self, "on_message"):
+            raise TypeError(
+                f"{class_name} has on_connect and on_message: messages go to one only"
+            )
+        if self.client_class is not Client:
+            what = f"{class_name}.client_class"
+            check_client_class(what, self.client_class, AsyncClient)
 
     def _set_admission(self) -> None:
         """Create the handler's own limits, in addition to those of the server."""
@@ -343,6 +390,12 @@ class BaseHandler(OptionAttributes, OfClients[C]):
         self._set(server=None)
         self._take_options(Options())
         self._set_admission()
+
+
+def _overrides(handler: BaseHandler[Any], name: str) -> bool:
+    """Whether a handler has a callback of its own."""
+    default = getattr(BaseHandler, name)
+    return getattr(getattr(handler, name), "__func__", None) is not default
 
 
 #: Names on every handler. Users may set options and callbacks.

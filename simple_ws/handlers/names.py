@@ -21,7 +21,6 @@ _ELSEWHERE = {
     "onclientdisconnect": "on_close",
     "onclientdisconnected": "on_close",
     "onclientleft": "on_close",
-    "onconnect": "on_open",
     "onconnected": "on_open",
     "onconnection": "on_open",
     "onconnectionclose": "on_close",

@@ -43,15 +43,18 @@ else:
             return type(cls)(cls.__name__, (cls,), members)
 
 
-def check_client_class(what: str, client_class: object) -> None:
+def check_client_class(
+    what: str, client_class: object, base: type[Client] = Client
+) -> None:
     """Refuse an object that is neither a `Client` class nor a function.
 
     Raises:
         TypeError: It is something else.
     """
     if isinstance(client_class, type):
-        good = issubclass(client_class, Client)
+        good = issubclass(client_class, base)
     else:
         good = callable(client_class)
     if not good:
-        raise TypeError(f"{what} must be a subclass of Client, not {client_class!r}")
+        name = base.__name__
+        raise TypeError(f"{what} must be a subclass of {name}, not {client_class!r}")

@@ -37,6 +37,7 @@ __all__ = [
     "name_of",
     "returns_deferred",
     "run_steps",
+    "takes",
 ]
 
 P = ParamSpec("P")
@@ -134,6 +135,15 @@ def name_of(function: object) -> str:
     return getattr(function, "__name__", None) or repr(function)
 
 
+def takes(function: object, handed: Sequence[str]) -> bool:
+    """Whether a function can be called with these arguments, as far as can be seen."""
+    try:
+        inspect.signature(function).bind(*handed)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def check_callback(what: str, function: object, handed: Sequence[str]) -> None:
     """Refuse an object that cannot be called with these arguments.
 
@@ -173,14 +183,14 @@ class Begun:
     """A coroutine that has begun, and waits for something.
 
     Attributes:
-        task: in which it goes on; None once it has ended.
+        task: in which it goes on; None once it has ended, or if it cannot be cancelled.
         then: called with its value or its error, outside of the task.
     """
 
     __slots__ = ("task", "then")
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self.task: asyncio.Task[Any] | None = task
+    def __init__(self, task: asyncio.Task[Any] | None = None) -> None:
+        self.task = task
         self.then: Callable[[Any, BaseException | None], object] = _nothing
 
     def cancel(self) -> None:

@@ -7,7 +7,7 @@ sending to `hub`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..cluster.topic_rules import checked_rule
@@ -18,6 +18,7 @@ from ..handlers.middleware import Middleware, changes_output, check_middleware
 from ..http.cors import check_cors
 from ..http.routes import answered_by, check_methods
 from ..http.routing import check_pattern
+from ..loop.deferred import is_async, takes
 from ..messages import check_close
 from ..protocol.http11 import Request
 from .denial import Denial
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["App"]
 
 H = TypeVar("H", bound=BaseHandler[Any])
-F = TypeVar("F", bound=Callable[[Any, Any], Any] | type[BaseHandler[Any]])
+F = TypeVar(
+    "F",
+    bound=Callable[[Any, Any], Any]
+    | Callable[[Any], Coroutine[Any, Any, Any]]
+    | type[BaseHandler[Any]],
+)
 Answering = TypeVar("Answering", bound=Callable[[Request], Any])
 W = TypeVar("W", bound=Middleware)
 
@@ -217,8 +223,9 @@ class App(Lookup):
     def route(self, path: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
         """Serve the decorated function or handler class on a path; see `mount`.
 
-        A function is called with (msg, client); its return value is sent back. A class
-        is instantiated once.
+        A function is called with (msg, client); its return value is sent back. An
+        `async def` that takes only the client owns the connection, see
+        `WebSocket.on_connect`. A class is instantiated once.
 
         Args:
             path: see `mount`.
@@ -231,10 +238,15 @@ class App(Lookup):
         check_pattern(path)  # checked now: `@server.route` alone passes a function
 
         def decorate(target: F) -> F:
+            function: Any = target
             if isinstance(target, type):
                 self.mount(path, target(**options))
+            elif is_async(function) and takes(function, ("client",)):
+                from ..handlers.owned import ConnectionHandler  # only when needed
+
+                self.mount(path, ConnectionHandler(function, **options))
             else:
-                self.mount(path, FunctionHandler(target, **options))
+                self.mount(path, FunctionHandler(function, **options))
             return target
 
         return decorate

@@ -223,17 +223,33 @@ class Lookup(Hub):
         chain = chains.get(key)
         if chain is None:
             wrapped: BaseHandler | Wrapper = handler
+            owned = self._owned(handler)
+            if owned is not None:
+                wrapped = owned
             deferred = handler._has_deferred or self._has_deferred_middleware()
             awaited = deferred or (
                 self._asyncio_loop is not None and not handler._never_defers
             )
             if middlewares:
-                wrapped = Chain(handler, middlewares, awaited=awaited)
+                wrapped = Chain(wrapped, middlewares, awaited=awaited)
                 wrapped = surrounded(wrapped, middlewares, pending)
+            straight = wrapped is owned or (
+                isinstance(wrapped, Chain) and not wrapped.sees_messages
+            )
             if awaited:
                 wrapped = Awaited(wrapped, pending)
+            if owned is not None and straight:
+                # Straight to the coroutine: nothing else wants them.
+                wrapped._message_callback = owned.on_message
             chain = chains[key] = wrapped
         return chain
+
+    def _owned(self, handler: BaseHandler) -> Wrapper | None:
+        if not handler._is_owned():
+            return None
+        from ..handlers.owned import Owned  # only when needed
+
+        return Owned(handler, self._current.pending)
 
     def _has_deferred_middleware(self) -> bool:
         return any(

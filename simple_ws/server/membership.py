@@ -15,6 +15,7 @@ from ..cluster.history import History
 from ..cluster.since import Since, parse_since
 from ..cluster.topic_rules import TopicRule, TopicRules
 from ..connection.client import Client
+from ..connection.drains import Drains
 from ..connection.topics import Group, Identities, Topics
 from ..loop.reactor import Reactor
 from ..speedups import PublishCore
@@ -57,6 +58,7 @@ class Membership(PublishCore):
         # Of this run, if some topic has presence; and what clients say of themselves.
         self._presence: PresenceRun | None = None
         self._payloads: dict[Client, dict[str, Any]] = {}
+        self._drains = Drains()
         self._clock = clock
         # Clients that must authenticate and have not: only what is written to one of
         # them reaches it.
@@ -313,6 +315,7 @@ class Membership(PublishCore):
             self._unsubscribe(topic, client)
         self._unbind(client)
         self._payloads.pop(client, None)
+        self._drains.wake(client)
         self._strangers.discard(client)
         self.clients.discard(client)
         self._plain.pop(None, None)
@@ -320,7 +323,12 @@ class Membership(PublishCore):
 
     def _note_drained(self, client: Client) -> None:
         """A connection has taken all its output."""
+        self._drains.wake(client)
         self._histories.joins.resume(client)
+
+    async def _wait_for_drain(self, client: Client) -> None:
+        """See `Client.drain`."""
+        await self._drains.wait(client)
 
     # For `live`
 

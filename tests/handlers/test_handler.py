@@ -92,7 +92,10 @@ def test_method_of_a_wrong_signature_is_refused_when_it_is_mounted(name: str) ->
     wrong = type("Wrong", (WebSocket,), {name: lambda self: None})
     with pytest.raises(TypeError, match=rf"Wrong\.{name} must be a function of"):
         Server().mount("/", wrong())
-    good = {name: lambda self, *args: None}
+    async def owns(self: Any, client: Any) -> None:
+        """The only one that must be async."""
+
+    good = {name: owns if name == "on_connect" else lambda self, *args: None}
     Server().mount("/", type("Good", (WebSocket,), good)())
 
 

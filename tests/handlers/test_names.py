@@ -244,7 +244,6 @@ MEANT = {
     "on_binary": "on_message",
     "on_data": "on_message",
     "on_receive": "on_message",
-    "on_connect": "on_open",
     "on_connected": "on_open",
     "on_opened": "on_open",
     "on_opne": "on_open",

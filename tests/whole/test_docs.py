@@ -998,6 +998,12 @@ def check_async(sandbox: Sandbox) -> None:
         client.send("hello")
         server.advance(0.1)
         assert client.recv() == "HELLO"
+    with sandbox.serve(sandbox.names["greeter"]) as server:
+        client = server.connect("/greet")
+        assert client.recv() == "What is your name?"
+        client.send("Ann")
+        client.send("hello")
+        assert client.recv() == "Ann: hello"
 
 
 @checks("docs/howto/loops.md")
