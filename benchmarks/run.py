@@ -28,8 +28,9 @@ LOAD_LIMIT = 30.0
 #: cached at first use is not counted as memory of a connection.
 IDLE_WARMUP = 64
 
-#: Seconds between the last handshake and the look at the memory.
-IDLE_SETTLE = 1.0
+#: Seconds between the last handshake and the look at the memory: by then each client of
+#: ours was pinged once, and has answered (`ping_interval` is 5).
+IDLE_SETTLE = 8.0
 
 
 @dataclass(frozen=True)

@@ -1334,6 +1334,11 @@ Moves messages between a socket and a callback; subclasses do the rest.
 
     cdef int all_out(self) except -1:
         self.drop_small()
+        if self.queue != NULL and not self.queue_used:
+            # It may have held nothing but the answer to the handshake.
+            free(self.queue)
+            self.queue = NULL
+            self.queue_room = self.queue_start = 0
         if self.latest is not None:
             self.latest = None
         if self._write_blocked:

@@ -312,10 +312,6 @@ cdef class Outbox:
                 self.release_item(item)
         if not self.queue_used:
             self.queue_start = 0
-            if self.queue_room > 64:
-                free(self.queue)
-                self.queue = NULL
-                self.queue_room = 0
 
     cdef void release_item(self, Item* item) noexcept:
         cdef PyObject* owner = item.owner

@@ -57,9 +57,9 @@ cdef enum:
 
 cdef struct Slot:
     PyObject* target  # called with the ready events; NULL: nothing is registered
-    uint32_t events  # selectors.EVENT_READ and EVENT_WRITE
     uint32_t generation  # of the registration: descriptors are reused
-    bint unheard  # left over from the last turn
+    uint8_t events  # selectors.EVENT_READ and EVENT_WRITE
+    flag unheard  # left over from the last turn
 
 
 cdef inline int descriptor(object fileobj) except? -1:
@@ -126,7 +126,7 @@ cdef class Poller:
         self.control(EPOLL_CTL_ADD, fd, events)
         Py_INCREF(target)
         slot.target = <PyObject*> target
-        slot.events = events
+        slot.events = <uint8_t> events
         self.count += 1
 
     def change(self, fileobj: object, uint32_t events, target: object) -> None:
@@ -138,7 +138,7 @@ cdef class Poller:
             self.control(EPOLL_CTL_MOD, fd, events)
         Py_INCREF(target)
         slot.target = <PyObject*> target
-        slot.events = events
+        slot.events = <uint8_t> events
         Py_XDECREF(old)
 
     def remove(self, fileobj: object) -> None:
@@ -346,7 +346,7 @@ cdef class Poller:
         cdef int room = max(self.room, 64)
         cdef Slot* moved
         while room <= fd:
-            room *= 2
+            room += room >> 2
         if room == self.room:
             return 0
         moved = <Slot*> realloc(self.slots, <size_t> room * sizeof(Slot))

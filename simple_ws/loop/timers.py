@@ -14,7 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from ..constants import TURN
+from ..constants import SWEEP_TIME
 from ..speedups import Wheel
 
 __all__ = ["Timer", "Timers", "Wheel"]
@@ -57,8 +57,8 @@ class Timers:
     """A heap of timers; those due at the same time run in the order of creation.
 
     Args:
-        clock: with it, one call of `run_due` takes no longer than a turn may: what is
-            left is due at once.
+        clock: with it, one call of `run_due` takes a millisecond, and little more: what
+            is left is due at once.
     """
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
@@ -106,7 +106,7 @@ class Timers:
             due.append(heap[0])
             heapq.heappop(heap)
         clock = self._clock
-        until = 0.0 if clock is None else clock() + TURN
+        until = 0.0 if clock is None else clock() + SWEEP_TIME
         while due:
             try:
                 due[0]._fire()

@@ -8,7 +8,8 @@ middleware, counters) belongs to the server.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..connection.client import Client
@@ -151,10 +152,15 @@ class Run:
 
     def cut(self, clients: Iterable[Client]) -> None:
         """Close the sockets of clients, and of all connections not upgraded."""
+        for cut in self.cuts(clients):
+            cut()
+
+    def cuts(self, clients: Iterable[Client]) -> Iterator[Callable[[], object]]:
+        """The same, each as a call of its own."""
         for upgrade in list(self.upgrades):
-            upgrade.close()
+            yield upgrade.close
         for client in clients:
-            client._cut("the server stopped", CloseCause.SHUTDOWN)
+            yield partial(client._cut, "the server stopped", CloseCause.SHUTDOWN)
 
     def detach(self) -> None:
         """Close the listeners, and leave the asyncio loop."""

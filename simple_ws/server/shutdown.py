@@ -8,12 +8,12 @@ are cut
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from ..connection.client import Client
 from ..connection.options import Options
-from ..constants import CloseCause, CloseCode
+from ..constants import SWEEP_TIME, CloseCause, CloseCode
 from .run import Run
 
 __all__ = ["Shutdown"]
@@ -50,6 +50,7 @@ class Shutdown:
         self._options = options
         self._everybody = everybody
         self._abort = abort
+        self._batches = 0  # that are being closed
 
     def begin(self, clients: list[Client], drain: float | None) -> None:
         """Close the clients; cut the remaining ones at the deadline.
@@ -80,10 +81,18 @@ class Shutdown:
         timeout = None
         if deadline is not None:
             timeout = max(0.0, deadline - self._reactor.time())
-        for client in clients[:size]:
-            client._close(
-                CloseCode.GOING_AWAY, "the server stops", CloseCause.SHUTDOWN, timeout
+        closing = (
+            partial(
+                client._close,
+                CloseCode.GOING_AWAY,
+                "the server stops",
+                CloseCause.SHUTDOWN,
+                timeout,
             )
+            for client in clients[:size]
+        )
+        self._batches += 1
+        self._call_in_slices(closing, self._end_batch)
         rest = clients[size:]
         if rest:
             self._reactor.call_later(
@@ -91,18 +100,44 @@ class Shutdown:
                 partial(self._close_batch, rest, size, pause, deadline),
             )
 
+    def _end_batch(self) -> None:
+        self._batches -= 1
+
     def _pass_deadline(self, latest: float) -> None:
         """Cut the remaining clients; async `on_close` callbacks still have time to end.
 
         Until `latest`, wait for clients that have not read all their output: one that
         reads nothing is cut by its own timeout.
         """
+        if self._batches:
+            # Who is cut was told before, and that was written: timers come first in a
+            # turn.
+            self._reactor.call_later(0, partial(self._pass_deadline, latest))
+            return
         rest = latest - self._reactor.time()
         clients = self._everybody()
         if rest > 0 and any(client.buffered_amount for client in clients):
             timeout = min(rest, max(_LOOK_AGAIN, self._options.close_timeout))
             self._reactor.call_later(timeout, partial(self._pass_deadline, latest))
             return
-        self._run.cut(clients)
+        self._call_in_slices(self._run.cuts(clients), self._end_callbacks)
+
+    def _end_callbacks(self) -> None:
         self._run.pending.cancel_all()
         self._reactor.call_later(self._options.close_timeout, self._abort)
+
+    def _call_in_slices(
+        self,
+        calls: Iterator[Callable[[], object]],
+        then: Callable[[], object],
+    ) -> None:
+        """Make calls, as many in each turn as deadlines may take of it; and one more
+        at the end: very many clients must not hold up what the others are told."""
+        clock = self._reactor.clock
+        until = clock() + SWEEP_TIME
+        for call in calls:
+            call()
+            if clock() > until:
+                self._reactor.call_soon(partial(self._call_in_slices, calls, then))
+                return
+        then()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simple_ws.loop.timers import Timer, Timers, Wheel
-
-pytestmark = pytest.mark.one_backend
 
 # --- Timers --------------------------------------------------------------------------
 
@@ -106,6 +106,34 @@ def test_timers_run_once_each_and_never_early(
         timers.run_due(now)
     expected = [(when, i) for i, (when, off) in enumerate(entries) if not off]
     assert ran == sorted(expected)
+
+
+def test_timers_of_one_moment_run_in_several_turns_if_they_take_long() -> None:
+    clock = itertools.count(0.0, 0.0004)
+    timers = Timers(lambda: next(clock))
+    ran: list[int] = []
+    for number in range(20):
+        timers.call_at(1.0, partial(ran.append, number))
+    counts = []
+    while timers.next_deadline() is not None:
+        before = len(ran)
+        timers.run_due(1.0)
+        counts.append(len(ran) - before)
+    assert ran == list(range(20))
+    assert max(counts) <= 4
+
+
+def test_owners_of_one_moment_are_swept_in_several_turns_if_they_take_long() -> None:
+    clock = itertools.count(0.0, 0.002)
+    wheel = Wheel(1.0, clock=lambda: next(clock))
+    owners = [Owner() for _ in range(20)]
+    for owner in owners:
+        wheel.put(owner, 1.0)
+    wheel.run_due(2.0)
+    assert 1 <= sum(len(owner.swept) for owner in owners) <= 8
+    while wheel.is_due(2.0):
+        wheel.run_due(2.0)
+    assert all(len(owner.swept) == 1 for owner in owners)
 
 
 # --- The wheel -----------------------------------------------------------------------

@@ -19,6 +19,7 @@ import pytest
 from harness import (
     DEADLINE,
     TEXT,
+    Clock,
     Driven,
     Echo,
     Peer,
@@ -213,6 +214,30 @@ def test_drain_zero_still_tells_everybody() -> None:
     with running(Recorder()) as server, open_peer(server) as peer:
         server.stop(drain=0)
         assert peer.read_close() == (1001, "the server stops")
+
+
+class Ticking(Clock):
+    """A clock that moves by a millisecond whenever it is read."""
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+@pytest.mark.parametrize("drain", [0.0, 60.0])
+def test_stop_with_many_clients_leaves_turns_to_others(drain: float) -> None:
+    with Driven(ping=False, close_timeout=60) as driven:
+        peers = [driven.open() for _ in range(60)]
+        driven.clock.__class__ = Ticking  # a turn has no time for more than a few now
+        driven.reactor.call_soon(lambda: driven.stop_begins(drain))
+        left = [60]
+        while left[-1]:
+            driven.turn()
+            left.append(sum(client.is_open() for client in driven.server.clients))
+        assert max(before - after for before, after in itertools.pairwise(left)) <= 4
+        driven.clock.__class__ = Clock
+        for peer in peers:
+            assert peer.read_close() == (1001, "the server stops")
 
 
 def farewells(count: int, drain: float) -> dict[float, int]:
