@@ -155,7 +155,12 @@ _SPECS = [
             callback,
             works=ON_LOOPS,
         )
-        for name, callback in (("plain-", "plain"), ("", "async"), ("wait-", "wait"))
+        for name, callback in (
+            ("plain-", "plain"),
+            ("", "async"),
+            ("wait-", "wait"),
+            ("owned-", "owned"),
+        )
         for loop in ("asyncio", "uvloop")
     ),
     *(

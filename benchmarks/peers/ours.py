@@ -25,6 +25,12 @@ class WaitingEcho(WebSocket):
         client.write_message(msg)
 
 
+class OwnedEcho(WebSocket):
+    async def on_connect(self, client):
+        async for msg in client:
+            await client.send(msg)
+
+
 class Text(str):
     pass
 
@@ -100,7 +106,7 @@ HANDLERS = {
 
 
 #: How messages are received.
-CALLBACKS = {"plain": Echo, "async": AsyncEcho, "wait": WaitingEcho}
+CALLBACKS = {"plain": Echo, "async": AsyncEcho, "wait": WaitingEcho, "owned": OwnedEcho}
 
 
 class BroadcastLoop(WebSocket):

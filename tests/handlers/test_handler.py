@@ -92,6 +92,7 @@ def test_method_of_a_wrong_signature_is_refused_when_it_is_mounted(name: str) ->
     wrong = type("Wrong", (WebSocket,), {name: lambda self: None})
     with pytest.raises(TypeError, match=rf"Wrong\.{name} must be a function of"):
         Server().mount("/", wrong())
+
     async def owns(self: Any, client: Any) -> None:
         """The only one that must be async."""
 
