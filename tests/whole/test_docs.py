@@ -63,7 +63,14 @@ LARGEST_IMAGE = 120 * 1024  # bytes
 
 #: What a reader has installed if it is wanted, and whoever runs the tests may not have.
 OPTIONAL = {"django", "fastapi", "flask", "uvloop", "PySide6", "tkinter", "trustme"}
-OPTIONAL |= {"cent", "opentelemetry", "sentry_sdk", "socketio", "uvicorn"}
+OPTIONAL |= {
+    "apscheduler",
+    "cent",
+    "opentelemetry",
+    "sentry_sdk",
+    "socketio",
+    "uvicorn",
+}
 
 #: All that people read, but what Sphinx has made.
 TEXTS = [
@@ -340,6 +347,22 @@ def test_programs_of_a_page_run(page: str, sandbox: Sandbox) -> None:
         CHECKS[page](sandbox)
     if left_out:
         pytest.skip(", ".join(left_out))
+
+
+@checks("docs/howto/jobs.md")
+def check_jobs(sandbox: Sandbox) -> None:
+    with suppress(ModuleNotFoundError):
+        from apscheduler.triggers.date import DateTrigger
+
+        scheduler = sandbox.names["scheduler"]
+        with sandbox.serve(sandbox.servers[0]) as running:
+            clients = [running.connect("/news") for _ in range(2)]
+            scheduler.add_job(scheduler.get_jobs()[0].func, DateTrigger())
+            for client in clients:
+                assert client.recv() == "good morning"
+            sandbox.names["morning"]()  # as that of another node
+            running.settle()
+            assert [client.messages for client in clients] == [[], []]
 
 
 @checks("docs/howto/tracing.md")
