@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..checks import duration
+from ..errors import InvalidState
 from ..handlers.handler import BaseHandler
 from ..loop.deferred import is_async
 from ..server.server import Server
@@ -41,6 +43,8 @@ __all__ = ["ServerFactory", "TestServer"]
 _TIMEOUT = 15.0
 #: Turns after which a server that never becomes idle is given up.
 _MAX_TURNS = 100_000
+#: Turns of the test's loop in which coroutines that were cancelled end.
+_LAST_TURNS = 3
 #: Bytes that the system buffers for a peer that does not read.
 _SOCKET_BUFFER = 65536
 
@@ -98,15 +102,29 @@ class TestServer:
         self._clients: list[TestClient] = []
         self._lives: list[TestLive] = []
         self._loop: ClockLoop | None = None
-        if any(is_async(function) for _, function in self.server._all_callbacks()):
+        self._begun = False
+        if not _in_running_loop():  # there, perhaps `async with` follows
+            self._begin()
+
+    def _begin(self, loop: Any = None) -> None:
+        """Start the server.
+
+        Args:
+            loop: the asyncio loop for coroutines; None: one of the kit, if needed.
+        """
+        callbacks = self.server._all_callbacks()
+        if loop is None and any(is_async(function) for _, function in callbacks):
             # Only when needed: importing asyncio takes a while.
             from .asyncio_loop import ClockLoop
 
-            self._loop = ClockLoop(self.clock)
-        self.server._begin_in_memory(self._loop)
+            loop = self._loop = ClockLoop(self.clock)
+        self._begun = True
+        self.server._begin_in_memory(loop)
         self.server.reactor.failure_listener = self._note_failure
 
     def __enter__(self) -> TestServer:
+        if not self._begun:
+            self._begin()
         return self
 
     def __exit__(self, kind: object, *args: object) -> None:
@@ -119,12 +137,19 @@ class TestServer:
 
         from .aio_server import AsyncTestServer
 
-        self.server._current.begin(asyncio.get_running_loop())
-        self._end_loop()
+        if self._begun:
+            raise InvalidState("make the TestServer in the loop: it has begun already")
+        self._begin(asyncio.get_running_loop())
         return AsyncTestServer(self)
 
     async def __aexit__(self, kind: object, *args: object) -> None:
-        self.__exit__(kind, *args)
+        import asyncio
+
+        try:
+            self.__exit__(kind, *args)
+        finally:
+            for _ in range(_LAST_TURNS):
+                await asyncio.sleep(0)
 
     def connect(
         self,
@@ -358,6 +383,8 @@ class TestServer:
             address: that the server sees.
             wrap: returns what the server gets in place of its socket.
         """
+        if not self._begun:
+            self._begin()
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setblocking(False)
@@ -423,6 +450,11 @@ class TestServer:
             self.settle()
             assert time.monotonic() < end, f"no whole answer: {bytes(data[:200])!r}"
             self._wait_for_others(sock)
+
+
+def _in_running_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # not imported: nothing runs in it
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 class ServerFactory(Protocol):

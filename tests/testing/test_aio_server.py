@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from simple_ws import Client, Request, Server, WebSocket
-from simple_ws.errors import HandshakeRefused
+from simple_ws.errors import HandshakeRefused, InvalidState
 from simple_ws.testing import TestServer
 
 
@@ -131,5 +131,65 @@ def test_the_kit_without_await_works_in_a_running_loop() -> None:
             assert peer.recv(timeout=3600) == "hello"
         assert asyncio.current_task() is task
         await asyncio.sleep(0)
+
+    run(test)
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """An ASGI application with a lifespan, whose answers are its loop."""
+    if scope["type"] == "lifespan":
+        for event in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{event}.complete"})
+        return
+    text = type(asyncio.get_running_loop()).__name__.encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": text})
+
+
+def make_server() -> Server:
+    server = Server()
+    server.asgi("/", application)
+    return server
+
+
+def test_applications_run_in_the_loop_of_the_test_or_of_the_kit() -> None:
+    async def test() -> None:
+        own = type(asyncio.get_running_loop()).__name__
+        async with TestServer(make_server()) as server:
+            assert (await server.request()).text == own
+        kit = TestServer(make_server())  # without `with`
+        assert kit.request().text == "ClockLoop"
+        kit.close()
+
+    run(test)
+
+
+def test_server_of_another_loop_is_refused() -> None:
+    kit = TestServer(Slow())
+
+    async def test() -> None:
+        with pytest.raises(InvalidState, match="make the TestServer in the loop"):
+            async with kit:
+                """Its coroutines would be of another loop."""
+
+    run(test)
+    kit.close()
+
+
+def test_coroutines_end_with_the_server() -> None:
+    ended: list[str] = []
+
+    class Endless(WebSocket):
+        async def on_message(self, msg: Any, client: Client) -> None:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.append(msg)
+
+    async def test() -> None:
+        async with TestServer(Endless()) as server:
+            await (await server.connect()).send("a")
+        assert ended == ["a"]
 
     run(test)
