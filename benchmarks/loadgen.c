@@ -6,7 +6,7 @@
  * split its messages, send pings in between, and use permessage-deflate if offered.
  *
  *   loadgen echo      --port N [--connections 100] [--inflight 1] [--size 32] [--text]
- *                     [--deflate] [--seconds 5] [--warmup 1]
+ *                     [--any] [--deflate] [--seconds 5] [--warmup 1]
  *   loadgen broadcast --port N [--connections 1000] [--inflight 1] [--group 10]
  *                     [--blocked 10] ...
  *   loadgen handshake --port N [--progress 64] [--sources 8] [--close rst|frame] ...
@@ -15,6 +15,8 @@
  * broadcast: the first connection sends, all receive. With --group, that many connections
  * each are among themselves: they ask for the path /GROUP. The last --blocked ones never
  * read, and their sockets take little.
+ *
+ * --any: answers may have another content of the same length.
  *
  * Common: --host 127.0.0.1, --path /, --tls (see tls.h), --pid N (a process whose CPU
  * time is reported).
@@ -98,7 +100,7 @@ typedef struct {
 static enum { ECHO, BROADCAST, HANDSHAKE, IDLE } mode;
 static const char *opt_host = "127.0.0.1", *opt_path = "/";
 static int opt_port, opt_pid, opt_connections = -1, opt_sources = -1, opt_progress = 64;
-static int opt_inflight = 1, opt_group, opt_blocked, opt_text, opt_deflate, opt_close_frame, opt_tls;
+static int opt_inflight = 1, opt_group, opt_blocked, opt_any, opt_text, opt_deflate, opt_close_frame, opt_tls;
 static size_t opt_size = 32;
 static double opt_seconds = 5, opt_warmup = 1;
 
@@ -562,7 +564,7 @@ static void message_done(conn *c); /* of the mode */
 static void check(conn *c, const uint8_t *p, size_t len)
 {
     const uint8_t *expected = pool_plain + c->received % pool_count * opt_size;
-    if (c->message_len + len > opt_size || memcmp(expected + c->message_len, p, len))
+    if (c->message_len + len > opt_size || (!opt_any && memcmp(expected + c->message_len, p, len)))
         c->bad = 1;
     c->message_len += len;
 }
@@ -1110,7 +1112,7 @@ static void parse_options(int argc, char **argv)
         {"pid", 1, 0, 'i'},      {"connections", 1, 0, 'n'}, {"inflight", 1, 0, 'm'},
         {"size", 1, 0, 's'},     {"text", 0, 0, 't'},    {"deflate", 0, 0, 'd'},
         {"seconds", 1, 0, 'D'},  {"warmup", 1, 0, 'W'},  {"sources", 1, 0, 'S'},
-        {"group", 1, 0, 'g'},    {"blocked", 1, 0, 'b'},
+        {"any", 0, 0, 'a'},      {"group", 1, 0, 'g'},   {"blocked", 1, 0, 'b'},
         {"progress", 1, 0, 'k'}, {"close", 1, 0, 'c'},   {"tls", 0, 0, 'T'},
         {0, 0, 0, 0}};
     int o, m = -1;
@@ -1137,6 +1139,7 @@ static void parse_options(int argc, char **argv)
         case 'W': opt_warmup = atof(optarg); break;
         case 'S': opt_sources = atoi(optarg); break;
         case 'k': opt_progress = atoi(optarg); break;
+        case 'a': opt_any = 1; break;
         case 'g': opt_group = atoi(optarg); break;
         case 'b': opt_blocked = atoi(optarg); break;
         case 'T': opt_tls = 1; tls_prepare(); break;

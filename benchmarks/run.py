@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import environment
+import goals
 import report
 from servers import SPECS, Running, ServerFailed, Spec, before
 
@@ -68,7 +69,13 @@ _WORKS = [
     Work(
         "pipelined", "echo 32 B × 10, 50 in flight", _echo(32, 10, "--inflight", "50")
     ),
+    Work(
+        "text",
+        "replies with text, 32 B × 10, 50 in flight",
+        _echo(32, 10, "--inflight", "50", "--text", "--any"),
+    ),
     Work("echo1k", "echo 1 KiB × 100", _echo(1024, 100)),
+    Work("text1k", "echo 1 KiB × 100, text", _echo(1024, 100, "--text")),
     Work("single", "echo 32 B, one client alone", _echo(32, 1)),
     Work("echo64k", "echo 64 KiB × 10", _echo(65536, 10)),
     Work("echo1m", "echo 1 MiB × 4", _echo(1048576, 4)),
@@ -212,6 +219,9 @@ class Bench:
         for work in self.options.works:
             what = work.name, work.deflate, work.tls, work.mode
             taking_part = [spec for spec in specs if spec.runs(*what)]
+            if self.options.goals:
+                wanted = goals.pairs()
+                taking_part = [s for s in taking_part if (work.name, s.name) in wanted]
             # Another one begins in each round: nobody always has the same neighbour.
             shift = number % max(len(taking_part), 1)
             for spec in taking_part[shift:] + taking_part[:shift]:
@@ -388,6 +398,11 @@ def parse_options() -> argparse.Namespace:
         metavar="CHECKOUT",
         help="another checkout of this library, measured beside this one",
     )
+    parser.add_argument(
+        "--goals",
+        action="store_true",
+        help="only what goals.py compares, and its table at the end",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, each run")
     parser.add_argument("--warmup", type=float, default=0.7, help="seconds before it")
@@ -405,6 +420,10 @@ def parse_options() -> argparse.Namespace:
         "--no-install", action="store_true", help="use what .bench/ has"
     )
     options = parser.parse_args()
+    if options.goals:
+        works, servers = map(set, zip(*goals.pairs(), strict=True))
+        options.works = [work for work in options.works if work.name in works]
+        options.servers = [each for each in options.servers if each.name in servers]
     if options.rounds < 1 or options.seconds <= 0 or options.idle_connections < 1:
         parser.error("rounds, seconds and connections are positive")
     if options.before:
@@ -419,6 +438,8 @@ def main() -> int:
     bench = Bench(options)
     bench.run()
     print(report.text(bench.data))
+    if options.goals:
+        print("\n" + goals.text(bench.data["works"]))
     return 1 if report.has_invalid(bench.data) else 0
 
 

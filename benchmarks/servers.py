@@ -74,25 +74,15 @@ def _ours(name: str, label: str, *extra: str, backend: str = "1", works=None) ->
     return Spec(name, label, command, extra, env, works, tls=True, modes=THREADS)
 
 
-#: Ways to reply, see `peers/ours.py`.
-FORMS = (
-    "function",
-    "lambda",
-    "route",
-    "binary",
-    "positional",
-    "text",
-    "send",
-    "return",
-    "bytearray",
-    "memoryview",
-    "str-subclass",
-    "bytes-subclass",
-    "dict",
-    "publish",
-    "client-publish",
-    "send-to",
-)
+#: Ways to reply, see `peers/ours.py`, by the work in which they are measured.
+FORMS = {
+    "pipelined": (
+        *("function", "lambda", "route", "binary", "positional", "send", "return"),
+        *("bytearray", "memoryview", "bytes-subclass"),
+        *("publish", "client-publish", "send-to"),
+    ),
+    "text": ("text", "str-subclass", "dict"),
+}
 
 #: What the loops are compared with: many clients, fifty messages and one in flight.
 ON_LOOPS = ("echo32", "pipelined", "single")
@@ -164,10 +154,9 @@ _SPECS = [
         for loop in ("asyncio", "uvloop")
     ),
     *(
-        _ours(
-            f"ours-{form}", f"simple_ws, {form}", "--form", form, works=("pipelined",)
-        )
-        for form in FORMS
+        _ours(f"ours-{form}", f"simple_ws, {form}", "--form", form, works=(work,))
+        for work, forms in FORMS.items()
+        for form in forms
     ),
     Spec(
         "picows",
@@ -183,6 +172,15 @@ _SPECS = [
         "websockets, uvloop",
         _python("websockets_peer.py"),
         tls=True,
+        needs=("websockets", "uvloop"),
+    ),
+    Spec(
+        "websockets-pure",
+        "websockets, pure Python, uvloop",
+        _python("websockets_peer.py"),
+        extra=("--pure",),
+        works=("echo32", "echo64k", "echo1m"),
+        deflate=False,
         needs=("websockets", "uvloop"),
     ),
     Spec(

@@ -43,7 +43,7 @@ def reply(msg, client):
     client.write_message(msg)
 
 
-#: All documented ways to reply, by name; the message is bytes.
+#: All documented ways to reply, by name.
 FORMS = {
     "function": reply,
     "lambda": lambda msg, client: client.write_message(msg),
@@ -54,7 +54,7 @@ FORMS = {
     "return": lambda msg, client: msg,
     "bytearray": lambda msg, client: client.write_message(bytearray(msg)),
     "memoryview": lambda msg, client: client.write_message(memoryview(msg)),
-    "str-subclass": lambda msg, client: client.write_message(Text("x" * 32)),
+    "str-subclass": lambda msg, client: client.write_message(Text(msg)),
     "bytes-subclass": lambda msg, client: client.write_message(Data(msg)),
     "dict": lambda msg, client: client.write_message({"text": "x" * 21}),
 }

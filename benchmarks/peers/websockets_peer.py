@@ -1,8 +1,13 @@
-"""websockets (its asyncio server), on uvloop or asyncio."""
+"""websockets (its asyncio server), on uvloop or asyncio; ``--pure``: without its C."""
 
 import asyncio
+import sys
 
 import common
+
+if "--pure" in sys.argv:
+    sys.modules["websockets.speedups"] = None
+
 from websockets.asyncio.server import broadcast, serve
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
@@ -42,5 +47,5 @@ async def run(args):
 
 
 if __name__ == "__main__":
-    arguments = common.parse()
+    arguments = common.parse(pure={"action": "store_true"})
     common.run(run(arguments), arguments)

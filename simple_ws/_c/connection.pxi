@@ -19,8 +19,14 @@ cdef extern from *:
         PyObject **place = _PyObject_GetDictPtr(owner);
         if (place != NULL) Py_CLEAR(*place);
     }
+    /* Whether the user may have set attributes, `write_message` among them. */
+    static inline int has_dict(PyObject *owner) {
+        PyObject **place = _PyObject_GetDictPtr(owner);
+        return place != NULL && *place != NULL;
+    }
     """
     void drop_dict(object owner)
+    bint has_dict(object owner) noexcept
 
 
 cdef enum:
@@ -733,7 +739,10 @@ Moves messages between a socket and a callback; subclasses do the rest.
             if answer is None or type(answer) is _send_status:
                 pass
             elif type(answer) is str or type(answer) is bytes:
-                self.write_message(answer)
+                if self.own_write or has_dict(self):
+                    self.write_message(answer)
+                else:
+                    self.write_any(answer, None)
             elif type(answer) is not _delivered:
                 self._answer(answer)
         except Exception as error:
@@ -1011,7 +1020,9 @@ Moves messages between a socket and a callback; subclasses do the rest.
 
     def send(self, msg: object, binary: bool | None = None) -> SendStatus:
         """The same as `write_message`."""
-        return self.write_message(msg, binary)
+        if self.own_write or has_dict(self):
+            return self.write_message(msg, binary)
+        return self.write_any(msg, binary)
 
     def publish(self, topic: str, msg: object, *, key: str | None = None) -> int:
         """Send a message to all subscribers of a topic except this client.

@@ -21,8 +21,11 @@ cdef inline object encode_for_all(object msg, Encoded* encoded):
         encoded.data = <const uint8_t*> PyUnicode_AsUTF8AndSize(msg, &size)
         encoded.size = <size_t> size
         return msg
-    encoded.opcode, owner = encode_message(msg, None)
-    payload = exact_bytes(owner)
+    if type(msg) is bytes:
+        encoded.opcode, payload = BINARY_OPCODE, msg
+    else:
+        encoded.opcode, owner = encode_message(msg, None)
+        payload = exact_bytes(owner)
     encoded.data = <const uint8_t*> PyBytes_AS_STRING(payload)
     encoded.size = <size_t> PyBytes_GET_SIZE(payload)
     return payload
