@@ -42,6 +42,7 @@ class Inbox:
         "_buffered_input",
         "_client",
         "_ended",
+        "_loop",
         "_receiver",
         "answers",
         "messages",
@@ -54,7 +55,8 @@ class Inbox:
         self.received = False
         self.waits = 0
         self.answers: dict[bytes, tuple[float, asyncio.Future[float]]] = {}
-        self._client = client
+        self._loop = client._loop
+        self._client: Client | None = client  # until it has ended: no cycle remains
         self._buffered_input = 0
         self._receiver: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -64,9 +66,14 @@ class Inbox:
         client, messages = self._client, self.messages
         messages.append(msg)
         size = self._buffered_input + _size(msg)
-        hold_input(client._loop, self, size)
+        hold_input(self._loop, self, size)
         full = len(messages) >= _MAX_MESSAGES or size >= _MAX_BYTES
-        if full and client._open and not client._paused_by_callbacks:
+        if (
+            full
+            and client is not None
+            and client._open
+            and not client._paused_by_callbacks
+        ):
             client._pause_reading(True)
         self._wake()
 
@@ -75,9 +82,10 @@ class Inbox:
         client, messages = self._client, self.messages
         msg = messages.popleft()
         self.received = True
-        hold_input(client._loop, self, self._buffered_input - _size(msg))
+        hold_input(self._loop, self, self._buffered_input - _size(msg))
         if (
-            client._paused_by_callbacks
+            client is not None
+            and client._paused_by_callbacks
             and len(messages) <= _MAX_MESSAGES // 2
             and self._buffered_input <= _MAX_BYTES // 2
         ):
@@ -92,7 +100,7 @@ class Inbox:
         """
         from asyncio import get_running_loop
 
-        while not self.messages and not self._client._ended:
+        while not self.messages and self._client is not None:
             if self._receiver is not None and not self._receiver.done():
                 raise InvalidState("another task is receiving from this client")
             self._receiver = get_running_loop().create_future()
@@ -102,7 +110,7 @@ class Inbox:
         """Wait until the connection has ended."""
         from asyncio import get_running_loop, shield
 
-        if not self._client._ended:
+        if self._client is not None:
             if self._ended is None:
                 self._ended = get_running_loop().create_future()
             await self.hold(shield(self._ended))
@@ -137,6 +145,7 @@ class Inbox:
         Args:
             error: what is raised for pings without a pong.
         """
+        self._client = None
         self._wake()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
@@ -152,9 +161,10 @@ class Inbox:
 
     def _shed_input(self) -> None:
         """See `loop.shedding.InputHolder`."""
-        self._client._shed_input()
+        if self._client is not None:
+            self._client._shed_input()
         self.messages.clear()
-        hold_input(self._client._loop, self, 0)
+        hold_input(self._loop, self, 0)
 
 
 def _size(msg: Any) -> int:

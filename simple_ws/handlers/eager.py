@@ -187,7 +187,7 @@ class _Runner:
         """Tell the outcome, outside of the task: another coroutine may begin."""
         _leave_task(self._loop, self.task)
         try:
-            begun.then(value, _told(failure))
+            begun.tell(value, _told(failure))
         finally:
             _enter_task(self._loop, self.task)
 

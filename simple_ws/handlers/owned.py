@@ -56,7 +56,7 @@ class _Owner:
     """The coroutine of one connection.
 
     Attributes:
-        ended: `Begun.then` of it is called when the coroutine has ended.
+        ended: what waits for the end of the coroutine.
         cancelled: whether it was cancelled because the client has left.
     """
 
@@ -65,6 +65,13 @@ class _Owner:
         self.cancelled = False
         self.call: PendingCall | None = None
         self.timer: Timer | None = None
+
+    def end(self) -> None:
+        """The coroutine has ended."""
+        self.call = None
+        if self.timer is not None:
+            self.timer.cancel()
+        self.ended.tell(None, None)
 
     def cancel(self) -> None:
         """The client has left, and the coroutine does not find out by itself."""
@@ -157,15 +164,13 @@ class Owned(Wrapper):
     ) -> None:
         """The coroutine has ended."""
         self._owners.pop(client, None)
-        if owner.timer is not None:
-            owner.timer.cancel()
         try:
             if error is None:
                 client._close(CloseCode.NORMAL, "")
             elif not self._is_expected(client, owner, error):
                 report_failure(client, error)
         finally:
-            owner.ended.then(None, None)
+            owner.end()
 
     def _is_expected(
         self, client: AsyncClient, owner: _Owner, error: BaseException
@@ -179,7 +184,7 @@ class Owned(Wrapper):
         """The server has ended: `on_close` does not wait any longer."""
         owners, self._owners = self._owners, {}
         for owner in owners.values():
-            owner.ended.then(None, None)
+            owner.end()
 
 
 def _is_only_closed(error: BaseException) -> bool:

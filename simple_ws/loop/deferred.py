@@ -193,6 +193,11 @@ class Begun:
         self.task = task
         self.then: Callable[[Any, BaseException | None], object] = _nothing
 
+    def tell(self, value: Any, error: BaseException | None) -> None:
+        """It has ended: tell the outcome, and let go of who waits."""
+        then, self.then = self.then, _nothing
+        then(value, error)
+
     def cancel(self) -> None:
         """Cancel it, unless it has ended."""
         task = self.task
