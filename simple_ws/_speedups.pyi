@@ -27,6 +27,8 @@ __all__ = [
     "fan_out",
     "fan_out_latest",
     "parse_header",
+    "raw_fields",
+    "read_request",
     "read_upgrade",
     "write_latest",
 ]
@@ -40,6 +42,8 @@ def parse_header(
     data: _Buffer, start: int, end: int
 ) -> tuple[int, int, int, bytes | None] | None: ...
 def build_frame(first: int, payload: _Buffer, key: bytes | None = None) -> bytes: ...
+def read_request(data: bytes) -> tuple[int, str, str, int, bytes] | None: ...
+def raw_fields(lines: bytes) -> list[tuple[bytes, bytes]]: ...
 def read_upgrade(
     data: bytes,
 ) -> tuple[int, str, bytes, str, str | None, str | None] | None: ...

@@ -76,6 +76,8 @@ __all__ = [
     "fan_out",
     "fan_out_latest",
     "parse_header",
+    "raw_fields",
+    "read_request",
     "read_upgrade",
     "write_latest",
 ]
@@ -598,6 +600,7 @@ include "_c/deflate.pxi"
 # --- The opening handshake -----------------------------------------------------------
 
 include "_c/upgrade.pxi"
+include "_c/request.pxi"
 
 
 # --- The byte path of a connection ---------------------------------------------------

@@ -13,6 +13,8 @@ from .codecs import (
     apply_mask,
     build_frame,
     parse_header,
+    raw_fields,
+    read_request,
     read_upgrade,
 )
 from .connection import (
@@ -46,6 +48,8 @@ __all__ = [
     "fan_out",
     "fan_out_latest",
     "parse_header",
+    "raw_fields",
+    "read_request",
     "read_upgrade",
     "write_latest",
 ]

@@ -19,6 +19,7 @@ from ..constants import (
     MAX_DEFLATE_STREAMS,
     MAX_HEAD_SIZE,
     MAX_HEADER_COUNT,
+    TOKEN,
 )
 from ..errors import InvalidData, ProtocolError
 
@@ -29,6 +30,8 @@ __all__ = [
     "apply_mask",
     "build_frame",
     "parse_header",
+    "raw_fields",
+    "read_request",
     "read_upgrade",
 ]
 
@@ -404,3 +407,35 @@ class Inflater:
         self._history.clear()
         self._history_size = 0
         self._stream = zlib.decompressobj(self._wbits)
+
+
+#: RFC 9112 §3 and §5, without what is rare: other forms of the target.
+_REQUEST = re.compile(
+    rb"(%b) (/[!-\"$-~]*) HTTP/1\.([01])\r\n((?:%b)+?)\r\n"
+    % (TOKEN.encode(), FIELD_LINES.removesuffix(b"*"))
+)
+
+
+def read_request(data: bytes) -> tuple[int, str, str, int, bytes] | None:
+    """Parse the head of a plain request of the usual form (RFC 9112 §3, §5).
+
+    Args:
+        data: the request received so far, possibly with bytes after its head.
+
+    Returns:
+        (size of the head, method, target, minor version, header lines), all of them
+        validated; None for a request that is incomplete, unusual or wrong.
+    """
+    match = _REQUEST.match(data)
+    if match is None or match.end() > MAX_HEAD_SIZE:
+        return None
+    method, target, minor, fields = match.groups()
+    if fields.count(b"\r\n") > MAX_HEADER_COUNT:
+        return None
+    return match.end(), method.decode(), target.decode(), int(minor), fields
+
+
+def raw_fields(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """Names in lower case and values of well-formed header lines, each with its end."""
+    parts = (line.partition(b":") for line in lines.split(b"\r\n")[:-1])
+    return [(name.lower(), value.strip(b" \t")) for name, _, value in parts]

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
+from typing import Any
 
 from ..constants import TOKEN
 from ..protocol.http_body import IncompleteResponse
@@ -55,6 +56,10 @@ class ResponseBytes:
         RuntimeError: The body is longer or shorter than its Content-Length.
     """
 
+    waiting = 0
+    _ended = _failed = False
+    _pieces: Any = ()
+
     def __init__(
         self,
         status: int,
@@ -67,9 +72,6 @@ class ResponseBytes:
         stays: bool,
     ) -> None:
         self.stays = stays
-        self.waiting = 0
-        self._pieces: deque[bytes] = deque()
-        self._ended = self._failed = False
         self._omitted = head_only or not may_have_body(status)
         self._left: int | None = None  # bytes of the body that are to come
         self._chunked = False
@@ -91,7 +93,14 @@ class ResponseBytes:
             lines.append(b"connection: keep-alive\r\n")
         lines.append(b"\r\n")
         self._head = _status_line(status) + b"".join(lines)
-        self.put(body, more)
+        if more or len(body) > _PIECE:
+            self._pieces = deque()
+            self.put(body, more)
+            return
+        self._check_length(len(body), more)
+        self._ended = True
+        if not self._omitted:
+            self._head += body
 
     def _take_fields(
         self, headers: Iterable[tuple[bytes, bytes]]
@@ -128,12 +137,7 @@ class ResponseBytes:
         if self._omitted:
             self._ended = not more
             return
-        if self._left is not None:
-            self._left -= len(body)
-            if self._left < 0:
-                raise RuntimeError("the body is longer than its content-length")
-            if self._left and not more:
-                raise RuntimeError("the body is shorter than its content-length")
+        self._check_length(len(body), more)
         if body:
             if self._chunked:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
@@ -145,11 +149,29 @@ class ResponseBytes:
                 self.waiting += 5
             self._ended = True
 
+    def _check_length(self, size: int, more: bool) -> None:
+        if self._left is None or self._omitted:
+            return
+        self._left -= size
+        if self._left < 0:
+            raise RuntimeError("the body is longer than its content-length")
+        if self._left and not more:
+            raise RuntimeError("the body is shorter than its content-length")
+
     def fail(self) -> None:
         """There will be no more, and the body is not complete."""
         self._failed = True
 
     # For the exchange
+
+    @property
+    def whole(self) -> bytes | None:
+        """The response, if it is there as a whole."""
+        return self._head if self._ended and not self._pieces else None
+
+    def skip(self, size: int) -> None:
+        """So many bytes of the whole response have been sent already."""
+        self._head = self._head[size:]
 
     def read(self) -> bytes | None:
         """See `http.exchange.Encoder`.
@@ -185,7 +207,7 @@ class ResponseBytes:
 
     def close(self) -> None:
         """See `http.exchange.Encoder`."""
-        self._pieces.clear()
+        self._pieces = ()
         self.waiting = 0
 
 

@@ -166,8 +166,30 @@ class Cycle(Exchange):
             stays=self._stays and (more or self._is_complete),
         )
         self._invites = False
+        if not more and self._send_whole(response):
+            return
         self._response = response if more else None
         self._begin_response(response)
+
+    def _send_whole(self, response: ResponseBytes) -> bool:
+        """Send a response that the system takes at once, as it nearly always does."""
+        if self._unsent or self._ahead or not (self._stays and response.stays):
+            return False
+        if self._ended or self._body is not None or (data := response.whole) is None:
+            return False
+        try:
+            sent = self._connection.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            return False  # it fails there once more, and is logged
+        if sent == len(data):
+            self._leave()
+            self._give_back()
+            return True
+        response.skip(sent)
+        self._sent += sent
+        return False
 
     # The exchange
 

@@ -313,11 +313,12 @@ class Exchange:
             HandshakeError: To be answered with `refuse`.
         """
         self._more = more
-        check_request(self.request)
-        self._body = body_reader(self.request, self._max_body)
-        waits = expects_continue(self.request)
+        request = self.request
+        check_request(request)
+        self._body = body_reader(request, self._max_body)
+        waits = expects_continue(request)
         try:
-            self._serve = select(self.request.method)
+            self._serve = select(request.method)
         except HandshakeError as error:
             self._ahead = rest
             self._stays = self._stays and self._body is None

@@ -33,7 +33,7 @@ class Route:
     def __init__(
         self,
         serve: Responder | None = None,
-        has: Callable[[Request], bool] = lambda request: True,
+        has: Callable[[Request], bool] | None = None,
         exchange: Callable[[HttpConnection, Request], Exchange] = Exchange,
     ) -> None:
         self._any = serve

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT, TOKEN
 from ..errors import ONE_HOST, BadRequest, HandshakeError, MissingField
+from ..speedups import raw_fields
 from ..text import excerpt
-from .grammar import find_head_end, head_pattern, is_field_line, split_fields
+from .grammar import find_head_end, head_pattern, is_field_line
 from .uri import redacted
 
 __all__ = [
@@ -120,9 +122,28 @@ class Headers(Fields):
     def _fold(name: str) -> str:
         return name.lower()
 
+    @classmethod
+    def _of(cls, fields: list[tuple[bytes, bytes]]) -> Self:
+        """Those of a request, from names in lower case."""
+        self = cls.__new__(cls)
+        self._kind = "header field"
+        values: dict[str, list[str]] = {}
+        for name, value in fields:
+            text = value.decode("latin-1")
+            key = name.decode("ascii")
+            if key in values:
+                values[key].append(text)
+            else:
+                values[key] = [text]
+        self._values = values
+        return self
+
     def tokens(self, name: str) -> list[str]:
         """The elements of a comma-separated field, over all its lines, lower-case."""
-        joined = ",".join(self.get_all(name))
+        values = self._values.get(name.lower())
+        if values is None:
+            return []
+        joined = ",".join(values)
         tokens = (part.strip(" \t").lower() for part in joined.split(","))
         return [token for token in tokens if token]
 
@@ -276,13 +297,12 @@ class Request:
     def headers(self) -> Headers:
         """The header fields."""
         if self._headers is None:
-            self._headers = Headers(split_fields(self._fields), "header field")
+            self._headers = Headers._of(raw_fields(self._fields))
         return self._headers
 
     def _raw_fields(self) -> list[tuple[bytes, bytes]]:
         """The header fields as bytes, their names in lower case."""
-        parts = (line.partition(b":") for line in self._fields.split(b"\r\n")[:-1])
-        return [(name.lower(), value.strip(b" \t")) for name, _, value in parts]
+        return raw_fields(self._fields)
 
     def _split(self) -> tuple[str, str]:
         """Path, still percent-encoded, and query."""
@@ -483,7 +503,8 @@ def check_request(request: Request) -> None:
         HandshakeError: 400 or 505.
     """
     check_version(request)
-    hosts = request.headers.get_all("Host")
+    headers = request.headers
+    hosts = headers.get_all("Host")
     # "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
     # request message that lacks a Host header field and to any request message that
     # contains more than one". Health checks of version 1.0 have none.
@@ -491,7 +512,7 @@ def check_request(request: Request) -> None:
         raise HandshakeError(400, ONE_HOST)
     if hosts:
         check_host(hosts[0])
-    check_single_origin(request.headers)
+    check_single_origin(headers)
 
 
 def check_single_origin(headers: Headers) -> None:
@@ -553,6 +574,7 @@ def _is_allowed(name: str, rule: str) -> bool:
     return name == rule
 
 
+@lru_cache(maxsize=256)  # a server has few names
 def check_host(host: str) -> None:
     """Check the value of a Host header.
 
@@ -570,6 +592,9 @@ def wants_upgrade(request: Request) -> bool:
 
     A client may offer other protocols in `Upgrade` and still accept plain HTTP.
     """
+    values = request.headers._values
+    if "upgrade" not in values and "sec-websocket-key" not in values:
+        return False
     headers = request.headers
     return "websocket" in headers.tokens("Upgrade") or "Sec-WebSocket-Key" in headers
 

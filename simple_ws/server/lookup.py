@@ -142,7 +142,7 @@ class Lookup(Hub):
         found = self._router.find(routing_path(request.encoded_path))
         if found is None:
             page = self._routes.find(request)
-            if page is not None and page.has(request):
+            if page is not None and (page.has is None or page.has(request)):
                 raise page.refusal()
             raise HandshakeError(404, NOT_FOUND)
         if found[0]._always_admitted:
@@ -198,8 +198,8 @@ class Lookup(Hub):
         folder may be one of those, and gets their response.
         """
         page = self._routes.find(request)
-        if page is None:
-            return None
+        if page is None or page.has is None:
+            return page
         if self._router.find_named(routing_path(request.encoded_path)) is None:
             return page
         return page if page.has(request) else None

@@ -56,7 +56,7 @@ from ..protocol.server_handshake import (
     offered_subprotocols,
     upgrade_response,
 )
-from ..speedups import Opener, read_upgrade
+from ..speedups import Opener, read_request, read_upgrade
 from .forwarded import (
     TrustedProxies,
     client_address,
@@ -180,8 +180,10 @@ class UpgradeConnection:
 
     client: Client | None = None
     _events = 0  # that are watched for
+    _watcher: Callable[[int], object] | None = None  # who is told of them
     _kept = False  # a request was answered on it before
     _buffered_input = 0  # bytes of an incomplete head, as told to the loop
+    _head_size = 0  # bytes of a head that was parsed in one step
     _over = False  # closed, or handed over to a client
     _pending_request: PendingCall | None = None  # a deferred `on_request`
     _early_input = b""  # bytes received meanwhile
@@ -265,10 +267,12 @@ class UpgradeConnection:
         if not self._events and events:
             reactor.register(self.sock, events, callback)
         elif events:
+            if events == self._events and callback == self._watcher:
+                return
             reactor.modify(self.sock, events, callback)
         elif self._events:
             reactor.unregister(self.sock)
-        self._events = events
+        self._events, self._watcher = events, callback
 
     def resume(self, rest: bytes) -> None:
         """A response is sent: continue with the bytes after its request."""
@@ -339,8 +343,10 @@ class UpgradeConnection:
                 return
             request = self._read_head(data)
             if request is not None:
-                assert self._reader is not None
-                self._decide(request, self._reader.rest)
+                rest = data[self._head_size :]
+                self._decide(
+                    request, rest if self._reader is None else self._reader.rest
+                )
         except HandshakeError as error:
             self._refuse(error, request)
         except Exception as error:
@@ -364,6 +370,10 @@ class UpgradeConnection:
 
     def _read_head(self, data: bytes) -> Request | None:
         if self._reader is None:
+            head = read_request(data)
+            if head is not None and head[0] <= self.server.options.max_header:
+                self._head_size, method, target, minor, fields = head
+                return Request(method, target, (1, minor), fields)
             self._reader = RequestReader(self.server.options.max_header)
             if self._kept:
                 self._wait(self.server.options.open_timeout)
