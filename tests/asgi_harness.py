@@ -31,7 +31,7 @@ class Served(Driven):
         self._peers = []
         server = Server("127.0.0.1", 0, **options)
         server.asgi(prefix, app, **(mounted or {}))
-        TestServer.__init__(self, server)
+        TestServer.__init__(self, server, raise_server_exceptions=False)
 
 
 class Calls:
