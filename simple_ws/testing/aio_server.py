@@ -172,6 +172,7 @@ class AsyncTestServer:
             await self.wait_until(
                 lambda: condition() or not self._others_at_work(), what
             )
+        await self.settle()  # one of them may just have ended
         if timeout is not None:
             return await self._advance_until(condition, self.clock.now + timeout)
         assert condition(), (

@@ -328,6 +328,7 @@ class TestServer:
         self.settle()
         if not condition() and self._others_at_work():
             self.wait_until(lambda: condition() or not self._others_at_work(), what)
+        self.settle()  # one of them may just have ended
         if timeout is not None:
             return self._advance_until(condition, self.clock.now + timeout)
         assert condition(), (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from simple_ws import Client, Request, Server, WebSocket
+from simple_ws import AsyncClient, Client, Request, Server, WebSocket
 from simple_ws.errors import HandshakeRefused, InvalidState
 from simple_ws.testing import TestServer
 
@@ -193,3 +193,51 @@ def test_coroutines_end_with_the_server() -> None:
         assert ended == ["a"]
 
     run(test)
+
+
+class Owner(WebSocket[AsyncClient]):
+    """A coroutine owns each connection."""
+
+    async def on_connect(self, client: AsyncClient) -> None:
+        name = await client.recv()
+        async for msg in client:
+            if msg == "later":
+                await asyncio.sleep(60)
+            await client.send(f"{name}: {msg}")
+
+
+def test_coroutines_that_own_a_connection_go_by_the_clock_of_the_test() -> None:
+    with TestServer(Owner()) as server:
+        peer = server.connect()
+        peer.send("ann")
+        peer.send("now")
+        assert peer.recv() == "ann: now"
+        peer.send("later")
+        assert peer.recv(timeout=60) == "ann: later"
+        peer.close()
+        peer.assert_closed(1000)
+
+
+def test_coroutines_that_own_a_connection_run_in_the_loop_of_the_test() -> None:
+    async def test() -> None:
+        async with TestServer(Owner()) as server:
+            peer = await server.connect()
+            for text in ("ann", "hello"):
+                await peer.send(text)
+            assert await peer.recv() == "ann: hello"
+            await peer.close()
+            await peer.assert_closed(1000)
+
+    run(test)
+
+
+def test_coroutine_that_owns_a_connection_fails_the_test() -> None:
+    class Fragile(WebSocket[AsyncClient]):
+        async def on_connect(self, client: AsyncClient) -> None:
+            raise LookupError(await client.recv())
+
+    with TestServer(Fragile()) as server:
+        peer = server.connect()
+        with pytest.raises(LookupError, match="what"):
+            peer.send("what")
+        peer.assert_closed(1011)

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from simple_ws import Client, Request, Response, Server, WebSocket, in_thread
+from simple_ws import (
+    AsyncClient,
+    Client,
+    Request,
+    Response,
+    Server,
+    WebSocket,
+    in_thread,
+)
 
 
 class Player(Client):
@@ -104,6 +112,17 @@ assert_type(shout("a", plain.clients.__iter__().__next__()), str)
 @server.route("/later")
 async def later(msg: str, client: Client) -> str:
     return msg
+
+
+@server.route("/owned")
+async def owned(client: AsyncClient) -> None:
+    async for msg in client:
+        await client.send(msg)
+
+
+class Owner(WebSocket[AsyncClient]):
+    async def on_connect(self, client: AsyncClient) -> None:
+        assert_type(await client.ping(), float)
 
 
 @server.route("/game/{room}")
