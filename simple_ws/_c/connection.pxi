@@ -372,9 +372,9 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef int not_read(self, ssize_t got) except -1:
         cdef int error = errno
         if got == 0:
-            self._on_lost(None)
+            self._on_lost(None, True)
         elif not would_block(error):
-            self._on_lost(OSError(error, os.strerror(error)))
+            self._on_lost(OSError(error, os.strerror(error)), True)
         return 0
 
     cdef int read_encrypted(self, TLSRecords records, uint8_t* buffer) except -1:

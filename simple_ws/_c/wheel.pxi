@@ -140,7 +140,8 @@ Deadlines at a coarse grain, for very many owners with one each.
         ring = self.rings.get(tick)
         if ring is None:
             ring = self.rings[tick] = Ring()
-            self.note_next()
+            if self.next_deadline is None or tick * self.grain < self.next_deadline:
+                self.note_next()
         if isinstance(owner, ConnectionCore):
             link = &(<ConnectionCore> owner).in_wheel
             _link_offset = <char*> link - <char*> <PyObject*> owner

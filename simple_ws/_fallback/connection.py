@@ -320,10 +320,10 @@ class ConnectionCore(_Base):
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._on_lost(error)
+            self._on_lost(error, True)
             return
         if not data:
-            self._on_lost(None)
+            self._on_lost(None, True)
             return
         self._adapt_reads(len(data))
         self._last_received = self._loop.now

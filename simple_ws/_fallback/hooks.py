@@ -28,8 +28,13 @@ class ConnectionHooks(Protocol):
     def _on_fault(self, error: ProtocolError) -> None:
         """The peer broke a rule: fail the connection."""
 
-    def _on_lost(self, error: OSError | None) -> None:
-        """The connection is gone: by an error, or closed by the peer (None)."""
+    def _on_lost(self, error: OSError | None, reading: bool = False) -> None:
+        """The connection is gone: by an error, or closed by the peer (None).
+
+        Args:
+            error: the error.
+            reading: the loop has found it; no callback is running.
+        """
 
     def _on_callback_error(self, error: Exception) -> None:
         """The message callback raised."""

@@ -56,7 +56,8 @@ class Wheel:
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}
-            self._note_next()
+            if self.next_deadline is None or tick * self.grain < self.next_deadline:
+                self._note_next()
         bucket[owner] = None
         owner._wheel_slot = bucket
 

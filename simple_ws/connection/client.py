@@ -545,8 +545,8 @@ class Client(ConnectionCore):
         self._protocol.fail(error)
         self._follow()
 
-    def _on_lost(self, error: OSError | None) -> None:
-        self._closing.on_lost(self, error)
+    def _on_lost(self, error: OSError | None, reading: bool = False) -> None:
+        self._closing.on_lost(self, error, reading)
 
     def _answer(self, value: object) -> None:
         self._calls.answer(self, value)

@@ -57,27 +57,49 @@ class Closing:
             client._pause_reading(False)
         return True
 
-    def cut(self, client: Connection, reason: str, cause: CloseCause) -> None:
-        """Close the socket now, whatever state the protocol is in."""
+    def cut(
+        self,
+        client: Connection,
+        reason: str,
+        cause: CloseCause,
+        at_once: bool = False,
+    ) -> None:
+        """Close the socket now, whatever state the protocol is in.
+
+        Args:
+            client: the connection.
+            reason: for the log and for `close_reason`.
+            cause: for logs and statistics.
+            at_once: the end is told now; the caller is no callback of the user's.
+        """
         client._conclude(reason, cause)
         # A peer that has gone need not be told.
         self._release(client, _close if cause is CloseCause.RESET else close_socket)
-        if not client._ended:
+        if at_once:
+            client._end()
+        elif not client._ended:
             # Not from here: this may run inside a user callback.
             client._loop.call_soon(client._end)
 
-    def on_lost(self, client: Connection, error: OSError | None) -> None:
-        """The connection is gone: by an error, or closed by the peer (None)."""
+    def on_lost(self, client: Connection, error: OSError | None, reading: bool) -> None:
+        """The connection is gone: by an error, or closed by the peer (None).
+
+        Args:
+            client: the connection.
+            error: the error.
+            reading: the loop has found it; no callback is running.
+        """
         if not client._attached:
             return  # an event of this turn for a socket that a callback has closed
         if error is not None:
-            self.cut(client, error.strerror or str(error), CloseCause.RESET)
+            reason = error.strerror or str(error)
+            self.cut(client, reason, CloseCause.RESET, reading)
         elif client.buffered_amount:
             self._finish_output(client)
         else:
             if client.secure:
                 self._half_close(client)  # RFC 8446 §6.1: send our close_notify first
-            self.cut(client, NO_CLOSE_FRAME, CloseCause.EOF)
+            self.cut(client, NO_CLOSE_FRAME, CloseCause.EOF, reading)
 
     def on_drained(self, client: Connection) -> None:
         """All output has been written."""

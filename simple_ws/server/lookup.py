@@ -213,7 +213,8 @@ class Lookup(Hub):
         """The socket of a connection is closed."""
         run = self._current
         run.closing.discard(client)
-        run.reactor.attention = True  # a server that stops ends with the last one
+        if self._state is not ServerState.RUNNING:
+            run.reactor.attention = True  # a server that stops ends with the last one
 
     def _chain(self, handler: BaseHandler) -> UpgradeHandler:
         # Only the current ones: another thread may be adding one.

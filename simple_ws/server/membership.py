@@ -311,9 +311,11 @@ class Membership(PublishCore):
 
     def _remove_client(self, client: Client) -> None:
         """A connection ended."""
-        for topic in tuple(client._topics or ()):
-            self._unsubscribe(topic, client)
-        self._unbind(client)
+        if client._topics:
+            for topic in tuple(client._topics):
+                self._unsubscribe(topic, client)
+        if client._client_id is not None:
+            self._unbind(client)
         self._payloads.pop(client, None)
         self._drains.wake(client)
         self._strangers.discard(client)

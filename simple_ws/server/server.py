@@ -755,7 +755,8 @@ class Server(Operations):
         """A handshake is over."""
         run = self._current
         run.upgrades.discard(connection)
-        run.reactor.attention = True
+        if self._state is not ServerState.RUNNING:
+            run.reactor.attention = True
 
     def _add_client(self, client: Client) -> None:
         """A connection opened."""

@@ -477,7 +477,7 @@ class Connection(RuleBasedStateMachine):
             assert len(self.driven.reactor.wheel) == 0
             assert self.driven.reactor.buffered == 0
         finally:
-            self.driven.__exit__()
+            self.driven.close()
 
 
 def test_end_of_a_connection_is_what_the_model_says() -> None:
