@@ -7,6 +7,7 @@ is left to one task at a time.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidState
@@ -123,21 +124,17 @@ class Inbox:
         finally:
             self.waits -= 1
 
-    def answer(self, payload: bytes, now: float) -> None:
-        """A pong was received: it answers its ping, and those before (RFC 6455 §5.5.3).
+    def answer(self, unanswered: Container[bytes], now: float) -> None:
+        """A pong was received: tell those whose pings are not unanswered any more.
 
         Args:
-            payload: of the pong.
+            unanswered: the payloads of other pings.
             now: the time of the loop.
         """
-        if payload not in self.answers:
-            return
-        for earlier in tuple(self.answers):
-            sent, future = self.answers.pop(earlier)
+        for payload in [each for each in self.answers if each not in unanswered]:
+            sent, future = self.answers.pop(payload)
             if not future.done():
                 future.set_result(now - sent)
-            if earlier == payload:
-                return
 
     def end(self, error: Exception) -> None:
         """The connection has ended: wake all that wait.

@@ -111,7 +111,8 @@ class Owned(Wrapper):
 
     def on_pong(self, client: Any) -> Any:
         """A pong was received: the coroutine may wait for it."""
-        client._inbox.answer(client.pong_payload, client._loop.time())
+        if client._inbox.answers:
+            client._inbox.answer(client._pings or (), client._loop.time())
         return super().on_pong(client)
 
     def on_close(self, client: Client) -> Any:

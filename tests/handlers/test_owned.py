@@ -383,6 +383,27 @@ def test_ping_returns_how_long_its_pong_took(attached: Make) -> None:
     assert handler.notes == ["returned", ("close", 1000)]
 
 
+def test_pongs_reach_it_beside_those_of_the_heartbeat(attached: Make) -> None:
+    async def ping(client: Any) -> None:
+        for number in range(3):
+            await client.send(f"{number} {await client.ping()}")
+
+    server, _, peer = owned(attached, ping, ping_interval=5)
+    for number in range(3):
+        asked = peer.read_frame()[1]
+        server.clock.now += 6
+        server.advance(0)
+        first, beat = peer.read_frame()
+        assert first & 0x0F == PING, "the heartbeat asks as well"
+        if number < 2:  # a peer may answer the last one only (RFC 6455 §5.5.3)
+            peer.send(PONG, asked)
+            assert peer.read_message() == f"{number} {6.0}"
+        peer.send(PONG, beat)
+        server.turn(5)
+    assert peer.read_message() == "2 6.0"
+    assert peer.read_close()[0] == 1000
+
+
 def test_end_may_be_waited_for(attached: Make) -> None:
     async def wait(client: Any) -> None:
         assert client.close(4000, "bye")
