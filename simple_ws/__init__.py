@@ -46,6 +46,7 @@ from .protocol.response import Response
 from .server.app import App
 from .server.server import Server
 from .server.websocket import WebSocket
+from .server.workers import Workers
 from .speedups import BACKEND
 
 if TYPE_CHECKING:
@@ -85,7 +86,16 @@ def _serve_live(server: App, path: str, **settings: Any) -> Any:
     return serve(server, Endpoints.below(path), **settings)
 
 
+def _make_thread_workers(server: Server) -> Workers:
+    """The workers of a server with `worker_class="thread"`."""
+    from .server.thread_workers import ThreadWorkers, check_threads  # only when needed
+
+    check_threads()
+    return ThreadWorkers(server)
+
+
 App._serve_live = staticmethod(_serve_live)
+Server._make_thread_workers = _make_thread_workers
 
 __all__ = [
     "BACKEND",

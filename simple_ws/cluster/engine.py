@@ -8,8 +8,8 @@ The promises of an engine are tests: `simple_ws.testing.engines`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple, Protocol
 
 from .history import Entry
 from .position import Position
@@ -20,6 +20,7 @@ __all__ = [
     "Engine",
     "EngineEvent",
     "Failed",
+    "Messages",
     "Notice",
     "Origin",
     "Page",
@@ -48,6 +49,9 @@ class Delivered(NamedTuple):
 
     channel: str
     envelope: bytes
+    #: Connections of this process that do not get it, of whatever loop: only from an
+    #: engine that is in this process.
+    exclude: Collection[Any] = ()
 
 
 class Accepted(NamedTuple):
@@ -149,12 +153,11 @@ class Retention(NamedTuple):
     keep: float | None
 
 
-class Engine(Protocol):
-    """Messages between nodes, sans-I/O. All methods are for one thread.
+class Messages(Protocol):
+    """What an engine is to its node. All methods are for one thread.
 
-    After `connected` events come from `receive` and `tick`. Output is to be taken and
-    sent after each call. A message that was neither accepted nor refused when the
-    connection is lost may have been delivered or not.
+    A message that was neither accepted nor refused when the connection is lost may have
+    been delivered or not.
     """
 
     #: Whether topics can have a history: `append` and `read` work. It may become False
@@ -176,27 +179,6 @@ class Engine(Protocol):
     def announce(self, rules: bytes) -> None:
         """Leave it in the engine whenever it is connected, for programs that are no
         nodes: see `announced_rules`. Empty: nothing."""
-
-    def connected(self, now: float) -> None:
-        """A connection is open; `now` in seconds of any clock that only goes forward.
-
-        The channels that were asked for before are subscribed to again.
-        """
-
-    def disconnected(self) -> None:
-        """The connection is closed: forget what belonged to it, and its output."""
-
-    def receive(self, data: bytes, now: float) -> list[EngineEvent]:
-        """Process bytes of the peer, cut anywhere; never raises for what they are."""
-
-    def take_output(self) -> bytes:
-        """Return the bytes that are to be sent, and forget them."""
-
-    def deadline(self) -> float | None:
-        """When `tick` is to be called."""
-
-    def tick(self, now: float) -> list[EngineEvent]:
-        """Look at the time: probe, or give up, a silent peer."""
 
     def subscribe(self, channels: Iterable[str]) -> None:
         """Receive what is published to these channels, from now on or once ready."""
@@ -245,3 +227,32 @@ class Engine(Protocol):
             after: messages after this offset; at most that of `known`.
             limit: messages of one page; it has fewer where they are large (1 MiB).
         """
+
+
+class Engine(Messages, Protocol):
+    """Messages between nodes, sans-I/O. All methods are for one thread.
+
+    After `connected` events come from `receive` and `tick`. Output is to be taken and
+    sent after each call.
+    """
+
+    def connected(self, now: float) -> None:
+        """A connection is open; `now` in seconds of any clock that only goes forward.
+
+        The channels that were asked for before are subscribed to again.
+        """
+
+    def disconnected(self) -> None:
+        """The connection is closed: forget what belonged to it, and its output."""
+
+    def receive(self, data: bytes, now: float) -> list[EngineEvent]:
+        """Process bytes of the peer, cut anywhere; never raises for what they are."""
+
+    def take_output(self) -> bytes:
+        """Return the bytes that are to be sent, and forget them."""
+
+    def deadline(self) -> float | None:
+        """When `tick` is to be called."""
+
+    def tick(self, now: float) -> list[EngineEvent]:
+        """Look at the time: probe, or give up, a silent peer."""

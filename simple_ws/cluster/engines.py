@@ -18,8 +18,15 @@ from .sentinel import connect
 if TYPE_CHECKING:
     from .broker import Broker
     from .nats_engine import NatsEngine
+    from .thread_engine import SharedEngine, ThreadEngine
 
-__all__ = ["EngineSetup", "connect_engine", "new_engine", "open_engine"]
+__all__ = [
+    "EngineSetup",
+    "connect_engine",
+    "new_engine",
+    "open_engine",
+    "shared_setup",
+]
 
 #: Seconds to connect, with TLS.
 _CONNECT_TIMEOUT = 5.0
@@ -28,7 +35,7 @@ _CONNECT_TIMEOUT = 5.0
 class EngineSetup(NamedTuple):
     """An engine that is not connected yet, and what is needed with it."""
 
-    engine: Engine
+    engine: Engine | ThreadEngine
     #: Blocks for some seconds at most; not at all if there is a `broker`.
     connect: Connect
     #: For the log, without a password.
@@ -63,6 +70,18 @@ def open_engine(
     ask = engine.ask if isinstance(engine, RedisEngine) and not plain else None
     name = f"engine {address}"
     return EngineSetup(engine, reach, name, address.prefix, secret, ask=ask)
+
+
+def shared_setup(shared: SharedEngine, reactor: Reactor) -> EngineSetup:
+    """The end that one loop has of the engine of `worker_class="thread"`."""
+    from .thread_engine import ThreadEngine  # only when needed
+
+    engine = ThreadEngine(shared, reactor)
+    return EngineSetup(engine, _no_connection, "engine of threads", "", None)
+
+
+def _no_connection(cancelled: Callable[[], bool]) -> Any:
+    raise AssertionError("it has no connection")
 
 
 def new_engine(

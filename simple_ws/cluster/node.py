@@ -23,9 +23,9 @@ from .counts import NodeCounts
 from .engine import (
     Accepted,
     Delivered,
-    Engine,
     EngineEvent,
     Failed,
+    Messages,
     Notice,
     Origin,
     Page,
@@ -126,7 +126,7 @@ class Node:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Messages,
         host: NodeHost,
         *,
         secret: bytes | None = None,
@@ -353,7 +353,9 @@ class Node:
 
     # What other nodes say
 
-    def _on_delivered(self, channel: str, data: bytes) -> None:
+    def _on_delivered(
+        self, channel: str, data: bytes, exclude: Collection[Any] = ()
+    ) -> None:
         if channel in self._replicas:
             self.kept.on_delivered(channel, data)
             return
@@ -366,7 +368,6 @@ class Node:
                 self._host.note_invalid(channel, str(error))
             return
         publisher, _, seq, kind, body = envelope
-        exclude: Collection[Any] = ()
         if publisher == self._id:
             sent = self._returning.pop((channel, seq), None)
             if sent is not None:

@@ -156,6 +156,8 @@ class Options:
         workers: processes that serve, see `Server.run`; for the server only. 1 serves
             in the process that calls it. Limits of the server and of its handlers are
             divided among the workers.
+        worker_class: what the workers are: "process", or "thread" on a free-threaded
+            Python whose GIL is not enabled; for the server only.
     """
 
     ping: bool = True
@@ -196,6 +198,7 @@ class Options:
     allowed_hosts: tuple[str, ...] | None = None
     notsent_lowat: int | None = 16 * 1024
     workers: int = 1
+    worker_class: str = "process"
     presence_grace: float = 5.0
     # Not in the representation: a URL may hold a password.
     engine: str | Sequence[str] | None = field(default=None, repr=False)
@@ -265,6 +268,7 @@ class ServerOptions(HandlerOptions, total=False):
     allowed_hosts: str | Iterable[str] | None
     notsent_lowat: int | None
     workers: int
+    worker_class: Literal["process", "thread"]
     presence_grace: float
     engine: str | Sequence[str] | None
     engine_secret: str | bytes | None
@@ -315,6 +319,7 @@ class OptionAttributes:
     allowed_hosts: str | Iterable[str] | None
     notsent_lowat: int | None
     workers: int
+    worker_class: Literal["process", "thread"]
     presence_grace: float
     engine: str | Sequence[str] | None
     engine_secret: str | bytes | None
@@ -513,6 +518,7 @@ _CHECKS: dict[str, Check] = {
     "allowed_hosts": optional(_hosts),
     "notsent_lowat": optional(whole(1, "bytes")),
     "workers": _workers,
+    "worker_class": one_of("process", "thread"),
     "presence_grace": duration,
     "engine": optional(_engine),
     "engine_secret": optional(secret),

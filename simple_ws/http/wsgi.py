@@ -98,11 +98,13 @@ class Wsgi:
         self.route = Route(self._serve)
 
     def _serve(self, exchange: Exchange) -> None:
-        if self._pool is None:
-            self._pool = Pool(_NAME, self._threads, _MAX_QUEUED)
+        with self._parking:  # several loops may serve it, in threads
+            if self._pool is None:
+                self._pool = Pool(_NAME, self._threads, _MAX_QUEUED)
+            pool = self._pool
         environ = _environ(exchange, self.prefix)
-        call = _Call(self._app, environ, exchange, partial(self._park, self._pool))
-        if not self._pool.submit(call):
+        call = _Call(self._app, environ, exchange, partial(self._park, pool))
+        if not pool.submit(call):
             raise HandshakeError(503, "The server is busy.", [retry_after()])
 
     @contextmanager

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable
 from importlib.resources import files
 from ipaddress import ip_address
+from threading import Lock
 from typing import Any, Protocol
 
 from ..connection.admission import retry_after
@@ -28,7 +29,6 @@ from ..loop.reactor import Reactor
 from ..loop.schedule import Job
 from ..protocol.http11 import Request
 from ..protocol.response import Response
-from ..speedups import fan_out
 from .stats import AccessRule, Stats
 
 __all__ = ["Dashboard", "LocalKey", "from_this_machine"]
@@ -81,6 +81,7 @@ class Dashboard(BaseHandler):
         self._server = server
         self._rule = rule
         self._job: Job | None = None
+        self._changing = Lock()  # viewers come and go in several threads, if there are
         self._page = _Page()
         self.client_class = _Viewer
         # A page sends nothing, so it is exempt from the idle timeout; updates that it
@@ -113,17 +114,21 @@ class Dashboard(BaseHandler):
     def on_open(self, client: Any) -> Any:
         """Send the stats at once; the first viewer starts the timer."""
         client.write_message(self._stats_text())
-        if self._job is None:
-            self._job = self._server.every(_INTERVAL, self._tell)
+        with self._changing:
+            if self._job is None:
+                self._job = self._server.every(_INTERVAL, self._tell)
 
     def on_close(self, client: Any) -> Any:
         """The last viewer stops the timer."""
-        if not self.clients and self._job is not None:
-            self._job.cancel()
-            self._job = None
+        with self._changing:
+            if not self.clients and self._job is not None:
+                self._job.cancel()
+                self._job = None
 
     def _tell(self) -> None:
-        fan_out(self.clients, self._stats_text(), ())
+        text = self._stats_text()
+        for viewer in self.clients:
+            viewer.write_message(text)  # from any thread
 
     def _stats_text(self) -> str:
         return json.dumps(self._server.stats(), separators=(",", ":"))

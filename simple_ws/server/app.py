@@ -56,6 +56,7 @@ _OF_THE_SOCKET = (
     "allowed_hosts",
     "notsent_lowat",
     "workers",
+    "worker_class",
     "presence_grace",
     "engine",
     "engine_secret",

@@ -31,6 +31,7 @@ from ..cluster.node import EngineState, Message, Node
 from ..cluster.position import Position
 from ..cluster.redis_engine import RedisEngine
 from ..cluster.replica import Replica
+from ..cluster.thread_engine import ThreadEngine
 from ..cluster.topic_rules import TopicRules
 from ..connection.client import Client
 from ..loop.reactor import Reactor
@@ -118,21 +119,27 @@ class EngineHost:
         self._awaited: list[Callable[[], object]] = []  # see `when_up`
         self._engine, self._broker = setup.engine, setup.broker
         self._node = Node(setup.engine, self, secret=setup.secret)
-        self._link = Link(
-            reactor,
-            setup.engine,
-            setup.connect,
-            on_event=self._node.on_event,
-            on_state=self._node.on_link,
-            name=setup.name,
-            run_in_thread=start_thread if setup.broker is None else _call,
-        )
+        self._link = self._make_link(setup)
         self._node.interest.add(self.channels.all)
         self._ask = setup.ask
         self._lease: Lease | None = None
         if setup.ask is not None:
             self._lease = Lease(self, setup.prefix, group or self.id)
         self._internal: InternalListener | None = None
+
+    def _make_link(self, setup: EngineSetup) -> Link | ThreadEngine:
+        engine, node = setup.engine, self._node
+        if isinstance(engine, ThreadEngine):
+            return engine.connect(node.on_event, node.on_link)
+        return Link(
+            self._reactor,
+            engine,
+            setup.connect,
+            on_event=node.on_event,
+            on_state=node.on_link,
+            name=setup.name,
+            run_in_thread=start_thread if setup.broker is None else _call,
+        )
 
     @property
     def id(self) -> str:
@@ -206,7 +213,11 @@ class EngineHost:
             TypeError, ValueError: See `envelope.encode_body`.
         """
         kind, body = encode_body(msg)
-        self._node.publish(channel, kind, body, exclude)
+        if exclude and isinstance(self._engine, ThreadEngine):
+            with self._engine.excluding(exclude):
+                self._node.publish(channel, kind, body, exclude)
+        else:
+            self._node.publish(channel, kind, body, exclude)
 
     def listen(self, channel: str) -> None:
         """Somebody here listens to a channel."""
@@ -251,7 +262,7 @@ class EngineHost:
     def remove(self, topic: str, done: Callable[[int | None], object]) -> None:
         """Remove the messages of a topic with history; see `Histories.remove`."""
         engine = self._engine
-        if not isinstance(engine, RedisEngine) or not self.state.up:
+        if not isinstance(engine, RedisEngine | ThreadEngine) or not self.state.up:
             done(None)
             return
         engine.remove(self.channels.kept(topic), done)

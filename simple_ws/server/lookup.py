@@ -112,6 +112,10 @@ class Lookup(Hub):
     def _opener(self) -> Opener:
         return self._current.opener
 
+    def _of(self, handler: BaseHandler) -> BaseHandler:
+        """What has the connections of a handler: itself, but for `ThreadServer`."""
+        return handler
+
     def _forget_plans(self) -> None:
         """What new clients get has changed; from any thread."""
         run = self._run

@@ -76,6 +76,8 @@ def _plan(server: Lookup, handler: BaseHandler) -> Plan | None:
         or (options.auth_timeout is not None and handler.authenticates is True)
     ):
         return None
+    handler = server._of(handler)
+    options = handler.options
     return Plan(
         partial(_make, server, handler, handler.client_class, options),
         server._add_client,

@@ -13,10 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple
 
 from ..checks import duration
-from ..cluster.worker import Worker
 from ..connection.admission import Admission
 from ..connection.client import Client
 from ..connection.options import Options, check_options
@@ -96,6 +95,9 @@ class Server(Operations):
         OSError: `certfile` or `keyfile` cannot be read.
     """
 
+    #: Makes the workers of `worker_class="thread"`, each of which has a server, so that
+    #: they stand above this one: `simple_ws/__init__` sets it.
+    _make_thread_workers: ClassVar[Callable[..., Workers]]
     #: Seconds that never run backwards; tests set another clock.
     _clock: Callable[[], float] = staticmethod(time.monotonic)
 
@@ -111,7 +113,15 @@ class Server(Operations):
         own = Options().merged(check_options(options))
         self._configure(host, port, own)
         super().__init__(own, self._clock)
-        self._workers = Workers(self)
+        self._set_workers(self._make_workers(own))
+
+    def _make_workers(self, options: Options) -> Workers:
+        if options.worker_class == "process":
+            return Workers(self)
+        return self._make_thread_workers()
+
+    def _set_workers(self, workers: Workers) -> None:
+        self._workers = workers
         self._schedule.leads = self._leads
         forks.note(self)
         self._handled: StopSignals | None = None
@@ -239,7 +249,9 @@ class Server(Operations):
             InvalidState: The server is running already, or a callback is async.
             OSError: See `listen`.
         """
-        self._workers.refuse("start()")
+        if self._workers.apply:
+            self._workers.start()
+            return
         run = self._begin(own_loop=True)
         failures: list[BaseException] = []
         run.thread = threading.Thread(
@@ -514,9 +526,8 @@ class Server(Operations):
         self._move(ServerState.RUNNING)
         if self._engine is not None:
             self._engine.begin()
-        link = self._workers.link
         try:
-            self._worker_hooks.start(Worker() if link is None else link.worker)
+            self._worker_hooks.start(self._workers.worker)
         except BaseException:
             self._tear_down()
             raise
@@ -528,11 +539,7 @@ class Server(Operations):
         make = partial(make_plans, self)
         run = Run(self.options, mounted, self._clock, self._log_counts, make)
         run.pending.on_idle = self._note_idle
-        addresses = self._engine_addresses
-        if not addresses and self._workers.broker_address is not None:
-            addresses = [self._workers.broker_address]
-        if addresses:
-            self._engine = self._make_engine(run, addresses)
+        self._engine = self._open_engine(run)
         self._schedule.begin(run.reactor)
         control = self.cluster._begin(run.reactor, self._engine)
         if any(rule.presence for rule in self._topic_rules):
@@ -550,6 +557,20 @@ class Server(Operations):
     def _lacks_engine(self) -> bool:
         has_one = bool(self._engine_addresses) or self.options.workers > 1
         return has_one and self._run is None
+
+    def _open_engine(self, run: Run) -> AnyEngine | None:
+        """The engine of the options, or what connects the workers, if there are any."""
+        workers = self._workers
+        if workers.shared_engine is not None:
+            from ..cluster.engines import shared_setup
+            from .engine import EngineHost
+
+            setup = shared_setup(workers.shared_engine, run.reactor)
+            return EngineHost(setup, run.reactor, self, workers.id)
+        addresses = self._engine_addresses
+        if not addresses and workers.broker_address is not None:
+            addresses = [workers.broker_address]
+        return self._make_engine(run, addresses) if addresses else None
 
     def _make_engine(self, run: Run, addresses: list[EngineAddress]) -> AnyEngine:
         from ..cluster.announced_rules import encode_rules  # only when needed
@@ -640,8 +661,7 @@ class Server(Operations):
 
     def _begin_stop_of_all(self, drain: float | None) -> None:
         """Begin the shutdown here, and in the other workers if there are any."""
-        if self._workers.link is not None:
-            self._workers.link.ask_to_stop(drain)
+        self._workers.ask_to_stop(drain)
         self._begin_stop(drain)
 
     def _leads(self) -> bool:
@@ -683,7 +703,7 @@ class Server(Operations):
         try:
             run.detach()
             run.cut(self._everybody())
-            self._routes.end()
+            self._end_routes()
             if self._asgi is not None:
                 self._asgi.end()
             self._schedule.end()
@@ -701,6 +721,9 @@ class Server(Operations):
                 self._move(ServerState.STOPPED)
                 self._worker_hooks.stop()
                 run.finished.set()
+
+    def _end_routes(self) -> None:
+        self._routes.end()
 
     def _signals(self, yielding: bool = False) -> StopSignals:
         """Let SIGINT and SIGTERM stop the server, as a context manager."""

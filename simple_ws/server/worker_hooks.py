@@ -24,6 +24,12 @@ class WorkerHooks:
         }
         self._worker: Worker | None = None  # between the two
 
+    def of_another_thread(self) -> WorkerHooks:
+        """The same callbacks, of now and later, around what another thread serves."""
+        hooks = WorkerHooks()
+        hooks._callbacks = self._callbacks
+        return hooks
+
     def add(self, when: str, callback: Any) -> None:
         """Add a callback for "start" or "stop".
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..cluster.worker import WorkerHost, WorkerLink
+from ..cluster.worker import Worker, WorkerHost, WorkerLink
 from ..connection.options import Options
 from ..errors import InvalidState
 from ..loop.listener import name_of, port_of, take_over
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..cluster.handover import Received
     from ..cluster.sockets import ListeningSockets
     from ..cluster.supervisor import Supervisor
+    from ..cluster.thread_engine import SharedEngine
     from .applications import Applications
     from .sharded_engine import AnyEngine
 
@@ -102,7 +103,10 @@ class Workers:
         link: to the supervisor, in a worker; None elsewhere.
         on_ready: called in the supervisor when all of them serve for the first time.
         id: the same in all of them; "" without workers.
+        shared_engine: of threads (`thread_workers`); None in processes.
     """
+
+    shared_engine: SharedEngine | None = None
 
     def __init__(self, server: WorkersHost) -> None:
         self.link: WorkerLink | None = None
@@ -136,7 +140,6 @@ class Workers:
         """Bind the port for all workers; see `Server.listen`."""
         from ..cluster.engine_url import check_workers
         from ..cluster.handover import received
-        from ..cluster.sockets import ListeningSockets
 
         if self._sockets is not None:
             raise InvalidState("the server listens already")
@@ -149,28 +152,33 @@ class Workers:
         if adopted is not None:
             self._sockets = adopted
             server.port = port_of(adopted.first) or server.port
-        elif given:
-            self._sockets = ListeningSockets.one_for_all(
-                given, options.workers, given=True
-            )
-            server.port = next(filter(None, map(port_of, given)), server.port)
-        elif options.unix is not None:
-            self._sockets = ListeningSockets.bind_unix(
-                options.unix, options.backlog, options.workers
-            )
         else:
-            self._sockets = ListeningSockets.bind(
-                server.host,
-                server._asked_port,
-                options.backlog,
-                options.reuse_port,
-                options.workers,
-            )
-            server.port = port_of(self._sockets.first)
+            self._sockets = self._bind(given)
+        self._note_listening(self._sockets, "workers")
+
+    def _bind(self, given: Sequence[socket.socket]) -> ListeningSockets:
+        """The sockets of all workers: those that were given, or new ones."""
+        from ..cluster.sockets import ListeningSockets
+
+        server, options = self._server, self._server.options
+        count, backlog = options.workers, options.backlog
+        if given:
+            server.port = next(filter(None, map(port_of, given)), server.port)
+            return ListeningSockets.one_for_all(given, count, given=True)
+        if options.unix is not None:
+            return ListeningSockets.bind_unix(options.unix, backlog, count)
+        sockets = ListeningSockets.bind(
+            server.host, server._asked_port, backlog, options.reuse_port, count
+        )
+        server.port = port_of(sockets.first)
+        return sockets
+
+    def _note_listening(self, sockets: ListeningSockets, what: str) -> None:
         logger.info(
-            "listening on %s with %d workers (backend: %s)",
-            name_of(self._sockets.first),
-            options.workers,
+            "listening on %s with %d %s (backend: %s)",
+            name_of(sockets.first),
+            self._server.options.workers,
+            what,
             BACKEND,
         )
 
@@ -248,6 +256,10 @@ class Workers:
         if code:
             raise SystemExit(code)
 
+    def start(self) -> None:
+        """Processes are forked by `run` alone."""
+        self.refuse("start()")
+
     @property
     def _needs_broker(self) -> bool:
         """Whether nothing else carries messages from one worker to the others."""
@@ -271,6 +283,16 @@ class Workers:
         return own if sums is None else sums
 
     # In a worker
+
+    @property
+    def worker(self) -> Worker:
+        """This process among the workers."""
+        return Worker() if self.link is None else self.link.worker
+
+    def ask_to_stop(self, drain: float | None) -> None:
+        """Have the other workers stop, too; in the loop's thread."""
+        if self.link is not None:
+            self.link.ask_to_stop(drain)
 
     @property
     def leads(self) -> bool:

@@ -95,6 +95,7 @@ def test_arguments_and_attributes_are_the_options() -> None:
 CONVERTED = {
     "compression",
     "slow_consumer",
+    "worker_class",
     "origins",
     "subprotocols",
     "unix",

@@ -51,6 +51,7 @@ from simple_ws.client.options import ClientOptions
 from simple_ws.cluster import aio_publishing, publishing
 from simple_ws.cluster.engine_address import parse
 from simple_ws.connection.options import Options
+from simple_ws.server import thread_workers
 from simple_ws.testing import TestServer
 
 pytestmark = pytest.mark.skipif(
@@ -128,6 +129,8 @@ class Sandbox:
 
     def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_attribute = monkeypatch.setattr
+        # What needs a Python without a GIL is run by others, too.
+        set_attribute(thread_workers, "gil_is_enabled", lambda: False)
         really_bind = simple_ws.server.server.bind
         really_bind_unix = simple_ws.server.server.bind_unix
         self._connect = simple_ws.connect
