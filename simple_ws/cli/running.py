@@ -28,10 +28,12 @@ def run_server(server: Server, sockets: Sequence[socket.socket] = ()) -> int:
         server._workers.on_ready = announce
         server.run()
         return 0
+    if server._asgi is not None:  # it makes a loop by itself, and they start first
+        server._asgi.on_start = announce
+        server.run()
+        return 0
     server.call_later(0, announce)
-    callbacks = server._all_callbacks()
-    # With an ASGI application it makes a loop itself.
-    if server._asgi is None and any(is_async(function) for _, function in callbacks):
+    if any(is_async(function) for _, function in server._all_callbacks()):
         import asyncio
 
         asyncio.run(_serve_async(server))

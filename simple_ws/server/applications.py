@@ -28,6 +28,7 @@ class Applications:
     Attributes:
         new_loop: makes the loop of a server that is attached to none; None: asyncio
             decides.
+        on_start: called when all have started in the own loop.
         failure: why one of them could not start, if the server is attached to a loop.
     """
 
@@ -36,6 +37,7 @@ class Applications:
 
     def __init__(self) -> None:
         self.new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+        self.on_start: Callable[[], object] = lambda: None
         self.failure: BaseException | None = None
         self._mounts: list[Mount] = []
         self._running: list[Mount] = []
@@ -119,6 +121,7 @@ class Applications:
         done, _ = loop.run_until_complete(waits)
         for future in done:
             future.result()
+        self.on_start()
 
     def serve(self, run: Run) -> None:
         """Turn the own loop to the end of the run."""
