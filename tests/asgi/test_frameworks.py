@@ -16,8 +16,13 @@ from harness import DEADLINE
 import simple_ws
 from simple_ws import HandshakeRefused, Server
 
-# FastAPI reads the annotations of its functions when they are added.
-fastapi = pytest.importorskip("fastapi")
+# Here, because it reads the annotations of its functions when they are added.
+try:
+    import fastapi
+except ModuleNotFoundError:
+    fastapi = None  # type: ignore[assignment]
+
+needs_fastapi = pytest.mark.skipif(fastapi is None, reason="FastAPI is not installed")
 
 
 @contextmanager
@@ -117,6 +122,7 @@ def fastapi_app(folder: Path) -> Any:
     return app
 
 
+@needs_fastapi
 def test_fastapi_answers_requests(tmp_path: Path) -> None:
     app = fastapi_app(tmp_path)
     with served(app, "/api") as server:
@@ -135,6 +141,7 @@ def test_fastapi_answers_requests(tmp_path: Path) -> None:
     assert app.state.done == ["background", "end"]
 
 
+@needs_fastapi
 def test_fastapi_has_our_websockets(tmp_path: Path) -> None:
     app = fastapi_app(tmp_path)
     with served(app) as server:
@@ -150,6 +157,7 @@ def test_fastapi_has_our_websockets(tmp_path: Path) -> None:
     assert app.state.done[0] == "left 1000"
 
 
+@needs_fastapi
 def test_client_of_websockets_talks_to_fastapi(tmp_path: Path) -> None:
     sync = pytest.importorskip("websockets.sync.client")
     with served(fastapi_app(tmp_path)) as server:
