@@ -194,7 +194,7 @@ class ResponseBytes:
 
     def _take(self) -> bytes:
         pieces = self._pieces
-        piece = pieces.popleft()
+        piece: bytes = pieces.popleft()
         if pieces and len(piece) < _PIECE:
             taken = [piece]
             size = len(piece)
