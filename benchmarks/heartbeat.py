@@ -59,14 +59,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=19_000)
     parser.add_argument("--seconds", type=float, default=12.0)
+    parser.add_argument("--servers", default="ours,ours-fallback")
     parser.add_argument("--before", type=Path, metavar="CHECKOUT")
     options = parser.parse_args()
     environment.prepare()
     environment.compile_programs()
     cpus = environment.choose_cpus()
-    specs = [SPECS["ours"], SPECS["ours-fallback"]]
+    specs = [SPECS[name] for name in options.servers.split(",")]
     if options.before:
-        specs += before(options.before)
+        names = {name.replace("ours", "before") for name in options.servers.split(",")}
+        specs += [spec for spec in before(options.before) if spec.name in names]
     print("server            ping and pong        of a core   p99 alone     beside")
     for spec in specs:
         cost = beats(spec, cpus, options.clients, options.seconds)

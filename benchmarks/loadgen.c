@@ -793,7 +793,7 @@ static void turn(double timeout)
 
 typedef struct {
     double wall, self, server; /* seconds */
-    uint64_t messages, in, out, frames;
+    uint64_t messages, in, out, frames, pings;
 } moment;
 
 static moment begin_window, end_window;
@@ -814,7 +814,8 @@ static moment take_moment(void)
     struct timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (moment){(double)now_ns() / 1e9, (double)t.tv_sec + (double)t.tv_nsec / 1e9,
-                    process_cpu(opt_pid), n_messages, bytes_in, bytes_out, n_frames};
+                    process_cpu(opt_pid), n_messages, bytes_in, bytes_out, n_frames,
+                    n_pings};
 }
 
 static void say(const char *event)
@@ -1097,7 +1098,8 @@ static void print_result(void)
            (unsigned long long)(end_window.out - begin_window.out),
            (double)(end_window.in - begin_window.in) / per,
            (double)(end_window.out - begin_window.out) / per,
-           (double)(end_window.frames - begin_window.frames) / per, (unsigned long long)n_pings);
+           (double)(end_window.frames - begin_window.frames) / per,
+           (unsigned long long)(end_window.pings - begin_window.pings));
     printf("\"loadgen_cpu\": %.4f, \"loadgen_us\": %.4f, \"server_cpu\": %.4f, "
            "\"server_us\": %.4f}\n",
            self / wall, self * 1e6 / per, server / wall, server * 1e6 / per);
