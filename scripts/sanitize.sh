@@ -32,7 +32,8 @@ assert here == os.path.join(os.getcwd(), "simple_ws"), here
 set -- "$@" tests/speedups/test_codecs.py
 for file in speedups/test_core protocol/test_websocket connection/test_backpressure \
     speedups/test_shared_frames speedups/test_system_calls connection/test_client speedups/test_same_verdict \
-    loop/test_listener loop/test_reactor loop/test_tls loop/test_tls_classes \
+    connection/test_heartbeat loop/test_timers loop/test_listener loop/test_reactor \
+    loop/test_tls loop/test_tls_classes \
     whole/test_tls_records whole/test_interrupts whole/test_reentrance; do
     file=tests/$file.py
     [ ! -e "$file" ] || set -- "$@" "$file"
