@@ -272,7 +272,7 @@ class UpgradeConnection:
             reactor.modify(self.sock, events, callback)
         elif self._events:
             reactor.unregister(self.sock)
-        self._events, self._watcher = events, callback
+        self._events, self._watcher = events, callback if events else None
 
     def resume(self, rest: bytes) -> None:
         """A response is sent: continue with the bytes after its request."""
@@ -292,6 +292,7 @@ class UpgradeConnection:
 
     def _leave(self) -> None:
         self._over = True
+        self._watcher = None  # it may be ours: no cycle remains
         if self._buffered_input:
             hold_input(self.server.reactor, self, 0)
         self.server.reactor.wheel.discard(self)
