@@ -8,6 +8,9 @@ With it, `capacity` is how much more the workers could serve on cores of their o
     workers x (CPU a message of one process / CPU a message of the workers)
 
 The last table has how 1,000 connections are spread over the workers.
+
+Threads instead of processes, on a Python without the GIL (`scripts/free_threaded.sh`):
+``benchmarks/workers.py --worker-class thread --python PYTHON``.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ class Echo(WebSocket):
     def on_message(self, msg, client):
         return msg
 
-server = Server("127.0.0.1", 0, workers=int(sys.argv[1]), compression=False)
+options = {"workers": int(sys.argv[1]), "compression": False}
+server = Server("127.0.0.1", 0, worker_class=sys.argv[2], **options)
 server.mount("/ws", Echo())
 server.mount("/", Echo())
 
@@ -58,10 +62,10 @@ server.run()
 class Served:
     """The server with some number of workers, in processes of its own."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, worker_class: str, python: str) -> None:
         self.workers = workers
         self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(workers)],
+            [python, "-c", SERVER, str(workers), worker_class],
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
@@ -135,14 +139,16 @@ def _open(port: int) -> socket.socket:
     return sock
 
 
-def compare(workers: int, rounds: int, seconds: float) -> None:
+def compare(
+    workers: int, rounds: int, seconds: float, worker_class: str, python: str
+) -> None:
     """Print the CPU of each work, by one process and by the workers, in turn."""
     print("work        one µs   workers µs   capacity")
     for name, arguments in WORKS.items():
         taken: dict[int, list[float]] = {1: [], workers: []}
         for _ in range(rounds):
             for count, values in taken.items():
-                with Served(count) as served:
+                with Served(count, worker_class, python) as served:
                     values.append(served.measure(arguments, seconds))
         one, several = (statistics.median(values) for values in taken.values())
         print(f"{name:<10}{one:8.2f}{several:13.2f}{workers * one / several:11.2f}")
@@ -154,11 +160,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--worker-class", default="process")
+    parser.add_argument("--python", default=sys.executable, help="of the server")
     options = parser.parse_args()
     environment.prepare()
     environment.compile_programs()
-    compare(options.workers, options.rounds, options.seconds)
-    with Served(options.workers) as served:
+    kind = options.worker_class, options.python
+    compare(options.workers, options.rounds, options.seconds, *kind)
+    with Served(options.workers, *kind) as served:
         found = served.spread(1000)
         ratio = max(found) / max(1, min(found))
         print(f"spread of 1,000: {' '.join(map(str, found))}, 1 : {ratio:.2f}")
