@@ -368,10 +368,11 @@ cdef class Opener:
             self.loop.register(client._sock, READ_READY, client)
         client._enqueue(answer)
         plan.welcome(client)
-        client._take_callback()
+        client._on_message = plan.handler._message_callback
         client._keepalive.start(client)
         self.call(plan.handler.on_open, client)
-        client._pack_request()
+        if type(client._request_kept) is not bytes:
+            client._pack_request()
         if rest is not None:
             client._feed(rest)
         return 0
