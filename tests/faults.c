@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -42,7 +43,27 @@ static int goes_wrong(int fd)
     return -1;
 }
 
+/* The next realloc of a size from `low` to `high` fails; then `fault_touched`. */
+static size_t lowest = 1, highest;
+
+void fault_no_memory(size_t low, size_t high)
+{
+    lowest = low;
+    highest = high;
+    touched = 0;
+}
+
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+void *realloc(void *block, size_t size)
+{
+    if (size < lowest || size > highest)
+        return REAL(realloc)(block, size);
+    lowest = 1, highest = 0;
+    touched = 1;
+    errno = ENOMEM;
+    return NULL;
+}
 
 ssize_t recv(int fd, void *to, size_t size, int flags)
 {
