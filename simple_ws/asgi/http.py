@@ -155,7 +155,7 @@ class Cycle(Exchange):
         (status, headers), self._head = self._head, None
         if not self.waiting:  # the client has gone, or was refused
             return
-        request = self.request
+        request, self._status = self.request, status
         response = ResponseBytes(
             status,
             headers,
@@ -183,12 +183,12 @@ class Cycle(Exchange):
             sent = 0
         except OSError:
             return False  # it fails there once more, and is logged
+        self._sent += sent
         if sent == len(data):
-            self._leave()
-            self._give_back()
+            self._encoder = response
+            self._finish()
             return True
         response.skip(sent)
-        self._sent += sent
         return False
 
     # The exchange

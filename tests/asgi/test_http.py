@@ -569,3 +569,18 @@ def test_other_paths_are_the_servers_own() -> None:
         assert get(served, "/app").body == b"app"
         assert get(served, "/app/x").body == b"app"
         assert get(served, "/apple").status == 404
+
+
+def test_access_log_has_requests_to_applications(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    app = Calls(echo)
+    with Served(app, access_log=True) as served:
+        browse(served).get("/one")
+        browse(served).fetch("POST", "/two", body=b"abc")
+    with Served(streaming([b"a", b"b"]), access_log=True) as served:
+        get(served, "/three")
+    lines = [line for r in caplog.records if "/" in (line := r.getMessage())]
+    for path in ("/one", "/two", "/three"):
+        assert [" 200" in line for line in lines if path in line] == [True], lines
