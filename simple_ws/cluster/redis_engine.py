@@ -284,7 +284,7 @@ class RedisEngine(ConnectedEngine):
                 name = names.get(item[1])
                 if name is not None:
                     # The constructor of a NamedTuple is a function: 0.1 µs more.
-                    events.append(_new_event(Delivered, (name, item[2])))
+                    events.append(_new_event(Delivered, (name, item[2], ())))
                 elif item[1] == self._probe_channel:
                     self._on_probe(item[2])
             if self._failed:
