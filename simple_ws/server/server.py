@@ -1,8 +1,7 @@
-"""`Server`: starting the server, driving its loop, and stopping it.
+"""`Server`: starting the server, driving its loop, and stopping it, as users ask.
 
-Handlers and routes are left to `app`, sending to `hub`, the state of one run to `run`,
-closing the connections to `shutdown`, the events of one connection to `upgrade` and
-`connection.client`.
+What happens then is in `life`. Handlers and routes are left to `app`, sending to `hub`,
+the events of one connection to `upgrade` and `connection.client`.
 """
 
 from __future__ import annotations
@@ -10,26 +9,17 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple
 
 from ..checks import duration
-from ..connection.admission import Admission
-from ..connection.client import Client
 from ..connection.options import Options, check_options
-from ..constants import CloseCause, CloseCode
 from ..errors import InvalidState
 from ..loop import forks
 from ..loop.asyncio_bridge import Attachment, check_loop
 from ..loop.deferred import is_async
 from ..loop.listener import (
-    Listener,
-    SocketFile,
-    bind,
-    bind_unix,
-    limit_unsent,
     name_of,
     port_of,
     take_over,
@@ -38,13 +28,9 @@ from ..loop.signals import StopSignals
 from ..loop.workers import Call
 from ..speedups import BACKEND
 from .forwarded import TrustedProxies
-from .operations import Operations
-from .plans import make_plans
-from .presence import PresenceRun
+from .life import Life
 from .run import Run
-from .shutdown import Shutdown
 from .state import ServerState
-from .upgrade import UpgradeConnection
 from .workers import Workers, refuse_handover
 
 if TYPE_CHECKING:
@@ -52,7 +38,6 @@ if TYPE_CHECKING:
 
     from ..cluster.engine_address import EngineAddress
     from ..connection.options import ServerOptions
-    from .sharded_engine import AnyEngine
 
 __all__ = ["Server"]
 
@@ -67,7 +52,7 @@ _STOP_TURN = 0.05
 _STOP_GRACE = 1.0
 
 
-class Server(Operations):
+class Server(Life):
     """A WebSocket server: serves handlers, pages and files on one port.
 
     Args:
@@ -98,8 +83,6 @@ class Server(Operations):
     #: Makes the workers of `worker_class="thread"`, each of which has a server, so that
     #: they stand above this one: `simple_ws/__init__` sets it.
     _make_thread_workers: ClassVar[Callable[..., Workers]]
-    #: Seconds that never run backwards; tests set another clock.
-    _clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def __init__(
         self, host: str = "", port: int = 0, **options: Unpack[ServerOptions]
@@ -124,9 +107,8 @@ class Server(Operations):
         self._workers = workers
         self._schedule.leads = self._leads
         forks.note(self)
-        self._handled: StopSignals | None = None
-        #: Seconds to drain if `stop` is given none; for the command line.
-        self._drain: float | None = None
+        self._handled = None
+        self._drain = None
 
     def _configure(self, host: str, port: int, options: Options) -> None:
         """Set the address, and what is made of options; see `cli.address`."""
@@ -134,9 +116,8 @@ class Server(Operations):
         self._encrypted = _encryption(options)
         self.proxies = _proxies(options)
         self._engine_addresses = _engine_addresses(options)
-        self.host: str = host
-        self.port: int = port
-        self._asked_port = port
+        self.host = host
+        self.port = self._asked_port = port
 
     # Running
 
@@ -170,47 +151,6 @@ class Server(Operations):
         else:
             where = f"unix:{file.path}" if file else f"{self.host or '*'}:{self.port}"
         logger.info("listening on %s (backend: %s)", where, BACKEND)
-
-    def _open_run(
-        self,
-        sockets: Iterable[socket.socket],
-        file: SocketFile | None,
-        shared: bool,
-        batch: int | None = None,
-    ) -> None:
-        """Create the run that accepts from listening sockets; see `Listener`."""
-        sockets = tuple(sockets)
-        try:
-            run = self._make_run()
-        except OSError:  # no descriptor is left
-            for sock in sockets:
-                sock.close()
-            raise
-        for sock in sockets:
-            limit_unsent(sock, self.options.notsent_lowat)
-        run.listeners = [
-            Listener(
-                run.reactor,
-                sock,
-                self._on_accept,
-                file,
-                shared,
-                batch,
-                accept=run.opener.accept,
-            )
-            for sock in sockets
-        ]
-        self._move(ServerState.LISTENING)
-
-    def _open_sockets(self) -> tuple[list[socket.socket], SocketFile | None]:
-        options = self.options
-        if options.unix is not None:
-            sock, file = bind_unix(options.unix, options.backlog)
-            return [sock], file
-        port, reuse_port = self._asked_port, options.reuse_port
-        sockets = bind(self.host, port, options.backlog, reuse_port)
-        self.port = port_of(sockets[0])
-        return sockets, None
 
     def run(self) -> None:
         """Serve until `stop`, or (in the main thread) until Ctrl-C or SIGTERM.
@@ -372,12 +312,6 @@ class Server(Operations):
         if self._asgi is not None and self._asgi.failure is not None:
             raise self._asgi.failure
 
-    def _after_turn(self) -> bool:
-        """End the run when it is over; return whether it continues."""
-        if self._done():
-            self._tear_down()
-        return self._run is not None
-
     def run_in_thread(
         self, function: Callable[[Unpack[Args]], R], *args: *Args
     ) -> Call[R]:
@@ -485,8 +419,6 @@ class Server(Operations):
         if run.thread is not None:
             run.thread.join()
 
-    # States
-
     def _begin(self, loop: Any = None, *, own_loop: bool = False) -> Run:
         """Begin to run in this thread.
 
@@ -507,249 +439,10 @@ class Server(Operations):
             self._close_own_loop()
             raise
 
-    def _begin_in_memory(self, loop: Any) -> None:
-        """Start without a port, for connections in memory; used by `testing`.
-
-        Args:
-            loop: an asyncio loop for handlers that need one, or None.
-        """
-        self._make_run()
-        self._move(ServerState.LISTENING)
-        self._enter(loop)
-
-    def _enter(self, loop: Any) -> Run:
-        run = self._current
-        # Before other threads may ask for the loop's thread.
-        run.begin(loop)
-        if self._asgi is not None:
-            self._asgi.begin(run, loop)
-        self._move(ServerState.RUNNING)
-        if self._engine is not None:
-            self._engine.begin()
-        try:
-            self._worker_hooks.start(self._workers.worker)
-        except BaseException:
-            self._tear_down()
-            raise
-        return run
-
-    def _make_run(self) -> Run:
-        """Create the loop, once all handlers are mounted."""
-        mounted = [handler.options for handler in self._router.targets()]
-        make = partial(make_plans, self)
-        run = Run(self.options, mounted, self._clock, self._log_counts, make)
-        run.pending.on_idle = self._note_idle
-        self._engine = self._open_engine(run)
-        self._schedule.begin(run.reactor)
-        control = self.cluster._begin(run.reactor, self._engine)
-        if any(rule.presence for rule in self._topic_rules):
-            grace = self.options.presence_grace
-            self._presence = PresenceRun(
-                self, run.reactor, control, self._engine, grace
-            )
-        self._histories.begin(run.reactor)
-        engine = None if self._engine is None else self._engine.stats
-        self._stats.begin(run.reactor, engine)
-        self._run = run
-        return run
-
-    @property
-    def _lacks_engine(self) -> bool:
-        has_one = bool(self._engine_addresses) or self.options.workers > 1
-        return has_one and self._run is None
-
-    def _open_engine(self, run: Run) -> AnyEngine | None:
-        """The engine of the options, or what connects the workers, if there are any."""
-        workers = self._workers
-        if workers.shared_engine is not None:
-            from ..cluster.engines import shared_setup
-            from .engine import EngineHost
-
-            setup = shared_setup(workers.shared_engine, run.reactor)
-            return EngineHost(setup, run.reactor, self, workers.id)
-        addresses = self._engine_addresses
-        if not addresses and workers.broker_address is not None:
-            addresses = [workers.broker_address]
-        return self._make_engine(run, addresses) if addresses else None
-
-    def _make_engine(self, run: Run, addresses: list[EngineAddress]) -> AnyEngine:
-        from ..cluster.announced_rules import encode_rules  # only when needed
-        from ..cluster.engines import open_engine
-        from .engine import EngineHost
-
-        secret, rules = self.options.engine_secret, encode_rules(self._topic_rules)
-        setups = [open_engine(each, secret, run.reactor) for each in addresses]
-        for setup in setups:
-            setup.engine.announce(rules)
-        if len(setups) == 1:
-            return EngineHost(setups[0], run.reactor, self, self._workers.id)
-        from .sharded_engine import ShardedEngine
-
-        return ShardedEngine(setups, run.reactor, self, self._workers.id)
-
-    def _use_clock(self, clock: Callable[[], float]) -> None:
-        """Use another clock; before anything runs. For `testing`."""
-        self._clock = clock
-        self._histories.clock = clock
-        self._admission = Admission(self.options, clock)
-        for handler in self._router.targets():
-            handler._set_admission()
-        self._forget_plans()
-
-    def _start_applications(self, run: Run) -> None:
-        """Let ASGI applications start, in the thread that will serve.
-
-        Raises:
-            StartupFailed: One of them cannot.
-        """
-        run.reactor.owner = threading.get_ident()
-        if self._asgi is not None:
-            try:
-                self._asgi.start(run, self._after_turn)
-            except BaseException:
-                self._tear_down()
-                self._asgi.close_loop()
-                raise
-
-    def _serve(self, run: Run) -> None:
-        run.reactor.owner = threading.get_ident()
-        run.started.set()
-        try:
-            if self._asgi is not None:
-                self._asgi.serve(run)
-            else:
-                while not self._done():
-                    run.reactor.run_turns()
-        finally:
-            self._tear_down()
-            self._close_own_loop()
-
-    def _serve_in_thread(
-        self, run: Run, fail: Callable[[BaseException], object]
-    ) -> None:
-        try:
-            self._start_applications(run)
-        except BaseException as error:
-            fail(error)
-            run.started.set()
-        else:
-            self._serve(run)
-
-    def _close_own_loop(self) -> None:
-        if self._asgi is not None:
-            self._asgi.close_loop()
-
-    def _done(self) -> bool:
-        if self._state is ServerState.STOPPING:
-            run = self._current
-            waits = self.clients or self._stats.viewers or run.closing or run.upgrades
-            if waits or run.pending.busy:
-                return False
-            return self._asgi is None or self._asgi.are_over()
-        return self._state is ServerState.ABORTING
-
-    def _begin_stop(self, drain: float | None) -> None:
-        """Begin the shutdown, in the thread of the loop."""
-        if self._state is not ServerState.RUNNING:
-            return
-        self._move(ServerState.STOPPING)
-        drain = self._drain if drain is None else drain
-        run = self._current
-        run.accept_no_more()
-        shutdown = Shutdown(run, self.options, self._everybody, self._abort_late)
-        shutdown.begin([*self.clients, *self._stats.viewers], drain)
-
-    def _begin_stop_of_all(self, drain: float | None) -> None:
-        """Begin the shutdown here, and in the other workers if there are any."""
-        self._workers.ask_to_stop(drain)
-        self._begin_stop(drain)
-
-    def _leads(self) -> bool:
-        """Whether this process makes the calls of `every(once=True)`."""
-        engine = self._engine
-        return self._workers.leads and (engine is None or engine.leads)
-
-    def _wants_lease(self) -> bool:
-        return self._schedule.has_once and self._workers.leads
-
-    @property
-    def _is_stopping(self) -> bool:
-        return self._state is ServerState.STOPPING
-
-    def _abort(self) -> None:
-        """End after this turn of the loop."""
-        self._begin_stop(None)
-        if self._state is ServerState.STOPPING:
-            self._move(ServerState.ABORTING)
-            self._current.reactor.want_attention()
-
-    def _abort_late(self) -> None:
-        """Requests were cut, and calls cancelled; applications have time to end."""
-        if self._asgi is None or self._asgi.are_over():
-            self._abort()
-        else:
-            self._current.reactor.call_later(self._asgi.patience, self._abort)
-
-    def _everybody(self) -> list[Client]:
-        """All clients, including closing ones and those of dashboards."""
-        return [*self.clients, *self._stats.viewers, *self._current.closing]
-
-    def _tear_down(self) -> None:
-        """Release everything, in any state; `run` works again."""
-        if self._run is None or self._state is ServerState.CLOSING:
-            return
-        run = self._run
-        self._move(ServerState.CLOSING)
-        try:
-            run.detach()
-            run.cut(self._everybody())
-            self._end_routes()
-            if self._asgi is not None:
-                self._asgi.end()
-            self._schedule.end()
-            self.cluster._end()
-            self._histories.end()
-            if self._engine is not None:
-                self._engine.end()
-            run.reactor.finish_calls()
-        finally:  # also when `on_close` ends the program
-            try:
-                run.close()
-            finally:
-                self._stats.end()
-                self._run = self._engine = self._presence = None
-                self._move(ServerState.STOPPED)
-                self._worker_hooks.stop()
-                run.finished.set()
-
-    def _end_routes(self) -> None:
-        self._routes.end()
-
     def _signals(self, yielding: bool = False) -> StopSignals:
         """Let SIGINT and SIGTERM stop the server, as a context manager."""
         self._handled = StopSignals(self._on_signal, yielding)
         return self._handled
-
-    def _on_fork(self) -> None:
-        """This is a forked process: the server runs in the parent, and not here.
-
-        One that only listens may run in this process, see `Run.own_descriptors`.
-        """
-        if self._handled is not None:
-            self._handled.give_back()
-        run = self._run
-        if run is None or not self._running:
-            return
-        if self._state is not ServerState.CLOSING:
-            self._move(ServerState.CLOSING)
-        if self._engine is not None:
-            self._engine.forget()
-        self.cluster._forget()
-        run.forget(self._everybody())
-        self._schedule.end()
-        self._stats.end()
-        self._run = self._engine = self._presence = None
-        self._move(ServerState.STOPPED)
 
     def _on_signal(self, number: int, frame: object) -> None:
         # Runs between two instructions of the loop: only set a flag.
@@ -761,70 +454,6 @@ class Server(Operations):
             raise KeyboardInterrupt
         end = partial(self._begin_stop, None) if run.signals == 1 else self._abort
         run.reactor.call_threadsafe(end)
-
-    def _note_idle(self) -> None:
-        if self._state is ServerState.STOPPING:
-            self._current.reactor.want_attention()
-
-    # Called by connections
-
-    @property
-    def _incoming(self) -> Collection[UpgradeConnection]:
-        """Connections that are not upgraded: handshakes, and plain HTTP."""
-        run = self._run
-        return () if run is None else run.upgrades
-
-    def _forget_upgrade(self, connection: UpgradeConnection) -> None:
-        """A handshake is over."""
-        run = self._current
-        run.upgrades.discard(connection)
-        if self._state is not ServerState.RUNNING:
-            run.reactor.attention = True
-
-    def _add_client(self, client: Client) -> None:
-        """A connection opened."""
-        self._stats.opened += 1
-        super()._add_client(client)
-        if self._is_stopping:  # its handshake had begun before
-            close = partial(
-                client._close,
-                CloseCode.GOING_AWAY,
-                "the server stops",
-                CloseCause.SHUTDOWN,
-            )
-            self._current.reactor.call_soon(close)
-        if self._admission.counts_hosts:
-            self._admission.enter(client.address)
-        own = client._handler._admission
-        if own is not None:
-            own.enter(client.address)
-
-    def _remove_client(self, client: Client) -> None:
-        """A connection ended."""
-        super()._remove_client(client)
-        if self._admission.counts_hosts:
-            self._admission.leave(client.address)
-        own = client._handler._admission
-        if own is not None:
-            own.leave(client.address)
-        self._note_closing(client)
-
-    def _on_accept(
-        self, sock: socket.socket, address: Any, data: bytes | None = None
-    ) -> UpgradeConnection:
-        """A connection was accepted; see `UpgradeConnection.begin` for `data`."""
-        run = self._current
-        if self._encrypted is not None:
-            sock = self._encrypted(
-                sock, address, run.reactor.call_later, run.log.may_say
-            )
-        upgrade = UpgradeConnection(sock, address, self)
-        run.upgrades.add(upgrade)
-        try:
-            upgrade.begin(data)
-        except BaseException as error:
-            run.reactor.on_failure(upgrade, error)
-        return upgrade
 
 
 def _check_unix(options: Options, host: str, port: int) -> None:
