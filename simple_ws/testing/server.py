@@ -127,7 +127,7 @@ class TestServer:
             self._begin()
         return self
 
-    def __exit__(self, kind: object, *args: object) -> None:
+    def __exit__(self, kind: object = None, *args: object) -> None:
         if kind is not None:  # it has failed already
             self._raises = False
         self.close()

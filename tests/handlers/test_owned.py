@@ -389,6 +389,7 @@ def test_pongs_reach_it_beside_those_of_the_heartbeat(attached: Make) -> None:
             await client.send(f"{number} {await client.ping()}")
 
     server, _, peer = owned(attached, ping, ping_interval=5)
+    (client,) = server.server.clients
     for number in range(3):
         asked = peer.read_frame()[1]
         server.clock.now += 6
@@ -398,8 +399,10 @@ def test_pongs_reach_it_beside_those_of_the_heartbeat(attached: Make) -> None:
         if number < 2:  # a peer may answer the last one only (RFC 6455 §5.5.3)
             peer.send(PONG, asked)
             assert peer.read_message() == f"{number} {6.0}"
+        # Read before time goes on: later it would be a later sign of life.
+        wanted = client.bytes_received + len(frame(PONG, beat))
         peer.send(PONG, beat)
-        server.turn(5)
+        server.until(lambda wanted=wanted: client.bytes_received >= wanted)
     assert peer.read_message() == "2 6.0"
     assert peer.read_close()[0] == 1000
 

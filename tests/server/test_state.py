@@ -148,7 +148,7 @@ def test_failed_beginning_leaves_nothing(monkeypatch: Any) -> None:
         raise OSError("too many open files")
 
     with monkeypatch.context() as patched:
-        patched.setattr("simple_ws.server.server.Run", fail)
+        patched.setattr("simple_ws.server.life.Run", fail)
         with pytest.raises(OSError, match="too many"):
             server.listen()
     assert server._state is ServerState.NEW

@@ -131,8 +131,8 @@ class Sandbox:
         set_attribute = monkeypatch.setattr
         # What needs a Python without a GIL is run by others, too.
         set_attribute(thread_workers, "gil_is_enabled", lambda: False)
-        really_bind = simple_ws.server.server.bind
-        really_bind_unix = simple_ws.server.server.bind_unix
+        really_bind = simple_ws.server.life.bind
+        really_bind_unix = simple_ws.server.life.bind_unix
         self._connect = simple_ws.connect
         self._connect_async = simple_ws.aio.connect
         self._poll, really_start = Server.poll, Server.start
@@ -156,8 +156,8 @@ class Sandbox:
                 server.stop(drain=0)
             return self._poll(server, timeout)
 
-        set_attribute(simple_ws.server.server, "bind", bind)
-        set_attribute(simple_ws.server.server, "bind_unix", bind_unix)
+        set_attribute(simple_ws.server.life, "bind", bind)
+        set_attribute(simple_ws.server.life, "bind_unix", bind_unix)
         set_attribute(Server, "run", lambda server: self.note(server))
         set_attribute(Server, "start", start)
         set_attribute(Server, "serve_async", serve_async)
@@ -373,7 +373,7 @@ def check_tracing(sandbox: Sandbox) -> None:
     with suppress(ModuleNotFoundError):
         check_spans(sandbox, traced)
     with suppress(ModuleNotFoundError):
-        check_reports(sandbox, reported)
+        check_reports(reported)
 
 
 def check_spans(sandbox: Sandbox, server: Server) -> None:
@@ -397,7 +397,7 @@ def check_spans(sandbox: Sandbox, server: Server) -> None:
     assert spans[2].attributes == {"client.address": "192.0.2.7"}
 
 
-def check_reports(sandbox: Sandbox, server: Server) -> None:
+def check_reports(server: Server) -> None:
     import sentry_sdk
 
     reports: list[Any] = []
@@ -408,7 +408,7 @@ def check_reports(sandbox: Sandbox, server: Server) -> None:
 
     sentry_sdk.init(dsn="https://key@example.com/1", transport=Transport)
     sentry_sdk.integrations.logging.ignore_logger("simple_ws")
-    with sandbox.serve(server) as running:
+    with TestServer(server, raise_server_exceptions=False) as running:
         client = running.connect(address=("192.0.2.7", 1))
         client.send("no number")
         client.assert_closed(1011)

@@ -196,8 +196,10 @@ def test_fault_of_ours_is_500_and_the_end(caplog: Any, monkeypatch: Any) -> None
         driven.server.http("/page")(lambda request: "page")
         monkeypatch.setattr(driven.server, "_find_handler", fail)
         monkeypatch.setattr(driven.server, "_find_route", fail)
-        assert_failed(driven, request(), caplog)
-        assert_failed(driven, request()[:-2] + b"X: \xe9\r\n\r\n", caplog)
+        # An ordinary handshake has a plan, and asks for nothing of that.
+        asked = request("/", "Sec-WebSocket-Protocol: a")
+        assert_failed(driven, asked, caplog)
+        assert_failed(driven, asked[:-2] + b"X: \xe9\r\n\r\n", caplog)
         assert_failed(driven, ask("GET", "/page"), caplog)
 
 
