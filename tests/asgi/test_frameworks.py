@@ -8,9 +8,11 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
+from command_line import serving
 from harness import DEADLINE
 
 import simple_ws
@@ -36,7 +38,9 @@ def served(app: Any, prefix: str = "/") -> Iterator[Server]:
         server.stop()
 
 
-def fetch(server: Server, path: str, data: bytes | None = None) -> tuple[int, bytes]:
+def fetch(
+    server: Server | Address, path: str, data: bytes | None = None
+) -> tuple[int, bytes]:
     url = f"http://127.0.0.1:{server.port}{path}"
     request = urllib.request.Request(url, data)
     request.add_header("Content-Type", "application/json")
@@ -48,7 +52,7 @@ def fetch(server: Server, path: str, data: bytes | None = None) -> tuple[int, by
             return error.code, error.read()
 
 
-def dial(server: Server, path: str, **options: Any) -> Any:
+def dial(server: Server | Address, path: str, **options: Any) -> Any:
     return simple_ws.connect(f"ws://127.0.0.1:{server.port}{path}", **options)
 
 
@@ -206,51 +210,21 @@ def test_quart() -> None:
 # --- Django and Channels --------------------------------------------------------------
 
 
+class Address(NamedTuple):
+    """Where a server of another process is."""
+
+    port: int
+
+
 def test_django_and_channels() -> None:
-    django = pytest.importorskip("django")
+    """In a process of its own: settings of Django are for ever."""
+    pytest.importorskip("django")
     pytest.importorskip("channels")
-    from django.conf import settings
-
-    settings.configure(
-        DEBUG=False,
-        ALLOWED_HOSTS=["*"],
-        ROOT_URLCONF=__name__,
-        SECRET_KEY="only for this test",
-        CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
-    )
-    django.setup()
-    from channels.generic.websocket import AsyncWebsocketConsumer
-    from channels.routing import ProtocolTypeRouter, URLRouter
-    from django.core.asgi import get_asgi_application
-    from django.http import HttpResponse
-    from django.urls import path
-
-    class Chat(AsyncWebsocketConsumer):  # type: ignore[misc]
-        async def connect(self) -> None:
-            await self.channel_layer.group_add("room", self.channel_name)
-            await self.accept()
-
-        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
-            event = {"type": "said", "text": text_data}
-            await self.channel_layer.group_send("room", event)
-
-        async def said(self, event: Any) -> None:
-            await self.send(text_data=event["text"])
-
-        async def disconnect(self, code: int) -> None:
-            await self.channel_layer.group_discard("room", self.channel_name)
-
-    def page(request: Any) -> Any:  # sync: Django calls it in a thread
-        return HttpResponse(f"{request.method} {request.path} {len(request.body)}")
-
-    globals()["urlpatterns"] = [path("page", page)]
-    app = ProtocolTypeRouter(
-        {
-            "http": get_asgi_application(),
-            "websocket": URLRouter([path("chat", Chat.as_asgi())]),
-        }
-    )
-    with served(app) as server:
+    program = ("asgi", "django_site:application", "--port", "0")
+    with serving(*program, cwd=Path(__file__).parent) as (_, url):
+        port = urlsplit(url).port
+        assert port is not None
+        server = Address(port)
         assert fetch(server, "/page") == (200, b"GET /page 0")
         assert fetch(server, "/page", b"x" * 70_000) == (200, b"POST /page 70000")
         assert fetch(server, "/nothing")[0] == 404

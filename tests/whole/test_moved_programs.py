@@ -17,7 +17,7 @@ from harness import DEADLINE
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedOK
 
-import simple_ws.server.server
+import simple_ws.server.life
 from simple_ws import Server
 
 PAGE = Path(__file__).parents[2] / "docs" / "migrating.md"
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def moved(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the program of a server, and clients; the program ends by serving."""
-    bind = simple_ws.server.server.bind
+    bind = simple_ws.server.life.bind
 
     def bind_anywhere(host: str, port: int, *rest: Any) -> Any:
         return bind("127.0.0.1", 0, *rest)
 
-    monkeypatch.setattr(simple_ws.server.server, "bind", bind_anywhere)
+    monkeypatch.setattr(simple_ws.server.life, "bind", bind_anywhere)
 
     def run(name: str, drive: Any) -> dict[str, Any]:
         text = PAGE.read_text(encoding="utf-8")
