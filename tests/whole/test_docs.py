@@ -355,13 +355,18 @@ def test_programs_of_a_page_run(page: str, sandbox: Sandbox) -> None:
 @checks("docs/howto/jobs.md")
 def check_jobs(sandbox: Sandbox) -> None:
     with suppress(ModuleNotFoundError):
+        from apscheduler.events import EVENT_JOB_REMOVED
         from apscheduler.triggers.date import DateTrigger
 
         scheduler = sandbox.names["scheduler"]
+        removed = threading.Event()
+        scheduler.add_listener(lambda event: removed.set(), EVENT_JOB_REMOVED)
         with sandbox.serve(sandbox.servers[0]) as running:
             clients = [running.connect("/news") for _ in range(2)]
             scheduler.add_job(scheduler.get_jobs()[0].func, DateTrigger())
             running.wait_until(lambda: all(client.messages for client in clients))
+            # Before it is shut down: its thread would look for the job in vain.
+            assert removed.wait(DEADLINE)
             sandbox.names["morning"]()  # as that of another node
             running.settle()
             assert [client.messages for client in clients] == [["good morning"]] * 2
