@@ -157,7 +157,10 @@ class Commands:
 
     def reply(self) -> Any:
         while True:
-            items = self._reader.receive(self._socket.recv(65536))
+            data = self._socket.recv(65536)
+            if not data:
+                raise ConnectionResetError("the server has ended the connection")
+            items = self._reader.receive(data)
             assert self._reader.problem is None
             replies = [item for item in items if type(item) is not tuple]
             self.pushes += [item for item in items if type(item) is tuple]
