@@ -13,29 +13,28 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
+import multiprocessing
 import os
-import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+import tempfile
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".fuzz"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
-from backends import load  # noqa: E402
-from targets import TARGETS, Target  # noqa: E402
+from backends import Copy, load  # noqa: E402
+from targets import TARGETS  # noqa: E402
+
+#: With the extension, and without.
+Copies = tuple[Copy, Copy]
 
 #: Bytes of an input: what makes a message longer than that makes it no other.
 _MAX_INPUT = 4096
 #: Seconds for one input; a target that takes longer has found something, too.
 _TIMEOUT = 20
-
-
-def make(name: str, instrument: Callable[[], Any] = nullcontext) -> Target:
-    return TARGETS[name](*load(instrument))
 
 
 def run_seeds() -> int:
@@ -50,11 +49,20 @@ def run_seeds() -> int:
     return count
 
 
-def fuzz(name: str, seconds: int) -> None:
+def load_watched() -> Copies:
+    """Both copies, with the code of ours that atheris sees the coverage of."""
+    import atheris
+
+    # Not the standard library: that alone takes longer than a short run.
+    with redirect_stderr(io.StringIO()):  # a line for each module
+        return load(lambda: atheris.instrument_imports(include=["simple_ws"]))
+
+
+def fuzz(name: str, copies: Copies, seconds: int) -> None:
     """Fuzz one target; does not return."""
     import atheris
 
-    target = make(name, atheris.instrument_imports)
+    target = TARGETS[name](*copies)
     corpus, seeds = WORK / "corpus" / name, WORK / "seeds" / name
     for folder in (corpus, seeds, WORK / name):
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,29 +88,35 @@ def fuzz(name: str, seconds: int) -> None:
 def fuzz_all(names: list[str], minutes: float) -> int:
     """Fuzz targets one after the other, each in a process; 1 where one has failed."""
     seconds = max(1, round(minutes * 60 / len(names)))
+    copies = load_watched()  # which takes longer than a short run of one target
     failed = []
     for name in names:
         print(f"== {name}, {seconds} s: {TARGETS[name].__doc__}".partition("\n")[0])
         sys.stdout.flush()
-        command = [
-            sys.executable,
-            __file__,
-            "--target",
-            name,
-            "--seconds",
-            str(seconds),
-        ]
-        result = subprocess.run(command, text=True, stderr=subprocess.PIPE, check=False)
-        print("\n".join(shown(result.stderr, result.returncode != 0)))
-        if result.returncode:
+        with tempfile.TemporaryFile() as log:
+            child = multiprocessing.get_context("fork").Process(
+                target=in_child, args=(log.fileno(), name, copies, seconds)
+            )
+            child.start()
+            child.join()
+            log.seek(0)
+            text = log.read().decode(errors="replace")
+        print("\n".join(shown(text, child.exitcode != 0)))
+        if child.exitcode:
             failed.append(name)
     print(f"== fuzzed {len(names)} targets: {', '.join(failed) or 'nothing'} found")
     return 1 if failed else 0
 
 
+def in_child(log: int, name: str, copies: Copies, seconds: int) -> None:
+    """Fuzz one target, and write what libFuzzer says into `log`, a descriptor."""
+    os.dup2(log, sys.stderr.fileno())
+    fuzz(name, copies, seconds)
+
+
 def shown(log: str, failed: bool) -> list[str]:
     """What of libFuzzer's words people want to read."""
-    lines = [line for line in log.splitlines() if not line.startswith("INFO: Instr")]
+    lines = log.splitlines()
     if failed:
         return lines[-60:]
     wanted = ("stat::number_of_executed_units", "stat::average_exec_per_sec")
@@ -115,14 +129,11 @@ def main() -> int:
     parser.add_argument("--target", choices=TARGETS, help="only this one")
     parser.add_argument("--input", type=Path, help="this input once, for --target")
     parser.add_argument("--seeds", action="store_true", help="every seed once")
-    parser.add_argument("--seconds", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.seeds:
         print(f"{run_seeds()} seeds: every invariant holds")
     elif options.input:
-        make(options.target)(options.input.read_bytes())
-    elif options.seconds:
-        fuzz(options.target, options.seconds)
+        TARGETS[options.target](*load(nullcontext))(options.input.read_bytes())
     else:
         names = [options.target] if options.target else list(TARGETS)
         return fuzz_all(names, options.minutes)
