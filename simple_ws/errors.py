@@ -24,12 +24,14 @@
     │   ├── InvalidHandshake       the answer breaks RFC 6455 §4.1
     │   └── HandshakeRefused       a status other than 101             HTTP status
     ├── ConnectionClosed           clients: the connection has ended    close code
+    │   ├── ConnectionClosedOK     as it should                   1000, 1001, 1005
+    │   └── ConnectionClosedError  otherwise                         all other codes
     └── live.LiveError             a command of `live` is refused       its own code
 
 A peer's mistake is raised in the codecs and caught in one place, which fails that
 connection; a caller's mistake is raised at once to the caller, as `InvalidState`,
 `ValueError` or `TypeError`. When a client's connection has ended, the call that needs
-it open raises `ConnectionClosed`.
+it open raises `ConnectionClosedOK` or `ConnectionClosedError`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .constants import CloseCause, CloseCode
+from .constants import QUIET_CODES, CloseCause, CloseCode
 
 __all__ = [
     "AuthenticationError",
@@ -45,6 +47,8 @@ __all__ = [
     "ConnectError",
     "ConnectTimeout",
     "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedOK",
     "EngineError",
     "HandshakeError",
     "HandshakeRefused",
@@ -328,6 +332,8 @@ class HandshakeRefused(ConnectError):
 class ConnectionClosed(WebSocketError):
     """A client's connection has ended: nothing more can be sent or received.
 
+    What is raised is one of its subclasses, which the close code decides.
+
     Attributes:
         code: the close code (RFC 6455 §7.4); 1005 without one, 1006 without a close
             frame.
@@ -344,3 +350,19 @@ class ConnectionClosed(WebSocketError):
     def __str__(self) -> str:
         reason = f" {self.reason!r}" if self.reason else ""
         return f"closed with {self.code}{reason} ({self.cause})"
+
+
+class ConnectionClosedOK(ConnectionClosed):
+    """A connection has ended as it should: with 1000, 1001, or a close frame without
+    a code (1005). An iteration over messages stops there."""
+
+
+class ConnectionClosedError(ConnectionClosed):
+    """A connection has ended with a code that means a fault, or without a close frame
+    (1006)."""
+
+
+def connection_closed(code: int, reason: str, cause: CloseCause) -> ConnectionClosed:
+    """The exception for a connection that has ended with this code."""
+    kind = ConnectionClosedOK if code in QUIET_CODES else ConnectionClosedError
+    return kind(code, reason, cause)

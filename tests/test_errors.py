@@ -54,6 +54,8 @@ MADE: list[errors.WebSocketError] = [
     errors.InvalidHandshake("ws://a/", "x"),
     errors.HandshakeRefused("ws://a/", "x", 403, HEADERS, b"body"),
     errors.ConnectionClosed(1006, "gone", CloseCause.EOF),
+    errors.ConnectionClosedOK(1000, "", CloseCause.PEER),
+    errors.ConnectionClosedError(1011, "failed", CloseCause.PEER),
     LiveError(400, "no", temporary=True),
     LiveError.received(2500, "insufficient state", False),
     Denied("the attic"),
@@ -109,3 +111,21 @@ def test_exception_comes_back_from_a_process() -> None:
 def test_header_fields_of_an_answer_are_not_shown() -> None:
     error = errors.HandshakeRefused("ws://a/", "x", 403, HEADERS, b"SECRET")
     assert repr(error) == "HandshakeRefused('ws://a/: x')"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (1000, errors.ConnectionClosedOK),
+        (1001, errors.ConnectionClosedOK),
+        (1005, errors.ConnectionClosedOK),
+        (1006, errors.ConnectionClosedError),
+        (1011, errors.ConnectionClosedError),
+        (4000, errors.ConnectionClosedError),
+    ],
+)
+def test_the_code_says_which_end_it_was(code: int, kind: type[Any]) -> None:
+    error = errors.connection_closed(code, "so", CloseCause.PEER)
+    assert type(error) is kind
+    assert isinstance(error, errors.ConnectionClosed)
+    assert (error.code, error.reason, error.cause) == (code, "so", CloseCause.PEER)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import duration
 from ..constants import CloseCause, CloseCode
-from ..errors import NO_ANSWER, NO_CLOSE_FRAME, ConnectionClosed, InvalidState
+from ..errors import NO_ANSWER, NO_CLOSE_FRAME, ConnectionClosedOK, InvalidState
 from ..messages import check_close, check_ping
 from ..protocol.client_handshake import Accepted
 from ..protocol.uri import URI
@@ -22,7 +22,6 @@ from .core import (
     LINGER,
     ClientCore,
     encode,
-    may_end_quietly,
 )
 from .options import ClientOptions
 
@@ -116,18 +115,16 @@ class Connection(ClientCore):
         """Iterate over messages until the connection ends.
 
         Raises:
-            ConnectionClosed: It ended with a code other than 1000 or 1001, or 1005,
-                which means that there was no code.
+            ConnectionClosedError: It ended with a code other than 1000 or 1001, or
+                1005, which means that there was no code.
         """
         return self
 
     async def __anext__(self) -> str | bytes:
         try:
             return await self.recv()
-        except ConnectionClosed as error:
-            if may_end_quietly(error):
-                raise StopAsyncIteration from None
-            raise
+        except ConnectionClosedOK:
+            raise StopAsyncIteration from None
 
     # What users may do
 

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..checks import duration
 from ..constants import CloseCode
 from ..errors import (
-    ConnectionClosed,
+    ConnectionClosedOK,
     InvalidState,
 )
 from ..messages import check_close, check_ping
 from .address import Address, ask, read_address
-from .core import encode, may_end_quietly
+from .core import encode
 from .driving import Answer, Driving
 from .opening import Opener
 from .options import check_client_options, check_tls_options
@@ -115,16 +115,14 @@ class Connection(Driving):
         """Iterate over messages until the connection ends.
 
         Raises:
-            ConnectionClosed: It ended with a code other than 1000 or 1001, or 1005,
-                which means that there was no code.
+            ConnectionClosedError: It ended with a code other than 1000 or 1001, or
+                1005, which means that there was no code.
         """
         while True:
             try:
                 message = self.recv()
-            except ConnectionClosed as error:
-                if may_end_quietly(error):
-                    return
-                raise
+            except ConnectionClosedOK:
+                return
             yield message
 
     # What users may do

@@ -17,13 +17,14 @@ from errno import ECONNREFUSED
 from os import urandom
 from socket import gaierror
 
-from ..constants import FAULTS, QUIET_CODES, CloseCause, CloseCode, Opcode, State
+from ..constants import FAULTS, CloseCause, CloseCode, Opcode, State
 from ..errors import (
     ConnectError,
     ConnectionClosed,
     ConnectTimeout,
     ProxyError,
     TLSError,
+    connection_closed,
 )
 from ..messages import encode_message
 from ..protocol.client_handshake import Accepted
@@ -46,7 +47,6 @@ __all__ = [
     "ClientCore",
     "encode",
     "explain",
-    "may_end_quietly",
     "unreachable",
 ]
 
@@ -73,11 +73,6 @@ _SLICE = 4096
 _MANY = 64 * 1024
 
 _NOTHING = Accepted(Headers(()), None, None, b"")
-
-
-def may_end_quietly(error: ConnectionClosed) -> bool:
-    """Whether an iteration over messages just stops here: 1000, 1001, or no code."""
-    return error.code in QUIET_CODES
 
 
 def explain(uri: URI, error: OSError) -> ConnectError:
@@ -414,11 +409,11 @@ class ClientCore:
         protocol = self._protocol
         if protocol.close_cause is not None:
             assert protocol.close_code is not None
-            return ConnectionClosed(
+            return connection_closed(
                 protocol.close_code, protocol.close_reason, protocol.close_cause
             )
         assert self._loss is not None
-        return ConnectionClosed(CloseCode.ABNORMAL, *self._loss)
+        return connection_closed(CloseCode.ABNORMAL, *self._loss)
 
     # Sending
 

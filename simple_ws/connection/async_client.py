@@ -10,8 +10,13 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from ..checks import duration
-from ..constants import QUIET_CODES, CloseCause, CloseCode
-from ..errors import ConnectionClosed, InvalidState
+from ..constants import CloseCause, CloseCode
+from ..errors import (
+    ConnectionClosed,
+    ConnectionClosedOK,
+    InvalidState,
+    connection_closed,
+)
 from ..messages import check_ping
 from ..protocol.keepalive import beat_payload
 from .client import Client
@@ -50,18 +55,16 @@ class AsyncClient(Client):
         """Iterate over messages until the connection ends.
 
         Raises:
-            ConnectionClosed: It ended with a code other than 1000 or 1001, or 1005,
-                which says that the close frame had none.
+            ConnectionClosedError: It ended with a code other than 1000 or 1001, or
+                1005, which says that the close frame had none.
         """
         return self
 
     async def __anext__(self) -> Any:
         try:
             return await self.recv()
-        except ConnectionClosed as error:
-            if error.code in QUIET_CODES:
-                raise StopAsyncIteration from None
-            raise
+        except ConnectionClosedOK:
+            raise StopAsyncIteration from None
 
     async def recv(self, timeout: float | None = None) -> Any:
         """Wait for a message.
@@ -165,7 +168,7 @@ class AsyncClient(Client):
     def _closed(self) -> ConnectionClosed:
         cause = self.close_cause or CloseCause.LOCAL
         code = self.close_code or CloseCode.ABNORMAL
-        return ConnectionClosed(code, self.close_reason, cause)
+        return connection_closed(code, self.close_reason, cause)
 
     def _is_full(self) -> bool:
         if not self._write_blocked and self.buffered_amount >= _HIGH_WATER:

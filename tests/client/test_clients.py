@@ -33,6 +33,8 @@ from simple_ws.constants import CloseCause
 from simple_ws.errors import (
     ConnectError,
     ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
     ConnectTimeout,
     HandshakeRefused,
     InvalidHandshake,
@@ -527,6 +529,8 @@ class TestMessages:
             with scripted(script) as server, face.connect(server.url) as ws:
                 assert list(ws) == ["one", b"two"]
                 assert ws.close_code == code
+                with pytest.raises(ConnectionClosedOK):
+                    ws.recv(DEADLINE)
 
     def test_iteration_raises_for_any_other_end(self, face: Any) -> None:
         def script(server: Server) -> None:
@@ -536,7 +540,7 @@ class TestMessages:
 
         got = []
         with scripted(script) as server, face.connect(server.url) as ws:
-            with pytest.raises(ConnectionClosed) as caught:
+            with pytest.raises(ConnectionClosedError) as caught:
                 got.extend(ws)
             assert (caught.value.code, caught.value.reason) == (1011, "trouble")
             assert caught.value.cause is CloseCause.PEER

@@ -13,11 +13,10 @@ from harness import BINARY, CLOSE, PING, PONG, TEXT, Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.client.core import ClientCore, encode, may_end_quietly
+from simple_ws.client.core import ClientCore, encode
 from simple_ws.client.options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.deflate import Agreement
-from simple_ws.errors import ConnectionClosed
 from simple_ws.protocol.client_handshake import Accepted
 from simple_ws.protocol.http11 import Headers
 from simple_ws.protocol.uri import parse_uri
@@ -266,14 +265,6 @@ class TestEnd:
         core._feed(server_frame(TEXT, "c") + server_close(1000))
         assert core.take_all() == ["a"]
         assert (core.close_code, core.close_cause) == (1000, CloseCause.LOCAL)
-
-    @pytest.mark.parametrize(
-        ("code", "quiet"),
-        [(1000, True), (1001, True), (1005, True), (1006, False), (1011, False)],
-    )
-    def test_ordinary_ends_are_quiet(self, code: int, quiet: bool) -> None:
-        error = ConnectionClosed(code, "", CloseCause.PEER)
-        assert may_end_quietly(error) is quiet
 
 
 class TestSending:

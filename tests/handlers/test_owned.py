@@ -129,7 +129,7 @@ def test_all_that_arrived_is_received_before_the_end_is_told(attached: Make) -> 
     gate.set()
     server.until(lambda: len(handler.notes) > 1)
     assert received == ["a", "b", "c", (1000, "", "peer")]
-    assert handler.notes == ["ConnectionClosed", ("close", 1000)], "it is no error"
+    assert handler.notes == ["ConnectionClosedOK", ("close", 1000)], "it is no error"
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1005, 4000, 1006])
@@ -142,7 +142,7 @@ def test_iteration_ends_quietly_or_says_why(attached: Make, code: int) -> None:
     else:
         peer.write(frame(CLOSE) if code == 1005 else close_frame(code))
     server.until(lambda: len(handler.notes) > 1)
-    how = "ConnectionClosed" if code in (4000, 1006) else "returned"
+    how = "ConnectionClosedError" if code in (4000, 1006) else "returned"
     assert handler.notes == [how, ("close", code)]
 
 
@@ -272,7 +272,7 @@ def test_sender_learns_that_the_client_has_left(attached: Make) -> None:
     assert handler.notes == []
     peer.close()
     server.until(lambda: len(handler.notes) > 1)
-    assert handler.notes == ["ConnectionClosed", ("close", 1006)]
+    assert handler.notes == ["ConnectionClosedError", ("close", 1006)]
 
 
 def test_sending_lets_others_run(attached: Make) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ... import Server, WebSocket
 from ...constants import CloseCause
-from ...errors import ConnectionClosed
+from ...errors import ConnectionClosed, connection_closed
 from ...messages import check_close
 from ..values import UsageError
 from .peer import Received
@@ -140,4 +140,4 @@ def _name(client: Any) -> str:
 
 
 def _ended() -> ConnectionClosed:
-    return ConnectionClosed(1001, "", CloseCause.LOCAL)
+    return connection_closed(1001, "", CloseCause.LOCAL)

@@ -7,9 +7,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ...client.core import may_end_quietly
 from ...constants import CloseCode
-from ...errors import ConnectionClosed
+from ...errors import ConnectionClosed, ConnectionClosedOK
 from ..values import Failure
 from .forms import Form
 from .peer import Peer
@@ -92,10 +91,8 @@ def _write_all(
             if limit:
                 return arrived
             continue
-        except ConnectionClosed as error:
-            if may_end_quietly(error):
-                return arrived
-            raise
+        except ConnectionClosedOK:
+            return arrived
         arrived = True
         if out is not None:
             form.write(message, out)

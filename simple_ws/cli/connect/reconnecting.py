@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ...client.backoff import Backoff, may_heal, retry_after
 from ...client.blocking import Connection
 from ...constants import CloseCause
-from ...errors import ConnectError, ConnectionClosed
+from ...errors import ConnectError, ConnectionClosed, connection_closed
 from ...protocol.uri import redacted
 from .peer import Received, closing_of
 
@@ -150,4 +150,4 @@ class Reconnecting:
 
 
 def _ended() -> ConnectionClosed:
-    return ConnectionClosed(1000, "", CloseCause.LOCAL)
+    return connection_closed(1000, "", CloseCause.LOCAL)

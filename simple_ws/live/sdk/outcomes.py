@@ -6,7 +6,12 @@ import logging
 
 from ...client.backoff import may_heal
 from ...constants import CloseCause, CloseCode
-from ...errors import AuthenticationError, ConnectError, ConnectionClosed
+from ...errors import (
+    AuthenticationError,
+    ConnectError,
+    ConnectionClosed,
+    connection_closed,
+)
 from .. import codes
 from ..codes import LiveError
 
@@ -31,12 +36,12 @@ TOKEN_EXPIRED, DISCONNECT_EXPIRED = 109, 3005
 def closed_by(error: Exception | None) -> ConnectionClosed:
     """What calls raise after the end; None: the user has closed it."""
     if error is None:
-        return ConnectionClosed(CloseCode.NORMAL, "", CloseCause.LOCAL)
+        return connection_closed(CloseCode.NORMAL, "", CloseCause.LOCAL)
     if isinstance(error, ConnectionClosed):
-        return ConnectionClosed(error.code, error.reason, error.cause)
+        return connection_closed(error.code, error.reason, error.cause)
     if isinstance(error, LiveError):
         code, text = codes.Disconnect.INVALID_TOKEN.code, error.message
-        closed = ConnectionClosed(code, text, CloseCause.PEER)
+        closed = connection_closed(code, text, CloseCause.PEER)
     else:
         closed = lost(str(error), CloseCause.EOF)
     closed.__cause__ = error
@@ -45,7 +50,7 @@ def closed_by(error: Exception | None) -> ConnectionClosed:
 
 def lost(reason: str, cause: CloseCause) -> ConnectionClosed:
     """The connection is gone, without a word of the server."""
-    return ConnectionClosed(CloseCode.ABNORMAL, reason, cause)
+    return connection_closed(CloseCode.ABNORMAL, reason, cause)
 
 
 def is_for_good(error: Exception) -> bool:

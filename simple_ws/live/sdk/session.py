@@ -21,7 +21,7 @@ from typing import Any
 
 from ...client.backoff import retry_after
 from ...constants import CloseCause, CloseCode
-from ...errors import ConnectError, ConnectionClosed
+from ...errors import ConnectError, connection_closed
 from .by_server import ByServer
 from .calls import Call, Calls
 from .codec import (
@@ -393,7 +393,7 @@ class Session:
         except (MalformedError, UnicodeDecodeError) as error:
             code, cause = CloseCode.PROTOCOL_ERROR, CloseCause.PROTOCOL_ERROR
             reason = f"the server broke the protocol: {error}"
-            self.fail(ConnectionClosed(code, reason, cause), code)
+            self.fail(connection_closed(code, reason, cause), code)
 
     def _note_alive(self) -> None:
         if self._longest_silence is not None:
@@ -430,7 +430,7 @@ class Session:
             self.rooms.on_unsubscribed(topic, value)
         elif kind == "disconnect":
             code, reason = field(value, "code", int, 0), field(value, "reason", str, "")
-            self._lose(ConnectionClosed(code, reason, CloseCause.PEER))
+            self._lose(connection_closed(code, reason, CloseCause.PEER))
         elif kind == "refresh":
             self._note_own_expiry(value)
 
