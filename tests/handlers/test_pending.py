@@ -25,6 +25,7 @@ from harness import (
     close_frame,
     connect,
     frame,
+    open_files,
     open_peer,
     queues_of,
     request,
@@ -1099,18 +1100,10 @@ def test_two_servers_live_in_one_loop(attached: Make, new_loop: NewLoop) -> None
     assert peers[0].read_message() == "c"
 
 
-def descriptors() -> list[str]:
-    """Those that this program has open, where the system tells (Linux)."""
-    folder = "/proc/self/fd"
-    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-
-
 def test_nothing_is_left_behind(new_loop: NewLoop) -> None:
     loop = new_loop()
     loop.run_until_complete(asyncio.sleep(0))
-    before = (
-        sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    )
+    before = open_files()
     threads = threading.active_count()
     for _ in range(3):
         handler = Awaiting("a")
@@ -1126,7 +1119,7 @@ def test_nothing_is_left_behind(new_loop: NewLoop) -> None:
         assert fd < 0 or not loop.remove_reader(fd)
         assert not asyncio.all_tasks(loop)
         assert handler.names.count("close") == 1
-    assert descriptors() == before
+    assert open_files() == before
     assert threading.active_count() == threads
     loop.close()
 

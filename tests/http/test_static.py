@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DEADLINE, Driven, Echo, open_peer, request, running, small_buffers
+from harness import (
+    DEADLINE,
+    Driven,
+    Echo,
+    open_files,
+    open_peer,
+    request,
+    running,
+    small_buffers,
+)
 from http_peer import Answered, HttpPeer, ask, browse, get
 
 from simple_ws import Server
@@ -428,13 +437,12 @@ def test_what_is_swapped_behind_the_check_is_not_sent(
         SWAPS[what](folder)
         return found
 
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    before = open_files()
     monkeypatch.setattr(static.os, "lstat", look_and_swap)
     answered = get(driven, "/sub/deep/x.txt")
     assert (answered.status, b"secret" in answered.body) == (404, False)
     assert caplog.records == []
-    if before:
-        assert len(os.listdir("/proc/self/fd")) <= before + 2  # of the peer
+    assert open_files() <= before + 2  # of the peer
 
 
 @posix
@@ -749,14 +757,13 @@ def test_file_that_becomes_shorter_is_cut(driven: Driven, folder: Path) -> None:
     assert not driven.handshaking
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
 def test_files_are_closed_whatever_becomes_of_them(
     driven: Driven, folder: Path
 ) -> None:
     (folder / "large.bin").write_bytes(b"x" * 1_000_000)
     etag = f"If-None-Match: {etag_of(driven)}"
     driven.advance(Options().keep_alive + 2)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     for head in (
         ask("GET", "/letters.txt"),
         ask("HEAD", "/letters.txt"),
@@ -772,7 +779,7 @@ def test_files_are_closed_whatever_becomes_of_them(
         peer.close()
         driven.until(lambda: not driven.handshaking)
         driven._peers.remove(peer)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 def test_slow_download_does_not_delay_websocket_over_tcp(folder: Path) -> None:

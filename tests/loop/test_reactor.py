@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import threading
@@ -10,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from harness import DEADLINE, Clock, Wrapped
+from harness import DEADLINE, Clock, Wrapped, open_files
 
 from simple_ws import InvalidState
 from simple_ws.loop.reactor import READ, WRITE, Reactor
@@ -100,16 +99,15 @@ def test_any_selector_serves(clock: Clock, pair: Any) -> None:
     reactor.close()
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
 def test_reactor_that_was_never_opened_holds_no_descriptor(clock: Clock) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     reactors = [Reactor(clock=clock) for _ in range(10)]
     for reactor in reactors:
         reactor.call_threadsafe(lambda: None)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_files() == before
     for reactor in reactors:
         reactor.close()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_files() == before
 
 
 def test_calls_made_before_it_opens_are_kept(clock: Clock) -> None:

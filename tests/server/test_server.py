@@ -27,6 +27,7 @@ from harness import (
     close_frame,
     connect,
     frame,
+    open_files,
     open_peer,
     running,
     small_buffers,
@@ -83,23 +84,20 @@ def test_stop_of_a_server_that_does_not_run_does_nothing() -> None:
 
 
 def test_server_that_never_ran_holds_no_descriptor() -> None:
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    before = open_files()
     servers = [Server("127.0.0.1", 0) for _ in range(10)]
-    if before:
-        assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
     assert servers
 
 
 def test_stopped_server_holds_no_descriptor() -> None:
-    if not os.path.isdir("/proc/self/fd"):
-        pytest.skip("no /proc here")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with running(Echo()) as server:
         for _ in range(5):
             open_peer(server).leave()
         with open_peer(server):
             server.stop(drain=0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 def test_port_in_use_is_told_by_start_and_run_and_they_can_be_tried_again() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import threading
 import time
@@ -25,6 +24,7 @@ from harness import (
     Recorder,
     close_frame,
     connect,
+    open_files,
     open_peer,
     running,
 )
@@ -224,10 +224,6 @@ def poll_until(server: Server, condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
         server.poll(0.01)
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 
 def expect(peer: Peer, workers: list[Worker], index: int) -> None:
