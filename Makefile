@@ -79,7 +79,8 @@ browser: $(VENV)/.stamp-browser $(NODE_TESTS) ## draw in a real Chromium
 
 bench: $(VENV)/.stamp ## measure beside other servers and clients
 	$(BIN)/python benchmarks/run.py $(ARGS)
-	@if [ -z "$(ARGS)" ]; then $(BIN)/python benchmarks/clients.py; fi
+	@if [ -z "$(ARGS)" ]; then for name in clients heartbeat workers asgi; \
+	do $(BIN)/python benchmarks/$$name.py || exit 1; done; fi
 
 wheels: ## build, repair and test a wheel for each CPython on this machine
 	$(PYTHON) scripts/build_wheels.py $(ARGS)
