@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -154,6 +155,9 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="another checkout, to compare with")
     arguments = parser.parse_args()
     for work in arguments.works.split(","):
+        if WORKS[work][1] is None and shutil.which("wrk") is None:
+            print(f"{work:12} left out: there is no wrk on this system")
+            continue
         rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for _ in range(arguments.rounds):
             for server in servers(work):
