@@ -36,7 +36,7 @@ endef
 NODE_TESTS := tests/live/node_modules/.stamp
 PYRIGHT := tests/typing/node_modules/.stamp
 
-.PHONY: help run test freethreaded lint types docs conformance browser bench wheels sanitize fuzz \
+.PHONY: help run test freethreaded lint types reference docs conformance browser bench wheels sanitize fuzz \
 	soak chaos clean
 
 help: ## show this list
@@ -67,6 +67,9 @@ types: $(VENV)/.stamp-dev $(PYRIGHT) ## check types, also of the documentation
 	@if [ -e "$(SPEEDUPS)" ]; \
 	then PYTHONPATH=. $(BIN)/stubtest simple_ws._speedups; \
 	else echo "== stubtest left out: the extension is not built"; fi
+
+reference: $(VENV)/.stamp ## write the pages of docs/reference that come from the package
+	$(BIN)/python scripts/public_names.py
 
 docs: $(VENV)/.stamp-docs ## build the documentation, docs/_build/html/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)

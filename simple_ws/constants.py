@@ -10,7 +10,7 @@ import enum
 __all__ = ["CloseCause", "CloseCode", "Delivered", "Opcode", "SendStatus", "State"]
 
 #: Of this package; pyproject.toml says the same.
-RELEASE = "0.1.0"
+RELEASE = "1.0.0"
 
 #: Appended to the key before hashing (RFC 6455 §1.3).
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

@@ -57,7 +57,7 @@ MADE: list[errors.WebSocketError] = [
     errors.ConnectionClosedOK(1000, "", CloseCause.PEER),
     errors.ConnectionClosedError(1011, "failed", CloseCause.PEER),
     LiveError(400, "no", temporary=True),
-    LiveError.received(2500, "insufficient state", False),
+    LiveError._received(2500, "insufficient state", False),
     Denied("the attic"),
 ]
 

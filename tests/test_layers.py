@@ -36,7 +36,7 @@ LAYERS = {
     "server": "server/",
     "tokens": "tokens/",
     "live": "live/",
-    "faces": "__init__ aio testing/ pytest_plugin publisher http11 schedule",
+    "faces": "__init__ aio testing/ pytest_plugin publisher http11 schedule types",
     "cli": "cli/ __main__",
 }
 LEVELS = {

@@ -118,7 +118,7 @@ cdef class Plan:
     Args:
         make: creates the connection, called with socket, request, parameters of the
             path (or None) and agreement; it raises nothing. The request is in the form
-            of `http11.Request.packed`.
+            of `http11.Request._packed`.
         welcome: called with the connection when it is open, before `on_open`.
         handler: of the connection.
         admit: called with the address; False: there is no room. None: there always is.
@@ -409,7 +409,7 @@ cdef class Opener:
 
 
 cdef bint is_usual(object address) except -1:
-    """Whether it can be packed: see `http11.Request.packed`."""
+    """Whether it can be packed: see `http11.Request._packed`."""
     return (
         type(address) is tuple
         and len(<tuple> address) == 2
@@ -420,7 +420,7 @@ cdef bint is_usual(object address) except -1:
 
 
 cdef bytes packed_request(object address, Upgrade* seen):
-    """A request in the form of `http11.Request.packed`."""
+    """A request in the form of `http11.Request._packed`."""
     cdef bytes peer = f"{address[0]} {address[1]} ".encode("utf-8", "surrogatepass")
     cdef size_t size = <size_t> PyBytes_GET_SIZE(peer)
     cdef bytes packed = PyBytes_FromStringAndSize(

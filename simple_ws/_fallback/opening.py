@@ -38,7 +38,7 @@ class Plan:
     Args:
         make: creates the connection, called with socket, request, parameters of the
             path (or None) and agreement; it raises nothing. The request is in the form
-            of `http11.Request.packed`.
+            of `http11.Request._packed`.
         welcome: called with the connection when it is open, before `on_open`.
         handler: of the connection.
         admit: called with the address; False: there is no room. None: there always is.
@@ -222,7 +222,7 @@ def _is_allowed(plan: Plan, fields: bytes) -> bool:
 
 
 def _is_usual(address: Any) -> bool:
-    """Whether it can be packed: see `http11.Request.packed`."""
+    """Whether it can be packed: see `http11.Request._packed`."""
     return (
         type(address) is tuple
         and [type(part) for part in address] == [str, int]

@@ -87,7 +87,7 @@ class Client(ConnectionCore):
 
     _loop: Reactor
     _protocol: WebSocketProtocol
-    _request_kept: Request | bytes  # see `Request.packed`
+    _request_kept: Request | bytes  # see `Request._packed`
 
     # User attributes live in a dict that is created on first use: a server holds 50,000
     # of these objects.
@@ -142,7 +142,7 @@ class Client(ConnectionCore):
         """The request that has opened it; made anew of its bytes if need be."""
         request = self._request_kept
         if isinstance(request, bytes):
-            request = self._request_kept = Request.unpacked(request)
+            request = self._request_kept = Request._unpacked(request)
         return request
 
     @_request.setter
@@ -206,7 +206,7 @@ class Client(ConnectionCore):
         """
         request = self._request_kept
         if isinstance(request, bytes):
-            return Request.packed_address(request)
+            return Request._packed_address(request)
         return request.address
 
     @property
@@ -440,7 +440,7 @@ class Client(ConnectionCore):
         """Keep the request in its small form; after `on_open`, which may look at it."""
         request = self._request_kept
         if not isinstance(request, bytes):
-            self._request_kept = request.packed()
+            self._request_kept = request._packed()
 
     # Called by the handler and the server
 

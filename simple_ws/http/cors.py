@@ -65,7 +65,7 @@ class Cors:
         self._rules = _rules(given)
         self._all = "*" in given
         self._credentials = flag("credentials", credentials)
-        if self._credentials and any(map(self.allows, _ANY_PAGE)):
+        if self._credentials and any(map(self._allows, _ANY_PAGE)):
             raise ValueError(
                 "credentials must not be given to all origins, or to 'null': any page "
                 "could act for the users of this server"
@@ -75,7 +75,7 @@ class Cors:
         duration("max_age", max_age)
         self._max_age = int(max_age)
 
-    def fields(self, request: Request, methods: Iterable[str]) -> Fields:
+    def _fields(self, request: Request, methods: Iterable[str]) -> Fields:
         """The header fields of the answer to a request.
 
         Args:
@@ -92,7 +92,7 @@ class Cors:
                 )
             )
         origin = request.origin
-        if origin is None or not self.allows(origin):
+        if origin is None or not self._allows(origin):
             return fields
         named = "*" if self._all else origin
         fields.append(("Access-Control-Allow-Origin", named))
@@ -104,7 +104,7 @@ class Cors:
             fields.append(("Access-Control-Expose-Headers", self._expose))
         return fields
 
-    def allows(self, origin: str) -> bool:
+    def _allows(self, origin: str) -> bool:
         """Whether pages of this origin may read the answers."""
         return any(origin_matches(origin, rule, ()) for rule in self._rules)
 

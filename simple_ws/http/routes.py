@@ -68,7 +68,7 @@ class Route:
         if cors is None:
             return ()
         methods = [method for method, its in self._cors.items() if its is cors]
-        return cors.fields(request, methods)
+        return cors._fields(request, methods)
 
     def select(self, method: str) -> Responder:
         """The responder of a method; HEAD is GET without a body (RFC 9110 §9.3.2).

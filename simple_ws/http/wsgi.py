@@ -396,7 +396,7 @@ def _environ(exchange: Exchange, prefix: str) -> Environ:
     environ = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": root.decode("latin-1"),
-        "PATH_INFO": request.raw_path.removeprefix(root).decode("latin-1"),
+        "PATH_INFO": request._decoded_path.removeprefix(root).decode("latin-1"),
         "QUERY_STRING": request.query_string,
         "CONTENT_TYPE": request.headers.get("Content-Type", ""),
         "CONTENT_LENGTH": str(len(request.body)) if request.body else "",

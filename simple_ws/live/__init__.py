@@ -6,7 +6,6 @@
 
 from .client import LiveClient
 from .codes import LiveError
-from .commands import encode_publication
 from .handler import Live
 from .methods import Connected, ConnectRequest, Subscribed
 from .sdk.codec import ClientInfo, History, Message, Position, Publication
@@ -29,5 +28,4 @@ __all__ = [
     "Subscribed",
     "Subscription",
     "connect",
-    "encode_publication",
 ]

@@ -67,7 +67,7 @@ class LiveError(WebSocketError):
         self.temporary = bool(temporary)
 
     @classmethod
-    def received(cls, code: int, message: str, temporary: bool) -> LiveError:
+    def _received(cls, code: int, message: str, temporary: bool) -> LiveError:
         """One that a server sent, whatever its code."""
         error = cls(INTERNAL.code, message, temporary=temporary)
         error.code = code

@@ -158,7 +158,7 @@ class Request:
         address: (host, port) of the peer; a string for a Unix socket.
     """
 
-    # Idle connections keep theirs `packed`; all is stored as bytes, parsed when needed.
+    # Idle connections keep theirs `_packed`; all is kept as bytes, parsed when needed.
     __slots__ = (
         "_body",  # set only if there is one, like `_secure`
         "_fields",
@@ -184,11 +184,11 @@ class Request:
         self._parts: tuple[str, str] | None = None
         self._params: dict[str, Any] | None = None
 
-    def packed(self) -> bytes | Request:
+    def _packed(self) -> bytes | Request:
         """The request of an open connection, in the form that takes least memory.
 
         Returns:
-            One bytes object, for `unpacked`; the request itself, without what can be
+            One bytes object, for `_unpacked`; the request itself, without what can be
             parsed again, if it has more than an upgrade usually has.
         """
         address = self.address
@@ -207,16 +207,16 @@ class Request:
         return self
 
     @staticmethod
-    def unpacked(packed: bytes) -> Request:
-        """The request that `packed` has made these bytes of."""
+    def _unpacked(packed: bytes) -> Request:
+        """The request that `_packed` has made these bytes of."""
         line, fields = packed.split(b"\n", 1)
         target = line.split(b" ", 2)[2].decode("utf-8", "surrogatepass")
         request = Request("GET", target, (1, 1), fields)
-        request.address = Request.packed_address(packed)
+        request.address = Request._packed_address(packed)
         return request
 
     @staticmethod
-    def packed_address(packed: bytes) -> tuple[str, int]:
+    def _packed_address(packed: bytes) -> tuple[str, int]:
         """The address in it, without anything else."""
         host, port, _ = packed.split(b" ", 2)
         return host.decode("utf-8", "surrogatepass"), int(port)
@@ -329,7 +329,7 @@ class Request:
         return self._split()[0]
 
     @property
-    def raw_path(self) -> bytes:
+    def _decoded_path(self) -> bytes:
         """The path, percent-decoded to arbitrary bytes."""
         return unquote_to_bytes(self._split()[0])
 

@@ -63,7 +63,7 @@ class Response:
         """Whether a header field was set."""
         return any(key.lower() == name.lower() for key, _ in self.headers)
 
-    def encode(self, *, head_only: bool = False) -> bytes:
+    def _encode(self, *, head_only: bool = False) -> bytes:
         """The bytes on the wire; `head_only` leaves the body out (HEAD)."""
         headers = self.headers
         has_body = may_have_body(self.status)

@@ -107,7 +107,7 @@ def _make(
 ) -> Client:
     request: Request | bytes = packed
     if params is not None:
-        request = Request.unpacked(packed)
+        request = Request._unpacked(packed)
         request.params = params
     return client_class(sock, server, handler, request, options, agreement, None)
 

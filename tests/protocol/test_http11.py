@@ -67,12 +67,12 @@ def upgrade_of(address: object) -> Request:
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "fe80::1%eth0", ""])
 def test_packed_request_is_the_same_again(host: str) -> None:
     request = upgrade_of((host, 12345))
-    packed = request.packed()
+    packed = request._packed()
     assert isinstance(packed, bytes)
     assert len(packed) < len(HEAD) + 40
-    again = Request.unpacked(packed)
+    again = Request._unpacked(packed)
     assert (again.method, again.version) == ("GET", (1, 1))
-    assert again.address == request.address == Request.packed_address(packed)
+    assert again.address == request.address == Request._packed_address(packed)
     assert again.target == request.target == "/chat?room=1"
     assert again.headers.pairs() == request.headers.pairs()
     assert (again.params, again.secure, again.body) == ({}, False, b"")
@@ -81,12 +81,12 @@ def test_packed_request_is_the_same_again(host: str) -> None:
 def test_request_that_has_more_is_kept_as_it_is() -> None:
     for address in (None, "", "/run/peer", ("a b", 1), ("::1", 1, 0, 0), ("::1", "1")):
         request = upgrade_of(address)
-        assert request.packed() is request
+        assert request._packed() is request
     for name, value in (("secure", True), ("body", b"x"), ("params", {"room": 1})):
         request = upgrade_of(("192.0.2.1", 1))
         setattr(request, name, value)
         assert request.headers
-        assert request.packed() is request
+        assert request._packed() is request
         assert request._headers is None  # it can be parsed again
 
 
@@ -431,7 +431,7 @@ def test_path_and_query_may_be_had_as_they_came(
     target: str, raw: bytes, query: str
 ) -> None:
     request = request_for(target)
-    assert (request.raw_path, request.query_string) == (raw, query)
+    assert (request._decoded_path, request.query_string) == (raw, query)
 
 
 @pytest.mark.parametrize(
@@ -563,7 +563,7 @@ def test_date_is_the_one_of_the_rfc() -> None:
 def test_response_body_decides_the_type(
     body: str | bytes, content_type: str, sent: bytes
 ) -> None:
-    head, _, rest = Response(200, body).encode().partition(b"\r\n\r\n")
+    head, _, rest = Response(200, body)._encode().partition(b"\r\n\r\n")
     assert rest == sent
     assert head.split(b"\r\n") == [
         b"HTTP/1.1 200 OK",
@@ -574,13 +574,13 @@ def test_response_body_decides_the_type(
 
 def test_response_headers_win_over_ours() -> None:
     response = Response(200, "{}", {"content-type": "x/y", "Content-Length": "2"})
-    assert response.encode() == (
+    assert response._encode() == (
         b"HTTP/1.1 200 OK\r\ncontent-type: x/y\r\nContent-Length: 2\r\n\r\n{}"
     )
 
 
 def test_response_to_head_has_the_length_and_no_body() -> None:
-    assert Response(404, "gone").encode(head_only=True) == (
+    assert Response(404, "gone")._encode(head_only=True) == (
         b"HTTP/1.1 404 Not Found\r\n"
         b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 4\r\n\r\n"
     )
@@ -589,14 +589,14 @@ def test_response_to_head_has_the_length_and_no_body() -> None:
 @pytest.mark.parametrize("status", [100, 101, 204, 304])
 def test_response_without_a_body_has_none(status: int) -> None:
     # RFC 9110 §6.4.1; a body behind it would be read as the next response.
-    head, end, rest = Response(status, "body").encode().partition(b"\r\n\r\n")
+    head, end, rest = Response(status, "body")._encode().partition(b"\r\n\r\n")
     assert (end, rest) == (b"\r\n\r\n", b"")
     assert b"Content-Length" not in head
 
 
 def test_response_with_an_unknown_status() -> None:
     assert (
-        Response(599).encode() == b"HTTP/1.1 599 Unknown\r\nContent-Length: 0\r\n\r\n"
+        Response(599)._encode() == b"HTTP/1.1 599 Unknown\r\nContent-Length: 0\r\n\r\n"
     )
     assert repr(Response(599)) == "<Response 599>"
 
@@ -637,7 +637,7 @@ def test_response_is_understood_by_h11() -> None:
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="GET", target="/", headers=[("Host", "h")]))
     connection.send(h11.EndOfMessage())
-    connection.receive_data(Response(403, "no", [("X-A", "é")]).encode())
+    connection.receive_data(Response(403, "no", [("X-A", "é")])._encode())
     response = connection.next_event()
     assert isinstance(response, h11.Response)
     assert (response.status_code, response.reason) == (403, b"Forbidden")

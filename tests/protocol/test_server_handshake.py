@@ -194,13 +194,13 @@ def test_other_methods_are_told_what_is_allowed() -> None:
     # RFC 9110 §15.5.6: "The origin server MUST generate an Allow header field in a
     # 405 response".
     error = refused(*LINES, start="DELETE / HTTP/1.1")
-    assert refusal(error).encode().startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
-    assert b"\r\nAllow: GET\r\n" in refusal(error).encode()
+    assert refusal(error)._encode().startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
+    assert b"\r\nAllow: GET\r\n" in refusal(error)._encode()
 
 
 def test_plain_http_request_is_told_to_upgrade() -> None:
     error = refused("Host: h", "Accept: text/html")
-    head = refusal(error).encode()
+    head = refusal(error)._encode()
     assert head.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
     # RFC 9110 §15.5.22: "The server MUST send an Upgrade header field in a 426".
     assert b"\r\nUpgrade: websocket\r\n" in head
@@ -215,7 +215,7 @@ def test_other_versions_are_told_ours(version: str) -> None:
     # Required) and a |Sec-WebSocket-Version| header field".
     name = "Sec-WebSocket-Version"
     error = refused(*without(name, f"{name}: {version}"))
-    response = refusal(error).encode()
+    response = refusal(error)._encode()
     assert response.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
     assert b"\r\nSec-WebSocket-Version: 13\r\n" in response
     assert b"\r\nUpgrade: websocket\r\n" in response
@@ -270,7 +270,7 @@ def test_any_sixteen_bytes_make_a_key(nonce: bytes) -> None:
 
 def test_refusal_says_in_one_sentence_what_was_wrong() -> None:
     error = HandshakeError(400, "The Host header is missing.", [("X-A", "b")])
-    assert refusal(error).encode() == (
+    assert refusal(error)._encode() == (
         b"HTTP/1.1 400 Bad Request\r\n"
         b"X-A: b\r\n"
         b"Content-Type: text/plain; charset=utf-8\r\n"

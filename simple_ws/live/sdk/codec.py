@@ -207,7 +207,7 @@ def error_of(error: Any) -> LiveError:
         raise MalformedError("the error is not an object")
     text = field(error, "message", str, "") or field(error, "reason", str, "")
     temporary = field(error, "temporary", bool, False)
-    return LiveError.received(field(error, "code", int, 0), text, temporary)
+    return LiveError._received(field(error, "code", int, 0), text, temporary)
 
 
 def field(given: dict[str, Any], name: str, kind: type, default: Any) -> Any:

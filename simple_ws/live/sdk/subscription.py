@@ -195,7 +195,7 @@ class Subscription:
         if error is None:
             return InvalidState(f"the subscription to {self.topic!r} has ended")
         if isinstance(error, LiveError):
-            return LiveError.received(error.code, error.message, error.temporary)
+            return LiveError._received(error.code, error.message, error.temporary)
         return closed_by(error)
 
     # Doing

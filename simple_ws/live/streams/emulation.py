@@ -124,7 +124,7 @@ def begin_stream(
         head: of the response; b"" if the client sends it by itself.
     """
     origin, cors = exchange.request.origin, live.cors
-    any_origin = cors is not None and origin is not None and cors.allows(origin)
+    any_origin = cors is not None and origin is not None and cors._allows(origin)
     made = partial(combined(kind, live.client_class), *args)
     exchange.open_stream(live, StreamTerms(made, head, any_origin))
 
