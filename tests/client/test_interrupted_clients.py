@@ -385,7 +385,7 @@ def test_close_from_within_begins_the_handshake_once(
         server.write(server_frame(TEXT, "one") * 3)
         call = ws.recv if outer == "recv" else lambda: ws.send("outer")
         seen, error = until(stop, call, action=lambda: ws.close(4000, "enough"))
-        assert error is None or type(error) is ConnectionClosed
+        assert error is None or isinstance(error, ConnectionClosed)
         if stop > seen:
             return seen, None
         with suppress(ConnectionResetError):
