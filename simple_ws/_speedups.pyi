@@ -101,6 +101,7 @@ class LoopState:
     pause: float
 
     longest_turn: float
+    _poller: Any
     @property
     def share(self) -> float: ...
     @property
@@ -165,6 +166,14 @@ class ConnectionCore:
     _unregistered: bool
     _ended: bool
     _sock: Any
+    _host: Any
+    _handler: Any
+    _request_kept: Any
+    subprotocol: str | None
+    _timer: Any
+    _client_id: Any
+    _session: Any
+    _topics: Any
     @property
     def _rules(self) -> Any: ...
     @property
@@ -313,7 +322,11 @@ class Plan:
     def __init__(
         self,
         make: Callable[..., Any],
+        request: Callable[[bytes, dict[str, Any]], Any],
+        terms: tuple[type[Any], Any, Callable[[Any], Any], Any],
+        ended: Callable[[str | None], Any],
         welcome: Callable[[Any], object],
+        leave: Callable[[Any], object],
         handler: Any,
         admit: Callable[[Any], bool] | None,
         allows: Callable[[str | None, str], bool] | None,

@@ -639,4 +639,6 @@ include "_c/accept.pxi"
 
 # --- Opening -------------------------------------------------------------------------
 
+include "_c/ending.pxi"
+
 include "_c/opening.pxi"

@@ -79,6 +79,9 @@ cdef object _send_status = SendStatus
 cdef object _delivered = Delivered
 
 
+cdef int64_t _last_id = 0
+
+
 cdef struct Large:
     PyObject* block  # the bytes object, as far as it is reserved
     size_t size
@@ -102,6 +105,7 @@ cdef inline void unlink(Link* link) noexcept:
 
 
 cdef class Aside
+cdef class Plan
 
 
 cdef class ConnectionCore(Outbox):
@@ -123,11 +127,20 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef dict __dict__
     cdef object __weakref__
     # Ordered by size, to avoid padding: a server holds 50,000 of these.
-    # Fields of the owner, stored here without objects: `id`, `opened_at`, `_attached`,
+    # Fields of the owner; some are no objects: `id`, `opened_at`, `_attached`,
     # `_unregistered` and `_ended`.
     cdef public int64_t id
     cdef public double opened_at
-    cdef public object _sock
+    cdef public object _host
+    cdef public object _handler
+    cdef public object _request_kept
+    cdef public object subprotocol
+    cdef public object _timer
+    cdef public object _client_id
+    cdef public object _session
+    cdef public object _topics
+    cdef Plan plan  # by which it was opened, or None
+    cdef object own_sock  # None: it was not asked for yet, see `_sock`
     cdef readonly object _rules
     cdef object own_protocol  # the protocol, if it was needed
     cdef object message_callback
@@ -179,6 +192,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef flag own_write  # a subclass has its own write_message
     cdef flag feeding  # input is being processed: no further reads
     cdef flag queued  # in the loop's run queue: not read before its turn there
+    cdef flag owns_fd  # no socket object does
 
     def __cinit__(self, *args, **kwargs):
         drop_dict(self)
@@ -195,17 +209,27 @@ Moves messages between a socket and a callback; subclasses do the rest.
     ) -> None:
         if not isinstance(loop, LoopState):
             raise TypeError(f"loop must be a LoopState, not {loop!r}")
-        self._sock = sock
+        self.own_sock = sock
+        # A socket that is not a plain one (TLS, a test's) is used by its methods.
+        self.fd = sock.fileno() if type(sock) is _plain_socket else -1
+        self.set_up(
+            loop, rules, min(buffer_size, _MAX_READ), min(write_limit, _NO_LIMIT)
+        )
+
+    cdef int set_up(
+        self, LoopState loop, object rules, size_t buffer_size, size_t write_limit
+    ) except -1:
+        """What `__init__` does when the socket is known."""
+        self.id = next_id(&_last_id)
+        self.opened_at = time.time()
         self._loop = loop
         self._rules = rules
         self.message_callback = _ignore
-        self.phase = (<LoopState> loop).phase
-        (<LoopState> loop).phase += _GOLDEN
-        self._last_received = self._last_message = (<LoopState> loop).now
-        self._write_limit = min(write_limit, _NO_LIMIT)
-        self.buffer_size = self.read_size = min(buffer_size, _MAX_READ)
-        # A socket that is not a plain one (TLS, a test's) is used by its methods.
-        self.fd = sock.fileno() if type(sock) is _plain_socket else -1
+        self.phase = loop.phase
+        loop.phase += _GOLDEN
+        self._last_received = self._last_message = loop.now
+        self._write_limit = write_limit
+        self.buffer_size = self.read_size = <uint32_t> buffer_size
         self.max_size = rules.max_size
         self.max_frame_size = rules.max_frame_size
         agreement = rules.agreement
@@ -215,6 +239,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self._open = True
         self._on_fast_path = True
         self.own_write = type(self).write_message is not _write_message
+        return 0
 
     @property
     def _on_message(self) -> Callable[[Any, Any], object]:
@@ -228,10 +253,25 @@ Moves messages between a socket and a callback; subclasses do the rest.
             self.message_callback = callback
 
     def __dealloc__(self):
+        if self.owns_fd and self.fd >= 0:
+            c_close(self.fd)
         unlink(&self.in_wheel)
         free(self.bucket_of_rate)
         free(self.tail)
         self.drop_large()
+
+    @property
+    def _sock(self) -> Any:
+        """The socket; most connections need none, but for their descriptor."""
+        with cython.critical_section(self):
+            if self.own_sock is None:
+                self.own_sock = socket_of(self.fd)
+                self.owns_fd = False
+            return self.own_sock
+
+    @_sock.setter
+    def _sock(self, sock: Any) -> None:
+        self.own_sock = sock
 
     @property
     def _protocol(self) -> Any:
@@ -338,13 +378,13 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef int read_in(self) except -1:
         cdef LoopState loop = self._loop
         cdef uint8_t* buffer
-        if self.fd < 0 and not isinstance(self._sock, TLSRecords):
+        if self.fd < 0 and not isinstance(self.own_sock, TLSRecords):
             return self.read_by_method()
         buffer = loop.borrow_buffer()
         self.feeding = True
         try:
             if self.fd < 0:
-                return self.read_encrypted(<TLSRecords> self._sock, buffer)
+                return self.read_encrypted(<TLSRecords> self.own_sock, buffer)
             if self.large != NULL:
                 return self.read_large(buffer)
             return self.read_small(buffer)
@@ -370,11 +410,12 @@ Moves messages between a socket and a callback; subclasses do the rest.
         return self.feed(buffer, before + got)
 
     cdef int not_read(self, ssize_t got) except -1:
-        cdef int error = errno
-        if got == 0:
-            self._on_lost(None, True)
-        elif not would_block(error):
-            self._on_lost(OSError(error, os.strerror(error)), True)
+        cdef int error = errno if got else 0
+        if got and would_block(error):
+            return 0
+        if self.plan is None or not end_by_plan(self, error):
+            failure = OSError(error, os.strerror(error)) if error else None
+            self._on_lost(failure, True)
         return 0
 
     cdef int read_encrypted(self, TLSRecords records, uint8_t* buffer) except -1:
@@ -420,7 +461,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
     cdef int read_some_by_method(self) except -1:
         cdef object data
         try:
-            data = self._sock.recv(self.read_size)
+            data = self.own_sock.recv(self.read_size)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -1300,8 +1341,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self.pongs = 0
         while self.waiting:
             if self.fd < 0:
-                if isinstance(self._sock, TLSRecords):
-                    sent = self.send_encrypted(<TLSRecords> self._sock, &offered)
+                if isinstance(self.own_sock, TLSRecords):
+                    sent = self.send_encrypted(<TLSRecords> self.own_sock, &offered)
                 else:
                     sent = self.send_by_method(&offered)
                 if not self.offering:
@@ -1420,7 +1461,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         offered[0] = size
         self.offering = <uint32_t> min(size, <size_t> 0xFFFFFFFF)
         try:
-            sent = self._sock.send(data)
+            sent = self.own_sock.send(data)
             if sent < 0 or <size_t> sent > size:
                 raise ValueError(f"send returned {sent} for {size} bytes")
             return sent

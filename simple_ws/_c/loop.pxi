@@ -12,6 +12,7 @@ cdef extern from *:
     #include <sys/socket.h>
     #include <sys/uio.h>
     #include <time.h>
+    #include <unistd.h>
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0  /* macOS; Python ignores SIGPIPE anyway */
     #endif
@@ -49,6 +50,7 @@ cdef extern from *:
     ssize_t c_recv "recv"(int fd, void* to, size_t size, int flags) nogil
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags) nogil
     ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* message, int flags) nogil
+    int c_close "close"(int fd) nogil
     ssize_t c_readv "readv"(int fd, const iovec* parts, int count) nogil
 
 
@@ -193,6 +195,7 @@ State that connections share with the loop that drives them.
     cdef readonly list run_queue
     cdef readonly dict input_holders
     cdef Py_ssize_t carried_over  # of them, who waited when this turn began
+    cdef public object _poller  # `Poller`, if the loop waits by it
     cdef readonly object clock
     cdef bint monotonic
     # The last message given to a compressing connection in this turn, and its

@@ -4,6 +4,16 @@
 # What is decided here was worked out by `server/plans.py`, which asks the rules once.
 # Whatever a plan does not cover is left to `server/upgrade.py`.
 
+cdef extern from *:
+    """
+    static inline PyObject *new_object(PyObject *type, PyObject *args) {
+        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, args, NULL);
+    }
+    """
+    object new_object(object type, object args)
+    int snprintf(char* to, size_t size, const char* form, ...) nogil
+
+
 cdef enum:
     KEY_SIZE = 24  # of a Sec-WebSocket-Key, in base64
     ACCEPT_SIZE = 28
@@ -15,6 +25,12 @@ cdef bytes _ANSWER = UPGRADE_HEAD
 cdef const char* _BASE64 = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 )
+
+
+cdef struct Peer:
+    PyObject* address  # as Python has it; NULL: the others are set
+    char host[HOST_SIZE]
+    int port
 
 
 cdef inline uint32_t turned(uint32_t word, int bits) noexcept nogil:
@@ -110,16 +126,21 @@ cdef bytes answer_to(const char* key, object extension):
 
 
 cdef class Plan:
-    """Plan(make, welcome, handler, admit, allows, agree)
+    """Plan(make, request, terms, ended, welcome, leave, handler, admit, allows, agree)
 --
 
     What an ordinary handshake for one handler leads to.
 
     Args:
-        make: creates the connection, called with socket, request, parameters of the
-            path (or None) and agreement; it raises nothing. The request is in the form
-            of `http11.Request._packed`.
+        make: creates the connection, called with socket, request and agreement.
+        request: called with a request in the form of `http11.Request._packed`, and with
+            the parameters of the path, if there are any; returns what has both.
+        terms: (client class, host, rules, options): what `make` creates connections
+            with; rules is called with the agreement.
+        ended: called with the error's text, or None: there was none; returns the
+            protocol of a connection that its peer has ended so.
         welcome: called with the connection when it is open, before `on_open`.
+        leave: called with it when it has ended so, before `on_close`.
         handler: of the connection.
         admit: called with the address; False: there is no room. None: there always is.
         allows: called with Origin (or None) and Host; False: the page may not connect.
@@ -128,8 +149,16 @@ cdef class Plan:
             response and the agreement, both may be None; None: it is malformed.
     """
 
-    cdef object make
+    cdef object request
+    cdef object client_class
+    cdef object host
+    cdef object rules
+    cdef object message_rate
+    cdef size_t buffer_size
+    cdef size_t write_limit
+    cdef object ended
     cdef object welcome
+    cdef object leave
     cdef object handler
     cdef object admit
     cdef object allows
@@ -138,18 +167,49 @@ cdef class Plan:
     def __init__(
         self,
         make: Callable[..., Any],
+        request: Callable[[bytes, dict[str, Any]], Any],
+        terms: tuple[type[Any], Any, Callable[[Any], Any], Any],
+        ended: Callable[[str | None], Any],
         welcome: Callable[[Any], object],
+        leave: Callable[[Any], object],
         handler: Any,
         admit: Callable[[Any], bool] | None,
         allows: Callable[[str | None, str], bool] | None,
         agree: Callable[[str], tuple[Any, Any] | None],
     ) -> None:
-        self.make = make
+        self.request = request
+        self.client_class, self.host, self.rules, options = terms
+        if not issubclass(self.client_class, ConnectionCore):
+            raise TypeError(f"not a class of connections: {self.client_class!r}")
+        self.message_rate = options.message_rate
+        self.buffer_size = min(options.buffer_size, _MAX_READ)
+        self.write_limit = min(options.write_limit, _NO_LIMIT)
+        self.ended = ended
         self.welcome = welcome
+        self.leave = leave
         self.handler = handler
         self.admit = admit
         self.allows = allows
         self.agree = agree
+
+    cdef ConnectionCore create(
+        self, object sock, int fd, LoopState loop, object request, object agreement
+    ):
+        """A connection, as its class creates it; without a socket (None), it owns the
+        descriptor."""
+        cdef ConnectionCore client = <ConnectionCore> new_object(self.client_class, ())
+        client.set_up(loop, self.rules(agreement), self.buffer_size, self.write_limit)
+        client._host = self.host
+        client._handler = self.handler
+        client._request_kept = request
+        client.counters = <Counters?> self.handler._counters
+        if self.message_rate is not None:
+            client._limit_rate(*self.message_rate)
+        client.plan = self
+        client.own_sock = sock
+        client.fd = fd
+        client.owns_fd = sock is None
+        return client
 
 
 cdef class Plans:
@@ -220,7 +280,7 @@ cdef class Opener:
             they are needed, and again after `forget`.
     """
 
-    cdef object loop
+    cdef LoopState loop
     cdef object make_plans
     cdef Plans plans
     cdef bint known
@@ -250,32 +310,49 @@ cdef class Opener:
         Raises:
             OSError: As from `socket.accept`.
         """
-        accepted, address = accept_from(sock)
+        cdef sockaddr_storage address
+        cdef Peer peer
+        cdef int fd
         if self.current() is None:
-            return accepted, address, None
+            return *accept_from(sock), None
+        if HAVE_ACCEPT4 and type(sock) is _plain_socket:
+            fd = accept_fd(sock, &address)
+            peer.address = NULL
+            peer.port = peer_of(&address, peer.host)
+            if peer.port >= 0:
+                return self.take_in(None, fd, &peer)
+            accepted, known = named_socket(fd)
+        else:
+            accepted, known = accept_from(sock)
+        peer.address = <PyObject*> known
         try:
-            return self.take_in(accepted, address)
+            return self.take_in(accepted, accepted.fileno(), &peer)
         except BaseException:
             accepted.close()
             raise
 
-    cdef object take_in(self, object sock, object address):
+    cdef object take_in(self, object sock, int fd, Peer* peer):
+        """Read what has come; `sock` is None until an object is needed."""
         cdef LoopState loop = self.loop
         cdef uint8_t* buffer = loop.borrow_buffer()
-        cdef int fd = sock.fileno()
         cdef ssize_t got
+        cdef object data = None
         try:
             got = c_recv(fd, buffer, REQUEST_SIZE, 0)
-            if got < 0 and would_block(errno):
-                return sock, address, None
-            got = max(got, 0)
-            if got and self.open_from(
-                sock, address, <const char*> buffer, <size_t> got, None
-            ) is not None:
-                return None
-            return sock, address, PyBytes_FromStringAndSize(<char*> buffer, got)
+            if got >= 0 or not would_block(errno):
+                got = max(got, 0)
+                if got and self.open_from(
+                    sock, fd, peer, <const char*> buffer, <size_t> got, None
+                ) is not None:
+                    return None
+                data = PyBytes_FromStringAndSize(<char*> buffer, got)
+        except BaseException:
+            if sock is None:
+                c_close(fd)
+            raise
         finally:
             loop.return_buffer(buffer)
+        return owned_socket(fd) if sock is None else sock, address_of(peer), data
 
     def open(
         self, sock: socket.socket, address: Any, data: bytes, upgrade: Any
@@ -292,11 +369,14 @@ cdef class Opener:
         Returns:
             The client; None: the handshake needs another look.
         """
+        cdef Peer peer
         if self.current() is None:
             return None
+        peer.address = <PyObject*> address
         return self.open_from(
             sock,
-            address,
+            sock.fileno(),
+            &peer,
             PyBytes_AS_STRING(data),
             <size_t> PyBytes_GET_SIZE(data),
             upgrade,
@@ -312,18 +392,20 @@ cdef class Opener:
     cdef object open_from(
         self,
         object sock,
-        object address,
+        int fd,
+        Peer* peer,
         const char* data,
         size_t size,
         object upgrade,
     ):
         cdef Upgrade seen
         cdef Plan plan
-        cdef object extension = None, agreement = None, params
+        cdef object extension = None, agreement = None, params, request
+        cdef ConnectionCore client
         cdef size_t head = scan_upgrade(&seen, data, size)
         if head == 0 or head > self.plans.max_head or seen.protocols.data != NULL:
             return None
-        if not is_usual(address):
+        if peer.address != NULL and not is_usual(<object> peer.address):
             return None
         plan, params = self.find(&seen)
         if plan is None:
@@ -337,9 +419,12 @@ cdef class Opener:
                 return None
             extension, agreement = agreed
         # Last: what it takes is not given back.
-        if plan.admit is not None and not plan.admit(address):
+        if plan.admit is not None and not plan.admit(address_of(peer)):
             return None
-        client = plan.make(sock, packed_request(address, &seen), params, agreement)
+        request = packed_request(peer, &seen)
+        if params is not None:
+            request = plan.request(request, params)
+        client = plan.create(sock, fd, self.loop, request, agreement)
         answer = answer_to(seen.key.data, extension)
         rest = None
         if size > head:
@@ -365,36 +450,17 @@ cdef class Opener:
         if registered:
             client._watch(READ_READY)
         else:
-            self.loop.register(client._sock, READ_READY, client)
-        client._enqueue(answer)
+            watch_anew(self.loop, client)
+        client.push_frames(answer)
+        client.mark_dirty()
         plan.welcome(client)
         client._on_message = plan.handler._message_callback
-        client._keepalive.start(client)
-        self.call(plan.handler.on_open, client)
+        start_heartbeat(client)
+        call_user(client, plan.handler.on_open)
         if type(client._request_kept) is not bytes:
             client._pack_request()
         if rest is not None:
             client._feed(rest)
-        return 0
-
-    cdef int call(self, object callback, ConnectionCore client) except -1:
-        """Call a callback of a connection, as `UserCalls.call` does."""
-        cdef LoopState loop = self.loop
-        cdef double began = loop.read_clock()
-        cdef double spent
-        cdef object failure = None
-        try:
-            callback(client)
-        except BaseException as error:
-            failure = error
-        spent = loop.read_clock() - began
-        if spent > loop.slow:
-            owner = client._handler._log_name
-            client._host._log.note_slow_call(client, owner, callback, spent)
-        if isinstance(failure, Exception):
-            client._on_callback_error(failure)
-        elif failure is not None:
-            client._interrupt(failure)
         return 0
 
     cdef tuple find(self, Upgrade* seen):
@@ -419,15 +485,30 @@ cdef bint is_usual(object address) except -1:
     )
 
 
-cdef bytes packed_request(object address, Upgrade* seen):
+cdef object address_of(Peer* peer):
+    if peer.address != NULL:
+        return <object> peer.address
+    return shared_address(peer.host, peer.port)
+
+
+cdef bytes packed_request(Peer* peer, Upgrade* seen):
     """A request in the form of `http11.Request._packed`."""
-    cdef bytes peer = f"{address[0]} {address[1]} ".encode("utf-8", "surrogatepass")
-    cdef size_t size = <size_t> PyBytes_GET_SIZE(peer)
+    cdef bytes who
+    cdef char known[HOST_SIZE + 16]
+    cdef const char* source = known
+    cdef size_t size
+    if peer.address == NULL:
+        size = <size_t> snprintf(known, sizeof(known), b"%s %d ", peer.host, peer.port)
+    else:
+        address = <object> peer.address
+        who = f"{address[0]} {address[1]} ".encode("utf-8", "surrogatepass")
+        source = PyBytes_AS_STRING(who)
+        size = <size_t> PyBytes_GET_SIZE(who)
     cdef bytes packed = PyBytes_FromStringAndSize(
         NULL, <Py_ssize_t> (size + seen.target.size + 1 + seen.fields.size)
     )
     cdef char* to = PyBytes_AS_STRING(packed)
-    memcpy(to, PyBytes_AS_STRING(peer), size)
+    memcpy(to, source, size)
     to += size
     memcpy(to, seen.target.data, seen.target.size)
     to += seen.target.size

@@ -43,7 +43,6 @@ cdef extern from *:
     int epoll_create1(int flags) nogil
     int epoll_ctl(int epoll, int operation, int fd, epoll_event* event) nogil
     int epoll_wait(int epoll, epoll_event* events, int count, int timeout) nogil
-    int c_close "close"(int fd) nogil
 
 
 cdef extern from "Python.h":
@@ -114,10 +113,14 @@ cdef class Poller:
         Args:
             fileobj: a descriptor, or an object with `fileno()`.
         """
-        cdef Slot* slot
         cdef int fd = descriptor(fileobj)
         if fd < 0:
             raise ValueError(f"invalid file descriptor: {fd}")
+        self.watch(fd, events, target)
+
+    cdef int watch(self, int fd, uint32_t events, object target) except -1:
+        """See `add`."""
+        cdef Slot* slot
         self.make_room(fd)
         slot = self.slots + fd
         if slot.target != NULL:
@@ -128,6 +131,7 @@ cdef class Poller:
         slot.target = <PyObject*> target
         slot.events = <uint8_t> events
         self.count += 1
+        return 0
 
     def change(self, fileobj: object, uint32_t events, target: object) -> None:
         """Change a registration; KeyError when there is none."""
@@ -143,7 +147,10 @@ cdef class Poller:
 
     def remove(self, fileobj: object) -> None:
         """Unregister a descriptor; KeyError when it is not registered."""
-        cdef int fd = descriptor(fileobj)
+        self.forget(descriptor(fileobj))
+
+    cdef int forget(self, int fd) except -1:
+        """See `remove`."""
         cdef Slot* slot = self.find(fd)
         cdef PyObject* old = slot.target
         cdef epoll_event event
@@ -153,6 +160,7 @@ cdef class Poller:
         # A closed descriptor has left epoll by itself.
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, &event)
         Py_XDECREF(old)
+        return 0
 
     def entry(self, int fd) -> tuple[int, object]:
         """(events, target) of a descriptor; KeyError when it is not registered."""

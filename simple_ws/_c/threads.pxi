@@ -16,6 +16,13 @@ cdef extern from *:
     #define store_word(place, value) __atomic_store_n(place, value, __ATOMIC_RELAXED)
     #endif
 
+    #if defined(_MSC_VER)
+    #include <intrin.h>
+    #define next_id(place) _InterlockedIncrement64(place)
+    #else
+    #define next_id(place) __atomic_add_fetch(place, 1, __ATOMIC_RELAXED)
+    #endif
+
     /* Whether the caller has the only reference. Without the GIL a count of one proves
        nothing: another thread may hold references that it counts by itself. */
     static inline int has_one_owner(PyObject *object) {
@@ -32,4 +39,5 @@ cdef extern from *:
     """
     unsigned long load_word(unsigned long* place) nogil
     void store_word(unsigned long* place, unsigned long value) nogil
+    int64_t next_id(int64_t* place) nogil
     bint has_one_owner(PyObject* object)

@@ -11,9 +11,11 @@ a connection (identity, topics, keepalive, closing) is in `connection.client`.
 
 from __future__ import annotations
 
+import itertools
 import socket
+import time
 from collections.abc import Callable
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 from ..constants import (
@@ -68,6 +70,9 @@ _MANY_PONGS = 128
 #: many there are.
 _GOLDEN = 40503
 
+_ids = itertools.count(1)
+_numbering = Lock()  # without the GIL, two threads might get the same
+
 #: There is no Python twin of the C selector: the platform's is used.
 Poller: Any = None
 
@@ -104,9 +109,12 @@ class ConnectionCore(_Base):
         "_bucket",
         "_buffer_size",
         "_buffered_input",
+        "_client_id",
         "_dirty",
         "_ended",
         "_feeding",
+        "_handler",
+        "_host",
         "_last_message",
         "_last_received",
         "_max_size",
@@ -125,10 +133,14 @@ class ConnectionCore(_Base):
         "_pongs",
         "_queued",
         "_read_size",
+        "_request_kept",
         "_rest",
         "_rules",
+        "_session",
         "_stale",
         "_threshold",
+        "_timer",
+        "_topics",
         "_unregistered",
         "_wheel_slot",
         "_write_blocked",
@@ -140,6 +152,7 @@ class ConnectionCore(_Base):
         "opened_at",
         "ping_payload",
         "pong_payload",
+        "subprotocol",
     )
 
     def __init__(
@@ -152,10 +165,8 @@ class ConnectionCore(_Base):
     ) -> None:
         if not isinstance(loop, LoopState):
             raise TypeError(f"loop must be a LoopState, not {loop!r}")
-        # Fields of the owner; the extension stores them without creating objects.
-        self.id = 0
-        self.opened_at = 0.0
         self._attached = self._unregistered = self._ended = False
+        self._init_owner()
         super().__init__(sock, loop, write_limit)
         self._rules = rules
         self._own_protocol: Any = None  # the protocol, if it was needed
@@ -192,6 +203,20 @@ class ConnectionCore(_Base):
         # What is sent now may be dropped later: it is compressed without context.
         self._alone = False
         self._init_heartbeat(loop)
+
+    def _init_owner(self) -> None:
+        """Fields of the owner; the extension stores most of them without objects."""
+        with _numbering:
+            self.id = next(_ids)
+        self.opened_at = time.time()
+        self.subprotocol: str | None = None
+        self._host: Any = None
+        self._handler: Any = None
+        self._request_kept: Any = None
+        self._timer: Any = None
+        self._client_id: Any = None
+        self._session: Any = None
+        self._topics: Any = None
 
     def _init_heartbeat(self, loop: LoopState) -> None:
         self.latency: float | None = None

@@ -90,6 +90,7 @@ class LoopState:
         self.input_holders: dict[int, Any] = {}
         self.slow = self.pause = math.inf
         self.longest_turn = 0.0
+        self._poller: Any = None  # the extension has one
         self._mark = self.now  # until when time has been accounted for
         self._own_work = 0.0  # seconds since then that are not the callbacks'
         self._phase = 0  # of the next connection

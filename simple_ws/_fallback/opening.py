@@ -36,10 +36,15 @@ class Plan:
     """What an ordinary handshake for one handler leads to.
 
     Args:
-        make: creates the connection, called with socket, request, parameters of the
-            path (or None) and agreement; it raises nothing. The request is in the form
-            of `http11.Request._packed`.
+        make: creates the connection, called with socket, request and agreement.
+        request: called with a request in the form of `http11.Request._packed`, and with
+            the parameters of the path, if there are any; returns what has both.
+        terms: (client class, host, rules, options): what `make` creates connections
+            with; rules is called with the agreement.
+        ended: called with the error's text, or None: there was none; returns the
+            protocol of a connection that its peer has ended so.
         welcome: called with the connection when it is open, before `on_open`.
+        leave: called with it when it has ended so, before `on_close`.
         handler: of the connection.
         admit: called with the address; False: there is no room. None: there always is.
         allows: called with Origin (or None) and Host; False: the page may not connect.
@@ -48,19 +53,24 @@ class Plan:
             response and the agreement, both may be None; None: it is malformed.
     """
 
-    # The fallback opens connections by `Client._open_with`, which knows the others.
-    __slots__ = ("_admit", "_agree", "_allows", "_make")
+    # The fallback opens and ends connections by `Client`, which knows the others.
+    __slots__ = ("_admit", "_agree", "_allows", "_make", "_request")
 
     def __init__(
         self,
         make: Callable[..., Any],
+        request: Callable[[bytes, dict[str, Any]], Any],
+        terms: tuple[type[Any], Any, Callable[[Any], Any], Any],
+        ended: Callable[[str | None], Any],
         welcome: Callable[[Any], object],
+        leave: Callable[[Any], object],
         handler: Any,
         admit: Callable[[Any], bool] | None,
         allows: Callable[[str | None, str], bool] | None,
         agree: Callable[[str], tuple[Any, Any] | None],
     ) -> None:
         self._make = make
+        self._request = request
         self._admit = admit
         self._allows = allows
         self._agree = agree
@@ -195,8 +205,10 @@ class Opener:
         if plan._admit is not None and not plan._admit(address):
             return None
         request = f"{address[0]} {address[1]} {target}\n"
-        packed = request.encode("utf-8", "surrogatepass") + fields
-        client = plan._make(sock, packed, params, agreement)
+        kept: Any = request.encode("utf-8", "surrogatepass") + fields
+        if params is not None:
+            kept = plan._request(kept, params)
+        client = plan._make(sock, kept, agreement)
         registered = False if upgrade is None else upgrade._hand_over(client)
         client._start(_answer_to(key, extension), data[size:], registered)
         return client

@@ -9,13 +9,11 @@ receivers of a message is left to `topics`, everything before the upgrade to
 
 from __future__ import annotations
 
-import itertools
 import logging
 import socket
-import time
 from collections.abc import Callable
 from functools import lru_cache, partial
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import Any, ClassVar
 
 from ..constants import CloseCause, CloseCode, Opcode, SendStatus, State
@@ -35,12 +33,9 @@ from .interfaces import ConnectionHost, Handler
 from .keepalive import KeepAlive
 from .options import Options
 
-__all__ = ["Client"]
+__all__ = ["Client", "rules_of"]
 
 logger = logging.getLogger("simple_ws")
-
-_ids = itertools.count(1)
-_numbering = Lock()  # without the GIL, two threads might get the same
 
 _PONG = 0x80 | Opcode.PONG
 
@@ -89,18 +84,20 @@ class Client(ConnectionCore):
     _protocol: WebSocketProtocol
     _request_kept: Request | bytes  # see `Request._packed`
 
+    #: Set by `ConnectionCore`, which stores them without objects where it can.
+    _host: ConnectionHost
+    _handler: Handler
+    subprotocol: str | None
+    #: One deadline, for the identity or for the end.
+    _timer: Timer | None
+    _client_id: Any
+    # Created on first use.
+    _session: Any
+    _topics: set[str] | None
+
     # User attributes live in a dict that is created on first use: a server holds 50,000
     # of these objects.
-    __slots__ = (
-        "_client_id",
-        "_handler",
-        "_host",
-        "_request_kept",
-        "_session",
-        "_timer",
-        "_topics",
-        "subprotocol",
-    )
+    __slots__ = ()
 
     def __init__(
         self,
@@ -120,22 +117,13 @@ class Client(ConnectionCore):
         self._handler = handler
         self._request_kept = request
         self._counters = handler._counters
-        with _numbering:
-            self.id: int = next(_ids)
-        self.opened_at: float = time.time()
-        self.subprotocol: str | None = subprotocol
+        self.subprotocol = subprotocol
         if options.message_rate is not None:
             self._limit_rate(*options.message_rate)
-        # One deadline, for the identity or for the end.
-        self._timer: Timer | None = None
-        self._client_id: Any = None
-        # Created on first use.
-        self._session: Any = None
-        self._topics: set[str] | None = None
 
     def _make_rules(self, options: Options, agreement: Agreement | None) -> Rules:
         """The rules of the connection."""
-        return _rules(options.max_size, options.max_frame_size, agreement)
+        return rules_of(options.max_size, options.max_frame_size, agreement)
 
     @property
     def _request(self) -> Request:
@@ -635,7 +623,7 @@ class Client(ConnectionCore):
 
 
 @lru_cache(maxsize=256)
-def _rules(
+def rules_of(
     max_size: int | None, max_frame_size: int | None, agreement: Agreement | None
 ) -> Rules:
     """The rules of connections, one object for all that have the same."""

@@ -22,6 +22,9 @@ class Drains:
     def __init__(self) -> None:
         self._waiting: dict[Connection, list[asyncio.Future[None]]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
     async def wait(self, client: Connection) -> None:
         """Wait until a connection has taken its output, or has ended."""
         from asyncio import get_running_loop  # a server does without, until it waits

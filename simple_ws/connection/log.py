@@ -116,10 +116,11 @@ class Log:
 
     def note_end(self, client: Ended) -> None:
         """A connection has ended."""
-        cause = str(client.close_cause)
+        ended = client.close_cause
+        cause = str(ended)
         ends = self.counts.ends
         ends[cause] = ends.get(cause, 0) + 1
-        level = logging.INFO if client.close_cause in FAULTS else logging.DEBUG
+        level = logging.INFO if ended in FAULTS else logging.DEBUG
         if logger.isEnabledFor(level) and self.may_say(f"ended by {cause}"):
             self._say_end(client, cause, level)
 

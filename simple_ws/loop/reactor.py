@@ -164,7 +164,9 @@ class Reactor(LoopState):
         self._register: Callable[[Any, int, Any], object] = selector.register
         self._modify: Callable[[Any, int, Any], object] = selector.modify
         self._unregister: Callable[[Any], object] = selector.unregister
+        self._poller = None
         if isinstance(selector, EpollSelector):
+            self._poller = selector._poller
             selector.busy_poll = self._busy_poll
             # Without the `SelectorKey` results: creating three of them takes a
             # twentieth of the time of a handshake.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..connection.admission import Admission
 from ..connection.client import Client
-from ..constants import CloseCause, CloseCode
 from ..loop.listener import Listener, SocketFile, bind, bind_unix, limit_unsent, port_of
 from ..loop.signals import StopSignals
 from .forwarded import TrustedProxies
@@ -359,34 +358,6 @@ class Life(Operations):
         run.upgrades.discard(connection)
         if self._state is not ServerState.RUNNING:
             run.reactor.attention = True
-
-    def _add_client(self, client: Client) -> None:
-        """A connection opened."""
-        self._stats.opened += 1
-        super()._add_client(client)
-        if self._is_stopping:  # its handshake had begun before
-            close = partial(
-                client._close,
-                CloseCode.GOING_AWAY,
-                "the server stops",
-                CloseCause.SHUTDOWN,
-            )
-            self._current.reactor.call_soon(close)
-        if self._admission.counts_hosts:
-            self._admission.enter(client.address)
-        own = client._handler._admission
-        if own is not None:
-            own.enter(client.address)
-
-    def _remove_client(self, client: Client) -> None:
-        """A connection ended."""
-        super()._remove_client(client)
-        if self._admission.counts_hosts:
-            self._admission.leave(client.address)
-        own = client._handler._admission
-        if own is not None:
-            own.leave(client.address)
-        self._note_closing(client)
 
     def _on_accept(
         self, sock: socket.socket, address: Any, data: bytes | None = None

@@ -7,12 +7,14 @@ registered by `app`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..connection.admission import Admission, retry_after
 from ..connection.client import Client
 from ..connection.log import Log, LogCounts
 from ..connection.options import Options
+from ..constants import CloseCause, CloseCode
 from ..errors import NOT_FOUND, HandshakeError, InvalidState
 from ..handlers.around import surrounded
 from ..handlers.chain import Chain
@@ -207,6 +209,43 @@ class Lookup(Hub):
         if self._router.find_named(routing_path(request.encoded_path)) is None:
             return page
         return page if page.has(request) else None
+
+    def _add_client(self, client: Client) -> None:
+        """A connection opened."""
+        self._stats.opened += 1
+        handler = client._handler
+        if handler._closed_to_strangers:
+            self._add_stranger(client)
+        self.clients.add(client)
+        self._plain.pop(None, None)
+        handler.clients.add(client)
+        if self._state is ServerState.STOPPING:  # its handshake had begun before
+            close = partial(
+                client._close,
+                CloseCode.GOING_AWAY,
+                "the server stops",
+                CloseCause.SHUTDOWN,
+            )
+            self._current.reactor.call_soon(close)
+        if self._admission.counts_hosts:
+            self._admission.enter(client.address)
+        own = handler._admission
+        if own is not None:
+            own.enter(client.address)
+
+    def _remove_client(self, client: Client) -> None:
+        """A connection ended."""
+        self._forget_client(client)
+        self.clients.discard(client)
+        self._plain.pop(None, None)
+        handler = client._handler
+        handler.clients.discard(client)
+        if self._admission.counts_hosts:
+            self._admission.leave(client.address)
+        own = handler._admission
+        if own is not None:
+            own.leave(client.address)
+        self._note_closing(client)
 
     def _note_closing(self, client: Client) -> None:
         """A connection has ended; its socket may have to wait for the peer."""

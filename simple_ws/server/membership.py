@@ -297,31 +297,23 @@ class Membership(PublishCore):
         """A client says something of itself; see `Client.present_as`."""
         self._on_loop(self._set_payload, client, checked_payload(payload))
 
-    def _add_client(self, client: Client) -> None:
-        """A connection opened."""
-        if client._handler._closed_to_strangers:
-            self._add_stranger(client)
-        self.clients.add(client)
-        self._plain.pop(None, None)
-        client._handler.clients.add(client)
-
     def _add_stranger(self, client: Client) -> None:
         self._strangers.add(client)
         self._plain.clear()
 
-    def _remove_client(self, client: Client) -> None:
-        """A connection ended."""
+    def _forget_client(self, client: Client) -> None:
+        """What a connection was in, but for the groups of all: it has ended."""
         if client._topics:
             for topic in tuple(client._topics):
                 self._unsubscribe(topic, client)
         if client._client_id is not None:
             self._unbind(client)
-        self._payloads.pop(client, None)
-        self._drains.wake(client)
-        self._strangers.discard(client)
-        self.clients.discard(client)
-        self._plain.pop(None, None)
-        client._handler.clients.discard(client)
+        if self._payloads:
+            self._payloads.pop(client, None)
+        if self._drains:
+            self._drains.wake(client)
+        if self._strangers:
+            self._strangers.discard(client)
 
     def _note_drained(self, client: Client) -> None:
         """A connection has taken all its output."""

@@ -14,13 +14,16 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from ..connection.client import Client
+from ..connection.client import Client, rules_of
 from ..connection.options import Options
+from ..constants import CloseCause, CloseCode
 from ..deflate import Agreement
-from ..errors import HandshakeError
+from ..errors import NO_CLOSE_FRAME, HandshakeError
 from ..handlers.handler import BaseHandler
 from ..protocol.http11 import Request, check_allowed_host
 from ..protocol.server_handshake import check_origin
+from ..protocol.websocket import Protocol as WebSocketProtocol
+from ..protocol.websocket import Rules, concluded
 from ..speedups import Plan, Plans
 from .state import ServerState
 from .upgrade import negotiated
@@ -36,7 +39,13 @@ _DECISIVE = (
     "__init__",
     "__new__",
     "__setattr__",
+    "_calls",
+    "_closing",
+    "_conclude",
+    "_end",
+    "_keepalive",
     "_make_rules",
+    "_on_lost",
     "_open_with",
     "_start",
     "_take_callback",
@@ -78,9 +87,14 @@ def _plan(server: Lookup, handler: BaseHandler) -> Plan | None:
         return None
     handler = server._of(handler)
     options = handler.options
+    client_class = handler.client_class
     return Plan(
-        partial(_make, server, handler, handler.client_class, options),
+        partial(_make, server, handler, client_class, options),
+        _with_params,
+        (client_class, server, _rules_of(options), options),
+        _ended,
         server._add_client,
+        partial(_leave, server),
         handler,
         _admits(server, handler),
         _allows(server.options.allowed_hosts, options),
@@ -101,15 +115,37 @@ def _make(
     client_class: type[Client],
     options: Options,
     sock: Any,
-    packed: bytes,
-    params: dict[str, Any] | None,
+    request: Request | bytes,
     agreement: Agreement | None,
 ) -> Client:
-    request: Request | bytes = packed
-    if params is not None:
-        request = Request._unpacked(packed)
-        request.params = params
     return client_class(sock, server, handler, request, options, agreement, None)
+
+
+def _with_params(packed: bytes, params: dict[str, Any]) -> Request:
+    request = Request._unpacked(packed)
+    request.params = params
+    return request
+
+
+def _rules_of(options: Options) -> Callable[[Agreement | None], Rules]:
+    """The rules of connections, by agreement; see `Client._make_rules`."""
+    return lru_cache(maxsize=_REMEMBERED)(
+        partial(rules_of, options.max_size, options.max_frame_size)
+    )
+
+
+def _ended(reason: str | None) -> WebSocketProtocol:
+    """The protocol of a connection that was reset, or simply closed (None)."""
+    if reason is None:
+        return concluded(CloseCode.ABNORMAL, NO_CLOSE_FRAME, CloseCause.EOF)
+    return concluded(CloseCode.ABNORMAL, reason, CloseCause.RESET)
+
+
+def _leave(server: Lookup, client: Client) -> None:
+    """A connection has ended; in the same order as in `connection.closing`."""
+    server._release_client(client)
+    server._remove_client(client)
+    server._log.note_end(client)
 
 
 def _admits(server: Lookup, handler: BaseHandler) -> Callable[[Any], bool] | None:

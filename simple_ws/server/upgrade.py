@@ -671,7 +671,7 @@ def _create(client_class: Callable[..., Any], *args: object) -> Client:
     client = client_class(*args)
     if not isinstance(client, Client):
         raise TypeError(f"client_class must be a subclass of Client, not {client!r}")
-    if not hasattr(client, "_request"):
+    if getattr(client, "_request_kept", None) is None:
         name = type(client).__name__
         raise TypeError(f"{name}.__init__ must call super().__init__(*args)")
     return client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -394,3 +395,121 @@ def test_accepted_connections_are_opened_at_once(
             server.poll(1)
         assert not readable
     server.stop()
+
+
+def said_nothing(client: Client) -> None:
+    pass
+
+
+def subscribed(client: Client) -> None:
+    client.subscribe("news")
+
+
+def bound(client: Client) -> None:
+    client.bind("me")
+
+
+def closed_by_us(client: Client) -> None:
+    client.close(4000, "enough")
+
+
+def written(client: Client) -> None:
+    client.write_message("x" * 5_000_000)
+
+
+def paused(client: Client) -> None:
+    client._pause_reading(True)
+
+
+class Failing(Recorder):
+    def on_close(self, client: Any) -> None:
+        super().on_close(client)
+        raise ValueError("no")
+
+
+def end_of(plans: bool, before: Callable[[Client], None], leave: str) -> dict[str, Any]:
+    """How a client ends that leaves without a close frame, with plans or without."""
+    handler = Failing()
+    with Driven(handler, ping_interval=5) as driven:
+        server, run = driven.server, driven.server._current
+        if not plans:
+            run.opener = Opener(run.reactor, lambda: None)
+        peer = driven.join()
+        peer.write(request())
+        driven.turn(2)
+        peer.read_now()
+        client = handler.client()
+        before(client)
+        driven.turn()
+        getattr(peer, leave)()
+        driven.turn(3)
+        driven.advance(60)
+        shown = {
+            "events": [(handler.names, handler.of("close"))],
+            "closed": (client.close_code, client.close_reason, client.close_cause),
+            "status": (client.status, client.is_open(), client.topics),
+            "released": client._sock.fileno() == -1,
+            "left": (len(server.clients), len(handler.clients), len(run.closing)),
+            "watched": len(driven.reactor.wheel),
+            "ends": server._log.counts.ends,
+            "writes": client.write_message("late"),
+            "subscribers": server.publish("news", "late"),
+        }
+        peer.close()
+        return shown
+
+
+@pytest.mark.parametrize("leave", ["close", "reset", "end"])
+@pytest.mark.parametrize(
+    "before", [said_nothing, subscribed, bound, closed_by_us, written, paused]
+)
+def test_clients_that_simply_leave_end_as_all_others(
+    before: Callable[[Client], None], leave: str
+) -> None:
+    assert end_of(True, before, leave) == end_of(False, before, leave)
+
+
+def test_the_socket_of_a_client_is_there_when_asked_for() -> None:
+    with Driven() as driven:
+        peers = [driven.join() for _ in range(2)]
+        for peer in peers:
+            peer.write(request())
+        driven.turn(2)
+        asked, other = driven.server.clients
+        assert asked._sock.getpeername() is not None
+        assert asked._sock is asked._sock
+        for peer in peers:
+            peer.read_now()
+            peer.close()
+        driven.turn(3)
+        assert (asked._sock.fileno(), other._sock.fileno()) == (-1, -1)
+
+
+def test_descriptors_of_connections_are_closed() -> None:
+    """Of those whose socket was asked for, of the others, and of those refused."""
+    server = Server("127.0.0.1", 0)
+    server.mount("/", Recorder())
+    server.listen()
+    before = open_descriptors()
+    for number in range(6):
+        with socket.create_connection(("127.0.0.1", server.port)) as peer:
+            peer.sendall(request("/none" if number == 5 else "/"))
+            while number < 5 and not server.clients:
+                server.poll(1)
+            for client in server.clients if number % 2 else ():
+                assert client._sock.fileno() > 0
+            if number == 4:
+                peer.sendall(frame(8, b"\x03\xe8"))
+                server.poll(1)
+        for _ in range(4):
+            server.poll(0)
+        while server.clients:
+            server.poll(1)
+    for _ in range(4):
+        server.poll(0)
+    assert open_descriptors() == before
+    server.stop()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/dev/fd"))
