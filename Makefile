@@ -70,6 +70,7 @@ types: $(VENV)/.stamp-dev $(PYRIGHT) ## check types, also of the documentation
 
 reference: $(VENV)/.stamp ## write the pages of docs/reference that come from the package
 	$(BIN)/python scripts/public_names.py
+	$(BIN)/python scripts/reference_pages.py
 
 docs: $(VENV)/.stamp-docs ## build the documentation, docs/_build/html/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)

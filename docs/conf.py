@@ -159,6 +159,15 @@ def prepare(
     part_attributes(lines)
 
 
+#: In docs/reference, what is written there for a forge (scripts/reference_pages.py).
+_WRITTEN = re.compile(r"<!-- autodoc\n(.*?)\n-->\n.*?<!-- end -->", re.DOTALL)
+
+
+def read_directives(app: Any, page: str, source: list[str]) -> None:
+    """Put the directives back in the place of what was written from them."""
+    source[0] = _WRITTEN.sub(r"```{eval-rst}\n\1\n```", source[0])
+
+
 #: Signatures of classes: none where only the package makes them.
 SIGNATURES = {
     "simple_ws.WebSocket": "(host=None, port=None, **options)",
@@ -183,5 +192,6 @@ def sign(app: Any, what: str, name: str, *rest: Any) -> tuple[str, None] | None:
 def setup(app: Any) -> None:
     """Sphinx calls this."""
     app.add_role("name", name_role)
+    app.connect("source-read", read_directives)
     app.connect("autodoc-process-docstring", prepare, priority=400)  # napoleon: 500
     app.connect("autodoc-process-signature", sign)

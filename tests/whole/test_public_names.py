@@ -21,9 +21,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def generator() -> ModuleType:
-    path = ROOT / "scripts" / "public_names.py"
-    spec = importlib.util.spec_from_file_location("public_names", path)
+def generator(name: str = "public_names") -> ModuleType:
+    path = ROOT / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -73,6 +73,54 @@ def test_public_names_are_imported_without_a_warning() -> None:
             for name in module.__all__:
                 assert not name.startswith("_")
                 getattr(module, name)
+
+
+@pytest.mark.skipif(simple_ws.BACKEND == "extension", reason="written by the fallback")
+def test_the_reference_is_what_the_docstrings_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    pages = generator("reference_pages").pages()
+    assert len(pages) > 10
+    for path, text in pages.items():
+        old = path.read_text(encoding="utf-8").splitlines()
+        diff = difflib.unified_diff(old, text.splitlines(), lineterm="", n=1)
+        changes = "\n".join(diff)
+        assert not changes, f"{path.name}: run `make reference`\n{changes}"
+
+
+def test_the_reference_can_be_read_without_building_it() -> None:
+    for path in (ROOT / "docs" / "reference").glob("*.md"):
+        assert "```{eval-rst}" not in path.read_text(encoding="utf-8")
+    server = (ROOT / "docs/reference/server.md").read_text(encoding="utf-8")
+    assert "#### `Server.publish`" in server
+    assert "- `topic`: " in server
+
+
+DOCSTRING = """Send it.
+
+    Args:
+        msg, kind: what is sent,
+            and how.
+
+    Returns:
+        Whether it was.
+
+    Not more than once.
+    """
+
+
+def test_docstrings_become_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    text = "\n".join(generator("reference_pages").markdown_of(DOCSTRING))
+    assert [part.strip() for part in text.split("\n\n")] == [
+        "Send it.",
+        "**Arguments**",
+        "- `msg`, `kind`: what is sent,\n  and how.",
+        "**Returns**",
+        "Whether it was.",
+        "Not more than once.",
+    ]
 
 
 class Sample:
