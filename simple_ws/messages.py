@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Set
 from json import encoder as json_encoder
 from typing import Any, Final, NoReturn
 
@@ -19,6 +19,8 @@ __all__ = [
     "check_ping",
     "encode_json",
     "encode_message",
+    "encode_piece",
+    "is_in_pieces",
     "json_text",
 ]
 
@@ -92,6 +94,30 @@ def encode_message(msg: object, binary: bool | None) -> tuple[int, bytes]:
         return _BINARY, payload
     payload.decode()
     return _TEXT, payload
+
+
+def is_in_pieces(msg: object) -> bool:
+    """Whether a message is given as an iterable of its pieces, or an async one."""
+    if isinstance(msg, str | bytes | bytearray | memoryview | list | Mapping | Set):
+        return False
+    return isinstance(msg, Iterable | AsyncIterable)
+
+
+def encode_piece(piece: object) -> bytes:
+    """The bytes of a piece of a message.
+
+    Raises:
+        TypeError: It is neither str nor bytes, bytearray or memoryview.
+        ValueError: Text that is not valid Unicode.
+    """
+    if isinstance(piece, str):
+        return _encoded(piece)
+    if not isinstance(piece, bytes | bytearray | memoryview):
+        raise TypeError(
+            "the pieces of a message must be str, bytes, bytearray or memoryview, "
+            f"not {type(piece).__name__}"
+        )
+    return _exact(bytes(piece))
 
 
 def encode_json(value: object) -> bytes:

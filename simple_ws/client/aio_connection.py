@@ -8,21 +8,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import duration
 from ..constants import CloseCause, CloseCode
 from ..errors import NO_ANSWER, NO_CLOSE_FRAME, ConnectionClosedOK, InvalidState
-from ..messages import check_close, check_ping
+from ..messages import check_close, check_ping, is_in_pieces
 from ..protocol.client_handshake import Accepted
 from ..protocol.uri import URI
+from .aio_pieces import Outgoing, Pieces
 from .core import (
     LINGER,
     ClientCore,
     encode,
 )
+from .incoming import Stream
 from .options import ClientOptions
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ _HIGH_WATER = 64 * 1024
 #: Messages after which `send` lets other tasks run: a transport that takes everything
 #: would never make it wait. `recv` does the same when more messages are waiting.
 _BREATH = 64
+_RECEIVING = "another task is receiving from this connection"
 
 
 class Connection(ClientCore):
@@ -75,6 +78,7 @@ class Connection(ClientCore):
         self._receiver: asyncio.Future[None] | None = None
         self._senders: deque[asyncio.Future[None]] = deque()
         self._answers: dict[bytes, asyncio.Future[float]] = {}
+        self._outgoing: Outgoing | None = None  # a message that is sent in pieces
         self._gone: asyncio.Future[None] = loop.create_future()
         self._sends = 0
         self._receives = 0  # without waiting
@@ -145,6 +149,8 @@ class Connection(ClientCore):
         """
         if timeout is not None:
             timeout = duration("timeout", timeout)
+        if self._incoming is not None and self._incoming.stream is not None:
+            self._whole(self._leave_own_stream)
         if self._inbox:
             self._receives += 1
             if self._receives >= _BREATH or (self._reading_paused and self._unread):
@@ -157,16 +163,41 @@ class Connection(ClientCore):
                 await self._wait_for_news()
             else:
                 await self._wait_for_news_within(timeout)
+            if self._incoming is not None and self._incoming.stream is not None:
+                raise InvalidState(_RECEIVING)
         if not self._inbox:
             raise self._closed()
         try:
             self._make_room()
             if self._reading_paused:
                 self._wake_waiters()
-            return self._inbox.popleft()[0]
+            message: str | bytes = self._inbox.popleft()[0]
+            return message
         except BaseException:
             self._cut()
             raise
+
+    def recv_streaming(self) -> AsyncIterator[str | bytes]:
+        """Receive the next message in pieces, as they come.
+
+        Pieces need not be the frames of the server: what has arrived is one piece. A
+        large message is never in memory as a whole; `max_size` holds for the whole of
+        it, and above `read_limit` of what waits the client stops reading.
+
+        If you receive something else before its end, the rest is skipped. Cancelling
+        loses nothing; you can go on with the same iterator.
+
+        Returns:
+            An async iterator over the pieces: str for a text message, cut between
+            characters, bytes for a binary one. An empty message is one empty piece. It
+            raises
+
+            - ConnectionClosed: The connection has ended, also if it was in the middle
+              of the message.
+            - InvalidState: Another task is receiving, or another message has been
+              received since.
+        """
+        return Pieces(self)
 
     async def send(self, msg: object, binary: bool | None = None) -> None:
         """Send a message (RFC 6455 §6.1).
@@ -174,23 +205,38 @@ class Connection(ClientCore):
         Waits while too much earlier output has not been read by the server; the message
         itself is then accepted whole.
 
+        An iterable or async iterable, such as a generator, is sent as one message in
+        several frames (§5.4), each piece as it comes; another task that sends waits for
+        its end. If the iterable raises an exception after the first piece, or the task
+        is cancelled then, the connection is closed with 1011, as the server cannot be
+        told otherwise, and the exception is raised. Without any piece, nothing is sent.
+
         Args:
             msg: str is sent as text; bytes, bytearray and memoryview as binary; dict
-                and list as JSON text.
+                and list as JSON text. Or another iterable, of only str or only bytes.
             binary: True sends either as binary, False either as text.
 
         Raises:
             TypeError: A message of another type.
             ValueError: Bytes sent as text that are not valid UTF-8.
+            InvalidState: An iterable that is being sent here sends another message.
             ConnectionClosed: The connection has ended, or ends now because the server
                 has read nothing for `write_timeout` (cause `slow_consumer`).
         """
-        opcode, payload = encode(msg, binary)
+        try:
+            opcode, payload = encode(msg, binary)
+        except TypeError:
+            if not is_in_pieces(msg):
+                raise
+            opcode = 0
+        if not opcode:
+            await Outgoing(self, binary).send(msg)
+            return
         self._sends += 1
         if not self._sends % _BREATH:
             await asyncio.sleep(0)
-        if self._writing_paused:
-            await self._wait_for_room()
+        if self._writing_paused or self._outgoing is not None:
+            await self._wait_for_turn()
         if not self.is_open():
             raise self._closed()
         try:
@@ -273,11 +319,33 @@ class Connection(ClientCore):
 
     # Waiting
 
+    def _leave_own_stream(self) -> None:
+        """Receive a message as a whole, unless another task is receiving pieces."""
+        if self._receiver is None or self._receiver.done():
+            self._leave_stream()
+            self._wake_waiters()
+
+    async def _recv_piece(self, stream: Stream) -> str | bytes | None:
+        """The next piece of a message; None: nothing more."""
+        if stream.left:
+            raise stream.refusal()
+        if self._inbox and self._reading_paused and self._unread:
+            await asyncio.sleep(0)  # as in `recv`
+        if self._receiver is None or self._receiver.done():
+            self._whole(self._stream, stream)
+        await self._wait_for_news()
+        if not self._inbox:
+            raise self._closed()
+        piece = self._whole(self._take_piece, stream)
+        if self._reading_paused:
+            self._wake_waiters()
+        return piece
+
     async def _wait_for_news(self) -> None:
         while not self._inbox and not self._ended:
             # If it is done, its task has not run since then.
             if self._receiver is not None and not self._receiver.done():
-                raise InvalidState("another task is receiving from this connection")
+                raise InvalidState(_RECEIVING)
             self._receiver = self._asyncio_loop.create_future()
             await self._receiver
 
@@ -291,13 +359,25 @@ class Connection(ClientCore):
 
     async def _wait_for_room(self) -> None:
         while self._writing_paused and self.is_open():
-            sender = self._asyncio_loop.create_future()
-            self._senders.append(sender)
-            try:
-                await sender
-            finally:
-                with suppress(ValueError):
-                    self._senders.remove(sender)
+            await self._wait_in_line()
+
+    async def _wait_for_turn(self) -> None:
+        """Wait for room, and for the end of a message in pieces."""
+        while self.is_open():
+            if self._outgoing is not None:
+                self._outgoing.check_task()
+            elif not self._writing_paused:
+                return
+            await self._wait_in_line()
+
+    async def _wait_in_line(self) -> None:
+        sender = self._asyncio_loop.create_future()
+        self._senders.append(sender)
+        try:
+            await sender
+        finally:
+            with suppress(ValueError):
+                self._senders.remove(sender)
 
     async def _ping_and_wait(self, payload: bytes) -> float:
         await self._wait_for_room()

@@ -17,7 +17,7 @@ framing to `client.core`, opening to `client.opening`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,12 +28,14 @@ from ..errors import (
     ConnectionClosedOK,
     InvalidState,
 )
-from ..messages import check_close, check_ping
+from ..messages import check_close, check_ping, is_in_pieces
 from .address import Address, ask, read_address
 from .core import encode
 from .driving import Answer, Driving
+from .incoming import Stream
 from .opening import Opener
 from .options import check_client_options, check_tls_options
+from .pieces import SENDING, OthersTurn, Outgoing, Pieces
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -144,13 +146,47 @@ class Connection(Driving):
         """
         if timeout is not None:
             timeout = duration("timeout", timeout)
-        message = self._calls.run(self, self._recv, timeout, None)
+        message: Any = self._calls.run(self, self._recv, timeout, None)
         if isinstance(message, Exception):
             raise message
-        return message
+        return message  # type: ignore[no-any-return] # str or bytes
+
+    def recv_streaming(self, timeout: float | None = None) -> Iterator[str | bytes]:
+        """Wait for a message, and receive it in pieces, as they come.
+
+        Pieces need not be the frames of the server: what has arrived is one piece. A
+        large message is never in memory as a whole; `max_size` holds for the whole of
+        it, and above `read_limit` of what waits the client stops reading.
+
+        If you receive something else before its end, the rest is skipped.
+
+        Args:
+            timeout: seconds to wait for each piece; None: no limit.
+
+        Returns:
+            An iterator over the pieces: str for a text message, cut between characters,
+            bytes for a binary one. An empty message is one empty piece. It raises
+
+            - TimeoutError: Nothing came in time; you can go on with it.
+            - ConnectionClosed: The connection has ended, also if it was in the middle
+              of the message.
+            - InvalidState: Another message has been received since.
+
+        Raises:
+            TypeError, ValueError: `timeout` is not a number of seconds.
+        """
+        if timeout is not None:
+            timeout = duration("timeout", timeout)
+        return Pieces(self, timeout)
 
     def send(self, msg: object, binary: bool | None = None) -> None:
         """Send a message (RFC 6455 §6.1).
+
+        An iterable, such as a generator, is sent as one message in several frames
+        (§5.4), each piece as it comes; another thread that sends waits for its end. If
+        the iterable raises an exception after the first piece, the connection is closed
+        with 1011, as the server cannot be told otherwise, and the exception is raised.
+        Without any piece, nothing is sent.
 
         Returns when the operating system has accepted the message. While the server
         does not read, this receives messages for a later `recv`, up to `read_limit`, so
@@ -158,19 +194,32 @@ class Connection(Driving):
 
         Args:
             msg: str is sent as text; bytes, bytearray and memoryview as binary; dict
-                and list as JSON text.
+                and list as JSON text. Or another iterable, of only str or only bytes.
             binary: True sends either as binary, False either as text.
 
         Raises:
             TypeError: A message of another type.
             ValueError: Bytes sent as text that are not valid UTF-8.
+            InvalidState: An iterable that is being sent here sends another message.
             ConnectionClosed: The connection has ended, or ends now because the server
                 has read nothing for `write_timeout` (cause `slow_consumer`).
         """
-        opcode, payload = encode(msg, binary)
+        try:
+            opcode, payload = encode(msg, binary)
+        except TypeError:
+            if not is_in_pieces(msg):
+                raise
+            opcode = 0
+        if not opcode:
+            self._send_pieces(msg, binary)
+            return
         error = self._calls.run(self, self._send, opcode, payload)
         if error is not None:
-            raise error
+            while isinstance(error, OthersTurn):
+                error.wait()
+                error = self._calls.run(self, self._send, opcode, payload)
+            if error is not None:
+                raise error
 
     def ping(self, payload: bytes | str = b"", timeout: float | None = None) -> float:
         """Send a ping and wait for its pong (RFC 6455 §5.5.2).
@@ -245,33 +294,75 @@ class Connection(Driving):
         """
         return self._sock.fileno()
 
+    def _send_pieces(self, pieces: Any, binary: bool | None) -> None:
+        if not isinstance(pieces, Iterable):
+            raise TypeError("an async iterable can be sent by the asyncio client only")
+        Outgoing(self, binary).send(pieces)
+
     # The same, alone: errors are returned; what is raised came from elsewhere
 
-    def _recv(self, timeout: float | None, _: None) -> str | bytes | Exception:
-        if not self._inbox:
-            deadline = None if timeout is None else self._clock() + timeout
+    def _recv(self, timeout: float | None, _: None) -> Any:
+        if not self._inbox or self._incoming is not None:
+            error = self._wait_for_entry(timeout, None)
+            if error is not None:
+                return error
+        if self._calls.waiting and self._full:
+            self._calls.notify()  # there will be room for what others wait for
+        self._make_room()
+        return self._inbox.popleft()[0]
+
+    def _recv_piece(self, stream: Stream, timeout: float | None) -> Any:
+        error = self._wait_for_entry(timeout, stream)
+        if error is not None:
+            return error
+        if self._calls.waiting and self._full:
+            self._calls.notify()
+        return self._take_piece(stream)
+
+    def _wait_for_entry(
+        self, timeout: float | None, stream: Stream | None
+    ) -> Exception | None:
+        """Wait for a message, or for a piece of one."""
+        deadline = None if timeout is None else self._clock() + timeout
+        while True:
+            # Another thread may have done the other thing, while this one waited.
+            if stream is None:
+                self._leave_stream()
+            elif stream.left:
+                return stream.refusal()
+            else:
+                self._stream(stream)
+            if self._inbox:
+                return None
             came = self._wait_until(self._has_news, deadline)
             while not came and timeout == 0 and self._unread:
                 # To the end: `select` will not tell that there is more.
                 came = self._wait_until(self._has_news, deadline)
             if not came:
                 return TimeoutError(f"no message within {timeout:g} s")
-        if not self._inbox:
-            return self._farewell()
-        if self._calls.waiting and self._full:
-            self._calls.notify()  # there will be room for what others wait for
-        self._make_room()
-        return self._inbox.popleft()[0]
+            if not self._inbox:
+                return self._farewell()
 
     def _send(self, opcode: int, payload: bytes) -> Exception | None:
+        if self._outbox or not self.is_open():
+            error = self._ready_to_send()
+            if error is not None:
+                return error
+        if self._outgoing is not None:
+            return self._outgoing.refusal()
+        return self._send_frames(self._frame(opcode, payload))
+
+    def _ready_to_send(self) -> Exception | None:
+        """Wait until earlier output has been written."""
         if self._outbox:
             self._flush()
             self._wait_until(self._has_room, None)
-        if not self.is_open():
-            return self._farewell()
+        return None if self.is_open() else self._farewell()
+
+    def _send_frames(self, frames: bytes) -> Exception | None:
         # The connection is open, so the outbox is empty: `_put` has nothing to check.
         self._progress_at = self._clock()
-        self._outbox.append(self._frame(opcode, payload))
+        self._outbox.append(frames)
         self._flush()
         if self._outbox:
             self._wait_until(self._has_room, None)
@@ -328,6 +419,8 @@ class Connection(Driving):
     def _send_within(self, opcode: int, payload: bytes) -> Exception | None:
         if not self.is_open():
             return self._closed()
+        if self._outgoing is not None:
+            return InvalidState(SENDING)
         self._calls.queue(self._send_queued, opcode, payload)
         self._do_queued()
         return None

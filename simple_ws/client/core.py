@@ -16,6 +16,7 @@ from collections.abc import Callable
 from errno import ECONNREFUSED
 from os import urandom
 from socket import gaierror
+from typing import Any
 
 from ..constants import FAULTS, CloseCause, CloseCode, Opcode, State
 from ..errors import (
@@ -40,6 +41,7 @@ from ..protocol.keepalive import (
 from ..protocol.uri import URI
 from ..protocol.websocket import Protocol
 from ..speedups import build_frame
+from .incoming import Incoming, Part, Stream
 from .options import ClientOptions
 
 __all__ = [
@@ -156,6 +158,7 @@ class ClientCore:
         "_clock",
         "_inbox",
         "_inbox_size",
+        "_incoming",
         "_last_received",
         "_loss",
         "_options",
@@ -185,8 +188,9 @@ class ClientCore:
         self._options = options
         self._clock = clock
         self._agree(accepted or _NOTHING)
-        # Messages, and what each counts.
-        self._inbox: deque[tuple[str | bytes, int]] = deque()
+        # Messages, or the parts of one, and what each counts.
+        self._inbox: deque[tuple[Any, int]] = deque()
+        self._incoming: Incoming | None = None  # what is received in pieces
         self._inbox_size = 0
         # Input that is not parsed yet, because the inbox is full.
         self._rest = b""
@@ -313,6 +317,8 @@ class ClientCore:
                 stop = pos + protocol.remaining
             pos = protocol.receive(data, pos, min(stop, end))
             self._follow()
+            if self._incoming is not None:
+                self._incoming.collect(self)
             now = self._clock()
             if turn_ends is None:
                 turn_ends = now + _LONG_TURN
@@ -372,15 +378,43 @@ class ClientCore:
             return
         opcode, payload = event
         if opcode == _BINARY:
-            self._keep(payload, len(payload))
+            self._receive(payload, len(payload))
         elif opcode == _TEXT:
             # Counted in characters: equal to bytes for ASCII.
             size = len(payload) if payload.isascii() else len(payload.encode())
-            self._keep(payload, size)
+            self._receive(payload, size)
         elif opcode == Opcode.PONG:
             self._note_pong(payload)
 
-    def _keep(self, message: str | bytes, size: int) -> None:
+    def _receive(self, payload: str | bytes, size: int) -> None:
+        """A message has come; or its end, if it is received in pieces."""
+        if self._protocol.given:
+            assert self._incoming is not None
+            self._incoming.end(self, payload, size)
+        else:
+            self._keep(payload, size)
+
+    def _stream(self, stream: Stream) -> None:
+        """Receive the next message in pieces; or go on with it."""
+        if self._incoming is None:
+            self._incoming = Incoming(self)
+        self._incoming.begin(self, stream)
+
+    def _leave_stream(self) -> None:
+        """Receive the next message as a whole; skip the rest of another one."""
+        if self._incoming is not None and self._incoming.stream is not None:
+            self._incoming.leave(self)
+            self._read_on()
+
+    def _take_piece(self, stream: Stream) -> str | bytes | None:
+        """The next piece from the inbox, which is not empty; None: nothing more."""
+        piece = stream.note(self._inbox[0][0])
+        if stream.over and self._incoming is not None:
+            self._incoming.stream = None
+        self._take()
+        return piece
+
+    def _keep(self, message: str | bytes | Part, size: int) -> None:
         size += _OVERHEAD
         self._inbox.append((message, size))
         self._inbox_size += size
@@ -392,7 +426,8 @@ class ClientCore:
             IndexError: There is none.
         """
         self._make_room()
-        return self._inbox.popleft()[0]
+        message: str | bytes = self._inbox.popleft()[0]
+        return message
 
     def _make_room(self) -> None:
         """Count the oldest message as taken, and read on.

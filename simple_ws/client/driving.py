@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..constants import MAX_READ, CloseCause, CloseCode
 from ..errors import NO_ANSWER, NO_CLOSE_FRAME, ConnectionClosed
@@ -23,6 +23,9 @@ from .core import LINGER, ClientCore
 from .dial import READ, WRITE, Socket, wait_for
 from .exclusive import ExclusiveCalls
 from .options import ClientOptions
+
+if TYPE_CHECKING:
+    from .pieces import Outgoing
 
 __all__ = ["Answer", "Driving"]
 
@@ -85,6 +88,7 @@ class Driving(ClientCore):
         self._eof = False
         self._released = False
         self._answers: dict[bytes, Answer] = {}  # pings whose pongs are awaited
+        self._outgoing: Outgoing | None = None  # a message that is sent in pieces
         if accepted.rest:
             self._feed(accepted.rest)
             self._flush()

@@ -16,6 +16,7 @@ The states and their transitions:
 from __future__ import annotations
 
 import os
+from codecs import utf_8_decode
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -127,6 +128,7 @@ class Protocol:
         output: frames that answer the peer, to be taken and sent in this order.
         inflated: bytes of the last compressed message before and after inflation, to be
             taken by the caller for its statistics.
+        given: bytes of the message being read that `take_piece` has returned.
         close_code, close_reason, close_cause: how it ended, valid once CLOSED; the
             first reason stays.
     """
@@ -152,6 +154,7 @@ class Protocol:
         "close_code",
         "close_reason",
         "event",
+        "given",
         "inflated",
         "max_frame_size",
         "max_size",
@@ -194,6 +197,7 @@ class Protocol:
         self._compressed = False
         self._message = _NOTHING
         self._wire_size = 0
+        self.given = 0
         self._empty = 0  # number of empty fragments
         self._validator = _IDLE_VALIDATOR
         # Created on first use: a window is tens of kilobytes (RFC 7692 §7.1).
@@ -268,7 +272,8 @@ class Protocol:
     def _piece(self) -> int:
         """Bytes of a compressed frame to be inflated at once, by those before them."""
         received = self._wire_size - self._remaining
-        likely = _INFLATED_PIECE * received // (len(self._message) or 1)
+        inflated = self.given + len(self._message)
+        likely = _INFLATED_PIECE * received // (inflated or 1)
         return max(_FIRST_PIECE, min(_LAST_PIECE, likely))
 
     def _receive_header(self, data: Buffer, pos: int, end: int) -> int:
@@ -341,7 +346,7 @@ class Protocol:
         self._opcode = opcode
         self._compressed = compressed
         self._message = bytearray()
-        self._wire_size = self._empty = 0
+        self._wire_size = self._empty = self.given = 0
         if opcode == _TEXT:
             self._validator = Utf8Validator()
 
@@ -385,7 +390,7 @@ class Protocol:
 
     def _append(self, piece: Buffer) -> None:
         """Add a piece to the message; fail at the first wrong byte."""
-        room = self.max_size - len(self._message)
+        room = self.max_size - self.given - len(self._message)
         if self._compressed:
             piece = self.inflater().feed(piece, room)
         # Only the bytes within the limit are validated first: whether a text is wrong
@@ -419,7 +424,7 @@ class Protocol:
         if self._compressed:
             self._compressed = False
             self.inflater().finish()
-            self.inflated = (self._wire_size, len(self._message))
+            self.inflated = (self._wire_size, self.given + len(self._message))
         message, self._message = self._message, _NOTHING
         if self._opcode == _BINARY:
             self.event = (_BINARY, bytes(message))
@@ -427,6 +432,29 @@ class Protocol:
             raise InvalidData("text ends inside a UTF-8 sequence")
         else:
             self.event = (_TEXT, str(message, "utf-8"))
+
+    def take_piece(self) -> str | bytes:
+        """Return what is there of the message being read, which then begins behind it.
+
+        A text is cut between two characters. What is left comes with the event of the
+        message, or with the next call; `given` tells whether it is only a part.
+        """
+        message = self._message
+        if not message or self.state is not State.OPEN:
+            return b""
+        piece: str | bytes
+        if self._opcode == _TEXT:
+            piece, size = utf_8_decode(message, "strict", False)
+        else:
+            piece, size = bytes(message), len(message)
+        self._message = message[size:]
+        self.given += size
+        return piece
+
+    def put_back(self, message: bytes) -> None:
+        """Undo `take_piece`: this is all that it has returned of the message."""
+        self._message = bytearray(message) + self._message
+        self.given = 0
 
     @property
     def expected(self) -> int:
@@ -522,15 +550,27 @@ class Protocol:
             limit = _NO_LIMIT
         if len(payload) <= limit:
             return self._frame(_FIN | first, payload)
-        return self._fragments(first, memoryview(payload), limit)
+        return self._fragments(first, memoryview(payload), limit, _FIN)
 
-    def _fragments(self, first: int, payload: memoryview, limit: int) -> bytes:
+    def frame_piece(self, first: int, payload: bytes) -> bytes:
+        """Frame a piece of a message that more will follow, split as agreed (§5.4).
+
+        Args:
+            first: TEXT or BINARY, with RSV1 where the pieces are compressed; for all
+                pieces but the first one CONTINUATION.
+            payload: as sent on the wire.
+        """
+        return self._fragments(first, memoryview(payload), self.max_frame_size, 0)
+
+    def _fragments(
+        self, first: int, payload: memoryview, limit: int, fin: int
+    ) -> bytes:
         frames = []
         last = (len(payload) - 1) // limit * limit
         for start in range(0, last, limit):
             frames.append(self._frame(first, payload[start : start + limit]))
             first = _CONTINUATION
-        frames.append(self._frame(_FIN | first, payload[last:]))
+        frames.append(self._frame(fin | first, payload[last:]))
         return b"".join(frames)
 
     def deflater(self) -> Deflater:
