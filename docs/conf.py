@@ -168,6 +168,14 @@ def read_directives(app: Any, page: str, source: list[str]) -> None:
     source[0] = _WRITTEN.sub(r"```{eval-rst}\n\1\n```", source[0])
 
 
+def note_anchors(app: Any, doctree: nodes.document) -> None:
+    """Tell MyST of the anchors in tables, such as those of options, for links."""
+    slugs = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
+    for raw in doctree.findall(nodes.raw):
+        for name in re.findall(r'<a id="(\w+)">', raw.astext()):
+            slugs[name] = (raw.line, name, name)
+
+
 #: Signatures of classes: none where only the package makes them.
 SIGNATURES = {
     "simple_ws.WebSocket": "(host=None, port=None, **options)",
@@ -193,5 +201,6 @@ def setup(app: Any) -> None:
     """Sphinx calls this."""
     app.add_role("name", name_role)
     app.connect("source-read", read_directives)
+    app.connect("doctree-read", note_anchors)
     app.connect("autodoc-process-docstring", prepare, priority=400)  # napoleon: 500
     app.connect("autodoc-process-signature", sign)

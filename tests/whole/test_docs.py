@@ -1280,7 +1280,7 @@ def anchors(name: str) -> set[str]:
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
         for heading in headings
-    }
+    } | set(re.findall(r'<a id="(\w+)"></a>', text))
 
 
 @pytest.mark.one_backend
