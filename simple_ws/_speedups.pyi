@@ -301,7 +301,7 @@ def write_latest(member: ConnectionCore, msg: object, slot: object) -> bool: ...
 
 @disjoint_base
 class PublishCore:
-    _plain: dict[str | None, list[Any]]
+    _plain: dict[str | tuple[Any] | None, list[Any]]
     def __init__(self) -> None: ...
     def publish(
         self,
@@ -315,7 +315,10 @@ class PublishCore:
     def broadcast(
         self, msg: object, exclude: Collection[Any] = (), *, local: bool = False
     ) -> int: ...
-    def _remember(self, topic: str | None, receivers: list[Any]) -> None: ...
+    def send_to(self, client_id: Any, msg: object, *, local: bool = False) -> int: ...
+    def _remember(
+        self, topic: str | tuple[Any] | None, receivers: list[Any]
+    ) -> None: ...
 
 @disjoint_base
 class Plan:

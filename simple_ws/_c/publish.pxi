@@ -11,10 +11,10 @@ cdef class PublishCore:
 
 Publishes what all receivers get as it is; subclasses do the rest."""
 
-    # Who receives what is published to a topic, as lists that do not change; None
-    # instead of a topic: what is broadcast. Only where nothing else needs a look: no
-    # rule, engine, middleware … `_remember` adds entries. Whatever makes one wrong
-    # removes it, in the loop's thread.
+    # Who receives what is published to a topic, as lists that do not change; instead of
+    # a topic None: what is broadcast; (identity,): what is sent to it. Only where
+    # nothing else needs a look: no rule, engine, middleware … `_remember` adds entries.
+    # Whatever makes one wrong removes it, in the loop's thread.
     cdef readonly dict _plain
     cdef flag own_publish  # a subclass has its own publish
 
@@ -100,6 +100,25 @@ Publishes what all receivers get as it is; subclasses do the rest."""
                 return delivered(write_to_all(receivers, msg, _NOBODY, None, False))
         return self._broadcast(msg, exclude, local)
 
+    def send_to(self, client_id: Any, msg: object, *, local: bool = False) -> int:
+        """Send a message to all connections of an identity; return how many took it.
+
+        Args:
+            client_id: as given to `bind`; it does not need to be online.
+            msg: as for `broadcast`, also for the result and the errors raised.
+            local: send it to connections of this process alone.
+
+        Raises:
+            TypeError: The identity is not hashable; or there is an engine, and it is
+                neither str, int, bytes nor UUID.
+        """
+        cdef list receivers
+        if type(client_id) is str or type(client_id) is int:
+            receivers = self.find_plain((client_id,))
+            if receivers is not None:
+                return delivered(write_to_all(receivers, msg, _NOBODY, None, False))
+        return self._send_to_identity(client_id, msg, local)
+
     cdef inline list find_plain(self, object topic):
         """Who receives what is published; None where `_publish` must have a look."""
         receivers = self._plain.get(topic)
@@ -110,7 +129,9 @@ Publishes what all receivers get as it is; subclasses do the rest."""
             return None
         return <list> receivers
 
-    def _remember(self, topic: str | None, receivers: list[Any]) -> None:
+    def _remember(
+        self, topic: str | tuple[Any] | None, receivers: list[Any]
+    ) -> None:
         """Nothing is special about a topic: publish to these until that changes."""
         cdef ConnectionCore receiver
         for client in receivers:

@@ -11,15 +11,17 @@ from .fan_out import fan_out
 
 __all__ = ["PublishCore"]
 
+_Receivers = str | tuple[Any] | None
+
 
 class PublishCore:
     """Publishes what all receivers get as it is; subclasses do the rest."""
 
-    # Who receives what is published to a topic, as lists that do not change; None
-    # instead of a topic: what is broadcast. Only where nothing else needs a look: no
-    # rule, engine, middleware … `_remember` adds entries. Whatever makes one wrong
-    # removes it, in the loop's thread.
-    _plain: dict[str | None, list[Any]]
+    # Who receives what is published to a topic, as lists that do not change; instead of
+    # a topic None: what is broadcast; (identity,): what is sent to it. Only where
+    # nothing else needs a look: no rule, engine, middleware … `_remember` adds entries.
+    # Whatever makes one wrong removes it, in the loop's thread.
+    _plain: dict[_Receivers, list[Any]]
 
     def __init__(self) -> None:
         self._plain = {}
@@ -35,6 +37,9 @@ class PublishCore:
             key: str | None,
         ) -> int:
             """`publish`, where something is special."""
+
+        def _send_to_identity(self, client_id: Any, msg: object, local: bool) -> int:
+            """`send_to`, where something is special."""
 
         def _broadcast(self, msg: object, exclude: Collection[Any], local: bool) -> int:
             """`broadcast`, where something is special."""
@@ -112,7 +117,25 @@ class PublishCore:
                 return Delivered(fan_out(receivers, msg, ()))
         return self._broadcast(msg, exclude, local)
 
-    def _find_plain(self, topic: str | None) -> list[Any] | None:
+    def send_to(self, client_id: Any, msg: object, *, local: bool = False) -> int:
+        """Send a message to all connections of an identity; return how many took it.
+
+        Args:
+            client_id: as given to `bind`; it does not need to be online.
+            msg: as for `broadcast`, also for the result and the errors raised.
+            local: send it to connections of this process alone.
+
+        Raises:
+            TypeError: The identity is not hashable; or there is an engine, and it is
+                neither str, int, bytes nor UUID.
+        """
+        if type(client_id) is str or type(client_id) is int:
+            receivers = self._find_plain((client_id,))
+            if receivers is not None:
+                return Delivered(fan_out(receivers, msg, ()))
+        return self._send_to_identity(client_id, msg, local)
+
+    def _find_plain(self, topic: _Receivers) -> list[Any] | None:
         """Who receives what is published; None where `_publish` must have a look."""
         receivers = self._plain.get(topic)
         # All are of one loop; the others' threads may not write.
@@ -120,7 +143,7 @@ class PublishCore:
             return None
         return receivers
 
-    def _remember(self, topic: str | None, receivers: list[Any]) -> None:
+    def _remember(self, topic: _Receivers, receivers: list[Any]) -> None:
         """Nothing is special about a topic: publish to these until that changes."""
         if receivers and receivers[0]._loop.owner == get_ident():
             self._plain[topic] = receivers

@@ -77,7 +77,7 @@ class Topics(Generic[T]):
             removed when its members change.
     """
 
-    def __init__(self, plain: dict[str | None, list[T]] | None = None) -> None:
+    def __init__(self, plain: dict[Any, list[T]] | None = None) -> None:
         self._plain = {} if plain is None else plain
         self._groups: dict[str, Group[T]] = {}
         self._priorities: dict[tuple[str, T], float] = {}
@@ -126,20 +126,27 @@ class Topics(Generic[T]):
 
 
 class Identities(Generic[T]):
-    """Connections by their identity; an identity may have several."""
+    """Connections by their identity; an identity may have several.
 
-    def __init__(self) -> None:
+    Args:
+        plain: as for `Topics`; the entries are those of (identity,).
+    """
+
+    def __init__(self, plain: dict[Any, list[T]] | None = None) -> None:
+        self._plain = {} if plain is None else plain
         self._groups: dict[Any, Group[T]] = {}
 
     def bind(self, identity: Any, member: T) -> None:
         """Assign a connection to an identity."""
         self._groups.setdefault(identity, Group()).add(member)
+        self._plain.pop((identity,), None)
 
     def unbind(self, identity: Any, member: T) -> None:
         """Remove the assignment; nothing happens if it has another identity."""
         group = self._groups.get(identity)
         if group is not None:
             group.discard(member)
+            self._plain.pop((identity,), None)
             if not group:
                 del self._groups[identity]
 

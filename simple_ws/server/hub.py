@@ -185,20 +185,14 @@ class Hub(Membership):
             encode_message(msg, None)  # raises for a wrong one, without subscribers too
         return None
 
-    def send_to(self, client_id: Any, msg: object, *, local: bool = False) -> int:
-        """Send a message to all connections of an identity; return how many took it.
-
-        Args:
-            client_id: as given to `bind`; it does not need to be online.
-            msg: as for `broadcast`, also for the result and the errors raised.
-            local: send it to connections of this process alone.
-
-        Raises:
-            TypeError: The identity is not hashable; or there is an engine, and it is
-                neither str, int, bytes nor UUID.
-        """
+    def _send_to_identity(self, client_id: Any, msg: object, local: bool) -> int:
+        """See `send_to`."""
         check_identity(client_id)
-        return self._send_to(Audience.IDENTITY, client_id, msg, (), local)
+        taken = self._send_to(Audience.IDENTITY, client_id, msg, (), local)
+        if self._engine is None and not (self._filtered or self._strangers):
+            members = self._identities.members(client_id).listed()
+            self._remember((client_id,), members)
+        return taken
 
     def _send_to(
         self,

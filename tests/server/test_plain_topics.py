@@ -67,6 +67,45 @@ def test_subscribers_that_come_and_go_are_seen() -> None:
         assert not driven.server._plain
 
 
+@pytest.mark.parametrize("identity", ["me", 7, b"me", ("a", 1)])
+def test_send_to_sees_connections_that_come_and_go(identity: Any) -> None:
+    with Driven() as driven:
+        peers, clients = opened(driven, 3)
+        send = driven.server.send_to
+        for client in clients[:2]:
+            client.bind(identity)
+        assert [send(identity, "a"), send(identity, b"b")] == [2, 2]
+        assert type(send(identity, "c")) is Delivered
+        assert [peers[0].read_message() for _ in "abc"] == ["a", b"b", "c"]
+        clients[2].bind(identity)
+        assert send(identity, "d") == 3
+        clients[0].bind("other")
+        assert send(identity, "e") == 2
+        peers[1].close()
+        driven.turn(2)
+        assert send(identity, "f") == 1
+        clients[2].bind(None)
+        assert send(identity, "g") == 0
+        assert [peers[2].read_message() for _ in "def"] == ["d", "e", "f"]
+        assert not driven.server._plain
+
+
+def test_send_to_notices_a_middleware() -> None:
+    class Shouting(Middleware):
+        def on_send(self, msg: Any, client: Client) -> Any:
+            return msg.upper()
+
+    with Driven() as driven:
+        (peer,), (client,) = opened(driven, 1)
+        client.bind("me")
+        assert driven.server.send_to("me", "a") == 1
+        assert driven.server._plain
+        driven.server.use(Shouting())
+        assert not driven.server._plain
+        driven.server.send_to("me", "b")
+        assert peer.read_message() == "a"
+
+
 def test_broadcast_sees_clients_that_come_and_go() -> None:
     with Driven() as driven:
         peers, _ = opened(driven, 2)
