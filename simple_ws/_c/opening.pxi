@@ -31,6 +31,7 @@ cdef struct Peer:
     PyObject* address  # as Python has it; NULL: the others are set
     char host[HOST_SIZE]
     int port
+    bint taken  # a connection has the descriptor
 
 
 cdef inline uint32_t turned(uint32_t word, int bits) noexcept nogil:
@@ -337,6 +338,7 @@ cdef class Opener:
         cdef uint8_t* buffer = loop.borrow_buffer()
         cdef ssize_t got
         cdef object data = None
+        peer.taken = False
         try:
             got = c_recv(fd, buffer, REQUEST_SIZE, 0)
             if got >= 0 or not would_block(errno):
@@ -347,7 +349,7 @@ cdef class Opener:
                     return None
                 data = PyBytes_FromStringAndSize(<char*> buffer, got)
         except BaseException:
-            if sock is None:
+            if sock is None and not peer.taken:
                 c_close(fd)
             raise
         finally:
@@ -425,6 +427,7 @@ cdef class Opener:
         if params is not None:
             request = plan.request(request, params)
         client = plan.create(sock, fd, self.loop, request, agreement)
+        peer.taken = True
         answer = answer_to(seen.key.data, extension)
         rest = None
         if size > head:

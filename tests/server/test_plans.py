@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import logging
 import os
 import socket
@@ -509,6 +510,37 @@ def test_descriptors_of_connections_are_closed() -> None:
         server.poll(0)
     assert open_descriptors() == before
     server.stop()
+
+
+def turn_until_it_ends(server: Server) -> None:
+    for _ in range(10):
+        server.poll(1)
+
+
+class Exiting(WebSocket):
+    def on_open(self, client: Any) -> None:
+        raise SystemExit(3)
+
+
+def test_a_program_that_exits_in_on_open_closes_each_descriptor_once() -> None:
+    server = Server("127.0.0.1", 0)
+    server.mount("/", Exiting())
+    before = open_descriptors()
+    server.listen()
+    with socket.create_connection(("127.0.0.1", server.port)) as peer:
+        peer.sendall(request())
+        with pytest.raises(SystemExit):
+            turn_until_it_ends(server)
+        (client,) = server.clients
+        assert os.fstat(client._sock.fileno())
+        client.terminate()
+        for _ in range(3):
+            server.poll(0)
+        server.stop()
+        while server.clients:
+            server.poll(1)
+    gc.collect()
+    assert open_descriptors() == before
 
 
 def open_descriptors() -> int:
