@@ -251,6 +251,7 @@ class Life(Operations):
         run = self._current
         run.accept_no_more()
         shutdown = Shutdown(run, self.options, self._everybody, self._abort_late)
+        run.note_end = shutdown.log_end
         shutdown.begin([*self.clients, *self._stats.viewers], drain)
 
     def _begin_stop_of_all(self, drain: float | None) -> None:
@@ -314,6 +315,8 @@ class Life(Operations):
                 self._run = self._engine = self._presence = None
                 self._move(ServerState.STOPPED)
                 self._worker_hooks.stop()
+                if run.note_end is not None:
+                    run.note_end()
                 run.finished.set()
 
     def _end_routes(self) -> None:

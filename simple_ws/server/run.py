@@ -61,6 +61,7 @@ class Run:
         signals: number of signals that asked it to stop.
         started: set when the loop turns.
         finished: set when the run has ended.
+        note_end: called just before; None without a graceful shutdown.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Run:
         self.signals = 0
         self.started = threading.Event()
         self.finished = threading.Event()
+        self.note_end: Callable[[], None] | None = None
         self.reactor.open()
 
     @property

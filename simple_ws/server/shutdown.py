@@ -7,6 +7,7 @@ are cut
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +18,8 @@ from ..constants import SWEEP_TIME, CloseCause, CloseCode
 from .run import Run
 
 __all__ = ["Shutdown"]
+
+logger = logging.getLogger("simple_ws")
 
 #: Clients closed at once when stopping; more are closed in at most `_MAX_BATCHES`.
 _BATCH = 100
@@ -51,6 +54,8 @@ class Shutdown:
         self._everybody = everybody
         self._abort = abort
         self._batches = 0  # that are being closed
+        self._began = self._reactor.time()
+        self._told = self._cut = 0  # clients
 
     def begin(self, clients: list[Client], drain: float | None) -> None:
         """Close the clients; cut the remaining ones at the deadline.
@@ -60,7 +65,8 @@ class Shutdown:
             drain: seconds; None is `close_timeout`, and `ping_timeout` for clients
                 that still read earlier output.
         """
-        now = self._reactor.time()
+        now = self._began
+        self._told = len(clients)
         timeout = self._options.close_timeout if drain is None else drain
         deadline = None if drain is None else now + drain
         latest = now + self._options.ping_timeout if drain is None else now + drain
@@ -69,6 +75,14 @@ class Shutdown:
         pause = timeout / 2 / batches * min(1.0, len(clients) / _SPREAD_FULLY)
         self._close_batch(clients, -(-len(clients) // batches), pause, deadline)
         self._reactor.call_later(timeout, partial(self._pass_deadline, latest))
+
+    def log_end(self) -> None:
+        """Say that the server has stopped, and how."""
+        seconds = self._reactor.time() - self._began
+        logger.info(
+            "stopped in %.3g s: %d clients were told (%d), %d of them cut",
+            *(seconds, self._told, CloseCode.GOING_AWAY, self._cut),
+        )
 
     def _close_batch(
         self, clients: list[Client], size: int, pause: float, deadline: float | None
@@ -120,6 +134,7 @@ class Shutdown:
             timeout = min(rest, max(_LOOK_AGAIN, self._options.close_timeout))
             self._reactor.call_later(timeout, partial(self._pass_deadline, latest))
             return
+        self._cut = len(clients)
         self._call_in_slices(self._run.cuts(clients), self._end_callbacks)
 
     def _end_callbacks(self) -> None:

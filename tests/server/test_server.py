@@ -208,6 +208,20 @@ def test_stop_cuts_those_who_do_not_answer_after_drain() -> None:
             peer.read_message()
 
 
+def test_log_says_how_it_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "simple_ws")
+    with Driven() as driven:
+        peers = [driven.open() for _ in range(3)]
+        driven.stop_begins(3.0)
+        driven.turn()
+        peers[0].write(close_frame(1001))
+        driven.advance(1.0)
+        driven.advance(2.5)
+        driven.tear_down()
+    lines = [line for line in caplog.messages if line.startswith("stopped")]
+    assert lines == ["stopped in 3.5 s: 3 clients were told (1001), 2 of them cut"]
+
+
 def test_drain_zero_still_tells_everybody() -> None:
     with running(Recorder()) as server, open_peer(server) as peer:
         server.stop(drain=0)
