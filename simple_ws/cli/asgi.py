@@ -85,6 +85,9 @@ def _add_serving(asgi: argparse.ArgumentParser) -> None:
     asgi.add_argument(
         "--log-level", choices=LOG_LEVELS, help="log this and worse; default: info"
     )
+    asgi.add_argument(
+        "--access-log", action="store_true", help="log each plain HTTP request"
+    )
 
 
 def _add_limits(asgi: argparse.ArgumentParser) -> None:
@@ -142,6 +145,7 @@ def _server_options(options: argparse.Namespace) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "workers": options.workers,
         "max_size": options.ws_max_size,
+        "access_log": options.access_log,
     }
     if options.timeout_keep_alive is not None:
         chosen["keep_alive"] = options.timeout_keep_alive

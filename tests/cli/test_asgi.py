@@ -89,6 +89,14 @@ def test_application_is_served_and_shut_down(tmp_path: Path) -> None:
         assert (code, said) == (0, "shut down\n"), errors
 
 
+def test_requests_are_logged_where_that_is_asked_for(tmp_path: Path) -> None:
+    with program(tmp_path, "main:app", "--port", "0", "--access-log") as child:
+        read(f"{address(child)}page?token=secret")
+        _, _, errors = end(child)
+        assert '127.0.0.1 "GET /page" 200 ' in errors
+        assert "secret" not in errors
+
+
 def test_each_worker_has_an_application(tmp_path: Path) -> None:
     options = ("--factory", "--workers", "2", "--port", "0", "--log-level", "error")
     with program(tmp_path, "main:make", *options) as child:
