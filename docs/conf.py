@@ -17,7 +17,10 @@ from sphinx import addnodes
 
 # The reference shows the fallback, in which every signature and docstring is Python's.
 os.environ["SIMPLE_WS_EXTENSION"] = "0"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pack_examples import pack
 
 import simple_ws
 import simple_ws.aio
@@ -161,11 +164,20 @@ def prepare(
 
 #: In docs/reference, what is written there for a forge (scripts/reference_pages.py).
 _WRITTEN = re.compile(r"<!-- autodoc\n(.*?)\n-->\n.*?<!-- end -->", re.DOTALL)
+#: What only the built site has.
+_ON_THE_SITE = re.compile(r"<!-- on the site: (.*?) -->", re.DOTALL)
 
 
 def read_directives(app: Any, page: str, source: list[str]) -> None:
     """Put the directives back in the place of what was written from them."""
     source[0] = _WRITTEN.sub(r"```{eval-rst}\n\1\n```", source[0])
+    source[0] = _ON_THE_SITE.sub(r"\1", source[0])
+
+
+def add_examples(app: Any, error: Exception | None) -> None:
+    """Put the archive that the page with the examples offers into the site."""
+    if error is None and app.builder.format == "html":
+        pack(Path(app.outdir) / "examples.zip")
 
 
 def note_anchors(app: Any, doctree: nodes.document) -> None:
@@ -202,5 +214,6 @@ def setup(app: Any) -> None:
     app.add_role("name", name_role)
     app.connect("source-read", read_directives)
     app.connect("doctree-read", note_anchors)
+    app.connect("build-finished", add_examples)
     app.connect("autodoc-process-docstring", prepare, priority=400)  # napoleon: 500
     app.connect("autodoc-process-signature", sign)
