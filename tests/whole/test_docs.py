@@ -1514,6 +1514,7 @@ FOR_THE_HOUSE = [
 
 
 @pytest.mark.one_backend
+@pytest.mark.timeout(200)  # half a minute of CPU time
 def test_documentation_is_built_without_warnings(tmp_path: Path) -> None:
     for module in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(module, reason=f"the documentation needs {module}")
@@ -1523,7 +1524,7 @@ def test_documentation_is_built_without_warnings(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=180,
     )
     assert (result.returncode, result.stderr) == (0, "")
     reference = tmp_path / "html" / "reference"
