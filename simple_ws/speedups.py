@@ -7,6 +7,7 @@ extension, `0` disables it; if unset, the extension is used if it is available.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 _WANTED = os.environ.get("SIMPLE_WS_EXTENSION", "")
@@ -31,6 +32,34 @@ else:
 
 if TYPE_CHECKING:
     from ._fallback.tls import TLSRecords
+
+
+def _is_stale(folder: str, extension: str) -> bool:
+    """Whether the extension was built from other sources than lie there.
+
+    An installation has no sources, a checkout after `git pull` newer ones: then objects
+    in C lack what Python expects of them, and nothing says so.
+    """
+    if not os.path.exists(os.path.join(folder, "_speedups.pyx")):
+        return False
+    parts = os.path.join(folder, "_c")
+    paths = [os.path.join(folder, "_speedups.pyx")]
+    paths += [os.path.join(parts, name) for name in os.listdir(parts)]
+    newest = max(os.path.getmtime(path) for path in paths)
+    return newest > os.path.getmtime(extension)
+
+
+if BACKEND == "extension":
+    _extension = sys.modules[f"{__package__}._speedups"].__file__
+    if _extension and _is_stale(os.path.dirname(__file__), _extension):
+        import warnings
+
+        warnings.warn(
+            f"{_extension} is older than its sources: build it again with "
+            "`python setup.py build_ext --inplace`, or `make test`",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def tls_records() -> type[TLSRecords]:

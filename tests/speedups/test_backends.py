@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -151,6 +152,21 @@ def import_without_extension(wanted: str) -> subprocess.CompletedProcess[str]:
         timeout=30,
         check=False,
     )
+
+
+def test_extension_that_is_older_than_its_sources_is_told(tmp_path: Path) -> None:
+    extension = tmp_path / "_speedups.so"
+    parts = tmp_path / "_c"
+    parts.mkdir()
+    for path in (extension, parts / "loop.pxi"):
+        path.touch()
+        os.utime(path, (100, 100))
+    assert not speedups._is_stale(str(tmp_path), str(extension))  # no checkout
+    (tmp_path / "_speedups.pyx").touch()
+    os.utime(tmp_path / "_speedups.pyx", (100, 100))
+    assert not speedups._is_stale(str(tmp_path), str(extension))
+    os.utime(parts / "loop.pxi", (101, 101))
+    assert speedups._is_stale(str(tmp_path), str(extension))
 
 
 def test_fallback_serves_when_the_extension_is_not_built() -> None:
