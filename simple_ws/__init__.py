@@ -60,11 +60,13 @@ from .speedups import BACKEND
 if TYPE_CHECKING:
     from .client.blocking import connect
     from .connection.async_client import AsyncClient
+    from .ops.histograms import Histograms
     from .publisher import Publisher
 else:
     #: Imported when they are first used: most programs are servers.
     _LATER = {
         "AsyncClient": ".connection.async_client",
+        "Histograms": ".ops.histograms",
         "Publisher": ".publisher",
         "connect": ".client.blocking",
     }
@@ -125,6 +127,7 @@ __all__ = [
     "FirstMessageAuth",
     "HandshakeError",
     "HandshakeRefused",
+    "Histograms",
     "InvalidData",
     "InvalidHandshake",
     "InvalidState",

@@ -33,6 +33,6 @@ class Collector:
             # The registry appends to counters what their names end with.
             name = metric.name.removesuffix("_total")
             family = Family(name, metric.help, metric.kind)
-            for labels, value in samples_of(metric, stats):
-                family.add_sample(metric.name, dict(labels), value)
+            for sample, labels, value in samples_of(metric, stats):
+                family.add_sample(sample, dict(labels), value)
             yield family

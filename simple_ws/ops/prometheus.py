@@ -18,8 +18,10 @@ __all__ = ["CONTENT_TYPE", "TABLE", "Metric", "Metrics", "render", "samples_of"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-#: Labels of a sample, and its value.
-Sample = tuple[Mapping[str, str], float]
+#: Labels of a sample, and its value; of a histogram a mapping with `sum` and `le`.
+Sample = tuple[Mapping[str, str], Any]
+#: What a line shows: the name, labels, and the value.
+Line = tuple[str, Mapping[str, str], float]
 
 
 class Metric(NamedTuple):
@@ -104,6 +106,20 @@ def _each_of_source(
     def samples(stats: Mapping[str, Any]) -> Iterable[Sample]:
         values = stats[name][key] if name in stats else {}
         return [({label: each}, value) for each, value in values.items()]
+
+    return samples
+
+
+def _histograms(
+    key: str, *names: str
+) -> Callable[[Mapping[str, Any]], Iterable[Sample]]:
+    """Those of the middleware `Histograms`, if it is used."""
+
+    def samples(stats: Mapping[str, Any]) -> Iterable[Sample]:
+        for name, histogram in stats.get("histograms", {}).get(key, {}).items():
+            callback, _, handler = name.partition(" ")
+            labels = {"handler": handler, "callback": callback}
+            yield {label: labels[label] for label in names}, histogram
 
     return samples
 
@@ -228,6 +244,18 @@ TABLE = (
         "counter",
         "Callbacks that took longer than the option slow_callback.",
         _one("slow_callbacks"),
+    ),
+    Metric(
+        "simple_ws_callback_seconds",
+        "histogram",
+        "How long callbacks took, until the end of those that wait.",
+        _histograms("callback_seconds", "handler", "callback"),
+    ),
+    Metric(
+        "simple_ws_message_bytes",
+        "histogram",
+        "Size of the payload of the messages received.",
+        _histograms("message_bytes", "handler"),
     ),
     Metric(
         "simple_ws_longest_turn_seconds",
@@ -447,15 +475,26 @@ def render(stats: Mapping[str, Any]) -> bytes:
 def _lines(metric: Metric, stats: Mapping[str, Any]) -> Iterator[str]:
     yield f"# HELP {metric.name} {_escaped(metric.help)}"
     yield f"# TYPE {metric.name} {metric.kind}"
-    for labels, value in samples_of(metric, stats):
-        yield f"{metric.name}{_labels(labels)} {value!r}"
+    for name, labels, value in samples_of(metric, stats):
+        yield f"{name}{_labels(labels)} {value!r}"
 
 
-def samples_of(metric: Metric, stats: Mapping[str, Any]) -> Iterator[Sample]:
+def samples_of(metric: Metric, stats: Mapping[str, Any]) -> Iterator[Line]:
     """The samples of the server, or of each of its workers.
 
     Not the sums besides: who adds up a metric would count everything twice.
     """
+    for labels, value in _of_processes(metric, stats):
+        if metric.kind != "histogram":
+            yield metric.name, labels, value
+            continue
+        for limit, number in value["le"].items():
+            yield f"{metric.name}_bucket", {**labels, "le": limit}, number
+        yield f"{metric.name}_sum", labels, value["sum"]
+        yield f"{metric.name}_count", labels, value["le"]["+Inf"]
+
+
+def _of_processes(metric: Metric, stats: Mapping[str, Any]) -> Iterator[Sample]:
     if "workers" not in stats:
         yield from metric.samples(stats)
         return

@@ -71,6 +71,9 @@ class Operations(App):
                 other clients waited this long.
             live, api: only with `live`, or with its server API; `commands` or calls by
                 name, `errors` by code, and what was `malformed`.
+            histograms: only with the middleware `Histograms`; `callback_seconds` by
+                callback and handler and `message_bytes` by handler: the `sum`, and as
+                `le` how many values are not above each limit.
             engine: None without an engine; else `up`, 1 if it takes messages and 0 if
                 not; `reason`, why not; `server`, its name and version; `rtt`, how long
                 the last probe took to the engine and back (every 10 seconds; None if

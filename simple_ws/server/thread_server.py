@@ -121,6 +121,8 @@ class ThreadServer(Server):
         stats = self._stats
         paths = list(self._front._stats._paths.items())
         stats._paths = {self._of(handler): mounted for handler, mounted in paths}
+        if self._place.leads:  # they count for all threads
+            stats._sources = self._front._stats._sources
         return stats.gather(self)
 
     def _of(self, handler: BaseHandler) -> BaseHandler:

@@ -73,12 +73,14 @@ def test_every_sample_stands_below_its_declaration(driven: Driven) -> None:
         peer.leave()
     declared = ""
     for line in text_of(driven.server).splitlines():
-        if match := re.fullmatch(r"# TYPE (\w+) (counter|gauge)", line):
+        if match := re.fullmatch(r"# TYPE (\w+) (counter|gauge|histogram)", line):
             assert declared == match[1], "HELP comes before TYPE"
         elif match := re.fullmatch(r"# HELP (\w+) (.+)", line):
             declared = match[1]
         else:
-            assert re.fullmatch(rf"{declared}(\{{.*\}})? [-+.0-9e]+", line), line
+            assert re.fullmatch(
+                rf"{declared}(_bucket|_sum|_count)?(\{{.*\}})? [-+.0-9e]+", line
+            ), line
 
 
 def test_text_ends_with_a_line_end_and_has_no_empty_line(driven: Driven) -> None:

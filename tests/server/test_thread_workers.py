@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from harness import DEADLINE, Echo, Peer, Recorder, connect, open_peer, request
 
-from simple_ws import InvalidState, Middleware, Server, WebSocket
+from simple_ws import Histograms, InvalidState, Middleware, Server, WebSocket
 from simple_ws.server import thread_workers
 
 THREADS = 3
@@ -496,6 +496,22 @@ def test_clients_and_counts_are_those_of_all_threads() -> None:
         assert sum(each) == count
         assert [worker["worker"] for worker in stats["workers"]] == [1, 2, 3]
     assert len(handler.clients) == 0
+
+
+def test_histograms_count_for_all_threads_and_once() -> None:
+    handler = Recorder()
+    server = make(handler)
+    server.use(Histograms())
+    with running(server), spread(server, handler) as peers:
+        for peer in peers:
+            peer.text("four")
+        handler.wait_for("message", THREADS)
+        until(lambda: "on_message Recorder" in sizes_of(server))
+        until(lambda: sizes_of(server)["on_message Recorder"]["sum"] == 4 * THREADS)
+
+
+def sizes_of(server: Server) -> dict[str, Any]:
+    return dict(server.stats()["histograms"]["message_bytes"])
 
 
 def test_client_of_one_thread_is_used_by_another() -> None:

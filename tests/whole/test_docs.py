@@ -1144,7 +1144,9 @@ def test_forked_servers_share_a_port_and_end_together(tmp_path: Path) -> None:
 def check_metrics(sandbox: Sandbox) -> None:
     with sandbox.serve(sandbox.names["server"]) as server:
         assert b"simple_ws_connections" in server.request(path="/metrics").body
-        assert "open" in sandbox.names["server"].stats()["connections"]
+        stats = sandbox.names["server"].stats()
+        assert "open" in stats["connections"]
+        assert "callback_seconds" in stats["histograms"]
         assert server.request(path="/admin/live").status == 403
         cookie = {"Cookie": "admin=s3cret"}
         assert server.request(path="/admin/live", headers=cookie).status == 200
