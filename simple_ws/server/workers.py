@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cluster.worker import Worker, WorkerHost, WorkerLink
@@ -241,6 +242,7 @@ class Workers:
             logger.warning("%d workers share %d core%s", count, cores, plural)
         try:
             broker = BrokerProcess() if self._needs_broker else None
+            import_for_workers()
             self._supervisor = Supervisor(
                 self._sockets,
                 count,
@@ -364,6 +366,16 @@ def refuse_handover() -> None:
 
 def _call(callback: Callable[[], object]) -> None:
     callback()
+
+
+def import_for_workers() -> None:
+    """Import what every worker needs, before they are forked.
+
+    Each would do it as it begins: in memory of its own, and on a busy machine so long
+    that it is taken for one that hangs.
+    """
+    for name in ("cluster.announced_rules", "cluster.engines", "server.engine"):
+        import_module(f"simple_ws.{name}")
 
 
 def _cores() -> int:
