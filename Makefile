@@ -117,7 +117,7 @@ $(BIN)/python:
 	|| $(PYTHON) -m venv --clear --without-pip $(VENV)
 
 # An old extension must not outlive a failed build, which pip does not report.
-$(VENV)/.stamp: pyproject.toml setup.py $(CYTHON) | $(BIN)/python
+$(VENV)/.stamp: pyproject.toml setup.py $(CYTHON) $(wildcard simple_ws/_c/*.h) | $(BIN)/python
 	@rm -f "$(SPEEDUPS)"
 	$(call install,-e '.[$(EXTRA)]')
 	@touch $@

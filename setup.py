@@ -3,11 +3,13 @@
 SIMPLE_WS_EXTENSION decides as it does at import: `1` the extension must be built, `0`
 it is not built, unset: it is built if possible, and a failed build leaves a working
 installation in pure Python. SIMPLE_WS_DEBUG=1 turns on the checks that a release does
-without.
+without. SIMPLE_WS_ZLIB names a folder with the sources of zlib, which are compiled in
+where a system has none to link to (Windows).
 """
 
 import os
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -47,11 +49,28 @@ class BuildExtension(build_ext):
             print(bar, note, bar, sep="\n", file=sys.stderr)
 
 
+def _zlib_sources(folder: Path) -> list[str]:
+    """What deflate needs of zlib: all but its own files (`gzopen` and others)."""
+    names = ["adler32", "crc32", "deflate", "inffast"]
+    names += ["inflate", "inftrees", "trees", "zutil"]
+    return [str(folder / f"{name}.c") for name in names]
+
+
 def _extensions(optional: bool) -> list[Extension]:
     from Cython.Build import cythonize  # only where something is built
 
+    zlib = os.environ.get("SIMPLE_WS_ZLIB")
+    libraries = [] if zlib else ["z"]
+    if sys.platform == "win32":
+        libraries.append("ws2_32")
     speedups = Extension(
-        "simple_ws._speedups", ["simple_ws/_speedups.pyx"], libraries=["z"]
+        "simple_ws._speedups",
+        ["simple_ws/_speedups.pyx", *(_zlib_sources(Path(zlib)) if zlib else ())],
+        depends=["simple_ws/_c/system.h"],
+        include_dirs=["simple_ws", *([zlib] if zlib else ())],
+        # A prefix, for Python may have loaded a zlib of its own.
+        define_macros=[("Z_PREFIX", "1")] if zlib else [],
+        libraries=libraries,
     )
     directives = {
         "boundscheck": DEBUG,

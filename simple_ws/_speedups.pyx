@@ -591,9 +591,14 @@ Validates UTF-8 in pieces, and fails at the first wrong byte (RFC 3629).
         return complete
 
 
+# --- The system ----------------------------------------------------------------------
+
+include "_c/system.pxi"
+include "_c/threads.pxi"
+
+
 # --- Deflate -------------------------------------------------------------------------
 
-include "_c/threads.pxi"
 include "_c/deflate.pxi"
 
 

@@ -3,48 +3,6 @@
 # `socket.accept` and `setblocking` take 7.8 µs, two system calls more than needed and a
 # Python frame; this takes half of that, of some 65 µs for a whole handshake.
 
-cdef extern from *:
-    """
-    #include <arpa/inet.h>
-    #include <netinet/in.h>
-    #include <sys/socket.h>
-    #ifdef __linux__
-    #define HAVE_ACCEPT4 1
-    static inline int accept_at_once(int fd, struct sockaddr *a, socklen_t *n) {
-        return accept4(fd, a, n, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    }
-    #else
-    #define HAVE_ACCEPT4 0
-    static inline int accept_at_once(int fd, struct sockaddr *a, socklen_t *n) {
-        errno = ENOSYS;
-        return -1;
-    }
-    #endif
-    """
-    bint HAVE_ACCEPT4
-    enum:
-        AF_INET, AF_INET6
-    ctypedef unsigned int socklen_t
-    struct sockaddr:
-        pass
-    struct in_addr:
-        pass
-    struct in6_addr:
-        uint8_t s6_addr[16]
-    struct sockaddr_in:
-        uint16_t sin_port
-        in_addr sin_addr
-    struct sockaddr_in6:
-        uint16_t sin6_port
-        in6_addr sin6_addr
-        uint32_t sin6_scope_id
-    struct sockaddr_storage:
-        unsigned short ss_family
-    int accept_at_once(int fd, sockaddr* address, socklen_t* size) nogil
-    const char* inet_ntop(int family, const void* source, char* to, socklen_t n) nogil
-    uint16_t ntohs(uint16_t number) nogil
-    bint IN6_IS_ADDR_V4MAPPED(const in6_addr* address) nogil
-
 
 cdef enum:
     HOST_SIZE = 64  # of an IPv6 address as text: 46

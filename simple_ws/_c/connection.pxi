@@ -210,8 +210,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         if not isinstance(loop, LoopState):
             raise TypeError(f"loop must be a LoopState, not {loop!r}")
         self.own_sock = sock
-        # A socket that is not a plain one (TLS, a test's) is used by its methods.
-        self.fd = sock.fileno() if type(sock) is _plain_socket else -1
+        self.fd = descriptor_of(sock)
         self.set_up(
             loop, rules, min(buffer_size, _MAX_READ), min(write_limit, _NO_LIMIT)
         )

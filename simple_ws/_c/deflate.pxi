@@ -2,7 +2,13 @@
 # and `Inflater` in `_fallback/codecs.py`. Included by `_speedups.pyx`, whose buffers it
 # uses.
 
-cdef extern from "zlib.h" nogil:
+cdef extern from *:
+    """
+    #include <zlib.h>
+    #undef Byte /* a macro of zlib's Z_PREFIX, and a member of in6_addr on Windows */
+    """
+
+cdef extern from * nogil:
     ctypedef unsigned int uInt
     ctypedef struct z_stream:
         uint8_t* next_in  # const in fact, but only if ZLIB_CONST is defined

@@ -4,11 +4,6 @@
 # What is done here is what `connection.client`, `connection.keepalive` and
 # `connection.closing` do, in the same order.
 
-cdef extern from *:
-    int c_shutdown "shutdown"(int fd, int how) nogil
-    enum:
-        SHUT_RDWR
-
 
 cdef int watch_anew(LoopState loop, ConnectionCore client) except -1:
     """Register a connection for reading."""

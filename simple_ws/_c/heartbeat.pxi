@@ -7,22 +7,6 @@
 # ping but the last one of the heartbeat is unanswered. All else is left to `_sweep` and
 # to `protocol`, and `_take_beat` tells them of an unanswered one.
 
-cdef extern from *:
-    """
-    #ifdef __linux__
-    #include <sys/ioctl.h>
-    #include <linux/sockios.h>
-    /* Bytes that the peer has not acknowledged, see `reactor.unsent_by_system`. */
-    static inline int unsent_by_system(int fd) {
-        int left = 0;
-        return ioctl(fd, SIOCOUTQ, &left) < 0 ? 0 : left;
-    }
-    #else
-    static inline int unsent_by_system(int fd) { return 0; }
-    #endif
-    """
-    int unsent_by_system(int fd) nogil
-
 cdef enum:
     PING_OPCODE = 0x9
     PONG_OPCODE = 0xA

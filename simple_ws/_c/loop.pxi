@@ -1,58 +1,5 @@
 # State and statistics that connections share with the loop that drives them; the twin
-# of `_fallback/loop.py`. Included by `_speedups.pyx`; it also declares the system calls
-# used by the files included after it.
-
-cdef extern from *:
-    """
-    #include <errno.h>
-    #include <math.h>
-    #include <stdint.h>
-    #include <string.h>
-    #include <sys/types.h>
-    #include <sys/socket.h>
-    #include <sys/uio.h>
-    #include <time.h>
-    #include <unistd.h>
-    #ifndef MSG_NOSIGNAL
-    #define MSG_NOSIGNAL 0  /* macOS; Python ignores SIGPIPE anyway */
-    #endif
-    /* What time.monotonic() reads on Linux, without a Python object (22 ns). */
-    #ifdef __linux__
-    #define HAVE_MONOTONIC 1
-    static inline double monotonic_seconds(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    }
-    #else
-    #define HAVE_MONOTONIC 0
-    static inline double monotonic_seconds(void) { return 0.0; }
-    #endif
-    static inline int would_block(int error) {
-        return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
-    }
-    """
-    int errno
-    int EAGAIN, ECONNABORTED, EINTR, ENOSYS
-    int64_t INT64_MAX, INT64_MIN
-    double INFINITY, NAN
-    bint isnan(double number) nogil
-    int MSG_NOSIGNAL
-    bint HAVE_MONOTONIC
-    double monotonic_seconds() nogil
-    bint would_block(int error) nogil
-    struct iovec:
-        void* iov_base
-        size_t iov_len
-    struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    ssize_t c_recv "recv"(int fd, void* to, size_t size, int flags) nogil
-    ssize_t c_send "send"(int fd, const void* data, size_t size, int flags) nogil
-    ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* message, int flags) nogil
-    int c_close "close"(int fd) nogil
-    ssize_t c_readv "readv"(int fd, const iovec* parts, int count) nogil
-
+# of `_fallback/loop.py`. Included by `_speedups.pyx`.
 
 cdef extern from "<stdbool.h>":
     #: One byte instead of the four of `bint`: a server holds 50,000 connections.

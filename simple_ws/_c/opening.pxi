@@ -208,7 +208,7 @@ cdef class Plan:
             client._limit_rate(*self.message_rate)
         client.plan = self
         client.own_sock = sock
-        client.fd = fd
+        client.fd = fd if SOCKET_CALLS else -1
         client.owns_fd = sock is None
         return client
 
@@ -314,7 +314,7 @@ cdef class Opener:
         cdef sockaddr_storage address
         cdef Peer peer
         cdef int fd
-        if self.current() is None:
+        if not SOCKET_CALLS or self.current() is None:
             return *accept_from(sock), None
         if HAVE_ACCEPT4 and type(sock) is _plain_socket:
             fd = accept_fd(sock, &address)

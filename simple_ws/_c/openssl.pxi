@@ -9,12 +9,6 @@
 
 cdef extern from *:
     """
-    #include <dlfcn.h>
-    #include <stddef.h>
-    #include <stdint.h>
-    #include <stdlib.h>
-    #include <string.h>
-
     typedef struct ssl_st SSL;
     typedef struct bio_st BIO;
     typedef struct bio_method_st BIO_METHOD;
@@ -72,6 +66,12 @@ cdef extern from *:
     #define DECLARE(result, name, args) result (*name) args;
     static struct functions { OPENSSL_FUNCTIONS(DECLARE) } openssl;
 
+    #ifdef _WIN32 /* the DLLs of Python would have to be found by another way */
+    static int look_up_openssl(const char *path, const void *code) {
+        (void)path, (void)code;
+        return 0;
+    }
+    #else
     /* Whether two addresses are in the same program or library. */
     static int same_object(const void *one, const void *other) {
         Dl_info first, second;
@@ -96,6 +96,7 @@ cdef extern from *:
         }
         return 1;
     }
+    #endif
 
     static const void *code_of(PyTypeObject *type) {
         const void *code = NULL;
@@ -106,7 +107,7 @@ cdef extern from *:
 
     /* How many SSL objects this thread has made, and the last one. Of a thread, because
      * Python makes them without the GIL. */
-    static __thread struct { uint64_t count; SSL *last; } births;
+    static THREAD_LOCAL struct { uint64_t count; SSL *last; } births;
 
     static void note_birth(void *parent, void *data, CRYPTO_EX_DATA *all, int index,
                            long number, void *pointer) {

@@ -3,47 +3,7 @@
 # `selectors.DefaultSelector` takes 0.37 µs a ready event, 1.2 µs when there is one;
 # most of it creates objects that are never used. Here the descriptor is an index into a
 # table, whose slot has the connection, which is called without a Python frame.
-
-cdef extern from *:
-    """
-    #ifdef __linux__
-    #include <sys/epoll.h>
-    #include <time.h>
-    #include <unistd.h>
-    #define SIMPLE_WS_EPOLL 1
-    #else
-    /* Elsewhere `Poller` is None and selectors.DefaultSelector serves. */
-    #include <unistd.h>
-    #define SIMPLE_WS_EPOLL 0
-    #define EPOLLIN 1
-    #define EPOLLOUT 4
-    #define EPOLLERR 8
-    #define EPOLLHUP 16
-    #define EPOLL_CTL_ADD 1
-    #define EPOLL_CTL_DEL 2
-    #define EPOLL_CTL_MOD 3
-    #define EPOLL_CLOEXEC 0
-    typedef union { uint64_t u64; } epoll_data_t;
-    struct epoll_event { uint32_t events; epoll_data_t data; };
-    static int epoll_create1(int f) { errno = ENOSYS; return -1; }
-    static int epoll_ctl(int e, int o, int f, struct epoll_event *v)
-    { errno = ENOSYS; return -1; }
-    static int epoll_wait(int e, struct epoll_event *v, int n, int t)
-    { errno = ENOSYS; return -1; }
-    #endif
-    """
-    bint SIMPLE_WS_EPOLL
-    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
-    int EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC
-    ctypedef union epoll_data_t:
-        uint64_t u64
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags) nogil
-    int epoll_ctl(int epoll, int operation, int fd, epoll_event* event) nogil
-    int epoll_wait(int epoll, epoll_event* events, int count, int timeout) nogil
-
+# Without epoll `Poller` is None and selectors.DefaultSelector serves.
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1

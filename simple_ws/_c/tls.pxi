@@ -27,6 +27,14 @@ cdef object _no_handshake = "TLS: no handshake"
 cdef object _nested = "called while another call runs"
 
 
+cdef inline int descriptor_of(object sock) except? -1:
+    """The descriptor of a plain socket; -1: it is used by its methods, because it is
+    not a plain one (TLS, a test's), or the system knows no such descriptors."""
+    if SOCKET_CALLS and type(sock) is _plain_socket:
+        return sock.fileno()
+    return -1
+
+
 cdef class TLSRecords:
     """TLSRecords(context, sock, piece)
 --
@@ -67,8 +75,7 @@ The records of the server's end of a TLS connection.
         self.wire = connect_wire(self.ssl, &self.bio)
         if self.wire == NULL:
             raise MemoryError
-        # A socket that is not a plain one (a test's) is used by its methods.
-        self.fd = sock.fileno() if type(sock) is _plain_socket else -1
+        self.fd = descriptor_of(sock)
 
     def __dealloc__(self):
         if self.bio != NULL:

@@ -3,12 +3,8 @@
 # It accepts one form of a good opening handshake. For anything incomplete, unusual or
 # wrong it returns None, and `http11` and `server_handshake` handle it.
 
-cdef extern from *:
-    """
-    #include <strings.h>
-    """
+cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char* data, Py_ssize_t size, const char* errors)
-    int strncasecmp(const char* one, const char* other, size_t size) nogil
 
 
 cdef enum:
@@ -69,7 +65,7 @@ cdef inline bint all_of(const char* data, size_t size, uint8_t kind) noexcept no
 
 
 cdef inline bint same_word(Span* span, const char* word, size_t size) noexcept nogil:
-    return span.size == size and strncasecmp(span.data, word, size) == 0
+    return span.size == size and same_letters(span.data, word, size) == 0
 
 
 cdef inline Span trimmed(const char* data, size_t size) noexcept nogil:
@@ -94,7 +90,7 @@ cdef Span* place_of(Upgrade* upgrade, Span* name, bint* refused) noexcept nogil:
         return &upgrade.connection
     if same_word(name, b"origin", 6):
         return &upgrade.origin
-    if name.size > 14 and strncasecmp(name.data, b"sec-websocket-", 14) == 0:
+    if name.size > 14 and same_letters(name.data, b"sec-websocket-", 14) == 0:
         if same_word(name, b"sec-websocket-key", 17):
             return &upgrade.key
         if same_word(name, b"sec-websocket-version", 21):
