@@ -36,7 +36,7 @@ endef
 NODE_TESTS := tests/live/node_modules/.stamp
 PYRIGHT := tests/typing/node_modules/.stamp
 
-.PHONY: help run test freethreaded lint types reference docs conformance browser bench wheels sanitize fuzz \
+.PHONY: help run test freethreaded lint types reference docs conformance browser bench package wheels sanitize fuzz \
 	soak chaos clean
 
 help: ## show this list
@@ -85,6 +85,9 @@ bench: $(VENV)/.stamp ## measure beside other servers and clients
 	$(BIN)/python benchmarks/run.py $(ARGS)
 	@if [ -z "$(ARGS)" ]; then for name in clients heartbeat workers asgi; \
 	do $(BIN)/python benchmarks/$$name.py || exit 1; done; fi
+
+package: $(VENV)/.stamp-package ## build the sdist and a wheel, and check their contents
+	$(BIN)/python scripts/check_package.py $(ARGS)
 
 wheels: ## build, repair and test a wheel for each CPython on this machine
 	$(PYTHON) scripts/build_wheels.py $(ARGS)
