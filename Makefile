@@ -6,6 +6,7 @@ VENV   ?= .venv
 EXTRA  ?= test
 ARGS   ?=
 APP    ?=
+PYTHONS ?= 3.14 3.15
 BIN    := $(VENV)/bin
 CYTHON := $(wildcard simple_ws/*.pyx simple_ws/_c/*.pxi)
 
@@ -36,7 +37,7 @@ endef
 NODE_TESTS := tests/live/node_modules/.stamp
 PYRIGHT := tests/typing/node_modules/.stamp
 
-.PHONY: help run test freethreaded lint types reference docs conformance browser bench package wheels sanitize fuzz \
+.PHONY: help run test freethreaded newer lint types reference docs conformance browser bench package wheels sanitize fuzz \
 	soak chaos clean
 
 help: ## show this list
@@ -55,6 +56,10 @@ freethreaded: ## run the tests on a CPython without the GIL, which is built once
 	python=$$(scripts/free_threaded.sh) && PYTHON_GIL=0 PIP_PREFER_BINARY=1 \
 	$(MAKE) test PYTHON="$$python" VENV=.venv-free-threaded \
 	EXTRA=test-freethreaded ARGS="$(ARGS)"
+
+newer: ## run the tests on newer CPythons, PYTHONS="3.14 3.15", from a Debian installed once
+	@export ARGS="$(ARGS)"; \
+	for version in $(PYTHONS); do scripts/newer_python.sh "$$version" || exit 1; done
 
 lint: $(VENV)/.stamp-dev ## check style
 	$(BIN)/ruff check .
@@ -108,7 +113,7 @@ chaos: $(VENV)/.stamp ## several nodes for minutes, and every 20 s something fai
 	$(BIN)/python tests/chaos/run.py $(ARGS)
 
 clean: ## remove what was built and installed
-	rm -rf $(VENV) .venv-free-threaded build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz .typing docs/_build
+	rm -rf $(VENV) .venv-free-threaded .venv-3.* build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz .typing docs/_build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -rf tests/live/node_modules tests/typing/node_modules
 	rm -f simple_ws/_speedups.c simple_ws/_speedups.html simple_ws/_speedups*.so

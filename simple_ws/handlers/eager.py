@@ -59,7 +59,7 @@ class Eager:
             return coroutine
         runner = self._spare.pop()
         task, loop = runner.task, self._loop
-        references: tuple[int, int] | None = _references(task)
+        references: tuple[int, int] | None = _references(runner)
         try:
             _enter_task(loop, task)
         except RuntimeError:  # another task runs: this is called by it
@@ -80,7 +80,7 @@ class Eager:
         finally:
             _leave_task(loop, task)
             if references is not None:
-                self._put_back(runner, _references(task) == references)
+                self._put_back(runner, _references(runner) == references)
 
     def _put_back(self, runner: _Runner, unseen: bool) -> None:
         if unseen and not runner.task.cancelling() and not self._closed:
@@ -90,7 +90,7 @@ class Eager:
 
     def _keep(self, runner: _Runner) -> None:
         """A runner waits for a coroutine, for the first time or again."""
-        references = _references(runner.task)
+        references = _references(runner)
         if runner.references is None:
             runner.references = references
         few = len(self._spare) < _MAX_SPARE
@@ -104,7 +104,13 @@ class Eager:
             runner.end()
 
 
-def _references(task: asyncio.Task[Any]) -> tuple[int, int]:
+def _references(runner: _Runner) -> tuple[int, int]:
+    """How many references to its task there are, strong and weak.
+
+    From CPython 3.14 on, some calls borrow what they are given from a variable of the
+    caller, and others count a reference. So the task is no argument: it is read here.
+    """
+    task = runner.task
     return getrefcount(task), getweakrefcount(task)
 
 

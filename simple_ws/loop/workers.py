@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Call", "Pool", "WorkItem"]
 
@@ -220,6 +220,11 @@ class Call(Future[R]):
         """See `concurrent.futures.Future.exception`."""
         self._asked = True
         return super().exception(timeout)
+
+    def _get_snapshot(self) -> Any:
+        """What asyncio's futures ask for from CPython 3.15 on, instead of the above."""
+        self._asked = True
+        return super()._get_snapshot()  # type: ignore[misc]
 
     def __del__(self) -> None:
         if self._asked or not self.done() or self.cancelled():

@@ -12,6 +12,7 @@ import json
 import logging
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -195,8 +196,12 @@ def _fetch(url: str) -> bytes:
     """
     opener = urllib.request.build_opener(_NoRedirects)
     request = urllib.request.Request(url, headers={"Accept": "application/json"})
-    with opener.open(request, timeout=_TIMEOUT) as response:
-        body: bytes = response.read(_MAX_SIZE + 1)
+    try:
+        with opener.open(request, timeout=_TIMEOUT) as response:
+            body: bytes = response.read(_MAX_SIZE + 1)
+    except urllib.error.HTTPError as error:
+        error.close()  # it is the answer, too
+        raise
     if len(body) > _MAX_SIZE:
         raise ValueError(f"the answer has more than {_MAX_SIZE:,} bytes")
     return body

@@ -316,8 +316,10 @@ if sys.version_info < (3, 13):
     interpreters.run_string(interpreters.create(isolated=False), SOURCE)
 else:
     import _interpreters as interpreters
-    error = interpreters.exec(interpreters.create("legacy"), SOURCE)
+    made = interpreters.create("legacy")
+    error = interpreters.exec(made, SOURCE)
     assert error is None, error
+    interpreters.destroy(made)
 """,
         "main thread",
     ),

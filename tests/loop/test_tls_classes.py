@@ -89,7 +89,7 @@ def test_missing_one_is_an_error_when_it_must_be_there() -> None:
 #: What is different from an OpenSSL that can be called.
 OTHERS = {
     "it is elsewhere": "_ssl.__file__ = '/nowhere/_ssl.so'",
-    "it is another library": "import _socket; _ssl.__file__ = _socket.__file__",
+    "it is another library": "import _hashlib; _ssl.__file__ = _hashlib.__file__",
     "it is in the program": "del _ssl.__file__",
     "it is not OpenSSL": "ssl.OPENSSL_VERSION = 'LibreSSL 3.8.2'",
     "it is newer than known": "ssl.OPENSSL_VERSION = 'OpenSSL 4.0.0 14 Apr 2026'",
