@@ -128,7 +128,8 @@ class Attachment:
                 self._turn()  # at once: the loop may be about to close
             raise
 
-    def _turn(self) -> None:
+    def _turn(self, whole: bool = False) -> None:
+        """Turn; `whole`: also look at the deadlines, and wait for the next of them."""
         if self._over:
             return
         soon, self._soon = self._soon, None
@@ -136,7 +137,7 @@ class Attachment:
             soon.cancel()  # a descriptor was ready before
         more = True
         try:
-            more = self._reactor.run_ready()
+            more = self._reactor.run_ready() or whole
             if more:
                 self._reactor.run_once(0)
         finally:
@@ -166,7 +167,7 @@ class Attachment:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._turn()
+        self._turn(whole=True)  # in vain, maybe, but what is due later needs a timer
 
 
 def _nothing() -> None:

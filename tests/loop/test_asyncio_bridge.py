@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -35,7 +36,7 @@ from whole import test_drawing_board
 from whole.test_drawing_board import DEADLINE, Program
 
 import simple_ws
-from simple_ws import InvalidState, Server
+from simple_ws import InvalidState, Server, WebSocket
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPS = ROOT / "examples" / "loops"
@@ -464,6 +465,27 @@ def run_example(script: str) -> None:
     names["__name__"] = "__main__"
     exec(compile((LOOPS / script).read_text(), script, "exec"), names)
     print("seen")
+
+
+@pytest.mark.parametrize("order", ["cancelled", "due"])
+def test_deadline_behind_a_turn_in_vain_is_kept(order: str) -> None:
+    """A timer of the event loop that was for an earlier one is not its only one."""
+
+    async def serve() -> None:
+        server = Server("127.0.0.1", 0, ping=False)
+        server.mount("*", WebSocket())
+        server.attach()
+        called = asyncio.Event()
+        early = server.call_later(0.02, lambda: None)
+        for _ in range(5):
+            await asyncio.sleep(0)  # it turns, and waits for `early`
+        if order == "cancelled":
+            early.cancel()
+        server.call_later(0.04, called.set)
+        await asyncio.wait_for(called.wait(), DEADLINE)
+        await asyncio.to_thread(server.stop)
+
+    asyncio.run(serve())
 
 
 if __name__ == "__main__":
