@@ -556,6 +556,8 @@ def _watch(
     count: Callable[[], int],
 ) -> tuple[int, BaseException | None]:
     error: BaseException | None = None
+    # It would call finalizers in between, and Python goes on behind what those raise.
+    gc.disable()
     watch(watcher)
     try:
         function()
@@ -563,6 +565,7 @@ def _watch(
         error = raised
     finally:
         watch(None)
+        gc.enable()
     try:
         return count(), error
     finally:
