@@ -18,7 +18,7 @@ from ..errors import NO_ANSWER, NO_CLOSE_FRAME, ConnectionClosedOK, InvalidState
 from ..messages import check_close, check_ping, is_in_pieces
 from ..protocol.client_handshake import Accepted
 from ..protocol.uri import URI
-from .aio_pieces import Outgoing, Pieces
+from .aio_pieces import BREATH, Outgoing, Pieces
 from .core import (
     LINGER,
     ClientCore,
@@ -40,9 +40,6 @@ _clock = time.monotonic
 
 #: Bytes of unsent output above which `send` waits; asyncio's own default.
 _HIGH_WATER = 64 * 1024
-#: Messages after which `send` lets other tasks run: a transport that takes everything
-#: would never make it wait. `recv` does the same when more messages are waiting.
-_BREATH = 64
 _RECEIVING = "another task is receiving from this connection"
 
 
@@ -153,7 +150,7 @@ class Connection(ClientCore):
             self._whole(self._leave_own_stream)
         if self._inbox:
             self._receives += 1
-            if self._receives >= _BREATH or (self._reading_paused and self._unread):
+            if self._receives >= BREATH or (self._reading_paused and self._unread):
                 # Let others have their turn: messages come faster than they are taken.
                 self._receives = 0
                 await asyncio.sleep(0)
@@ -233,7 +230,7 @@ class Connection(ClientCore):
             await Outgoing(self, binary).send(msg)
             return
         self._sends += 1
-        if not self._sends % _BREATH:
+        if not self._sends % BREATH:
             await asyncio.sleep(0)
         if self._writing_paused or self._outgoing is not None:
             await self._wait_for_turn()

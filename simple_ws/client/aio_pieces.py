@@ -21,12 +21,13 @@ from .pieces import BROKEN_OFF, SENDING
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Outgoing", "Pieces"]
+__all__ = ["BREATH", "Outgoing", "Pieces"]
 
 _T = TypeVar("_T")
 
-#: Pieces after which other tasks run, as for messages.
-_BREATH = 64
+#: Messages, or pieces of one, after which `send` lets other tasks run: a transport that
+#: takes everything would never make it wait. `recv` does so when more messages wait.
+BREATH = 64
 
 
 class Host(Role):
@@ -112,7 +113,7 @@ class Outgoing:
         """Send a piece, in its turn; None: the end."""
         connection, fragments = self._connection, self._fragments
         self._count += 1
-        if not self._count % _BREATH:
+        if not self._count % BREATH:
             await asyncio.sleep(0)
         if connection._outgoing is not self:
             await connection._wait_for_turn()

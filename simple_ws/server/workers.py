@@ -242,7 +242,7 @@ class Workers:
             logger.warning("%d workers share %d core%s", count, cores, plural)
         try:
             broker = BrokerProcess() if self._needs_broker else None
-            import_for_workers()
+            _import_for_workers()
             self._supervisor = Supervisor(
                 self._sockets,
                 count,
@@ -368,7 +368,7 @@ def _call(callback: Callable[[], object]) -> None:
     callback()
 
 
-def import_for_workers() -> None:
+def _import_for_workers() -> None:
     """Import what every worker needs, before they are forked.
 
     Each would do it as it begins: in memory of its own, and on a busy machine so long
