@@ -324,7 +324,6 @@ class PublishCore:
 class Plan:
     def __init__(
         self,
-        make: Callable[..., Any],
         request: Callable[[bytes, dict[str, Any]], Any],
         terms: tuple[type[Any], Any, Callable[[Any], Any], Any],
         ended: Callable[[str | None], Any],

@@ -127,17 +127,16 @@ cdef bytes answer_to(const char* key, object extension):
 
 
 cdef class Plan:
-    """Plan(make, request, terms, ended, welcome, leave, handler, admit, allows, agree)
+    """Plan(request, terms, ended, welcome, leave, handler, admit, allows, agree)
 --
 
     What an ordinary handshake for one handler leads to.
 
     Args:
-        make: creates the connection, called with socket, request and agreement.
         request: called with a request in the form of `http11.Request._packed`, and with
             the parameters of the path, if there are any; returns what has both.
-        terms: (client class, host, rules, options): what `make` creates connections
-            with; rules is called with the agreement.
+        terms: (client class, host, rules, options): what connections are
+            created with; rules is called with the agreement.
         ended: called with the error's text, or None: there was none; returns the
             protocol of a connection that its peer has ended so.
         welcome: called with the connection when it is open, before `on_open`.
@@ -167,7 +166,6 @@ cdef class Plan:
 
     def __init__(
         self,
-        make: Callable[..., Any],
         request: Callable[[bytes, dict[str, Any]], Any],
         terms: tuple[type[Any], Any, Callable[[Any], Any], Any],
         ended: Callable[[str | None], Any],

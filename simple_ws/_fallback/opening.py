@@ -36,11 +36,10 @@ class Plan:
     """What an ordinary handshake for one handler leads to.
 
     Args:
-        make: creates the connection, called with socket, request and agreement.
         request: called with a request in the form of `http11.Request._packed`, and with
             the parameters of the path, if there are any; returns what has both.
-        terms: (client class, host, rules, options): what `make` creates connections
-            with; rules is called with the agreement.
+        terms: (client class, host, rules, options): what connections are
+            created with; rules is called with the agreement.
         ended: called with the error's text, or None: there was none; returns the
             protocol of a connection that its peer has ended so.
         welcome: called with the connection when it is open, before `on_open`.
@@ -54,11 +53,19 @@ class Plan:
     """
 
     # The fallback opens and ends connections by `Client`, which knows the others.
-    __slots__ = ("_admit", "_agree", "_allows", "_make", "_request")
+    __slots__ = (
+        "_admit",
+        "_agree",
+        "_allows",
+        "_client_class",
+        "_handler",
+        "_host",
+        "_options",
+        "_request",
+    )
 
     def __init__(
         self,
-        make: Callable[..., Any],
         request: Callable[[bytes, dict[str, Any]], Any],
         terms: tuple[type[Any], Any, Callable[[Any], Any], Any],
         ended: Callable[[str | None], Any],
@@ -69,11 +76,17 @@ class Plan:
         allows: Callable[[str | None, str], bool] | None,
         agree: Callable[[str], tuple[Any, Any] | None],
     ) -> None:
-        self._make = make
+        self._client_class, self._host, _, self._options = terms
+        self._handler = handler
         self._request = request
         self._admit = admit
         self._allows = allows
         self._agree = agree
+
+    def _create(self, sock: Any, request: Any, agreement: Any) -> Any:
+        """A connection, as its class creates it."""
+        given = self._host, self._handler, request, self._options, agreement, None
+        return self._client_class(sock, *given)
 
 
 class Plans:
@@ -208,7 +221,7 @@ class Opener:
         kept: Any = request.encode("utf-8", "surrogatepass") + fields
         if params is not None:
             kept = plan._request(kept, params)
-        client = plan._make(sock, kept, agreement)
+        client = plan._create(sock, kept, agreement)
         registered = False if upgrade is None else upgrade._hand_over(client)
         client._start(_answer_to(key, extension), data[size:], registered)
         return client

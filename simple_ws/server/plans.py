@@ -89,7 +89,6 @@ def _plan(server: Lookup, handler: BaseHandler) -> Plan | None:
     options = handler.options
     client_class = handler.client_class
     return Plan(
-        partial(_make, server, handler, client_class, options),
         _with_params,
         (client_class, server, _rules_of(options), options),
         _ended,
@@ -107,18 +106,6 @@ def _is_plain(client_class: Any) -> bool:
     return isinstance(client_class, type) and all(
         getattr(client_class, name) == getattr(Client, name) for name in _DECISIVE
     )
-
-
-def _make(
-    server: Lookup,
-    handler: BaseHandler,
-    client_class: type[Client],
-    options: Options,
-    sock: Any,
-    request: Request | bytes,
-    agreement: Agreement | None,
-) -> Client:
-    return client_class(sock, server, handler, request, options, agreement, None)
 
 
 def _with_params(packed: bytes, params: dict[str, Any]) -> Request:
