@@ -35,7 +35,7 @@ class LiveClient(Client):
     It is a `Client`, with these differences: `write_message`, `broadcast` and `send_to`
     reach it as a `message` of the protocol, as JSON (bytes in base64), and not before
     it is connected; `subscribe` and `unsubscribe` are subscriptions by the server,
-    which its program is told of. One that has come without WebSockets is sent no pings
+    which its program is told of. One that connected without WebSockets is sent no pings
     of these: `ping` returns False, and `latency` is None.
     """
 
