@@ -167,11 +167,10 @@ class Nodes:
 
     def until(self, number: int, up: bool, after: int = 0) -> None:
         """Wait until the engine of a server has come or has gone, since it has changed
-        so often."""
+        so often; it may have changed again."""
 
         def reached() -> bool:
-            states = self.states[number][after:]
-            return bool(states) and states[-1].up is up
+            return any(state.up is up for state in self.states[number][after:])
 
         with self._changed:
             assert self._changed.wait_for(reached, DEADLINE), self.states

@@ -133,17 +133,19 @@ class Site:
         return [len(states) for states in self.nodes.states]
 
     def fail(self, begin: Callable[[], object], end: Callable[[], object]) -> None:
-        """A fault that both nodes notice, with traffic before, meanwhile and after."""
+        """A fault that both nodes notice, with traffic before, meanwhile and after.
+
+        It may be over, for one node or both, before it is ended.
+        """
         self.traffic.more(random.randrange(50, 150))
         before = self.changes()
         begin()
         for number in (0, 1):
             self.nodes.until(number, up=False, after=before[number])
         self.traffic.more(100)
-        before = self.changes()
         end()
         for number in (0, 1):
-            self.nodes.until(number, up=True, after=before[number])
+            self.nodes.until(number, up=True, after=before[number] + 1)
         self.traffic.more(100)
 
     def check(self, number: int) -> int:
@@ -228,10 +230,7 @@ def cut(site: Site, fault: Callable[[], object]) -> None:
     site.traffic.more(100)
     before = site.changes()[0]
     fault()
-    with site.nodes._changed:
-        assert site.nodes._changed.wait_for(
-            lambda: any(not s.up for s in site.nodes.states[0][before:]), DEADLINE
-        )
+    site.nodes.until(0, up=False, after=before)
     site.nodes.until(0, up=True, after=before + 1)
     site.traffic.more(100)
 
