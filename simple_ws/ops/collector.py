@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .prometheus import TABLE, samples_of
+from .metrics import TABLE, samples_of
 
 __all__ = ["Collector"]
 

@@ -1,6 +1,6 @@
 """`Histograms`: a middleware that measures callbacks and received messages.
 
-It counts into fixed buckets; `prometheus` shows them. Without it nothing is measured.
+It counts into fixed buckets; `metrics` shows them. Without it nothing is measured.
 """
 
 from __future__ import annotations

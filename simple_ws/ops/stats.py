@@ -2,7 +2,7 @@
 
 Connections count their messages by themselves (`Counters`), the log counts ends,
 admission refusals. `Stats` keeps what nobody else does, and puts all of it together.
-Showing it is left to `prometheus` and `dashboard`; `AccessRule` decides who may see it.
+Showing it is left to `metrics` and `dashboard`; `AccessRule` decides who may see it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from simple_ws import BACKEND, HandshakeError, Server, WebSocket
-from simple_ws.ops.prometheus import CONTENT_TYPE, TABLE, render
+from simple_ws.ops.metrics import TABLE
+from simple_ws.ops.prometheus import CONTENT_TYPE, render
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -87,16 +88,6 @@ def test_text_ends_with_a_line_end_and_has_no_empty_line(driven: Driven) -> None
     text = text_of(driven.server)
     assert text.endswith("\n")
     assert "" not in text.split("\n")[:-1]
-
-
-@pytest.mark.parametrize("metric", TABLE, ids=lambda metric: metric.name)
-def test_names_follow_the_rules(metric: Any) -> None:
-    assert re.fullmatch(r"simple_ws_[a-z]+(_[a-z]+)*", metric.name)
-    assert metric.name.endswith("_total") == (metric.kind == "counter")
-    # https://prometheus.io/docs/practices/naming: base units, and no type in a name.
-    assert not re.search(r"milli|micro|kilo|_ms\b|counter|gauge|count_", metric.name)
-    assert metric.help.endswith(".")
-    assert "\n" not in metric.help
 
 
 # --- The figures ---------------------------------------------------------------------

@@ -1423,7 +1423,7 @@ def test_decisions_have_a_number_each() -> None:
 
 
 def test_every_metric_is_described() -> None:
-    from simple_ws.ops.prometheus import TABLE
+    from simple_ws.ops.metrics import TABLE
 
     table = {row[0].strip("`") for row in rows("docs/howto/metrics.md")}
     assert {metric.name for metric in TABLE} == table - {"metric"} - {"---"}
