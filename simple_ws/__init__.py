@@ -49,7 +49,7 @@ from .handlers.ready_made import FirstMessageAuth, JSONMessages, Radio
 from .http.cors import Cors
 from .loop.deferred import in_thread
 from .older_package import warn_of_older
-from .protocol.http11 import Request
+from .protocol.request import Request
 from .protocol.response import Response
 from .server.app import App
 from .server.server import Server

@@ -49,7 +49,7 @@ from simple_ws.errors import (
     TLSError,
 )
 from simple_ws.protocol.client_handshake import Accepted
-from simple_ws.protocol.http11 import Headers
+from simple_ws.protocol.fields import Headers
 from simple_ws.protocol.uri import parse_uri
 
 BIG = b"\xa5" * (4 * 2**20)

@@ -14,7 +14,7 @@ import pytest
 from simple_ws import errors
 from simple_ws.constants import CloseCause
 from simple_ws.live import LiveError
-from simple_ws.protocol.http11 import Headers
+from simple_ws.protocol.fields import Headers
 
 pytestmark = pytest.mark.one_backend
 

@@ -9,7 +9,7 @@ import pytest
 
 from simple_ws import AuthenticationError, WebSocket
 from simple_ws.errors import HandshakeRefused
-from simple_ws.protocol.http11 import Request
+from simple_ws.protocol.request import Request
 from simple_ws.testing import TestServer
 from simple_ws.text import excerpt, for_terminal, one_line
 

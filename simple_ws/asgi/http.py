@@ -15,8 +15,8 @@ from ..errors import HandshakeError
 from ..http.exchange import PROGRESS, Exchange, HttpConnection, Phase
 from ..loop.deferred import DeferredCancelled, is_deferred
 from ..loop.shedding import hold_input
-from ..protocol.http11 import Request
 from ..protocol.http_body import CONTINUE
+from ..protocol.request import Request
 from ..protocol.response import Response
 from .encoder import FEW_WAITING, MAX_WAITING, ResponseBytes
 from .events import Message, released, unexpected

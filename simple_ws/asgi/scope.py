@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import unquote
 
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from .events import Scope
 from .interfaces import Mounted
 

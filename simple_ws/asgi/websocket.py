@@ -17,7 +17,7 @@ from ..handlers.return_values import Accepted
 from ..loop.deferred import DeferredCancelled, is_deferred
 from ..loop.shedding import hold_input
 from ..messages import check_close
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..protocol.response import Response
 from ..protocol.server_handshake import offered_subprotocols
 from .events import Message, released, unexpected

@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..messages import encode_message
 from ..protocol.client_handshake import Accepted
-from ..protocol.http11 import Headers
+from ..protocol.fields import Headers
 from ..protocol.keepalive import (
     Action,
     Pings,

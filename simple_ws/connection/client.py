@@ -22,7 +22,8 @@ from ..errors import InvalidState, ProtocolError, RateExceeded, ServerOverloaded
 from ..loop.reactor import READ, Reactor
 from ..loop.timers import Timer
 from ..messages import check_close, check_ping, encode_message
-from ..protocol.http11 import Fields, Headers, Request
+from ..protocol.fields import Fields, Headers
+from ..protocol.request import Request
 from ..protocol.websocket import Protocol as WebSocketProtocol
 from ..protocol.websocket import Rules, concluded
 from ..speedups import ConnectionCore

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from ..constants import FAULTS, CloseCause
 from ..loop.deferred import name_of
 from ..loop.reactor import Reactor
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..text import one_line
 
 __all__ = ["Ended", "Log", "LogCounts"]

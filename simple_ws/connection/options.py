@@ -30,7 +30,7 @@ from ..checks import (
 )
 from ..constants import MAX_HEAD_SIZE
 from ..deflate import Deflate
-from ..protocol.http11 import host_name
+from ..protocol.host import host_name
 from ..protocol.server_handshake import OriginRule, plain_origin
 
 if TYPE_CHECKING:

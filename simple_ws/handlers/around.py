@@ -20,7 +20,7 @@ from ..loop.deferred import (
     is_async,
     is_deferred,
 )
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from .middleware import Call, Middleware, overrides
 from .wrapper import Wrapper
 

@@ -25,7 +25,7 @@ from ..loop.deferred import (
     is_deferred,
     run_steps,
 )
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..protocol.response import Response
 from .handler import BaseHandler
 from .middleware import Middleware, changes_output, check_returned, overrides

@@ -20,7 +20,7 @@ from ..loop.deferred import (
     is_async,
     returns_deferred,
 )
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..speedups import Counters
 from .names import Names
 from .of_clients import C, OfClients, check_client_class

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Self
 
 from ..connection.client import Client
 from ..loop.deferred import check_callback, check_not_deferred
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from .handler import CALLBACKS
 from .names import Names
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Union
 
 from ..connection.client import Client
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from .handler import BaseHandler
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..checks import duration, flag, several
 from ..connection.options import check_origins
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..protocol.server_handshake import OriginRule, origin_matches
 
 __all__ = ["Cors", "check_cors"]

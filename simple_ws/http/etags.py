@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..protocol.http11 import Headers
+from ..protocol.fields import Headers
 
 __all__ = ["names_etag"]
 

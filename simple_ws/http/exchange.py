@@ -22,7 +22,7 @@ from ..errors import FAILED, AuthenticationError, HandshakeError
 from ..handlers.return_values import WrongReturnValue
 from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
 from ..loop.shedding import hold_input
-from ..protocol.http11 import Request, check_request, expects_continue, stays_open
+from ..protocol.http11 import check_request, expects_continue, stays_open
 from ..protocol.http_body import (
     CONTINUE,
     ChunkedBody,
@@ -32,6 +32,7 @@ from ..protocol.http_body import (
     Stream,
     body_reader,
 )
+from ..protocol.request import Request
 from ..protocol.response import Response, encode_head, http_date
 from ..protocol.server_handshake import refusal
 from ..speedups import ConnectionCore

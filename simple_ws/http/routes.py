@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import HandshakeError
 from ..loop.deferred import check_callback, is_deferred
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..protocol.response import Response
 from .cors import Cors, asked_method
 from .exchange import Exchange, HttpConnection, Responder, response_of

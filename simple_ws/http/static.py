@@ -19,8 +19,9 @@ from urllib.parse import quote
 
 from ..connection.admission import retry_after
 from ..errors import NOT_FOUND, HandshakeError
-from ..protocol.http11 import Headers, Request
+from ..protocol.fields import Headers
 from ..protocol.http_body import Stream
+from ..protocol.request import Request
 from ..protocol.response import Response, http_date
 from .cors import Cors
 from .etags import names_etag

@@ -23,8 +23,8 @@ from ..connection.admission import retry_after
 from ..errors import HandshakeError
 from ..loop.deferred import check_callback
 from ..loop.workers import Pool
-from ..protocol.http11 import Request
 from ..protocol.http_body import IncompleteResponse, Stream
+from ..protocol.request import Request
 from ..protocol.response import check_field
 from .exchange import Exchange, server_error
 from .routes import Route, check_prefix

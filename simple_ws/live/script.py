@@ -13,7 +13,8 @@ import re
 from importlib.resources import files
 
 from ..http.etags import names_etag
-from ..protocol.http11 import Headers, Request
+from ..protocol.fields import Headers
+from ..protocol.request import Request
 from ..protocol.response import Response
 
 __all__ = ["Script", "client_js", "client_types"]

@@ -27,7 +27,7 @@ from ..errors import HandshakeError
 from ..handlers.handler import BaseHandler
 from ..loop.reactor import Reactor
 from ..loop.schedule import Job
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..protocol.response import Response
 from .stats import AccessRule, Stats
 

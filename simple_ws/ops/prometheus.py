@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..protocol.response import Response
 from .metrics import TABLE, Metric, samples_of
 from .stats import AccessRule

@@ -21,7 +21,7 @@ from ..handlers.handler import BaseHandler
 from ..handlers.return_values import yes_or_no
 from ..loop.deferred import check_callback, check_not_deferred
 from ..loop.reactor import Reactor
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..speedups import BACKEND, Counters
 from .totals import retired, total
 

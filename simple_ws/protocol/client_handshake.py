@@ -28,8 +28,8 @@ from ..errors import (
     InvalidURI,
 )
 from ..text import excerpt
+from .fields import Headers
 from .grammar import find_head_end, head_pattern, split_fields
-from .http11 import Headers
 from .http_body import ChunkedBody
 from .server_handshake import accept_key
 from .uri import MASK, URI

@@ -1,4 +1,4 @@
-"""The head of an HTTP message: where it ends, and its header lines (RFC 9112 §2, §5).
+"""The head of an HTTP message: where it ends, and its lines (RFC 9112 §2, §3, §5).
 
 Requests and responses differ in their first line only; `http11` parses those that a
 server reads, `client_handshake` those that a client reads.
@@ -11,8 +11,17 @@ import re
 from ..constants import FIELD_LINES, TOKEN
 from ..errors import HandshakeError
 
-__all__ = ["find_head_end", "head_pattern", "is_field_line", "split_fields"]
+__all__ = [
+    "ABSOLUTE_FORM",
+    "find_head_end",
+    "head_pattern",
+    "is_field_line",
+    "split_fields",
+]
 
+#: A request target in absolute form (RFC 9112 §3.2.2), up to its path. RFC 9110 §4.2.1
+#: and §4.2.4: an empty host, and a user before it, are errors.
+ABSOLUTE_FORM = re.compile(r"(?:https?|wss?)://[^/?#@]+(?![^/?#])", re.IGNORECASE)
 _FIELD_LINE = re.compile(TOKEN.encode() + rb":[\t\x20-\x7e\x80-\xff]*")
 
 

@@ -15,8 +15,9 @@ from typing import Protocol
 
 from ..constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from ..errors import HandshakeError
+from .fields import Headers
 from .grammar import is_field_line
-from .http11 import Headers, Request
+from .request import Request
 from .response import Response, encode_head, http_date, may_have_body
 
 __all__ = [

@@ -14,7 +14,10 @@ from collections.abc import Sequence
 
 from ..constants import GUID, TOKEN, UPGRADE_HEAD, VERSION
 from ..errors import ONE_HOST, HandshakeError
-from .http11 import Headers, Request, asked_host, check_host, check_single_origin
+from .fields import Headers
+from .host import asked_host, check_host
+from .http11 import check_single_origin
+from .request import Request
 from .response import Response, check_field
 
 __all__ = [

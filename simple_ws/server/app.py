@@ -20,7 +20,7 @@ from ..http.routes import answered_by, check_methods
 from ..http.routing import check_pattern
 from ..loop.deferred import is_async, takes
 from ..messages import check_close
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from .denial import Denial
 from .feeds import Live
 from .lookup import Lookup

@@ -30,7 +30,7 @@ from itertools import islice
 from typing import Any
 
 from ..constants import TOKEN
-from ..protocol.http11 import Headers
+from ..protocol.fields import Headers
 
 __all__ = ["TrustedProxies", "client_address", "client_hosts", "client_scheme"]
 

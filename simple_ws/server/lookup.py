@@ -28,7 +28,7 @@ from ..http.routing import Router, routing_path
 from ..loop.deferred import DeferredCancelled, is_async, returns_deferred
 from ..loop.schedule import Schedule
 from ..ops.stats import Stats
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from ..speedups import Opener
 from .cluster import Cluster
 from .denial import Denial

@@ -13,7 +13,7 @@ from ..loop.deferred import check_callback
 from ..loop.schedule import Job
 from ..ops.prometheus import Metrics
 from ..ops.stats import AccessRule, Stats
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from .app import App
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from ..constants import CloseCause, CloseCode
 from ..deflate import Agreement
 from ..errors import NO_CLOSE_FRAME, HandshakeError
 from ..handlers.handler import BaseHandler
-from ..protocol.http11 import Request, check_allowed_host
+from ..protocol.host import check_allowed_host
+from ..protocol.request import Request
 from ..protocol.server_handshake import check_origin
 from ..protocol.websocket import Protocol as WebSocketProtocol
 from ..protocol.websocket import Rules, concluded

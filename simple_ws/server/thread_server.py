@@ -17,7 +17,7 @@ from ..cluster.worker import Worker
 from ..handlers.handler import BaseHandler
 from ..handlers.shared import GroupOfAll, GroupOfOne, SharedHandler
 from ..loop.schedule import Job
-from ..protocol.http11 import Request
+from ..protocol.request import Request
 from .operations import Operations
 from .run import Run
 from .server import Server

@@ -41,13 +41,9 @@ from ..loop.deferred import is_deferred
 from ..loop.forks import close_copy, close_socket
 from ..loop.reactor import READ
 from ..loop.shedding import hold_input
-from ..protocol.http11 import (
-    Request,
-    RequestReader,
-    check_allowed_host,
-    check_version,
-    wants_upgrade,
-)
+from ..protocol.host import check_allowed_host
+from ..protocol.http11 import RequestReader, check_version, wants_upgrade
+from ..protocol.request import Request
 from ..protocol.response import Response
 from ..protocol.server_handshake import (
     OriginRule,

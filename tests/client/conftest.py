@@ -14,7 +14,7 @@ from simple_ws.client import driving
 from simple_ws.client.blocking import Connection
 from simple_ws.client.options import ClientOptions
 from simple_ws.protocol.client_handshake import Accepted
-from simple_ws.protocol.http11 import Headers
+from simple_ws.protocol.fields import Headers
 from simple_ws.protocol.uri import parse_uri
 
 

@@ -18,7 +18,7 @@ from simple_ws.client.options import ClientOptions
 from simple_ws.constants import CloseCause
 from simple_ws.deflate import Agreement
 from simple_ws.protocol.client_handshake import Accepted
-from simple_ws.protocol.http11 import Headers
+from simple_ws.protocol.fields import Headers
 from simple_ws.protocol.uri import parse_uri
 from simple_ws.protocol.websocket import Protocol
 

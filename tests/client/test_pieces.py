@@ -35,8 +35,8 @@ from simple_ws.client.options import ClientOptions
 from simple_ws.deflate import Agreement
 from simple_ws.errors import ConnectionClosedError, ConnectionClosedOK, InvalidState
 from simple_ws.protocol.client_handshake import Accepted
+from simple_ws.protocol.fields import Headers
 from simple_ws.protocol.fragments import Fragments
-from simple_ws.protocol.http11 import Headers
 from simple_ws.protocol.uri import parse_uri
 from simple_ws.protocol.websocket import Protocol
 

@@ -323,10 +323,10 @@ class HeaderFields(Target):
         self._addresses(copy, data.decode("utf-8", "surrogateescape"))
 
     def _fields(self, copy: Copy, text: str) -> None:
-        http11, forwarded = copy["protocol.http11"], copy["server.forwarded"]
+        forwarded, host = copy["server.forwarded"], copy["protocol.host"]
         refusal = copy["errors"].HandshakeError
         value = text.strip(" \t")
-        headers = http11.Headers([(name, value) for name in FIELDS])
+        headers = copy["protocol.fields"].Headers([(name, value) for name in FIELDS])
         trusted = forwarded.TrustedProxies(["192.0.2.0/24", "2001:db8::/32"])
         peer = ("192.0.2.1", 1)
         forwarded.client_address(peer, headers, trusted)
@@ -337,12 +337,12 @@ class HeaderFields(Target):
         )
         forwarded.client_hosts(peer, headers, trusted)
         lines = "".join(f"{name}: {value}\r\n" for name in FIELDS).encode("latin-1")
-        request = http11.Request("GET", "/", (1, 1), lines)
+        request = copy["protocol.request"].Request("GET", "/", (1, 1), lines)
         assert isinstance(dict(request.cookies), dict)
         handshake, deflate = copy["protocol.server_handshake"], copy["deflate"]
         outcome(lambda: handshake.check_origin(request, ("same",), None, []), refusal)
         outcome(lambda: handshake.offered_subprotocols(headers), refusal)
-        outcome(lambda: http11.check_allowed_host(request, ["h"]), refusal)
+        outcome(lambda: host.check_allowed_host(request, ["h"]), refusal)
         offers = outcome(lambda: deflate.parse_extensions([value]), refusal)
         if isinstance(offers, list):
             agreed = deflate.negotiate(offers, deflate.Deflate())
@@ -365,7 +365,7 @@ class HeaderFields(Target):
             self._target(copy, f"/{text}")
 
     def _target(self, copy: Copy, target: str) -> None:
-        request = copy["protocol.http11"].Request("GET", target, (1, 1), b"")
+        request = copy["protocol.request"].Request("GET", target, (1, 1), b"")
         request.path, dict(request.query)
         copy["http.routing"].routing_path(request.encoded_path)
 
@@ -483,12 +483,12 @@ class ClientConnection(Target):
 
             _put_pong = _put
 
-        handshake, http11 = copy["protocol.client_handshake"], copy["protocol.http11"]
+        handshake, headers = copy["protocol.client_handshake"], copy["protocol.fields"]
         agreement = copy["rfc_cases"].AGREEMENT if flags & 1 else None
         uri = copy["protocol.uri"].parse_uri("ws://h/")
         given = {"max_size": 20_000, "read_limit": 2**30}
         options = copy["client.options"].check_client_options(uri, given)
-        accepted = handshake.Accepted(http11.Headers(), None, agreement, b"")
+        accepted = handshake.Accepted(headers.Headers(), None, agreement, b"")
         client = Client(uri, accepted, options, lambda: 1000.0)
         client.sent = []
         return client

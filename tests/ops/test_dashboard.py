@@ -38,7 +38,7 @@ from programs import Program
 
 from simple_ws import FirstMessageAuth, HandshakeError, JSONMessages, Server
 from simple_ws.ops.dashboard import from_this_machine
-from simple_ws.protocol.http11 import Request
+from simple_ws.protocol.request import Request
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page

@@ -15,16 +15,13 @@ from rfc_cases import bytewise, cut
 from simple_ws.constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from simple_ws.errors import HandshakeError
 from simple_ws.protocol.http11 import (
-    Fields,
-    Headers,
-    Request,
     RequestReader,
     check_request,
     expects_continue,
     stays_open,
     wants_upgrade,
 )
-from simple_ws.protocol.response import Response, http_date
+from simple_ws.protocol.request import Request
 
 pytestmark = pytest.mark.one_backend
 
@@ -55,39 +52,6 @@ def refused(chunks: Iterable[bytes], **limits: int) -> tuple[int, str]:
         read(chunks, **limits)
     assert caught.value.status in (400, 414, 431)
     return caught.value.status, str(caught.value)
-
-
-def upgrade_of(address: object) -> Request:
-    request, _ = read([HEAD])
-    assert request is not None
-    request.address = address
-    return request
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "fe80::1%eth0", ""])
-def test_packed_request_is_the_same_again(host: str) -> None:
-    request = upgrade_of((host, 12345))
-    packed = request._packed()
-    assert isinstance(packed, bytes)
-    assert len(packed) < len(HEAD) + 40
-    again = Request._unpacked(packed)
-    assert (again.method, again.version) == ("GET", (1, 1))
-    assert again.address == request.address == Request._packed_address(packed)
-    assert again.target == request.target == "/chat?room=1"
-    assert again.headers.pairs() == request.headers.pairs()
-    assert (again.params, again.secure, again.body) == ({}, False, b"")
-
-
-def test_request_that_has_more_is_kept_as_it_is() -> None:
-    for address in (None, "", "/run/peer", ("a b", 1), ("::1", 1, 0, 0), ("::1", "1")):
-        request = upgrade_of(address)
-        assert request._packed() is request
-    for name, value in (("secure", True), ("body", b"x"), ("params", {"room": 1})):
-        request = upgrade_of(("192.0.2.1", 1))
-        setattr(request, name, value)
-        assert request.headers
-        assert request._packed() is request
-        assert request._headers is None  # it can be parsed again
 
 
 def get(target: str = "/", *lines: str) -> bytes:
@@ -225,6 +189,19 @@ def test_bare_line_feed_is_refused_as_it_comes() -> None:
     assert "CR LF" in refused([b"GET / HTTP/1.1\r", b"\nA: b", b"\n"])[1]
 
 
+def test_asterisk_is_for_options() -> None:
+    request, _ = read([b"OPTIONS * HTTP/1.1\r\n\r\n"])
+    assert request is not None
+    assert request.path == "*"
+
+
+@pytest.mark.parametrize("version", ["0.9", "1.0", "1.1", "2.0"])
+def test_version_is_told(version: str) -> None:
+    request, _ = read([f"GET / HTTP/{version}\r\n\r\n".encode()])
+    assert request is not None
+    assert request.version == tuple(map(int, version.split(".")))
+
+
 # --- Limits --------------------------------------------------------------------------
 
 
@@ -300,156 +277,7 @@ def test_hostile_head_takes_no_time(line: str) -> None:
     assert time.process_time() - began < 0.2
 
 
-# --- The request ---------------------------------------------------------------------
-
-
-def request_for(target: str, *lines: str) -> Request:
-    request, _ = read([get(target, *lines)])
-    assert request is not None
-    return request
-
-
-@pytest.mark.parametrize(
-    ("target", "path", "query"),
-    [
-        ("/", "/", {}),
-        ("/chat", "/chat", {}),
-        ("/a%20b/%C3%A9", "/a b/é", {}),
-        ("/a?b=1&c=%20x+y&b=2", "/a", {"b": "1", "c": " x y"}),
-        ("/a?b=&c", "/a", {"b": "", "c": ""}),
-        ("/a?b=1?c", "/a", {"b": "1?c"}),
-        ("//double", "//double", {}),
-        ("/%ff", "/\ufffd", {}),
-        # RFC 9112 §3.2.2: "a server MUST accept the absolute-form in requests".
-        ("http://example.com/chat?a=b", "/chat", {"a": "b"}),
-        ("HTTPS://example.com:443/chat", "/chat", {}),
-        ("ws://example.com/chat", "/chat", {}),
-        ("wss://example.com", "/", {}),
-        ("http://example.com?a=b", "/", {"a": "b"}),
-        # An address inside is none.
-        ("/go?to=http://example.com/x", "/go", {"to": "http://example.com/x"}),
-        ("/go/http://example.com/x", "/go/http://example.com/x", {}),
-    ],
-)
-def test_target_gives_path_and_query(
-    target: str, path: str, query: dict[str, str]
-) -> None:
-    request = request_for(target)
-    assert request.path == path
-    assert dict(request.query) == query
-
-
-def test_asterisk_is_for_options() -> None:
-    request, _ = read([b"OPTIONS * HTTP/1.1\r\n\r\n"])
-    assert request is not None
-    assert request.path == "*"
-
-
-def test_query_keeps_several_values() -> None:
-    assert request_for("/?a=1&b=2&a=3").query.get_all("a") == ["1", "3"]
-
-
-@pytest.mark.parametrize("version", ["0.9", "1.0", "1.1", "2.0"])
-def test_version_is_told(version: str) -> None:
-    request, _ = read([f"GET / HTTP/{version}\r\n\r\n".encode()])
-    assert request is not None
-    assert request.version == tuple(map(int, version.split(".")))
-
-
-def test_headers_are_case_insensitive_and_keep_their_order() -> None:
-    headers = Headers([("Accept", "a"), ("HOST", "h"), ("accept", "b")])
-    assert headers["ACCEPT"] == "a"
-    assert headers.get_all("Accept") == ["a", "b"]
-    assert "hOsT" in headers
-    assert headers.get("Nothing") is None
-    assert headers.get_all("Nothing") == []
-    assert list(headers) == ["accept", "host"]
-    assert len(headers) == 2
-    with pytest.raises(KeyError, match="Nothing"):
-        headers["Nothing"]
-
-
-def test_fields_are_case_sensitive() -> None:
-    fields = Fields([("a", "1"), ("A", "2")])
-    assert (fields["a"], fields["A"], len(fields)) == ("1", "2", 2)
-    assert repr(fields) == "Fields([('a', '1'), ('A', '2')])"
-
-
-def test_tokens_of_several_lines() -> None:
-    request = request_for("/", "Connection: Keep-Alive, , Upgrade", "connection: X\t,")
-    assert request.headers.tokens("Connection") == ["keep-alive", "upgrade", "x"]
-
-
-def test_only_blanks_and_tabs_are_white_space() -> None:
-    # RFC 9110 §5.6.3; 0xA0 and 0x85 are white space to Python's str.
-    request = request_for("/", "A: \xa0x\x85", "B: \t x \t")
-    assert request.headers["A"] == "\xa0x\x85"
-    assert request.headers.tokens("A") == ["\xa0x\x85"]
-    assert request.headers["B"] == "x"
-
-
-@pytest.mark.parametrize(
-    ("lines", "cookies"),
-    [
-        ([], {}),
-        (["Cookie: a=1; b=2"], {"a": "1", "b": "2"}),
-        (["Cookie: a=1;b=2;a=3"], {"a": "1", "b": "2"}),
-        (["Cookie: a=1", "Cookie: b=2"], {"a": "1", "b": "2"}),
-        (['Cookie: a="quoted"'], {"a": "quoted"}),
-        (["Cookie: a=b=c; =x; y; ; d="], {"a": "b=c", "d": ""}),
-    ],
-)
-def test_cookies(lines: list[str], cookies: dict[str, str]) -> None:
-    assert request_for("/", *lines).cookies == cookies
-
-
-def test_origin_and_authorization() -> None:
-    request = request_for("/", "Origin: https://a.example", "Authorization: Bearer t")
-    assert request.origin == "https://a.example"
-    assert request.authorization == "Bearer t"
-    assert request_for("/").origin is None
-    assert request_for("/").authorization is None
-    assert repr(request) == "<Request GET />"
-
-
-def test_request_has_no_body_and_no_tls_unless_told() -> None:
-    request = request_for("/")
-    assert (request.body, request.secure) == (b"", False)
-    request.body, request.secure = b"x", True
-    assert (request.body, request.secure) == (b"x", True)
-
-
-@pytest.mark.parametrize(
-    ("target", "raw", "query"),
-    [
-        ("/a%20b/%C3%A9?x=%20", b"/a b/\xc3\xa9", "x=%20"),
-        ("/%ff%00", b"/\xff\0", ""),
-        ("http://h/a?b?c", b"/a", "b?c"),
-    ],
-)
-def test_path_and_query_may_be_had_as_they_came(
-    target: str, raw: bytes, query: str
-) -> None:
-    request = request_for(target)
-    assert (request._decoded_path, request.query_string) == (raw, query)
-
-
-@pytest.mark.parametrize(
-    ("body", "value"), [(b"{}", {}), (b"[1]", [1]), ('"é"'.encode(), "é")]
-)
-def test_body_may_be_json(body: bytes, value: object) -> None:
-    request = request_for("/")
-    request.body = body
-    assert request.json() == value
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"'x'"])
-def test_body_that_is_not_json_is_400(body: bytes) -> None:
-    request = request_for("/")
-    request.body = body
-    with pytest.raises(HandshakeError, match="not JSON") as caught:
-        request.json()
-    assert caught.value.status == 400
+# --- The rules of every request ----------------------------------------------------
 
 
 def plain(*lines: str, version: tuple[int, int] = (1, 1)) -> Request:
@@ -541,109 +369,6 @@ def test_upgrade_is_meant_however_badly_it_is_said(
     lines: list[str], wants: bool
 ) -> None:
     assert wants_upgrade(plain(*lines)) is wants
-
-
-def test_date_is_the_one_of_the_rfc() -> None:
-    # RFC 9110 §5.6.7
-    assert http_date(784111777.9) == "Sun, 06 Nov 1994 08:49:37 GMT"
-
-
-# --- The response --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type", "sent"),
-    [
-        ("é", "text/plain; charset=utf-8", b"\xc3\xa9"),
-        (b"raw", "application/octet-stream", b"raw"),
-        ({"a": [1]}, "application/json", b'{"a": [1]}'),
-        ([1, None], "application/json", b"[1, null]"),
-    ],
-)
-def test_response_body_decides_the_type(
-    body: str | bytes, content_type: str, sent: bytes
-) -> None:
-    head, _, rest = Response(200, body)._encode().partition(b"\r\n\r\n")
-    assert rest == sent
-    assert head.split(b"\r\n") == [
-        b"HTTP/1.1 200 OK",
-        b"Content-Type: " + content_type.encode(),
-        b"Content-Length: %d" % len(sent),
-    ]
-
-
-def test_response_headers_win_over_ours() -> None:
-    response = Response(200, "{}", {"content-type": "x/y", "Content-Length": "2"})
-    assert response._encode() == (
-        b"HTTP/1.1 200 OK\r\ncontent-type: x/y\r\nContent-Length: 2\r\n\r\n{}"
-    )
-
-
-def test_response_to_head_has_the_length_and_no_body() -> None:
-    assert Response(404, "gone")._encode(head_only=True) == (
-        b"HTTP/1.1 404 Not Found\r\n"
-        b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 4\r\n\r\n"
-    )
-
-
-@pytest.mark.parametrize("status", [100, 101, 204, 304])
-def test_response_without_a_body_has_none(status: int) -> None:
-    # RFC 9110 §6.4.1; a body behind it would be read as the next response.
-    head, end, rest = Response(status, "body")._encode().partition(b"\r\n\r\n")
-    assert (end, rest) == (b"\r\n\r\n", b"")
-    assert b"Content-Length" not in head
-
-
-def test_response_with_an_unknown_status() -> None:
-    assert (
-        Response(599)._encode() == b"HTTP/1.1 599 Unknown\r\nContent-Length: 0\r\n\r\n"
-    )
-    assert repr(Response(599)) == "<Response 599>"
-
-
-@pytest.mark.parametrize("status", [99, 600, -1, "200", None, 200.0])
-def test_response_refuses_a_wrong_status(status: object) -> None:
-    with pytest.raises(ValueError, match="status must be from 100 to 599, not"):
-        Response(status)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("text", ["a\rb", "a\nb", "a\0b", "a\r\nSet-Cookie: x"])
-def test_response_refuses_line_breaks_in_headers(text: str) -> None:
-    with pytest.raises(ValueError, match="line break"):
-        Response(200, "", {"X": text})
-    with pytest.raises(ValueError, match="line break"):
-        Response(200, "", [(text, "x")])
-
-
-@pytest.mark.parametrize("name", ["", "a b", "a:b", "a\tb", "é", " a", "(a)"])
-def test_response_refuses_what_is_no_name_of_a_header(name: str) -> None:
-    with pytest.raises(ValueError, match="must have a name such as 'X-Name'"):
-        Response(200, "", {name: "x"})
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_response_refuses_what_json_cannot_say(number: float) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        Response(200, {"a": number})
-
-
-@pytest.mark.parametrize("body", [None, 5, object()])
-def test_response_refuses_other_bodies(body: object) -> None:
-    with pytest.raises(TypeError, match="body must be str, bytes, dict or list, not"):
-        Response(200, body)  # type: ignore[arg-type]
-
-
-def test_response_is_understood_by_h11() -> None:
-    connection = h11.Connection(h11.CLIENT)
-    connection.send(h11.Request(method="GET", target="/", headers=[("Host", "h")]))
-    connection.send(h11.EndOfMessage())
-    connection.receive_data(Response(403, "no", [("X-A", "é")])._encode())
-    response = connection.next_event()
-    assert isinstance(response, h11.Response)
-    assert (response.status_code, response.reason) == (403, b"Forbidden")
-    body = connection.next_event()
-    assert isinstance(body, h11.Data)
-    assert body.data == b"no"
 
 
 # --- h11 as an oracle ----------------------------------------------------------------

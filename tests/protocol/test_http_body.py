@@ -14,7 +14,6 @@ from rfc_cases import bytewise, cut
 
 from simple_ws.constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from simple_ws.errors import HandshakeError
-from simple_ws.protocol.http11 import Request
 from simple_ws.protocol.http_body import (
     ChunkedBody,
     IncompleteResponse,
@@ -23,6 +22,7 @@ from simple_ws.protocol.http_body import (
     Stream,
     body_reader,
 )
+from simple_ws.protocol.request import Request
 from simple_ws.protocol.response import Response
 
 pytestmark = pytest.mark.one_backend

@@ -15,7 +15,8 @@ from rfc_cases import TEXT, bytewise, drive, frame
 from simple_ws.connection.options import check_options
 from simple_ws.deflate import parse_extensions
 from simple_ws.errors import HandshakeError
-from simple_ws.protocol.http11 import Request, RequestReader
+from simple_ws.protocol.http11 import RequestReader
+from simple_ws.protocol.request import Request
 from simple_ws.protocol.server_handshake import (
     OriginRule,
     accept_key,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from simple_ws import Server
 from simple_ws.constants import MAX_HEAD_SIZE
-from simple_ws.protocol.http11 import Headers
+from simple_ws.protocol.fields import Headers
 from simple_ws.server.forwarded import (
     TrustedProxies,
     client_address,

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from ...http.exchange import Exchange
 from ...messages import encode_json
-from ...protocol.http11 import Request
+from ...protocol.request import Request
 from ...protocol.response import Response
 from .. import codes
 from ..codes import LiveError
