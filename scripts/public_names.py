@@ -29,11 +29,11 @@ from simple_ws import Deflate  # noqa: E402
 from simple_ws.aio import AsyncConnectOptions  # noqa: E402
 from simple_ws.cli.main import _parser  # noqa: E402
 from simple_ws.client.options import ClientOptions, ConnectOptions  # noqa: E402
-from simple_ws.connection.options import (  # noqa: E402
+from simple_ws.connection.option_types import (  # noqa: E402
     HandlerOptions,
-    Options,
     ServerOptions,
 )
+from simple_ws.connection.options import Options  # noqa: E402
 from simple_ws.live.sdk.thread import LiveOptions  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "names.md"

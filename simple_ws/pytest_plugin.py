@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from .connection.options import ServerOptions
+    from .connection.option_types import ServerOptions
     from .handlers.handler import BaseHandler
     from .server.server import Server
     from .testing import ServerFactory, TestServer

@@ -4,7 +4,7 @@ Only the package makes objects of them. `HandlerOptions` and `ServerOptions` hav
 options with their types: `**options: Unpack[HandlerOptions]`.
 """
 
-from .connection.options import HandlerOptions, ServerOptions
+from .connection.option_types import HandlerOptions, ServerOptions
 from .loop.schedule import Job
 from .server.cluster import Answers, AnswersFuture, Cluster, NodeInfo
 from .server.joins import Join

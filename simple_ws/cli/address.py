@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 from .. import Server
-from ..connection.options import check_options
+from ..connection.option_checks import check_options
 from .values import UsageError, port, whole
 
 __all__ = ["add_address", "add_bare_address", "given_address", "inherited", "readdress"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import Server
-from ..connection.options import check_options
+from ..connection.option_checks import check_options
 from . import env_file
 from .address import add_address, given_address, inherited, readdress
 from .reload import keep_running

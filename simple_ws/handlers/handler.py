@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..connection.admission import Admission
 from ..connection.client import Client
-from ..connection.options import OptionAttributes, Options, check_options, divided
+from ..connection.option_checks import check_options
+from ..connection.option_types import OptionAttributes
+from ..connection.options import Options, divided
 from ..connection.topics import Group
 from ..errors import InvalidState
 from ..loop.deferred import (
@@ -28,7 +30,7 @@ from .of_clients import C, OfClients, check_client_class
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ..connection.options import HandlerOptions
+    from ..connection.option_types import HandlerOptions
 
 __all__ = [
     "CALLBACKS",

@@ -23,7 +23,7 @@ from .wrapper import Wrapper
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ..connection.options import HandlerOptions
+    from ..connection.option_types import HandlerOptions
     from ..loop.timers import Timer
 
 __all__ = ["ConnectionHandler", "Owned"]

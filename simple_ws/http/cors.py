@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..checks import duration, flag, several
-from ..connection.options import check_origins
+from ..connection.option_checks import check_origins
 from ..protocol.request import Request
 from ..protocol.server_handshake import OriginRule, origin_matches
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 
 from ..checks import flag, optional, rate, seconds, whole
 from ..connection.client import Client
-from ..connection.options import check_options
+from ..connection.option_checks import check_options
 from ..handlers.handler import BaseHandler
 from ..http.cors import Cors
 from ..loop.reactor import Reactor

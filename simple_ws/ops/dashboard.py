@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from ..connection.admission import retry_after
 from ..connection.client import Client
 from ..connection.log import Log
-from ..connection.options import check_options
+from ..connection.option_checks import check_options
 from ..errors import HandshakeError
 from ..handlers.handler import BaseHandler
 from ..loop.reactor import Reactor

@@ -29,7 +29,7 @@ from .presence import Present
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ..connection.options import HandlerOptions
+    from ..connection.option_types import HandlerOptions
 
 __all__ = ["App"]
 

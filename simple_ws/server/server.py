@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple
 
 from ..checks import duration
-from ..connection.options import Options, check_options
+from ..connection.option_checks import check_options
+from ..connection.options import Options
 from ..errors import InvalidState
 from ..loop import forks
 from ..loop.asyncio_bridge import Attachment, check_loop
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ..cluster.engine_address import EngineAddress
-    from ..connection.options import ServerOptions
+    from ..connection.option_types import ServerOptions
 
 __all__ = ["Server"]
 

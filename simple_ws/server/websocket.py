@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..connection.options import Options, check_options
+from ..connection.option_checks import check_options
+from ..connection.options import Options
 from ..handlers.handler import BaseHandler
 from ..handlers.of_clients import C
 from .server import Server
@@ -12,7 +13,7 @@ from .server import Server
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ..connection.options import ServerOptions
+    from ..connection.option_types import ServerOptions
 
 __all__ = ["WebSocket"]
 

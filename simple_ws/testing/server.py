@@ -32,7 +32,7 @@ from .tracebacks import begins_in_the_test, without_library
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ..connection.options import ServerOptions
+    from ..connection.option_types import ServerOptions
     from ..server.run import Run
     from .aio_server import AsyncTestServer
     from .asyncio_loop import ClockLoop

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from simple_ws import Middleware, Server, WebSocket
-from simple_ws.connection.options import (
+from simple_ws.connection.option_checks import check_options
+from simple_ws.connection.option_types import (
     HandlerOptions,
     OptionAttributes,
-    Options,
     ServerOptions,
-    check_options,
 )
+from simple_ws.connection.options import Options
 from simple_ws.handlers.handler import CALLBACKS, BaseHandler
 from simple_ws.testing import TestServer
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rfc_cases import TEXT, bytewise, drive, frame
 
-from simple_ws.connection.options import check_options
+from simple_ws.connection.option_checks import check_options
 from simple_ws.deflate import parse_extensions
 from simple_ws.errors import HandshakeError
 from simple_ws.protocol.http11 import RequestReader

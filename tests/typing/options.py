@@ -13,7 +13,7 @@ from simple_ws.testing import TestServer
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from simple_ws.connection.options import HandlerOptions, ServerOptions
+    from simple_ws.connection.option_types import HandlerOptions, ServerOptions
 
 Server(
     "",
