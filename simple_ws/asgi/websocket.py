@@ -66,10 +66,6 @@ class WebSocketHandler(BaseHandler):
         """A message was received."""
         client._session.put(msg)
 
-    def on_drain(self, client: Client) -> None:
-        """The client has read what was sent."""
-        client._session.go_on()
-
     def on_close(self, client: Client) -> None:
         """The connection has ended."""
         client._session.close()
@@ -90,7 +86,6 @@ class Conversation:
     _deciding: asyncio.Future[Any] | None = None  # what `on_request` waits for
     _opening: asyncio.Future[None] | None = None  # what accepting waits for
     _receiving: asyncio.Future[None] | None = None
-    _draining: asyncio.Future[None] | None = None
     _told = False  # of the connection, by `websocket.connect`
     _closed = False  # the application has sent `websocket.close`
     _ended = False  # there is no connection any more
@@ -162,15 +157,11 @@ class Conversation:
         hold_input(client._loop, self, 0)
         client._shed_input()
 
-    def go_on(self) -> None:
-        """The client has read what was sent."""
-        released(self._draining)
-
     def close(self) -> None:
         """The connection has ended, or was never opened."""
         self._ended = True
-        for waiter in (self._opening, self._receiving, self._draining):
-            released(waiter)
+        released(self._opening)
+        released(self._receiving)
 
     # The application's side
 
@@ -221,14 +212,13 @@ class Conversation:
         kind = message["type"]
         client = self._client
         if kind == "websocket.send" and client is not None and not self._closed:
-            while self._draining is not None:
-                await self._drained()
+            while client._write_blocked and client.is_open():  # by another task
+                await client.drain()
             text = message.get("text")
             status = client.write_message(message["bytes"] if text is None else text)
             if status is SendStatus.BACKPRESSURE:
-                self._draining = self._mount.loop.create_future()
-                await self._drained()
-            elif status is SendStatus.DROPPED and not client.is_open():
+                await client.drain()
+            if status is not SendStatus.SENT and not client.is_open():
                 raise ClientGone("the client has disconnected")
         elif kind == "websocket.close" and not self._closed:
             self._take_close(message)
@@ -242,15 +232,6 @@ class Conversation:
             self._deny(message)
         else:
             raise unexpected(message, "websocket.accept, websocket.close or a response")
-
-    async def _drained(self) -> None:
-        draining = self._draining
-        if draining is not None:
-            await draining
-            if self._draining is draining:
-                self._draining = None
-        if self._ended:
-            raise ClientGone("the client has disconnected")
 
     async def _accept(self, message: Message) -> None:
         self._check_undecided(message)
