@@ -20,7 +20,7 @@ from harness import Echo, running
 from terminals import at_terminal, needs_terminal, press, read_terminal
 from websockets.sync.client import connect
 
-from simple_ws import Server
+from simple_ws import Response, Server
 from simple_ws.cli.main import main
 
 pytestmark = pytest.mark.one_backend
@@ -126,11 +126,41 @@ def test_certificates(certificates: Path) -> None:
         url = f"wss://127.0.0.1:{server.port}/"
         refused = run("connect", url, *pair)
         assert refused.returncode == 3
-        assert "certificate" in refused.stderr
+        assert "is not accepted" in refused.stderr
+        assert "; --ca or --insecure may help\n" in refused.stderr
         for trust in (["--insecure"], ["--ca", authority]):
             done = run("connect", url, "--once", "-x", "a", *trust, *pair)
             assert (done.returncode, done.stdout) == (0, "a\n")
         assert run("connect", url, "--insecure").returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "give credentials: --header 'Authorization: ...' or user:password@host"),
+        (403, "the server may ask for another --origin or other credentials"),
+    ],
+)
+def test_advice_is_for_the_command_line(status: int, advice: str) -> None:
+    class Refusing(Echo):
+        def on_request(self, request: Any) -> Any:
+            return Response(status)
+
+    with running(Refusing()) as server:
+        done = run("connect", address(server))
+        assert done.returncode == 3
+        assert done.stderr.endswith(f"; {advice}\n")
+
+
+def test_advice_about_a_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ws_proxy", "ftp://proxy")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert main(["connect", "ws://example.com/"]) == 3
+    told = capsys.readouterr().err
+    assert "; give --proxy http://host:port to use another one, or --proxy none" in told
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no Unix sockets")
@@ -322,7 +352,7 @@ def test_commands_at_the_prompt() -> None:
             assert shown in read_terminal(terminal, shown)
         os.write(terminal, b"/close 4001 good bye\n")
         assert b"closed: 4001" in press(terminal, b"\x04")
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert closed == [(4001, "good bye")]
 
 

@@ -9,10 +9,20 @@ from typing import Any
 
 from ...client.blocking import Connection, connect
 from ...client.options import check_client_options
+from ...errors import ConnectError
 from ...protocol.uri import parse_uri
 from ..values import UsageError
 
 __all__ = ["dialer"]
+
+#: What errors advise to a program, and what that is in a shell.
+_ADVICE = {
+    "server_hostname=... or ssl=... with the server's authority": "--ca or --insecure",
+    "headers={'Authorization': ...}": "--header 'Authorization: ...'",
+    "another origin=...": "another --origin",
+    "pass proxy='http://host:port'": "give --proxy http://host:port",
+    "proxy=None": "--proxy none",
+}
 
 
 def dialer(options: argparse.Namespace) -> Callable[[], Connection]:
@@ -39,7 +49,16 @@ def dialer(options: argparse.Namespace) -> Callable[[], Connection]:
         check_client_options(parse_uri(options.url), given)
     except ValueError as error:
         raise UsageError(error) from None
-    return partial(connect, options.url, **given)
+    return partial(_dial, options.url, given)
+
+
+def _dial(url: str, given: dict[str, Any]) -> Connection:
+    try:
+        return connect(url, **given)
+    except ConnectError as error:
+        for advice, here in _ADVICE.items():
+            error.problem = error.problem.replace(advice, here)
+        raise
 
 
 def _context(options: argparse.Namespace) -> Any:

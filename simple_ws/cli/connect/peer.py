@@ -92,4 +92,6 @@ def closing_of(connection: Connection) -> tuple[str, int]:
     """How a connection was closed, and the exit code for that."""
     code, reason = connection.close_code, connection.close_reason
     text = f"closed: {code} {for_terminal(reason)}".rstrip()
-    return text, 0 if code in _WELL else 1
+    # A code that was typed here is no failure.
+    well = code in _WELL or connection.close_cause is CloseCause.LOCAL
+    return text, 0 if well else 1
