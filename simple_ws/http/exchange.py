@@ -272,7 +272,7 @@ class Exchange:
 
         Args:
             handler: of the same server.
-            terms: see `server.upgrade.StreamTerms`.
+            terms: see `server.terms.StreamTerms`.
         """
         self._connection.open_stream(handler, terms)
 

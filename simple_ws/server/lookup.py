@@ -33,10 +33,10 @@ from ..speedups import Opener
 from .cluster import Cluster
 from .denial import Denial
 from .forwarded import TrustedProxies
+from .handshake import HandshakeHandler
 from .hub import Hub
 from .run import Run
 from .state import ServerState
-from .upgrade import UpgradeHandler
 from .worker_hooks import WorkerHooks
 from .workers import Workers
 
@@ -143,7 +143,7 @@ class Lookup(Hub):
 
     # Called by connections
 
-    def _find_handler(self, request: Request) -> UpgradeHandler:
+    def _find_handler(self, request: Request) -> HandshakeHandler:
         """The handler of a path; raises HandshakeError 404, 405 or 503."""
         found = self._router.find(routing_path(request.encoded_path))
         if found is None:
@@ -156,7 +156,7 @@ class Lookup(Hub):
         handler, request.params = found
         return self._admit(handler, request)
 
-    def _admit(self, handler: BaseHandler, request: Request) -> UpgradeHandler:
+    def _admit(self, handler: BaseHandler, request: Request) -> HandshakeHandler:
         """What a client of a handler is handled by, with all that stands before it.
 
         Raises:
@@ -188,7 +188,7 @@ class Lookup(Hub):
             own.check(address)
             admission.check_rate()
 
-    def _check_again(self, handler: UpgradeHandler, request: Request) -> None:
+    def _check_again(self, handler: HandshakeHandler, request: Request) -> None:
         """Refuse a client whose handshake took time: others may have come."""
         admission = self._admission
         admission.check_room(self.clients, self.options.max_connections)
@@ -259,7 +259,7 @@ class Lookup(Hub):
         if self._state is not ServerState.RUNNING:
             run.reactor.attention = True  # a server that stops ends with the last one
 
-    def _chain(self, handler: BaseHandler) -> UpgradeHandler:
+    def _chain(self, handler: BaseHandler) -> HandshakeHandler:
         # Only the current ones: another thread may be adding one.
         middlewares = tuple(self._middlewares)
         key = handler, handler._has_deferred, len(middlewares)

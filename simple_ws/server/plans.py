@@ -27,7 +27,7 @@ from ..protocol.websocket import Protocol as WebSocketProtocol
 from ..protocol.websocket import Rules, concluded
 from ..speedups import Plan, Plans
 from .state import ServerState
-from .upgrade import negotiated
+from .terms import negotiated
 
 if TYPE_CHECKING:
     from .lookup import Lookup

@@ -21,7 +21,8 @@ from ..loop.asyncio_bridge import Attachment
 from ..loop.listener import Listener
 from ..loop.reactor import Reactor
 from ..speedups import Opener, Plans
-from .upgrade import UpgradeConnection, UpgradeHandler
+from .handshake import HandshakeHandler
+from .upgrade import UpgradeConnection
 
 if TYPE_CHECKING:
     import asyncio
@@ -88,7 +89,7 @@ class Run:
         self.opener = Opener(self.reactor, make_plans)
         self.upgrades: set[UpgradeConnection] = set()
         self.closing: set[Client] = set()
-        self.chains: dict[Any, UpgradeHandler] = {}
+        self.chains: dict[Any, HandshakeHandler] = {}
         self.asyncio_loop: asyncio.AbstractEventLoop | None = None
         self.attachment: Attachment | None = None
         self.thread: threading.Thread | None = None

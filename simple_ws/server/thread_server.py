@@ -18,10 +18,10 @@ from ..handlers.handler import BaseHandler
 from ..handlers.shared import GroupOfAll, GroupOfOne, SharedHandler
 from ..loop.schedule import Job
 from ..protocol.request import Request
+from .handshake import HandshakeHandler
 from .operations import Operations
 from .run import Run
 from .server import Server
-from .upgrade import UpgradeHandler
 from .workers import Workers
 
 __all__ = ["ThreadPlace", "ThreadServer"]
@@ -137,7 +137,7 @@ class ThreadServer(Server):
                     self._handlers[handler] = shared
         return cast("BaseHandler", shared)
 
-    def _admit(self, handler: BaseHandler, request: Request) -> UpgradeHandler:
+    def _admit(self, handler: BaseHandler, request: Request) -> HandshakeHandler:
         admitted = super()._admit(self._of(handler), request)
         # One that denies all clients is not yet the one of this thread.
         return self._of(admitted) if isinstance(admitted, BaseHandler) else admitted

@@ -946,7 +946,7 @@ def test_little_is_read_before_a_client_is_in(attached: Make) -> None:
     data = b"".join(frame(TEXT, text) for text in texts)
     sent = send_until_full(server, peer, data)
     (incoming,) = server.server._incoming
-    assert len(incoming._early_input) < 3 * 4096
+    assert len(incoming.early_input) < 3 * 4096
     handler.release("request")
     assert peer.read_head().startswith(b"HTTP/1.1 101 ")
     view = memoryview(data)[sent:]

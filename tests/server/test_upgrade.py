@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import socket
+import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -53,6 +55,29 @@ def test_handshake_of_the_rfc_is_answered_to_the_letter() -> None:
             b"Connection: Upgrade",
             b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
         ]
+
+
+@pytest.mark.parametrize("session", [None, "session"], ids=["opened", "asked"])
+def test_nothing_of_the_handshake_is_left_when_the_client_is_open(
+    session: object,
+) -> None:
+    class Asked(Echo):
+        def on_request(self, request: Request) -> object:
+            return session
+
+    with Driven(Asked()) as driven:
+        peer = driven.join()
+        driven.turn()
+        (handshaking,) = driven.handshaking
+        left = weakref.ref(handshaking)
+        del handshaking
+        gc.collect()
+        gc.disable()  # a cycle would stay until the collector has time
+        try:
+            peer.shake("/")
+            assert left() is None
+        finally:
+            gc.enable()
 
 
 def test_request_may_be_split_at_every_byte() -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ...errors import HandshakeError
 from ...http.exchange import Exchange
 from ...protocol.response import Response
-from ...server.upgrade import StreamTerms
+from ...server.terms import StreamTerms
 from ..commands import Command, read_commands
 from ..interfaces import LiveHost
 from .client import StreamClient, combined
