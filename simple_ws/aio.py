@@ -31,10 +31,7 @@ from .client.address import AsyncAddress, ask_async, read_address
 from .client.aio_connection import Connection
 from .client.aio_dial import HandshakeProtocol, attach, dial, dial_unix
 from .client.backoff import Backoff, may_heal, retry_after
-from .client.core import (
-    explain,
-    unreachable,
-)
+from .client.connect_errors import explain, unreachable
 from .client.default_tls import default_context
 from .client.options import (
     ClientOptions,

@@ -15,7 +15,7 @@ from ..errors import ConnectError, ConnectTimeout
 from ..protocol.client_handshake import BODY_TIMEOUT, Accepted, Opening, Outcome
 from ..protocol.proxy_tunnel import Socks, Tunnel
 from ..protocol.uri import URI
-from .core import explain, unreachable
+from .connect_errors import explain, unreachable
 from .dial import READ, WRITE, Socket, dial, dial_unix, start_tls, wait_for
 from .options import ClientOptions
 
