@@ -32,7 +32,7 @@ from harness import BINARY, CLOSE, DEADLINE, PING, PONG, TEXT, Echo, running
 
 from simple_ws import aio
 from simple_ws.aio import Backoff, Connection, _Opener, connect
-from simple_ws.client import aio_connection
+from simple_ws.client import aio_driving
 from simple_ws.client.aio_dial import HandshakeProtocol
 from simple_ws.client.backoff import may_heal
 from simple_ws.client.options import ClientOptions
@@ -63,7 +63,7 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTimeLoop]:
         assert isinstance(loop, FakeTimeLoop)
         complaints: list[Any] = []
         loop.set_exception_handler(lambda _, said: complaints.append(said))
-        for module in (aio, aio_connection):
+        for module in (aio, aio_driving):
             monkeypatch.setattr(module, "_clock", loop.clock)
         loop.slow_callback_duration = DEADLINE
         yield loop
@@ -135,7 +135,7 @@ def read_message(server: Server) -> Coroutine[Any, Any, Any]:
 def tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each look at the client's clock take a millisecond."""
     now = itertools.count(1000.0, 0.001)
-    monkeypatch.setattr(aio_connection, "_clock", lambda: next(now))
+    monkeypatch.setattr(aio_driving, "_clock", lambda: next(now))
 
 
 PONGS = server_frame(PONG) * 2**10
