@@ -25,7 +25,7 @@ from publisher_harness import (
 
 import simple_ws.aio
 from simple_ws import EngineError, InvalidState, Publisher
-from simple_ws.cluster import aio_publishing, publishing
+from simple_ws.cluster import aio_link, publishing
 from simple_ws.cluster.envelope import EnvelopeError, Kind, open_
 
 pytestmark = pytest.mark.one_backend
@@ -331,7 +331,7 @@ def test_connection_that_was_not_used_for_long_is_replaced(
     publisher.publish("a", "x")
     publisher.publish("a", "x")
     assert server.connections == 1
-    for module in (publishing, aio_publishing):
+    for module in (publishing, aio_link):
         monkeypatch.setattr(module, "MAX_IDLE", -1.0)
     assert publisher.publish("a", "x") == 1
     assert server.connections == 2
@@ -559,7 +559,7 @@ async def test_two_loops_at_once_are_refused(server: PublisherServer) -> None:
 async def test_output_is_bounded(
     server: PublisherServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aio_publishing, "_OUTPUT_LIMIT", 1000)
+    monkeypatch.setattr(aio_link, "_OUTPUT_LIMIT", 1000)
     async with simple_ws.aio.Publisher(server.url) as publisher:
         await publisher.publish("a", "x")
         large = asyncio.create_task(publisher.publish("a", bytes(2**24)))

@@ -48,7 +48,7 @@ import simple_ws.testing
 from simple_ws import EngineError, Publisher, Server
 from simple_ws.cli.main import _parser
 from simple_ws.client.options import ClientOptions
-from simple_ws.cluster import aio_publishing, publishing
+from simple_ws.cluster import aio_link, publishing
 from simple_ws.cluster.engine_address import parse
 from simple_ws.connection.options import Options
 from simple_ws.server import thread_workers
@@ -569,7 +569,7 @@ def prepare_publishing(sandbox: Sandbox) -> None:
     """An engine, wherever the page looks for one."""
     engine = sandbox.enter(publisher_server())
     patch = sandbox.enter(pytest.MonkeyPatch.context())
-    really_connect, really_dial = publishing.connect_engine, aio_publishing.dial
+    really_connect, really_dial = publishing.connect_engine, aio_link.dial
 
     def connect(made: Any, address: Any, timeout: float) -> Any:
         return really_connect(made, parse(engine.url), timeout)
@@ -578,7 +578,7 @@ def prepare_publishing(sandbox: Sandbox) -> None:
         return await really_dial("127.0.0.1", engine.port, source)
 
     patch.setattr(publishing, "connect_engine", connect)
-    patch.setattr(aio_publishing, "dial", dial)
+    patch.setattr(aio_link, "dial", dial)
     sandbox.names["engine"] = engine
 
 
