@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from .channels import Audience, decode_identity, encode_identity
-from .internal import Malformed, Nodes, encode, value_of
+from .channels import Audience, encode_identity
+from .internal import Nodes, encode, value_of
+from .presence_messages import Pieces, entry_of, in_pieces, member_of, members_of
 from .present import Copy, Member, NodeMembers, Payload
 from .roster import BEAT, SETTLE
 
@@ -31,17 +31,12 @@ __all__ = ["Presence", "PresenceHost"]
 
 #: Seconds in which changes are gathered into one message.
 _BATCH = 0.05
-#: Bytes of members in one message, about.
-_PIECE = 64 * 1024
 #: Topics that are asked for at once when the engine has come back.
 _AT_ONCE = 100
 #: Seconds for which a topic is watched that was asked for and has no subscriber here.
 _ASKED = 60.0
 #: Topics of that kind.
 _MAX_ASKED = 1_000
-
-#: A member and its payload, as they travel.
-Entry = list[Any]
 
 
 class PresenceHost(Nodes, Protocol):
@@ -72,23 +67,6 @@ class _Watched:
         self.since = math.inf
         #: Members that have changed here since the last diff.
         self.changed: dict[Member, None] = {}
-
-
-class _Pieces:
-    """The beginning of the state of a node, which comes in pieces, in order."""
-
-    def __init__(self, number: int) -> None:
-        self.entries: list[Entry] = []
-        self._number = number
-        self._next = 1
-
-    def add(self, number: int, piece: int, entries: list[Entry]) -> bool:
-        """Add a piece; return False if it does not follow."""
-        if (number, piece) != (self._number, self._next):
-            return False
-        self.entries += entries
-        self._next += 1
-        return True
 
 
 class Presence:
@@ -124,7 +102,7 @@ class Presence:
         #: Nodes, each with a topic, of which something is missing here.
         self._behind: dict[tuple[str, str], None] = {}
         #: Pieces of states that are not complete, by node and topic.
-        self._pieces: dict[tuple[str, str], _Pieces] = {}
+        self._pieces: dict[tuple[str, str], Pieces] = {}
         self._ends: list[tuple[float, int, str, Member]] = []
         self._end_at = math.inf
         self._order = itertools.count()
@@ -227,9 +205,9 @@ class Presence:
             return
         changed, watched.changed = watched.changed, {}
         own = watched.copy.of(self._own)
-        came = [_entry(m, own.members[m]) for m in changed if m in own.members]
+        came = [entry_of(m, own.members[m]) for m in changed if m in own.members]
         left = [encode_identity(m) for m in changed if m not in own.members]
-        for piece in _pieces([*came, *left]):
+        for piece in in_pieces([*came, *left]):
             before, own.seq = own.seq, next(self._numbers)
             body = encode(
                 "diff",
@@ -349,8 +327,8 @@ class Presence:
         """
         topic, number = value_of(message, "topic", str), value_of(message, "s", int)
         before = value_of(message, "p", int)
-        came = _members(value_of(message, "come", list))
-        left = [_member(each) for each in value_of(message, "left", list)]
+        came = members_of(value_of(message, "come", list))
+        left = [member_of(each) for each in value_of(message, "left", list)]
         watched = self._watched.get(topic)
         if watched is None:
             return
@@ -388,8 +366,8 @@ class Presence:
             self._note_number(node, topic, known, behind)
 
     def _send_state(self, node: str, topic: str, own: NodeMembers) -> None:
-        entries = [_entry(member, said) for member, said in own.members.items()]
-        pieces = list(_pieces(entries)) or [[]]
+        entries = [entry_of(member, said) for member, said in own.members.items()]
+        pieces = list(in_pieces(entries)) or [[]]
         for number, piece in enumerate(pieces, 1):
             body = encode(
                 "state",
@@ -417,13 +395,13 @@ class Presence:
         if piece == 1:
             known.heard = max(known.heard, number)
             self._behind[key] = None  # asked for again if some are lost
-            self._pieces[key] = _Pieces(number)
+            self._pieces[key] = Pieces(number)
         begun = self._pieces.get(key)
         if begun is None or not begun.add(number, piece, entries):
             self._pieces.pop(key, None)
         elif piece == pieces:
             del self._pieces[key]
-            members = _members(begun.entries)
+            members = members_of(begun.entries)
             self._take_state(topic, watched.copy, known, node, number, members)
 
     def _take_state(
@@ -478,41 +456,3 @@ class Presence:
     def end(self) -> None:
         """The server stops."""
         self._running = False
-
-
-def _entry(member: Member, payload: Payload) -> Entry:
-    return [encode_identity(member), payload]
-
-
-def _member(text: object) -> Member:
-    if not isinstance(text, str):
-        raise Malformed("a member must be a str")
-    try:
-        return decode_identity(text)  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise Malformed(str(error)) from None
-
-
-def _members(entries: list[Any]) -> dict[Member, Payload]:
-    members: dict[Member, Payload] = {}
-    for entry in entries:
-        if not isinstance(entry, list) or len(entry) != 2:
-            raise Malformed("a member must have a payload or None")
-        if not isinstance(entry[1], dict | None):
-            raise Malformed("a payload must be an object or None")
-        members[_member(entry[0])] = entry[1]
-    return members
-
-
-def _pieces(entries: list[Any]) -> Iterator[list[Any]]:
-    """Cut into pieces of bounded size."""
-    piece: list[Any] = []
-    size = 0
-    for entry in entries:
-        size += len(json.dumps(entry))
-        piece.append(entry)
-        if size >= _PIECE:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
