@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from .methods import Connected, ConnectRequest, checked_time
 from .positions import Claim
 from .session import LATER, Session, Stage, Subscription
 from .together import Together
-from .topics import LiveTopics, missed, recovered, subscribed
+from .topics import Beginning, LiveTopics, missed, recovered, subscribed
 
 if TYPE_CHECKING:
     from ..tokens import ConnectionClaims
@@ -134,49 +133,53 @@ class Connecting:
         of_token: Mapping[str, TopicClaims],
     ) -> None:
         """Begin all subscriptions by the server, then answer."""
-        claims: dict[str, Claim | Since] = {
-            topic: parse_since(since) for topic, since in session.at_connect.items()
-        }
+        claims = _claims(session, connected, of_token, params.get("subs", {}))
         session.at_connect = {}
-        claims |= dict.fromkeys(connected.topics)
-        claims |= dict.fromkeys(of_token)
         results: dict[str, Any] = {}
-
-        def begun(
-            topic: str, claim: Any, flags: Flags, arrival: Arrival | None
-        ) -> None:
-            if arrival is None:
-                return
-            results[topic] = subscribed(arrival, flags)
-            if claim is not None and flags.recoverable:
-                results[topic] |= recovered(arrival)
-                entries = missed(arrival)
-                if entries:
-                    results[topic]["publications"] = [
-                        entry_of(entry.offset, entry.body) for entry in entries
-                    ]
-            if topic in of_token and of_token[topic].data is not None:
-                results[topic]["data"] = of_token[topic].data
-
-        said, beginnings = params.get("subs", {}), []
-        for topic, claim in claims.items():
-            sub = said.get(topic)
-            if sub is not None and sub.get("recover"):
-                claim = Claim(sub.get("epoch", ""), sub.get("offset", 0))
-            flags, info = self._topics.flags_by_server(session, topic), None
-            if topic in of_token:
-                info = of_token[topic].info
-                flags = flags.overridden(of_token[topic].override)
-            done = partial(begun, topic, claim, flags)
-            subscription = Subscription(True, flags.join_leave, info)
-            subscription.by_token = topic in of_token
-            enter = self._topics.enter
-            with suppress(LiveError):  # it is full
-                beginning = enter(session, topic, subscription, claim, done)
-                beginnings.append(beginning)
+        begun = [
+            self._begin(session, topic, claim, of_token.get(topic), results)
+            for topic, claim in claims.items()
+        ]
         session.hold()
         reply = partial(self._answer, session, number, connected, results)
+        beginnings = [beginning for beginning in begun if beginning is not None]
         Together(beginnings, reply, partial(self._go_on, session)).look()
+
+    def _begin(
+        self,
+        session: Session,
+        topic: str,
+        claim: Claim | Since,
+        token: TopicClaims | None,
+        results: dict[str, Any],
+    ) -> Beginning | None:
+        """Begin a subscription by the server; its result comes later.
+
+        Args:
+            session: the client.
+            topic: to which it is subscribed.
+            claim: where it has left off.
+            token: what its token says about the topic.
+            results: gets the result.
+
+        Returns:
+            None: the topic is full.
+        """
+        flags = self._topics.flags_by_server(session, topic)
+        if token is not None:
+            flags = flags.overridden(token.override)
+        info = None if token is None else token.info
+        subscription = Subscription(True, flags.join_leave, info)
+        subscription.by_token = token is not None
+
+        def done(arrival: Arrival | None) -> None:
+            if arrival is not None:
+                results[topic] = _result(arrival, claim, flags, token)
+
+        try:
+            return self._topics.enter(session, topic, subscription, claim, done)
+        except LiveError:
+            return None
 
     def _go_on(self, session: Session) -> None:
         if session.is_connected:
@@ -212,6 +215,48 @@ def _wait_again(session: Session) -> None:
     """The client may try again."""
     if session.stage is Stage.CONNECTING:
         session.stage = Stage.WAITING
+
+
+def _claims(
+    session: Session,
+    connected: Connected,
+    of_token: Mapping[str, TopicClaims],
+    said: Mapping[str, Any],
+) -> dict[str, Claim | Since]:
+    """The topics that the server subscribes, each with where the client has left off.
+
+    Args:
+        session: the client, with the topics that it was subscribed to meanwhile.
+        connected: what the user's function has answered.
+        of_token: what the token of the client says.
+        said: what the client says about its subscriptions.
+    """
+    claims: dict[str, Claim | Since] = {
+        topic: parse_since(since) for topic, since in session.at_connect.items()
+    }
+    claims |= dict.fromkeys((*connected.topics, *of_token))
+    for topic in claims:
+        sub = said.get(topic)
+        if sub is not None and sub.get("recover"):
+            claims[topic] = Claim(sub.get("epoch", ""), sub.get("offset", 0))
+    return claims
+
+
+def _result(
+    arrival: Arrival, claim: Claim | Since, flags: Flags, token: TopicClaims | None
+) -> dict[str, Any]:
+    """What the reply says about a subscription."""
+    result = subscribed(arrival, flags)
+    if claim is not None and flags.recoverable:
+        result |= recovered(arrival)
+        entries = missed(arrival)
+        if entries:
+            result["publications"] = [
+                entry_of(entry.offset, entry.body) for entry in entries
+            ]
+    if token is not None and token.data is not None:
+        result["data"] = token.data
+    return result
 
 
 def _request(params: dict[str, Any], claims: ConnectionClaims | None) -> ConnectRequest:

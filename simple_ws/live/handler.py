@@ -75,20 +75,8 @@ class Live(BaseHandler):
         hooks: dict[str, Callable[..., Any] | None],
         options: dict[str, Any],
     ) -> None:
-        if options.get("slow_consumer", "close") != "close":
-            raise ValueError(
-                "slow_consumer must be 'close' for live: a client that counts messages "
-                "must not miss any"
-            )
-        heartbeat = seconds("heartbeat", heartbeat)
-        heartbeat_timeout = seconds("heartbeat_timeout", heartbeat_timeout)
-        if heartbeat_timeout >= heartbeat:
-            raise ValueError(
-                f"heartbeat_timeout {heartbeat_timeout:g} must be less than heartbeat "
-                f"{heartbeat:g}"
-            )
-        given = {"subprotocols": ("centrifuge-json",), **options}
-        self._given.update(check_options(given))
+        self._given.update(_checked_options(options))
+        heartbeat, heartbeat_timeout = _checked_heartbeat(heartbeat, heartbeat_timeout)
         topics = LiveTopics(self)
         lifetimes = Lifetimes(self, tokens, refresh_grace)
         credentials = Credentials(self, tokens, allow_anonymous, lifetimes)
@@ -286,3 +274,22 @@ class Live(BaseHandler):
 
 def _flags(force_recovery: bool) -> Flags:
     return AS_ASKED._replace(recoverable=True) if force_recovery else AS_ASKED
+
+
+def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
+    if options.get("slow_consumer", "close") != "close":
+        raise ValueError(
+            "slow_consumer must be 'close' for live: a client that counts messages "
+            "must not miss any"
+        )
+    return check_options({"subprotocols": ("centrifuge-json",), **options})
+
+
+def _checked_heartbeat(interval: float, timeout: float) -> tuple[float, float]:
+    interval = seconds("heartbeat", interval)
+    timeout = seconds("heartbeat_timeout", timeout)
+    if timeout >= interval:
+        raise ValueError(
+            f"heartbeat_timeout {timeout:g} must be less than heartbeat {interval:g}"
+        )
+    return interval, timeout

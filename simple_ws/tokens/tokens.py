@@ -98,12 +98,7 @@ class Tokens:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._library = load_library()
-        if jwks_url is not None and (secret is not None or public_key is not None):
-            raise TypeError("jwks_url is without secret and public_key")
-        if jwks_url is None and secret is None and public_key is None:
-            raise TypeError("Tokens needs a secret, a public_key or a jwks_url")
-        if private_key is not None and public_key is None and jwks_url is None:
-            raise TypeError("private_key belongs to public_key or jwks_url")
+        _check_together(secret, public_key, jwks_url, private_key)
         self._leeway = _checked_leeway(leeway)
         check_callback("clock", clock, ())
         self.clock = clock
@@ -126,15 +121,17 @@ class Tokens:
         self._algorithms = wanted or tuple(self._by_algorithm) or _PUBLIC
         if jwks_url is not None:
             self._keys = KeySet(jwks_url, self._library)
-            known: Iterable[str] = _PUBLIC
-        else:
-            known = self._by_algorithm
-        for name in self._algorithms:
-            if name not in known:
-                raise ValueError(f"there is no key for the algorithm {name!r}")
+        self._check_algorithms()
 
     def __repr__(self) -> str:
         return f"<Tokens {'/'.join(self._algorithms)}>"
+
+    def _check_algorithms(self) -> None:
+        """Check that there is, or may be, a key for each of them."""
+        known: Iterable[str] = self._by_algorithm if self._keys is None else _PUBLIC
+        for name in self._algorithms:
+            if name not in known:
+                raise ValueError(f"there is no key for the algorithm {name!r}")
 
     def _take_secret(
         self, secret: str | bytes, wanted: Sequence[str] | None, short: bool
@@ -372,6 +369,18 @@ class Tokens:
         claims |= {name: value for name, value in given.items() if value is not None}
         algorithm, key = self._signing
         return str(self._jwt.encode(claims, key, algorithm))
+
+
+def _check_together(
+    secret: object, public_key: object, jwks_url: object, private_key: object
+) -> None:
+    """Check that the given sources of keys fit together."""
+    if jwks_url is not None and (secret is not None or public_key is not None):
+        raise TypeError("jwks_url is without secret and public_key")
+    if jwks_url is None and secret is None and public_key is None:
+        raise TypeError("Tokens needs a secret, a public_key or a jwks_url")
+    if private_key is not None and public_key is None and jwks_url is None:
+        raise TypeError("private_key belongs to public_key or jwks_url")
 
 
 def _checked_algorithms(given: Sequence[str] | None) -> tuple[str, ...] | None:
