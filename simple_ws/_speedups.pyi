@@ -24,8 +24,10 @@ __all__ = [
     "accept_from",
     "apply_mask",
     "build_frame",
+    "encode_json",
     "fan_out",
     "fan_out_latest",
+    "json_text",
     "parse_header",
     "raw_fields",
     "read_request",
@@ -42,6 +44,8 @@ def parse_header(
     data: _Buffer, start: int, end: int
 ) -> tuple[int, int, int, bytes | None] | None: ...
 def build_frame(first: int, payload: _Buffer, key: bytes | None = None) -> bytes: ...
+def encode_json(value: object) -> bytes: ...
+def json_text(value: object) -> str: ...
 def read_request(data: bytes) -> tuple[int, str, str, int, bytes] | None: ...
 def raw_fields(lines: bytes) -> list[tuple[bytes, bytes]]: ...
 def read_upgrade(

@@ -28,7 +28,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
 
 import os
 import socket
@@ -53,7 +53,9 @@ from .constants import (
     State,
 )
 from .errors import InvalidData, MessageTooBig, ProtocolError
+from .messages import encode_json as _encode_json
 from .messages import encode_message
+from .messages import json_text as _json_text
 from .text import shared_text
 
 __all__ = [
@@ -73,8 +75,10 @@ __all__ = [
     "accept_from",
     "apply_mask",
     "build_frame",
+    "encode_json",
     "fan_out",
     "fan_out_latest",
+    "json_text",
     "parse_header",
     "raw_fields",
     "read_request",
@@ -85,6 +89,7 @@ __all__ = [
 BACKEND = "extension"
 
 cdef bytes _TAIL = DEFLATE_TAIL
+cdef const char* _DIGITS = b"0123456789abcdef"
 cdef int _MAX_STREAMS = MAX_DEFLATE_STREAMS
 
 
@@ -615,6 +620,8 @@ include "_c/loop.pxi"
 include "_c/outbox.pxi"
 
 include "_c/token_bucket.pxi"
+
+include "_c/json.pxi"
 
 include "_c/messages.pxi"
 

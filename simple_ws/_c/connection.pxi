@@ -1102,6 +1102,10 @@ Moves messages between a socket and a callback; subclasses do the rest.
                 return self.send_bytes(
                     TEXT_OPCODE if binary is False else BINARY_OPCODE, msg
                 )
+            if type(msg) is dict or type(msg) is list:
+                return self.send_bytes(
+                    BINARY_OPCODE if binary is True else TEXT_OPCODE, json_bytes(msg)
+                )
         return self._send(*encode_message(msg, binary))
 
     def _send(self, int opcode: int, payload: bytes) -> SendStatus:

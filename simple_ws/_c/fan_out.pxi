@@ -23,6 +23,8 @@ cdef inline object encode_for_all(object msg, Encoded* encoded):
         return msg
     if type(msg) is bytes:
         encoded.opcode, payload = BINARY_OPCODE, msg
+    elif type(msg) is dict or type(msg) is list:
+        encoded.opcode, payload = TEXT_OPCODE, json_bytes(msg)
     else:
         encoded.opcode, owner = encode_message(msg, None)
         payload = exact_bytes(owner)

@@ -17,7 +17,6 @@ cdef enum:
 #: What `look` returns instead of a deadline.
 cdef double NEVER = INFINITY
 cdef uint32_t _last_beat = 0
-cdef const char* _DIGITS = b"0123456789abcdef"
 
 
 cdef class Aside:

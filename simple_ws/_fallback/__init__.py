@@ -6,6 +6,7 @@ signatures, results and error texts. `speedups` chooses between the two.
 
 from __future__ import annotations
 
+from ..messages import encode_json, json_text
 from .codecs import (
     Deflater,
     Inflater,
@@ -45,8 +46,10 @@ __all__ = [
     "accept_from",
     "apply_mask",
     "build_frame",
+    "encode_json",
     "fan_out",
     "fan_out_latest",
+    "json_text",
     "parse_header",
     "raw_fields",
     "read_request",

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import AuthenticationError, InvalidData, InvalidState
 from ..loop.deferred import Steps, check_callback, run_steps
 from ..loop.schedule import check_interval
-from ..messages import encode_json
+from ..speedups import json_text
 from .middleware import Middleware
 from .return_values import WrongReturnValue, identity_of
 
@@ -90,7 +90,7 @@ class JSONMessages(Middleware):
         """Encode everything that is not binary as JSON."""
         if isinstance(msg, bytes | bytearray | memoryview):
             return msg
-        return encode_json(msg).decode()
+        return json_text(msg)
 
 
 def _finite(text: str) -> float:

@@ -14,8 +14,8 @@ from ..cluster.history import Entry
 from ..cluster.position import Position
 from ..constants import RELEASE
 from ..loop.deferred import Steps
-from ..messages import encode_json
 from ..server.feeds import Arrival
+from ..speedups import encode_json
 from . import codes
 from .codes import LiveError
 from .commands import message_of

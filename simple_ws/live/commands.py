@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from ..cluster.envelope import JsonText, WithHeaders
 from ..cluster.history import Entry
-from ..messages import json_text
+from ..speedups import json_text
 
 __all__ = [
     "METHODS",

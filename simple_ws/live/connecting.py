@@ -11,8 +11,8 @@ from ..cluster.since import Since, parse_since
 from ..constants import RELEASE
 from ..errors import AuthenticationError
 from ..loop.deferred import Steps
-from ..messages import encode_json
 from ..server.feeds import Arrival
+from ..speedups import encode_json
 from . import codes
 from .codes import Disconnect, DisconnectClient, LiveError
 from .commands import entry_of

@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Final
 from ..cluster.history import Entry
 from ..handlers.return_values import yes_or_no
 from ..loop.deferred import DeferredCancelled, Steps, is_deferred, run_steps
-from ..messages import json_text
 from ..server.feeds import Arrival
+from ..speedups import json_text
 from ..token_bucket import TokenBucket
 from . import codes
 from .codes import Code, Disconnect, DisconnectClient, LiveError, Unsubscribe

@@ -31,7 +31,7 @@ from ..constants import Delivered
 from ..errors import InvalidState
 from ..loop.future import LoopFuture
 from ..loop.reactor import Reactor
-from ..messages import json_text
+from ..speedups import json_text
 from .arrivals import Arriving
 from .conflation import Subject
 from .feeds import Arrival

@@ -24,8 +24,8 @@ from ..cluster.topic_rules import check_key
 from ..connection.client import Client
 from ..constants import Delivered, SendStatus
 from ..loop.reactor import Reactor
-from ..messages import encode_message, json_text
-from ..speedups import fan_out, fan_out_latest, write_latest
+from ..messages import encode_message
+from ..speedups import fan_out, fan_out_latest, json_text, write_latest
 from .conflation import Slot, Slots, Subject, subject_of
 from .histories import Histories
 from .membership import Membership, check_identity, check_topic

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 from ...http.exchange import Exchange
-from ...messages import encode_json
 from ...protocol.request import Request
 from ...protocol.response import Response
+from ...speedups import encode_json
 from .. import codes
 from ..codes import LiveError
 from ..counts import Counts

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ...messages import encode_json
+from ...speedups import json_text
 from ..codes import LiveError
 
 __all__ = [
@@ -160,7 +160,7 @@ def encode_command(number: int, method: str, params: dict[str, Any]) -> str:
         if value is not None or name == "data"
     }
     command = {"id": number, method: given} if number else {method: given}
-    return encode_json(command).decode()
+    return json_text(command)
 
 
 def read_frame(frame: str | bytes) -> Iterator[Reply | Push | Ping]:
