@@ -37,7 +37,7 @@ endef
 NODE_TESTS := tests/live/node_modules/.stamp
 PYRIGHT := tests/typing/node_modules/.stamp
 
-.PHONY: help run test freethreaded newer lint types reference docs conformance browser bench package wheels sanitize fuzz \
+.PHONY: help run test freethreaded newer lint types reference docs conformance browser bench package wheels cross sanitize fuzz \
 	soak chaos clean
 
 help: ## show this list
@@ -96,6 +96,9 @@ package: $(VENV)/.stamp-package ## build the sdist and a wheel, and check their 
 
 wheels: ## build, repair and test a wheel for each CPython on this machine
 	$(PYTHON) scripts/build_wheels.py $(ARGS)
+
+cross: $(VENV)/.stamp-dev ## compile and link the extension for other systems, with Zig
+	$(BIN)/python scripts/cross_compile.py $(ARGS)
 
 sanitize: $(VENV)/.stamp-dev ## run the tests of codecs and core under ASAN and UBSAN
 	scripts/sanitize.sh $(abspath $(BIN))/python $(ARGS)

@@ -10,6 +10,7 @@ where a system has none to link to (Windows).
 import os
 import sys
 from pathlib import Path
+from sysconfig import get_platform
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -61,7 +62,7 @@ def _extensions(optional: bool) -> list[Extension]:
 
     zlib = os.environ.get("SIMPLE_WS_ZLIB")
     libraries = [] if zlib else ["z"]
-    if sys.platform == "win32":
+    if get_platform().startswith("win"):  # also when it is cross-compiled for
         libraries.append("ws2_32")
     speedups = Extension(
         "simple_ws._speedups",
