@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ForwardRef
@@ -290,9 +290,10 @@ def module_of(module: Any, names: dict[type, str], seen: set[int]) -> Iterator[s
         yield from textwrap.wrap(f"also, as above: {', '.join(again)}", WIDTH)
 
 
-def options_of(kept: Any, accepted: Any, besides: Any = None) -> Iterator[str]:
+def options_of(
+    defaults: Mapping[str, Any], accepted: Any, besides: Any = None
+) -> Iterator[str]:
     """Options with what may be given, and their defaults."""
-    defaults = {field.name: field.default for field in dataclasses.fields(kept)}
     left_out = inspect.get_annotations(besides) if besides else {}
     for name, type_ in inspect.get_annotations(accepted).items():
         if name not in left_out and name in defaults:
@@ -339,15 +340,17 @@ def page() -> str:
     """The whole page."""
     names = names_of_classes()
     seen: set[int] = set()
+    of_servers = Options._field_defaults
+    of_clients = {each.name: each.default for each in dataclasses.fields(ClientOptions)}
     parts = [
         HEAD,
         *(block(m, module_of(import_module(m), names, seen)) for m in MODULES),
-        block("Options of handlers", options_of(Options, HandlerOptions)),
+        block("Options of handlers", options_of(of_servers, HandlerOptions)),
         block(
             "Options of servers, besides those of handlers",
-            options_of(Options, ServerOptions, HandlerOptions),
+            options_of(of_servers, ServerOptions, HandlerOptions),
         ),
-        block("Options of clients", options_of(ClientOptions, ConnectOptions)),
+        block("Options of clients", options_of(of_clients, ConnectOptions)),
         block("Options of simple_ws.aio.connect, too", keys_of(AsyncConnectOptions)),
         block("Options of simple_ws.live.connect, too", keys_of(LiveOptions)),
         block("Fixture of pytest", iter(["ws_server"])),

@@ -22,6 +22,7 @@ __all__ = [
     "Utf8Validator",
     "Wheel",
     "accept_from",
+    "accept_key",
     "apply_mask",
     "build_frame",
     "encode_json",
@@ -289,6 +290,7 @@ class Poller:
     def close(self) -> None: ...
 
 def accept_from(sock: socket.socket) -> tuple[socket.socket, Any]: ...
+def accept_key(key: str) -> str: ...
 def fan_out(
     members: Iterable[ConnectionCore],
     msg: object,

@@ -73,6 +73,7 @@ __all__ = [
     "Utf8Validator",
     "Wheel",
     "accept_from",
+    "accept_key",
     "apply_mask",
     "build_frame",
     "encode_json",

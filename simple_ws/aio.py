@@ -46,7 +46,8 @@ from .errors import (
 )
 from .protocol.client_handshake import Opening, Outcome
 from .protocol.proxy_tunnel import ASKS_SYSTEM, Proxy, Socks, Tunnel
-from .protocol.uri import URI, redacted
+from .protocol.uri import URI
+from .text import redacted
 
 if TYPE_CHECKING:
     from types import TracebackType

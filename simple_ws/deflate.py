@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, NoReturn
 
 from .constants import MAX_EXTENSION_PARTS, TOKEN
 from .errors import HandshakeError
@@ -29,7 +29,16 @@ _WINDOW_BITS = re.compile(r"[89]|1[0-5]")
 Parameters = list[tuple[str, str | None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+#: The least and the largest value of the numbers among the parameters of `Deflate`.
+_RANGES = {
+    "server_max_window_bits": (8, 15),
+    "client_max_window_bits": (8, 15),
+    "level": (0, 9),
+    "mem_level": (1, 9),
+    "threshold": (0, 2**63 - 1),
+}
+
+
 class Deflate:
     """Parameters of compression; a value of the option `compression`.
 
@@ -49,38 +58,80 @@ class Deflate:
         ValueError, TypeError: A value is out of range.
     """
 
-    server_no_context_takeover: bool = False
-    client_no_context_takeover: bool = False
-    server_max_window_bits: int = 12
-    client_max_window_bits: int = 12
-    level: int = 3
-    mem_level: int = 5
-    threshold: int = 64
+    # Not a dataclass, which would cost every program 10 ms at its start: with it come
+    # `inspect`, `ast` and `dis`.
+    __slots__ = ("server_no_context_takeover", "client_no_context_takeover", *_RANGES)
 
-    def __post_init__(self) -> None:
-        for name in ("server_no_context_takeover", "client_no_context_takeover"):
-            if not isinstance(getattr(self, name), bool):
-                value = getattr(self, name)
-                raise TypeError(f"Deflate: {name} must be True or False, not {value!r}")
-        for name, low, high in (
-            ("server_max_window_bits", 8, 15),
-            ("client_max_window_bits", 8, 15),
-            ("level", 0, 9),
-            ("mem_level", 1, 9),
-            ("threshold", 0, 2**63 - 1),
+    server_no_context_takeover: bool
+    client_no_context_takeover: bool
+    server_max_window_bits: int
+    client_max_window_bits: int
+    level: int
+    mem_level: int
+    threshold: int
+
+    def __init__(
+        self,
+        *,
+        server_no_context_takeover: bool = False,
+        client_no_context_takeover: bool = False,
+        server_max_window_bits: int = 12,
+        client_max_window_bits: int = 12,
+        level: int = 3,
+        mem_level: int = 5,
+        threshold: int = 64,
+    ) -> None:
+        for name, value in (
+            ("server_no_context_takeover", server_no_context_takeover),
+            ("client_no_context_takeover", client_no_context_takeover),
+            ("server_max_window_bits", server_max_window_bits),
+            ("client_max_window_bits", client_max_window_bits),
+            ("level", level),
+            ("mem_level", mem_level),
+            ("threshold", threshold),
         ):
-            _check_range(name, getattr(self, name), low, high)
+            _check(name, value)
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Deflate cannot be changed: {name}")
+
+    def __replace__(self, **changes: Any) -> Deflate:
+        """A copy with changes, which are checked (`copy.replace`, Python 3.13)."""
+        return Deflate(**{**self._values(), **changes})
+
+    def __reduce__(self) -> Any:
+        return partial(Deflate, **self._values()), ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Deflate):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values().values()))
+
+    def __repr__(self) -> str:
+        values = (f"{name}={value!r}" for name, value in self._values().items())
+        return f"Deflate({', '.join(values)})"
+
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
-def _check_range(name: str, value: object, low: int, high: int) -> None:
+def _check(name: str, value: object) -> None:
+    if name not in _RANGES:
+        if not isinstance(value, bool):
+            raise TypeError(f"Deflate: {name} must be True or False, not {value!r}")
+        return
+    low, high = _RANGES[name]
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"Deflate: {name} must be an int, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"Deflate: {name} must be from {low} to {high}, not {value}")
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(NamedTuple):
     """The result of the negotiation with one peer, from our side.
 
     Attributes:

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .cluster.announced_rules import AnnouncedRules, rules_key
-from .cluster.engine import Retention
-from .cluster.envelope import encode_body
+from .cluster.content import encode_body
+from .cluster.history import Retention
 from .cluster.publishing import (
     KeptMessage,
     PublishingConnection,

@@ -10,7 +10,15 @@ from __future__ import annotations
 import re
 import sys
 
-__all__ = ["excerpt", "for_terminal", "one_line", "shared_text"]
+__all__ = [
+    "HOST_AND_PORT",
+    "MASK",
+    "excerpt",
+    "for_terminal",
+    "one_line",
+    "redacted",
+    "shared_text",
+]
 
 #: Without the GIL, interned text stays for ever.
 _INTERNS = "t" not in getattr(sys, "abiflags", "")
@@ -22,6 +30,11 @@ _LONGEST_EXCERPT = 300
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
+#: Replaces passwords and tokens.
+MASK = "***"
+#: The end of an address's authority, without user and password (RFC 3986 §3.2).
+HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
+_AUTHORITY_END = re.compile(r"[/?#]|\Z")
 
 
 def shared_text(text: str) -> str:
@@ -50,3 +63,45 @@ def for_terminal(text: str) -> str:
 
 def _spelled_out(found: re.Match[str]) -> str:
     return ascii(found[0])[1:-1]
+
+
+def redacted(url: str) -> str:
+    """An address, valid or not, in a form fit for logs: no password, no token.
+
+    `***` replaces a password, a user name without one, the values of the query, and a
+    fragment.
+    """
+    scheme, colon, rest = url.partition("://")
+    if not colon:
+        scheme, rest = "", url
+    userinfo, rest = _split_userinfo(rest)
+    shown = scheme + colon
+    if userinfo is not None:
+        user, secret, _ = userinfo.partition(":")
+        shown += f"{user}:{MASK}@" if secret else f"{MASK}@"
+    rest, hash_, fragment = rest.partition("#")
+    rest, mark, query = rest.partition("?")
+    shown += rest + mark + "&".join(map(_redact_part, query.split("&")))
+    return shown + hash_ + (MASK if fragment else "")
+
+
+def _split_userinfo(rest: str) -> tuple[str | None, str]:
+    """User and password of an address without its scheme, and the remainder."""
+    end = _end_of_authority(rest)
+    at = rest.rfind("@", 0, end)
+    if at < 0 and not HOST_AND_PORT.fullmatch(rest, 0, end):
+        at = rest.rfind("@")  # a slash in the password, which should be %2F
+    return (None, rest) if at < 0 else (rest[:at], rest[at + 1 :])
+
+
+def _redact_part(part: str) -> str:
+    name, equals, value = part.partition("=")
+    if equals:
+        return f"{name}={MASK if value else ''}"
+    return MASK if part else ""
+
+
+def _end_of_authority(rest: str) -> int:
+    end = _AUTHORITY_END.search(rest)
+    assert end is not None
+    return end.start()

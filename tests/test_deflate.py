@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
 from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -246,7 +247,7 @@ ASKED = [
 def test_server_asks_for_its_own_parameters(
     asked: dict[str, int], offer: str, answer: str
 ) -> None:
-    assert agree(offer, config=replace(OPEN, **asked))[0] == answer  # type: ignore[arg-type]
+    assert agree(offer, config=OPEN.__replace__(**asked))[0] == answer  # type: ignore[arg-type]
 
 
 configs = st.builds(
@@ -349,3 +350,13 @@ def test_deflate_refuses_other_types(name: str, value: object) -> None:
 def test_deflate_flags_are_booleans(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=f"Deflate: {name} must be True or False, not "):
         Deflate(**{name: value})  # type: ignore[arg-type]
+
+
+def test_copy_is_equal_and_its_changes_are_checked() -> None:
+    config = Deflate(level=5)
+    assert copy.copy(config) == pickle.loads(pickle.dumps(config)) == config
+    assert config.__replace__(level=6) == Deflate(level=6) != config
+    with pytest.raises(ValueError, match="level must be from 0 to 9, not 10"):
+        config.__replace__(level=10)
+    with pytest.raises(AttributeError, match="a Deflate cannot be changed: level"):
+        config.level = 6

@@ -106,6 +106,20 @@ cdef void write_accept(char* to, const char* key) noexcept nogil:
     to[27] = b"="
 
 
+def accept_key(str key not None):
+    """`Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 §4.2.2, 5.4).
+
+    Raises:
+        ValueError: It has not the length of a key, 24 characters, or is not ASCII.
+    """
+    cdef bytes text = key.encode("ascii")
+    cdef char accept[ACCEPT_SIZE]
+    if PyBytes_GET_SIZE(text) != KEY_SIZE:
+        raise ValueError(f"a key has 24 characters, not {len(key)}")
+    write_accept(accept, PyBytes_AS_STRING(text))
+    return accept[:ACCEPT_SIZE].decode("ascii")
+
+
 cdef bytes answer_to(const char* key, object extension):
     """The response that opens a connection (RFC 6455 §4.2.2)."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(_ANSWER)

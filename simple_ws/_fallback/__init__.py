@@ -25,7 +25,7 @@ from .connection import (
 )
 from .fan_out import fan_out, fan_out_latest, write_latest
 from .loop import Counters, LoopState
-from .opening import Opener, Plan, Plans
+from .opening import Opener, Plan, Plans, accept_key
 from .publish import PublishCore
 from .wheel import Wheel
 
@@ -44,6 +44,7 @@ __all__ = [
     "Utf8Validator",
     "Wheel",
     "accept_from",
+    "accept_key",
     "apply_mask",
     "build_frame",
     "encode_json",

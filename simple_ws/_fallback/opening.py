@@ -17,16 +17,29 @@ from .codecs import read_upgrade
 from .connection import accept_from
 from .loop import LoopState
 
-__all__ = ["Opener", "Plan", "Plans"]
+__all__ = ["Opener", "Plan", "Plans", "accept_key"]
 
 #: Bytes that are read at once; a browser's request takes 500 to 1,500.
 _REQUEST_SIZE = 4096
+#: Characters of a `Sec-WebSocket-Key`: 16 bytes in base64.
+_KEY_SIZE = 24
+
+
+def accept_key(key: str) -> str:
+    """`Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 §4.2.2, 5.4).
+
+    Raises:
+        ValueError: It has not the length of a key, 24 characters, or is not ASCII.
+    """
+    text = key.encode("ascii")
+    if len(text) != _KEY_SIZE:
+        raise ValueError(f"a key has {_KEY_SIZE} characters, not {len(text)}")
+    return base64.b64encode(hashlib.sha1(text + GUID).digest()).decode()
 
 
 def _answer_to(key: str, extension: str | None) -> bytes:
     """The response that opens a connection (RFC 6455 §4.2.2)."""
-    digest = hashlib.sha1(key.encode() + GUID).digest()
-    answer = UPGRADE_HEAD + base64.b64encode(digest)
+    answer = UPGRADE_HEAD + accept_key(key).encode()
     if extension is not None:
         answer += f"\r\nSec-WebSocket-Extensions: {extension}".encode("latin-1")
     return answer + b"\r\n\r\n"

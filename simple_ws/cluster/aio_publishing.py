@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import EngineError, InvalidState
 from .aio_link import EngineConnection
 from .announced_rules import AnnouncedRules, rules_key
-from .envelope import Kind, encode_body
+from .content import Kind, encode_body
 from .publishing import (
     KeptMessage,
     Sealer,

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from .engine import Retention
+from .history import Retention
 from .resp import ErrorReply
 from .topic_rules import TopicRule, TopicRules
 

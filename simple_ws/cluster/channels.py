@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from uuid import UUID
 
 __all__ = [
     "Audience",
@@ -145,6 +144,8 @@ def encode_identity(identity: Any) -> str:
         return f"i:{identity}"
     if kind is bytes:
         return f"b:{identity.hex()}"
+    from uuid import UUID  # only when needed
+
     if kind is UUID:
         return f"u:{identity.hex}"
     raise TypeError(
@@ -153,11 +154,17 @@ def encode_identity(identity: Any) -> str:
     )
 
 
+def _uuid(text: str) -> Any:
+    from uuid import UUID  # only when needed
+
+    return UUID(text)
+
+
 _DECODERS: dict[str, Callable[[str], Any]] = {
     "s": str,
     "i": int,
     "b": bytes.fromhex,
-    "u": UUID,
+    "u": _uuid,
 }
 
 

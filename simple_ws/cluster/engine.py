@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from .history import Entry
+from .history import Entry, Retention
 from .position import Position
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "ReadRefused",
     "Ready",
     "Refused",
-    "Retention",
     "Stored",
     "Subscribed",
 ]
@@ -142,15 +141,6 @@ class Origin(NamedTuple):
     seq: int
     #: Of the user: a message with a key that is in the history is not appended again.
     key: str | None
-
-
-class Retention(NamedTuple):
-    """How much of a topic is kept: the rule of `Server.topic`."""
-
-    #: Messages.
-    size: int
-    #: Seconds; None: no limit.
-    keep: float | None
 
 
 class Messages(Protocol):

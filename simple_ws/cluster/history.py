@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from .position import Position
 
-__all__ = ["Entry", "History", "new_epoch"]
+__all__ = ["Entry", "History", "Retention", "new_epoch"]
 
 #: In the place of a tag.
 _UNKNOWN = -1
@@ -28,6 +28,15 @@ class Entry(NamedTuple):
     #: When it was published, in seconds of the clock of who keeps it.
     time: float
     body: Any
+
+
+class Retention(NamedTuple):
+    """How much of a topic is kept: the rule of `Server.topic`."""
+
+    #: Messages.
+    size: int
+    #: Seconds; None: no limit.
+    keep: float | None
 
 
 def new_epoch() -> str:

@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
+from .content import Content, ContentError, Kind, decode_body
 from .counts import NodeCounts
-from .engine import Origin, Page, ReadRefused, Retention, Stored
-from .envelope import Content, Envelope, EnvelopeError, Kind, decode_body, open_, seal
+from .engine import Origin, Page, ReadRefused, Stored
+from .envelope import Envelope, EnvelopeError, open_, seal
+from .history import Retention
 from .interest import Interest
 from .numbers import Numbers
 from .position import Position, parse_position
@@ -350,7 +352,7 @@ class Kept:
         try:
             publisher, _, seq, kind, body = open_(envelope, channel, self._secret)
             content = decode_body(kind, body)
-        except EnvelopeError as error:
+        except (ContentError, EnvelopeError) as error:
             self._counts.invalid += 1
             self._host.note_invalid(channel, str(error))
             return None

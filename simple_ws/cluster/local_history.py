@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .envelope import Content
+from .content import Content
 from .history import History
 from .position import Position
 from .topic_rules import TopicRule

@@ -36,10 +36,10 @@ from .engine import (
     ReadRefused,
     Ready,
     Refused,
-    Retention,
     Subscribed,
 )
 from .engine_address import DEFAULT_PREFIX, EngineAddress
+from .history import Retention
 from .nats_protocol import Line, NatsMessage, NatsReader, subject_of
 from .position import Position
 

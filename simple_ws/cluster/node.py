@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ..constants import TURN
+from .content import Kind
 from .counts import NodeCounts
 from .engine import (
     Accepted,
@@ -32,11 +33,11 @@ from .engine import (
     ReadRefused,
     Ready,
     Refused,
-    Retention,
     Stored,
     Subscribed,
 )
-from .envelope import Envelope, EnvelopeError, Kind, open_, seal
+from .envelope import Envelope, EnvelopeError, open_, seal
+from .history import Retention
 from .interest import Interest
 from .kept import Kept, KeptHost
 from .numbers import Numbers

@@ -20,20 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..checks import seconds, secret
 from ..errors import EngineError, InvalidState
 from .channels import Channels
-from .engine import (
-    Accepted,
-    EngineEvent,
-    Failed,
-    Origin,
-    Ready,
-    Refused,
-    Retention,
-    Stored,
-)
+from .content import Kind
+from .engine import Accepted, EngineEvent, Failed, Origin, Ready, Refused, Stored
 from .engine_address import EngineAddress, is_prefix, parse
 from .engine_url import parse_all
 from .engines import connect_engine, new_engine
-from .envelope import Envelope, Kind, seal
+from .envelope import Envelope, seal
+from .history import Retention
 from .numbers import Numbers
 from .redis_engine import RedisEngine
 from .resp import ErrorReply

@@ -33,10 +33,10 @@ from .engine import (
     ReadRefused,
     Ready,
     Refused,
-    Retention,
     Subscribed,
 )
 from .engine_address import DEFAULT_PREFIX, EngineAddress, is_client_name, is_prefix
+from .history import Retention
 from .position import Position
 from .redis_channels import Change, RedisChannels, encode_channel
 from .redis_history import (

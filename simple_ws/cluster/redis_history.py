@@ -8,8 +8,8 @@ import math
 import re
 from typing import Any
 
-from .engine import Origin, Page, Retention, Stored
-from .history import Entry, new_epoch
+from .engine import Origin, Page, Stored
+from .history import Entry, Retention, new_epoch
 from .position import MAX_OFFSET, Position, parse_position, tag_of
 from .redis_scripts import Script
 

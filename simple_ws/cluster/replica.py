@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
-from .engine import Page, Retention
-from .envelope import Content
-from .history import History
+from .content import Content
+from .engine import Page
+from .history import History, Retention
 from .position import Position
 
 __all__ = ["Opened", "Replica", "ReplicaHost"]

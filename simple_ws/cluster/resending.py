@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .engine import Origin, Retention
+from .engine import Origin
+from .history import Retention
 from .position import Position
 
 __all__ = ["MAX_BYTES", "Resending", "Unconfirmed"]

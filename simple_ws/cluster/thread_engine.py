@@ -26,11 +26,10 @@ from .engine import (
     Origin,
     Page,
     Ready,
-    Retention,
     Stored,
     Subscribed,
 )
-from .history import new_epoch
+from .history import Retention, new_epoch
 from .position import Position, tag_of
 
 __all__ = ["SharedEngine", "ThreadEngine"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checks import flag, optional, seconds, whole
 from ..loop.deferred import check_callback, check_not_deferred
-from .engine import Retention
+from .history import Retention
 
 __all__ = ["TopicRule", "TopicRules", "check_key", "checked_rule"]
 
@@ -19,8 +18,7 @@ _MAX_KEY = 256
 _ENTRY = 64
 
 
-@dataclass(frozen=True, slots=True)
-class TopicRule:
+class TopicRule(NamedTuple):
     """What is special about the topics of a pattern; see `Server.topic`.
 
     Attributes:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..loop.reactor import READ, Reactor
 from .board import Board
@@ -30,7 +29,6 @@ HEARTBEAT = 1.0
 ENGINE_WAIT = 3.0
 
 
-@dataclass(frozen=True)
 class Worker:
     """One of the processes that serve.
 
@@ -40,13 +38,20 @@ class Worker:
         pid: of the process.
     """
 
-    number: int = 1
-    count: int = 1
-    pid: int = field(default_factory=os.getpid)
+    number: int
+    count: int
+    pid: int
+
+    def __init__(self, number: int = 1, count: int = 1) -> None:
+        self.number = number
+        self.count = count
+        self.pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"Worker(number={self.number}, count={self.count}, pid={self.pid})"
 
 
-@dataclass(frozen=True)
-class WorkerHost:
+class WorkerHost(NamedTuple):
     """What a worker's link asks of its server.
 
     Attributes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
 from ipaddress import ip_network
 from typing import Any, cast
 
@@ -217,4 +216,4 @@ _CHECKS: dict[str, Check] = {
     "engine": optional(_engine),
     "engine_secret": optional(secret),
 }
-assert set(_CHECKS) == {field.name for field in fields(Options)}
+assert set(_CHECKS) == set(Options._fields)

@@ -7,8 +7,7 @@ Options given to a handler override those of its server. What users may give is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..constants import MAX_HEAD_SIZE
 from ..deflate import Deflate
@@ -38,8 +37,7 @@ _DIVIDED = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(NamedTuple):
     """Options with their defaults; times in seconds, sizes in bytes.
 
     Attributes:
@@ -160,9 +158,13 @@ class Options:
     workers: int = 1
     worker_class: str = "process"
     presence_grace: float = 5.0
-    # Not in the representation: a URL may hold a password.
-    engine: str | Sequence[str] | None = field(default=None, repr=False)
-    engine_secret: bytes | None = field(default=None, repr=False)
+    engine: str | Sequence[str] | None = None
+    engine_secret: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Without those of the engine: its URL may hold a password."""
+        shown = (name for name in self._fields if not name.startswith("engine"))
+        return f"Options({', '.join(f'{n}={getattr(self, n)!r}' for n in shown)})"
 
     @property
     def splits_packed(self) -> bool:
@@ -174,7 +176,7 @@ class Options:
 
     def merged(self, given: Mapping[str, Any]) -> Options:
         """A copy of these options, updated with checked ones (`check_options`)."""
-        return replace(self, **given)
+        return self._replace(**given)
 
     def divided(self, count: int) -> Options:
         """A copy with the limits of one of `count` workers; see `divided`."""

@@ -38,7 +38,7 @@ __all__ = [
     "FunctionHandler",
 ]
 
-_OPTION_NAMES = tuple(Options.__dataclass_fields__)
+_OPTION_NAMES = Options._fields
 _OPTIONS = frozenset((*_OPTION_NAMES, "ping_intervall"))
 #: Options that need counters (`connection.admission`).
 _COUNTED = frozenset(("max_connections_per_ip", "handshake_rate"))

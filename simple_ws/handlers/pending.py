@@ -8,7 +8,6 @@ events of one client is left to `ordering`, turning inside an asyncio loop to
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from contextvars import copy_context
@@ -241,7 +240,7 @@ class PendingCalls:
                 f"nothing awaits {deferred!r}: use `await server.serve_async()` or "
                 "`server.attach(loop)`"
             )
-        is_coroutine = inspect.iscoroutine(deferred)
+        is_coroutine = isinstance(deferred, CoroutineType)
         coroutine = deferred if is_coroutine else _wait_for(deferred)
         task = loop.create_task(coroutine, context=self._context.copy())
         call._cancel = partial(_cancel, task)

@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import unquote
-from uuid import UUID
 
 __all__ = ["Router", "check_pattern", "routing_path"]
 
@@ -55,19 +53,25 @@ _FOREIGN_TYPES = {"string": "str", "slug": "str", "re": "str"}
 #: bytes never contains half of a surrogate pair.
 _HIDDEN_SLASH = "\udc2f"
 
+
+def _uuid(text: str) -> Any:
+    from uuid import UUID  # only when needed
+
+    return UUID(text)
+
+
 #: The pattern of each type. 18 digits hold every 64-bit number except the largest, and
 #: `int` takes quadratic time for very long ones.
 _TYPES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "str": (r"[^/]+", str),
     "int": (r"-?[0-9]{1,18}", int),
     "float": (r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?", float),
-    "uuid": (r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", UUID),
+    "uuid": (r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", _uuid),
     "path": (r".+", str),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern(Generic[T]):
+class _Pattern(NamedTuple, Generic[T]):
     text: str
     expression: re.Pattern[str]
     types: dict[str, Callable[[str], Any]]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..cluster.envelope import WithHeaders
+from ..cluster.content import WithHeaders
 from ..cluster.history import Entry
 from ..cluster.position import Position
 from ..constants import RELEASE

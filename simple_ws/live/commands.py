@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
-from ..cluster.envelope import JsonText, WithHeaders
+from ..cluster.content import JsonText, WithHeaders
 from ..cluster.history import Entry
 from ..speedups import json_text
 

@@ -10,10 +10,9 @@ recognises them and resumes the code that waits. Running them is left to
 from __future__ import annotations
 
 import functools
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from types import CoroutineType
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 
 if TYPE_CHECKING:
@@ -107,6 +106,8 @@ def in_thread(function: Callable[P, Any]) -> Callable[P, Any]:
 
 def is_async(function: Any) -> bool:
     """Whether calling it returns a coroutine, as far as can be seen without a call."""
+    import inspect  # only when needed: it takes 5 ms
+
     while isinstance(function, functools.partial):
         function = function.func
     # For a callable object, its class decides.
@@ -125,9 +126,16 @@ def is_deferred(result: object) -> bool:
     """Whether a result is deferred: it must be run, and its own result comes later."""
     return type(result) not in PLAIN and (
         type(result) is CoroutineType
-        or isinstance(result, InThread | Suspended | Begun)
-        or inspect.isawaitable(result)
+        or isinstance(result, InThread | Suspended | Begun | Awaitable)
+        or (type(result) is GeneratorType and _is_awaitable(result))
     )
+
+
+def _is_awaitable(generator: object) -> bool:
+    """Whether a generator is a coroutine of the older form (`types.coroutine`)."""
+    import inspect  # only when needed
+
+    return inspect.isawaitable(generator)
 
 
 def name_of(function: object) -> str:
@@ -137,6 +145,8 @@ def name_of(function: object) -> str:
 
 def takes(function: object, handed: Sequence[str]) -> bool:
     """Whether a function can be called with these arguments, as far as can be seen."""
+    import inspect  # only when needed
+
     try:
         inspect.signature(function).bind(*handed)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -153,6 +163,8 @@ def check_callback(what: str, function: object, handed: Sequence[str]) -> None:
     wanted = f"{what} must be a function of ({', '.join(handed)})"
     if not callable(function):
         raise TypeError(f"{wanted}, not {function!r}")
+    import inspect  # only when needed
+
     try:
         signature = inspect.signature(function)
     except ValueError:  # the signature of some C functions is unknown
@@ -175,7 +187,7 @@ def check_not_deferred(what: str, function: object) -> None:
 
 def discard(deferred: object) -> None:
     """Drop a deferred result that was not run; otherwise Python warns about it."""
-    if isinstance(deferred, Suspended) or inspect.iscoroutine(deferred):
+    if isinstance(deferred, Suspended | CoroutineType):
         deferred.close()
 
 

@@ -10,14 +10,16 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from functools import partial
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .deferred import check_callback, is_deferred
 from .reactor import Reactor
 from .timers import Timer
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 __all__ = ["Job", "Schedule", "check_interval"]
 
@@ -285,19 +287,19 @@ def _seconds(name: str, value: object, least: float) -> float:
 def _moment(when: object) -> float:
     """Seconds since the epoch."""
     wanted = "when must be a datetime, or seconds since the epoch"
-    if isinstance(when, datetime):
-        try:
-            return when.timestamp()
-        except (OverflowError, OSError, ValueError):
-            raise ValueError(
-                f"{wanted}, as this system knows them, not {when!r}"
-            ) from None
-    if isinstance(when, bool) or not isinstance(when, int | float):
+    if isinstance(when, int | float) and not isinstance(when, bool):
+        seconds = _as_float(when)
+        if not math.isfinite(seconds):
+            raise ValueError(f"{wanted}, not {seconds!r}")
+        return seconds
+    from datetime import datetime  # only when needed
+
+    if not isinstance(when, datetime):
         raise TypeError(f"{wanted}, not {when!r}")
-    seconds = _as_float(when)
-    if not math.isfinite(seconds):
-        raise ValueError(f"{wanted}, not {seconds!r}")
-    return seconds
+    try:
+        return when.timestamp()
+    except (OverflowError, OSError, ValueError):
+        raise ValueError(f"{wanted}, as this system knows them, not {when!r}") from None
 
 
 def _as_float(value: float) -> float:

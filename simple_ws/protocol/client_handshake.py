@@ -27,12 +27,12 @@ from ..errors import (
     InvalidHandshake,
     InvalidURI,
 )
-from ..text import excerpt
+from ..speedups import accept_key
+from ..text import MASK, excerpt
 from .fields import Headers
 from .grammar import find_head_end, head_pattern, split_fields
 from .http_body import ChunkedBody
-from .server_handshake import accept_key
-from .uri import MASK, URI
+from .uri import URI
 
 __all__ = [
     "Accepted",

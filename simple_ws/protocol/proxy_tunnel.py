@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from ..errors import HandshakeError, InvalidURI, ProxyError
-from ..text import excerpt
+from ..text import excerpt, redacted
 from .client_handshake import ResponseReader, basic, without
 from .no_proxy import is_direct
-from .uri import URI, parse_uri, redacted
+from .uri import URI, parse_uri
 
 __all__ = ["ASKS_SYSTEM", "Proxy", "Socks", "Tunnel", "parse_proxy", "proxy_for"]
 

@@ -12,10 +12,9 @@ from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 from ..errors import BadRequest, MissingField
 from ..speedups import raw_fields
-from ..text import excerpt
+from ..text import excerpt, redacted
 from .fields import Fields, Headers
 from .grammar import ABSOLUTE_FORM
-from .uri import redacted
 
 __all__ = ["Request"]
 

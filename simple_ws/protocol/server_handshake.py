@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 from collections.abc import Sequence
 
-from ..constants import GUID, TOKEN, UPGRADE_HEAD, VERSION
+from ..constants import TOKEN, UPGRADE_HEAD, VERSION
 from ..errors import ONE_HOST, HandshakeError
+from ..speedups import accept_key
 from .fields import Headers
 from .host import asked_host, check_host
 from .http11 import check_single_origin
@@ -21,7 +21,6 @@ from .request import Request
 from .response import Response, check_field
 
 __all__ = [
-    "accept_key",
     "check_origin",
     "check_upgrade",
     "offered_subprotocols",
@@ -43,11 +42,6 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 #: Values of `origins`: exact origins as from `plain_origin`, "same" for the request's
 #: own host, compiled patterns, and None for requests without an Origin.
 OriginRule = str | re.Pattern[str] | None
-
-
-def accept_key(key: str) -> str:
-    """`Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 §4.2.2, 5.4)."""
-    return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
 
 
 def check_upgrade(request: Request) -> str:

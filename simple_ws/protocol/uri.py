@@ -14,17 +14,15 @@ from typing import NoReturn
 from urllib.parse import quote, unquote, urljoin
 
 from ..errors import InvalidURI
-from ..text import excerpt
+from ..text import HOST_AND_PORT, excerpt, redacted
 
-__all__ = ["MASK", "URI", "parse_uri", "redacted"]
+__all__ = ["URI", "parse_uri"]
 
 #: Schemes, and whether they mean TLS. A WebSocket begins as HTTP, so HTTP addresses are
 #: accepted too.
 _SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 
 _SHAPE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")
-_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
-_AUTHORITY_END = re.compile(r"[/?#]|\Z")
 #: Characters of a name (RFC 952), and the underscore of container networks.
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 _SPACE = re.compile(r"[\x00-\x20\x7f]")
@@ -36,8 +34,6 @@ _ZONE = re.compile(r"[0-9A-Za-z._~-]{1,32}")
 
 #: Longer than any name that IDNA encodes into 253 characters: the codec is slow.
 _LONGEST_HOST = 2048
-#: Replaces passwords and tokens.
-MASK = "***"
 
 #: RFC 3986 §3.3: what a path may contain unencoded, besides letters and digits; `%` is
 #: checked before. A query may contain a question mark as well (§3.4).
@@ -164,55 +160,13 @@ def parse_uri(url: str) -> URI:
     )
 
 
-def redacted(url: str) -> str:
-    """An address, valid or not, in a form fit for logs: no password, no token.
-
-    `***` replaces a password, a user name without one, the values of the query, and a
-    fragment.
-    """
-    scheme, colon, rest = url.partition("://")
-    if not colon:
-        scheme, rest = "", url
-    userinfo, rest = _split_userinfo(rest)
-    shown = scheme + colon
-    if userinfo is not None:
-        user, secret, _ = userinfo.partition(":")
-        shown += f"{user}:{MASK}@" if secret else f"{MASK}@"
-    rest, hash_, fragment = rest.partition("#")
-    rest, mark, query = rest.partition("?")
-    shown += rest + mark + "&".join(map(_redact_part, query.split("&")))
-    return shown + hash_ + (MASK if fragment else "")
-
-
-def _split_userinfo(rest: str) -> tuple[str | None, str]:
-    """User and password of an address without its scheme, and the remainder."""
-    end = _end_of_authority(rest)
-    at = rest.rfind("@", 0, end)
-    if at < 0 and not _HOST_AND_PORT.fullmatch(rest, 0, end):
-        at = rest.rfind("@")  # a slash in the password, which should be %2F
-    return (None, rest) if at < 0 else (rest[:at], rest[at + 1 :])
-
-
-def _redact_part(part: str) -> str:
-    name, equals, value = part.partition("=")
-    if equals:
-        return f"{name}={MASK if value else ''}"
-    return MASK if part else ""
-
-
-def _end_of_authority(rest: str) -> int:
-    end = _AUTHORITY_END.search(rest)
-    assert end is not None
-    return end.start()
-
-
 def _refuse(url: str, problem: str) -> NoReturn:
     raise InvalidURI(excerpt(redacted(url)), problem)
 
 
 def _split_authority(url: str, authority: str) -> tuple[str | None, str, str | None]:
     userinfo, at, rest = authority.rpartition("@")
-    parts = _HOST_AND_PORT.fullmatch(rest)
+    parts = HOST_AND_PORT.fullmatch(rest)
     if parts is None:
         _refuse(url, "the part before the path must be host or host:port")
     return userinfo if at else None, parts[1], parts[2]

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from typing import Any
 from weakref import ref
 
-from ..cluster.envelope import bare
+from ..cluster.content import bare
 from ..cluster.topic_rules import TopicRule
 
 __all__ = ["Slot", "Slots", "Subject", "subject_of"]

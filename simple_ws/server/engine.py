@@ -14,10 +14,7 @@ from typing import Any, Protocol
 
 from ..cluster.attempt import start_thread
 from ..cluster.channels import Audience, Channels
-from ..cluster.counts import NodeCounts
-from ..cluster.engine import Retention
-from ..cluster.engines import EngineSetup
-from ..cluster.envelope import (
+from ..cluster.content import (
     Content,
     JsonText,
     Kind,
@@ -25,6 +22,9 @@ from ..cluster.envelope import (
     decode_body,
     encode_body,
 )
+from ..cluster.counts import NodeCounts
+from ..cluster.engines import EngineSetup
+from ..cluster.history import Retention
 from ..cluster.lease import Lease
 from ..cluster.link import CONNECT_REASONS, Link
 from ..cluster.node import EngineState, Message, Node

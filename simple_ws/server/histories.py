@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..cluster.envelope import (
+from ..cluster.content import (
     Content,
     JsonText,
     WithHeaders,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import optional, seconds, whole
 from ..cluster.channels import Audience
-from ..cluster.envelope import Content, JsonText, WithHeaders, bare
+from ..cluster.content import Content, JsonText, WithHeaders, bare
 from ..cluster.position import Position
 from ..cluster.since import ALL, parse_since
 from ..cluster.topic_rules import check_key

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from ..cluster.envelope import Content
+from ..cluster.content import Content
 from ..cluster.history import History
 from ..cluster.position import Position
 from ..cluster.since import UNKNOWN, Since, is_ahead, start

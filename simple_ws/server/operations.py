@@ -4,19 +4,19 @@ the state of its engine."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import flag
 from ..cluster.worker import Worker
 from ..loop.deferred import check_callback
 from ..loop.schedule import Job
-from ..ops.prometheus import Metrics
 from ..ops.stats import AccessRule, Stats
 from ..protocol.request import Request
 from .app import App
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ..ops.collector import Collector
     from .sharded_engine import AnyEngine
 
@@ -112,6 +112,8 @@ class Operations(App):
             TypeError: `allow` is not a function of a request, or is async.
             ValueError: The path is malformed or already in use.
         """
+        from ..ops.prometheus import Metrics  # only when needed
+
         rule = None if allow is None else AccessRule(allow)
         self.http(path)(Metrics(self.stats, rule).respond)
 

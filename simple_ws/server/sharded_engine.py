@@ -12,8 +12,8 @@ from typing import Any
 
 from ..cluster.channels import Audience, Channels
 from ..cluster.counts import NodeCounts
-from ..cluster.engine import Retention
 from ..cluster.engines import EngineSetup
+from ..cluster.history import Retention
 from ..cluster.node import EngineState
 from ..cluster.position import Position
 from ..cluster.replica import Replica

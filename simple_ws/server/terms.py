@@ -7,7 +7,6 @@ when the handler was asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -111,9 +110,9 @@ def _negotiate(
     """Agree on compression: the element of the response, and the agreement."""
     if drop_old:
         # With takeover, messages dropped after compression would break later ones.
-        config = replace(config, server_no_context_takeover=True)
+        config = config.__replace__(server_no_context_takeover=True)
     agreed = negotiate(parse_extensions(lines), config)
     if agreed is None:
         return None, None
     extension, agreement = agreed
-    return extension, replace(agreement, splits=splits)
+    return extension, agreement._replace(splits=splits)

@@ -20,11 +20,10 @@ from ..cluster.engine import (
     Failed,
     Origin,
     Page,
-    Retention,
     Stored,
     Subscribed,
 )
-from ..cluster.history import Entry
+from ..cluster.history import Entry, Retention
 from ..cluster.position import MAX_OFFSET, Position, parse_position
 from .engines import EngineConformance, Transport
 

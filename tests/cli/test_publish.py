@@ -13,8 +13,9 @@ from publisher_harness import PublisherServer, publisher_server
 from redis_server import redis_server, session
 
 from simple_ws.cli.main import main
+from simple_ws.cluster.content import Kind
 from simple_ws.cluster.engine import Subscribed
-from simple_ws.cluster.envelope import Kind, open_
+from simple_ws.cluster.envelope import open_
 
 pytestmark = pytest.mark.one_backend
 

@@ -20,14 +20,9 @@ from redis_server import PROGRAMS, redis_server
 from simple_ws.cluster import resp
 from simple_ws.cluster.broker import Broker, BrokerSocket
 from simple_ws.cluster.connect import connect
-from simple_ws.cluster.engine import (
-    Delivered,
-    EngineEvent,
-    Failed,
-    Origin,
-    Retention,
-)
+from simple_ws.cluster.engine import Delivered, EngineEvent, Failed, Origin
 from simple_ws.cluster.engine_address import parse
+from simple_ws.cluster.history import Retention
 from simple_ws.cluster.nats_engine import NatsEngine
 from simple_ws.cluster.position import Position
 from simple_ws.cluster.redis_channels import RedisChannels

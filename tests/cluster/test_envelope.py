@@ -8,16 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simple_ws.cluster.content import Kind
 from simple_ws.cluster.envelope import (
     HEADER_SIZE,
     MAX_SEQ,
     Envelope,
     EnvelopeError,
-    JsonText,
-    Kind,
-    WithHeaders,
-    decode_body,
-    encode_body,
     open_,
     seal,
 )
@@ -94,36 +90,3 @@ def test_what_is_no_envelope_is_refused(data: bytes, why: str) -> None:
 def test_no_bytes_raise_anything_else(data: bytes, secret: bytes | None) -> None:
     with suppress(EnvelopeError):
         open_(data, "t", secret)
-
-
-@pytest.mark.parametrize("msg", ["hé", b"\x00\xff", JsonText('{"a": 1}')])
-def test_headers_come_back_with_their_message(msg: object) -> None:
-    kind, body = encode_body(WithHeaders(msg, '{"info":{"user":"ann"}}'))
-    assert kind is Kind.HEADERS
-    decoded = decode_body(kind, body)
-    assert decoded == WithHeaders(msg, '{"info":{"user":"ann"}}')
-    assert isinstance(decoded, WithHeaders)
-    assert type(decoded.msg) is type(msg)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"\x00\x00\x00\x00",
-        b"\x00\x00\x00\x00\x05{}",
-        b"\x03\x00\x00\x00\x02{}",
-        b"\x00\x00\x00\x00\x02[]",
-        b"\x00\x00\x00\x00\x00",
-        b'\x00\x00\x00\x00\x08{"a":\n1}',
-    ],
-)
-def test_malformed_headers_are_refused(body: bytes) -> None:
-    with pytest.raises(EnvelopeError, match="headers"):
-        decode_body(Kind.HEADERS, body)
-
-
-@given(st.binary())
-def test_any_headers_are_read_or_refused(body: bytes) -> None:
-    with suppress(EnvelopeError):
-        decode_body(Kind.HEADERS, body)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simple_ws.cluster.content import Content, Kind
 from simple_ws.cluster.engine import (
     Delivered,
     EngineEvent,
@@ -18,12 +19,10 @@ from simple_ws.cluster.engine import (
     Page,
     Ready,
     Refused,
-    Retention,
     Stored,
     Subscribed,
 )
-from simple_ws.cluster.envelope import Content, Kind
-from simple_ws.cluster.history import Entry, History, new_epoch
+from simple_ws.cluster.history import Entry, History, Retention, new_epoch
 from simple_ws.cluster.kept import Kept
 from simple_ws.cluster.node import EngineState, Message, Node
 from simple_ws.cluster.position import Position, tag_of

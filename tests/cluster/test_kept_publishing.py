@@ -27,8 +27,9 @@ import simple_ws.aio
 from simple_ws import EngineError, Publisher, Server, WebSocket, connect
 from simple_ws.cluster import announced_rules
 from simple_ws.cluster.announced_rules import AnnouncedRules, encode_rules
-from simple_ws.cluster.engine import Page, Ready, Retention
+from simple_ws.cluster.engine import Page, Ready
 from simple_ws.cluster.envelope import open_
+from simple_ws.cluster.history import Retention
 from simple_ws.cluster.publishing import check_publishing_options, count_topics
 from simple_ws.cluster.resp import ErrorReply
 from simple_ws.cluster.topic_rules import TopicRule

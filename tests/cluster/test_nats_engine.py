@@ -19,10 +19,10 @@ from simple_ws.cluster.engine import (
     ReadRefused,
     Ready,
     Refused,
-    Retention,
     Subscribed,
 )
 from simple_ws.cluster.engine_address import parse
+from simple_ws.cluster.history import Retention
 from simple_ws.cluster.nats_engine import NatsEngine
 from simple_ws.cluster.nats_protocol import NatsReader, subject_of
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from simple_ws.cluster.content import Kind
 from simple_ws.cluster.engine import (
     Accepted,
     Delivered,
@@ -15,10 +16,10 @@ from simple_ws.cluster.engine import (
     ReadRefused,
     Ready,
     Refused,
-    Retention,
     Subscribed,
 )
-from simple_ws.cluster.envelope import Envelope, Kind, open_, seal
+from simple_ws.cluster.envelope import Envelope, open_, seal
+from simple_ws.cluster.history import Retention
 from simple_ws.cluster.interest import LINGER
 from simple_ws.cluster.node import EngineState, Message, Node
 from simple_ws.constants import TURN

@@ -26,7 +26,8 @@ from publisher_harness import (
 import simple_ws.aio
 from simple_ws import EngineError, InvalidState, Publisher
 from simple_ws.cluster import aio_link, publishing
-from simple_ws.cluster.envelope import EnvelopeError, Kind, open_
+from simple_ws.cluster.content import Kind
+from simple_ws.cluster.envelope import EnvelopeError, open_
 
 pytestmark = pytest.mark.one_backend
 

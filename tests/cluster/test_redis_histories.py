@@ -23,11 +23,11 @@ from simple_ws.cluster.engine import (
     ReadRefused,
     Ready,
     Refused,
-    Retention,
     Stored,
     Subscribed,
 )
 from simple_ws.cluster.engine_address import parse
+from simple_ws.cluster.history import Retention
 from simple_ws.cluster.redis_engine import RedisEngine
 from simple_ws.cluster.redis_history import page_of, stored_of
 

@@ -29,11 +29,11 @@ from simple_ws.cluster.engine import (
     Origin,
     Page,
     Ready,
-    Retention,
     Stored,
     Subscribed,
 )
 from simple_ws.cluster.engine_address import parse
+from simple_ws.cluster.history import Retention
 from simple_ws.cluster.redis_engine import RedisEngine
 from simple_ws.cluster.resp import PythonReader
 from simple_ws.cluster.sentinel import connect, find_master

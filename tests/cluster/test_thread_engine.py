@@ -14,10 +14,10 @@ from simple_ws.cluster.engine import (
     Origin,
     Page,
     Ready,
-    Retention,
     Stored,
     Subscribed,
 )
+from simple_ws.cluster.history import Retention
 from simple_ws.cluster.position import Position
 from simple_ws.cluster.thread_engine import SharedEngine, ThreadEngine
 

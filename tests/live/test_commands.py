@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws.cluster.envelope import JsonText, WithHeaders
+from simple_ws.cluster.content import JsonText, WithHeaders
 from simple_ws.cluster.history import Entry
 from simple_ws.live.commands import (
     Command,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simple_ws.errors import ConnectError, InvalidURI
-from simple_ws.protocol.uri import URI, parse_uri, redacted
-from simple_ws.text import excerpt
+from simple_ws.protocol.uri import URI, parse_uri
+from simple_ws.text import excerpt, redacted
 
 pytestmark = pytest.mark.one_backend
 

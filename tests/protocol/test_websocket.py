@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +56,7 @@ from simple_ws.constants import (
 from simple_ws.deflate import Agreement
 from simple_ws.protocol.websocket import _STEPS, Protocol, truncate
 
-FRESH = dataclasses.replace(AGREEMENT, send_takeover=False, receive_takeover=False)
+FRESH = AGREEMENT._replace(send_takeover=False, receive_takeover=False)
 
 CAUSES = {1002: "protocol_error", 1007: "bad_data", 1009: "too_big"}
 
@@ -741,7 +740,7 @@ def test_window_is_forgotten_where_the_peer_may_not_use_it() -> None:
 @pytest.mark.parametrize("bits", range(8, 16))
 def test_sender_never_looks_back_further_than_its_window(bits: int) -> None:
     # A receiver with exactly the window that was agreed has to understand it.
-    agreement = dataclasses.replace(AGREEMENT, send_window_bits=bits)
+    agreement = AGREEMENT._replace(send_window_bits=bits)
     sender = make(agreement=agreement)
     inflater = zlib.decompressobj(-bits)
     noise = random.Random(bits)
@@ -756,7 +755,7 @@ def test_sender_never_looks_back_further_than_its_window(bits: int) -> None:
 @pytest.mark.parametrize("bits", range(8, 16))
 def test_peer_that_looks_back_further_than_agreed_is_no_harm(bits: int) -> None:
     # 2 ** 9 is the smallest window zlib compresses with.
-    agreement = dataclasses.replace(AGREEMENT, receive_window_bits=bits)
+    agreement = AGREEMENT._replace(receive_window_bits=bits)
     noise = random.Random(bits).randbytes(2**bits)
     fits = frame(0xC2, deflate(noise + noise, wbits=-max(bits, 9)))
     assert drive(make(agreement=agreement), [fits]).events == [(BINARY, noise * 2)]
@@ -775,7 +774,7 @@ def test_peer_that_looks_back_further_than_agreed_is_no_harm(bits: int) -> None:
 def test_messages_under_the_threshold_are_sent_plain(
     threshold: int, size: int, first: int
 ) -> None:
-    agreement = dataclasses.replace(AGREEMENT, threshold=threshold)
+    agreement = AGREEMENT._replace(threshold=threshold)
     protocol = make(agreement=agreement)
     ((sent, payload),) = read_frames(protocol.send_message(BINARY, bytes(size)))
     assert sent == first
@@ -793,7 +792,7 @@ def test_empty_messages_compress_any_number_of_times(agreement: Agreement) -> No
 
 
 def test_contexts_are_made_when_first_used_and_given_back_at_the_end() -> None:
-    agreement = dataclasses.replace(AGREEMENT, threshold=100)
+    agreement = AGREEMENT._replace(threshold=100)
     protocol = make(agreement=agreement)
     protocol.send_message(TEXT, b"short")
     drive(protocol, [frame(0x81, b"plain")])
@@ -911,8 +910,7 @@ payloads = st.one_of(
 
 def mirrored(agreement: Agreement | None) -> Agreement | None:
     """The same agreement as the other side sees it."""
-    return agreement and dataclasses.replace(
-        agreement,
+    return agreement and agreement._replace(
         send_takeover=agreement.receive_takeover,
         receive_takeover=agreement.send_takeover,
         send_window_bits=agreement.receive_window_bits,

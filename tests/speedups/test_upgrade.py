@@ -3,14 +3,16 @@ same result, in both backends."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simple_ws import _fallback
-from simple_ws.constants import MAX_HEAD_SIZE, MAX_HEADER_COUNT
+from simple_ws import _fallback, speedups
+from simple_ws.constants import GUID, MAX_HEAD_SIZE, MAX_HEADER_COUNT
 from simple_ws.protocol.http11 import RequestReader
 from simple_ws.protocol.server_handshake import check_upgrade
 
@@ -168,3 +170,21 @@ def test_second_origin_is_for_others_to_judge(codecs: ModuleType) -> None:
     one = head(*LINES, "Origin: https://a.example")
     assert codecs.read_upgrade(one) is not None
     assert codecs.read_upgrade(head(*LINES, "Origin: a", "oRIGIN:")) is None
+
+
+def test_example_of_the_rfc_is_accepted(codecs: ModuleType) -> None:
+    assert codecs.accept_key(KEY) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_all_keys_are_accepted_alike(nonce: bytes) -> None:
+    key = base64.b64encode(nonce).decode()
+    digest = hashlib.sha1(key.encode() + GUID).digest()
+    for codecs in (_fallback, speedups):
+        assert codecs.accept_key(key) == base64.b64encode(digest).decode()
+
+
+@pytest.mark.parametrize("key", ["", KEY[1:], KEY + "=", "é" * 24, "é" * 12])
+def test_what_is_no_key_is_refused(codecs: ModuleType, key: str) -> None:
+    with pytest.raises(ValueError, match=r"24 characters|'ascii' codec"):
+        codecs.accept_key(key)

@@ -1341,19 +1341,24 @@ def plain(default: object) -> str:
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize(
-    ("page", "options"),
+    ("page", "defaults"),
     [
-        ("docs/reference/options.md", Options),
-        ("docs/reference/connect.md", ClientOptions),
+        ("docs/reference/options.md", Options._field_defaults),
+        (
+            "docs/reference/connect.md",
+            {field.name: field.default for field in fields(ClientOptions)},
+        ),
     ],
 )
-def test_every_option_is_in_the_table_with_its_default(page: str, options: Any) -> None:
+def test_every_option_is_in_the_table_with_its_default(
+    page: str, defaults: dict[str, Any]
+) -> None:
     found = {
         row[0].strip("`"): row[1].strip("`")
         for row in rows(page)
         if row[0].startswith("`")
     }
-    assert found == {field.name: plain(field.default) for field in fields(options)}
+    assert found == {name: plain(default) for name, default in defaults.items()}
 
 
 def documented() -> set[str]:

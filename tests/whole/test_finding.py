@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 
 import pytest
@@ -66,13 +67,17 @@ def test_landing_page_has_the_installation_and_a_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "options"), [("options", Options), ("connect", ClientOptions)]
+    ("page", "options"),
+    [
+        ("options", Options._fields),
+        ("connect", [field.name for field in fields(ClientOptions)]),
+    ],
 )
-def test_every_option_has_an_anchor(page: str, options: type) -> None:
+def test_every_option_has_an_anchor(page: str, options: Sequence[str]) -> None:
     found = re.findall(
         r'^\| `(\w+)` \|.*\| <a id="(\w+)"></a>',
         read(f"docs/reference/{page}.md"),
         re.M,
     )
     assert all(name == anchor for name, anchor in found)
-    assert {name for name, _ in found} == {field.name for field in fields(options)}
+    assert {name for name, _ in found} == set(options)

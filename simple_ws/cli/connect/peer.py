@@ -6,8 +6,7 @@ from typing import NamedTuple, Protocol
 
 from ...client.blocking import Connection
 from ...constants import CloseCause
-from ...protocol.uri import redacted
-from ...text import for_terminal
+from ...text import for_terminal, redacted
 
 __all__ = ["Connected", "Peer", "Received", "closing_of"]
 

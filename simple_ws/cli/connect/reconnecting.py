@@ -10,7 +10,7 @@ from ...client.backoff import Backoff, may_heal, retry_after
 from ...client.blocking import Connection
 from ...constants import CloseCause
 from ...errors import ConnectError, ConnectionClosed, connection_closed
-from ...protocol.uri import redacted
+from ...text import redacted
 from .peer import Received, closing_of
 
 __all__ = ["Reconnecting"]
