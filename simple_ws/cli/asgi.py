@@ -9,11 +9,10 @@ from typing import Any
 
 from .. import Server
 from ..errors import StartupFailed
-from . import env_file
 from .address import add_address, given_address, inherited
+from .process import add_process, set_up_process
 from .reload import keep_running
 from .running import run_server
-from .serve import LOG_LEVELS, set_log_level
 from .target import FaultOfUser, find
 from .values import Failure, UsageError, count, seconds, whole
 
@@ -73,18 +72,7 @@ def _add_serving(asgi: argparse.ArgumentParser) -> None:
         help="addresses and networks, separated by commas, that are believed what "
         "X-Forwarded-For and X-Forwarded-Proto say",
     )
-    asgi.add_argument(
-        "--reload", action="store_true", help="restart when a source file changes"
-    )
-    asgi.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="FILE",
-        help="set the variables in this file (NAME=value), unless they are set already",
-    )
-    asgi.add_argument(
-        "--log-level", choices=LOG_LEVELS, help="log this and worse; default: info"
-    )
+    add_process(asgi)
     asgi.add_argument(
         "--access-log", action="store_true", help="log each plain HTTP request"
     )
@@ -121,9 +109,7 @@ def _add_limits(asgi: argparse.ArgumentParser) -> None:
 
 
 def _asgi(options: argparse.Namespace) -> int:
-    set_log_level(options)
-    if options.env_file is not None:
-        env_file.load(options.env_file)
+    set_up_process(options)
     if options.reload:
         return keep_running([Path.cwd()], [] if options.fd is None else [options.fd])
     server = Server(**given_address(options), **_server_options(options))

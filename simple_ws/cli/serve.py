@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
 from .. import Server
 from ..connection.option_checks import check_options
-from . import env_file
 from .address import add_address, given_address, inherited, readdress
+from .process import add_process, set_up_process
 from .reload import keep_running
 from .running import run_server
 from .target import find, made, mounted
 from .values import UsageError, count
 
-__all__ = ["LOG_LEVELS", "add_serve", "set_log_level"]
-
-#: As in most programs, from the most to the least that is logged.
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+__all__ = ["add_serve"]
 
 
 def add_serve(commands: Any) -> None:
@@ -49,38 +45,12 @@ def add_serve(commands: Any) -> None:
         metavar="N",
         help="serve in N processes; default: 1, or what the Server was given",
     )
-    serve.add_argument(
-        "--reload", action="store_true", help="restart when a source file changes"
-    )
-    serve.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="FILE",
-        help="set the variables in this file (NAME=value), unless they are set already",
-    )
-    serve.add_argument(
-        "--log-level", choices=LOG_LEVELS, help="log this and worse; default: info"
-    )
+    add_process(serve)
     serve.set_defaults(run=_serve)
 
 
-def set_log_level(options: argparse.Namespace) -> None:
-    """Do what `--log-level` says.
-
-    Raises:
-        UsageError: `--verbose` is given as well.
-    """
-    if options.log_level is None:
-        return
-    if options.verbose:
-        raise UsageError("either --verbose or --log-level")
-    logging.getLogger().setLevel(options.log_level.upper())
-
-
 def _serve(options: argparse.Namespace) -> int:
-    set_log_level(options)
-    if options.env_file is not None:
-        env_file.load(options.env_file)
+    set_up_process(options)
     if options.reload:
         watched = [Path.cwd(), *([options.static] if options.static else [])]
         return keep_running(watched, [] if options.fd is None else [options.fd])
