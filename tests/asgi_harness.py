@@ -93,3 +93,18 @@ def answering(data: bytes = b"hello", *headers: tuple[bytes, bytes]) -> Calls:
 async def forever() -> None:
     """Wait until cancelled."""
     await asyncio.get_running_loop().create_future()
+
+
+async def silent(scope: Event, receive: App, send: App) -> None:
+    """Answers nothing."""
+
+
+async def failing(scope: Event, receive: App, send: App) -> None:
+    """Fails at once."""
+    raise ValueError("what went wrong")
+
+
+async def failing_later(scope: Event, receive: App, send: App) -> None:
+    """Fails after it has waited."""
+    await asyncio.sleep(0)
+    raise ValueError("what went wrong")

@@ -12,6 +12,8 @@ import gc
 import importlib
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +21,7 @@ import pytest
 from hypothesis import settings
 
 #: As installed; the tests may run from a tree that is not.
-pytest_plugins = ["simple_ws.pytest_plugin", "pytester", "attached"]
+pytest_plugins = ["simple_ws.pytest_plugin", "pytester", "attached", "nodes"]
 pytest.register_assert_rewrite("sdk_scenarios")
 
 # Time is shared with whatever else the machine does; a slow example is no failure.
@@ -112,3 +114,10 @@ def fallback() -> ModuleType:
 def extension() -> ModuleType:
     """The codecs in C."""
     return load_codecs("extension")
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What a test has opened, to be closed after it."""
+    with ExitStack() as stack:
+        yield stack

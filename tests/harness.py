@@ -45,6 +45,7 @@ __all__ = [
     "frame",
     "open_files",
     "open_peer",
+    "poll_until",
     "queues_of",
     "request",
     "running",
@@ -353,6 +354,14 @@ def open_files() -> int:
     """
     gc.collect()
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def poll_until(server: Server, condition: Callable[[], object]) -> None:
+    """Drive a server from here until something has come to be."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        server.poll(0.01)
 
 
 def wait_for_end(server: Server) -> None:

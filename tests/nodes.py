@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import pytest
 from harness import DEADLINE, Peer, Recorder, open_peer
 from nats_server import NatsServer, nats_server
 from redis_server import PROGRAMS, RedisServer, redis_server
@@ -24,6 +25,7 @@ from simple_ws.cluster.node import EngineState
 __all__ = [
     "ENGINES",
     "IDENTITIES",
+    "KEEPING_ENGINES",
     "BrokerServer",
     "Nodes",
     "Room",
@@ -78,7 +80,9 @@ def broker_server() -> Iterator[BrokerServer]:
 
 
 #: The engines that a test may run on, see `engine_server`.
-ENGINES = ["broker", *PROGRAMS, "nats-server"]
+#: Engines that keep histories, and all.
+KEEPING_ENGINES = ["broker", *PROGRAMS]
+ENGINES = [*KEEPING_ENGINES, "nats-server"]
 
 
 @contextmanager
@@ -93,6 +97,13 @@ def engine_server(name: str) -> Iterator[Any]:
     else:
         with redis_server(program=name) as redis:
             yield redis
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Each of `ENGINES`."""
+    with engine_server(request.param) as made:
+        yield made
 
 
 class Room(Recorder):

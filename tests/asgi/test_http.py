@@ -9,7 +9,19 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from asgi_harness import App, Calls, Event, Served, answering, body, forever, start
+from asgi_harness import (
+    App,
+    Calls,
+    Event,
+    Served,
+    answering,
+    body,
+    failing,
+    failing_later,
+    forever,
+    silent,
+    start,
+)
 from harness import small_buffers
 from http_peer import ask, browse, chunked, get
 
@@ -349,19 +361,6 @@ def test_background_work_goes_on_after_the_response() -> None:
 
 
 # --- Mistakes -------------------------------------------------------------------------
-
-
-async def silent(scope: Event, receive: App, send: App) -> None:
-    pass
-
-
-async def failing(scope: Event, receive: App, send: App) -> None:
-    raise ValueError("what went wrong")
-
-
-async def failing_later(scope: Event, receive: App, send: App) -> None:
-    await asyncio.sleep(0)
-    raise ValueError("what went wrong")
 
 
 async def body_first(scope: Event, receive: App, send: App) -> None:

@@ -6,7 +6,16 @@ import asyncio
 import logging
 
 import pytest
-from asgi_harness import App, Calls, Event, Served, forever
+from asgi_harness import (
+    App,
+    Calls,
+    Event,
+    Served,
+    failing,
+    failing_later,
+    forever,
+    silent,
+)
 from harness import BINARY, close_frame, request, small_buffers
 from http_peer import HttpPeer
 
@@ -279,19 +288,6 @@ def test_server_reads_no_further_than_the_application() -> None:
 
 
 # --- Mistakes -------------------------------------------------------------------------
-
-
-async def silent(scope: Event, receive: App, send: App) -> None:
-    pass
-
-
-async def failing(scope: Event, receive: App, send: App) -> None:
-    raise ValueError("what went wrong")
-
-
-async def failing_later(scope: Event, receive: App, send: App) -> None:
-    await asyncio.sleep(0)
-    raise ValueError("what went wrong")
 
 
 async def send_first(scope: Event, receive: App, send: App) -> None:

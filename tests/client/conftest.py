@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from client_harness import Server
+from client_harness import FACES, Server
 from harness import small_buffers
 
 from simple_ws.client import driving
@@ -30,6 +30,20 @@ class _Nobody:
 def unattended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the test itself drives its connections, by the clock that it has set."""
     monkeypatch.setattr(driving, "attendant", _Nobody())
+
+
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Each of the clients, used in the same way."""
+    face = FACES[request.param]()
+    yield face
+    face.close()
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the environment's proxies is used."""
+    monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from client_harness import FACES, scripted, server_close, server_frame
+from client_harness import scripted, server_close, server_frame
 from harness import DEADLINE, TEXT
 
 import simple_ws
 from simple_ws import aio
 from simple_ws.errors import ConnectError, ConnectTimeout, InvalidURI
-
-
-@pytest.fixture(params=FACES)
-def face(request: pytest.FixtureRequest) -> Iterator[Any]:
-    face = FACES[request.param]()
-    yield face
-    face.close()
 
 
 def greet(server: Any) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from client_harness import (
-    FACES,
     Server,
     answer_to,
     elsewhere,
@@ -43,19 +42,9 @@ from simple_ws.errors import (
     TLSError,
 )
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
 MIB = 2**20
-
-
-@pytest.fixture(params=FACES)
-def face(request: pytest.FixtureRequest) -> Iterator[Any]:
-    face = FACES[request.param]()
-    yield face
-    face.close()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
 
 
 def echo(server: Server) -> None:

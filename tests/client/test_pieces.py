@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import websockets.asyncio.server
 from client_harness import (
-    FACES,
     Asyncio,
     Server,
     elsewhere,
@@ -40,19 +39,9 @@ from simple_ws.protocol.fragments import Fragments
 from simple_ws.protocol.uri import parse_uri
 from simple_ws.protocol.websocket import Protocol
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
 CONTINUATION, FIN = 0, 0x80
-
-
-@pytest.fixture(params=FACES)
-def face(request: pytest.FixtureRequest) -> Iterator[Any]:
-    face = FACES[request.param]()
-    yield face
-    face.close()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
 
 
 class Reading:

@@ -23,7 +23,7 @@ import pytest
 import trustme
 from harness import DEADLINE, Peer, open_peer
 from nats_server import nats_server
-from nodes import BrokerServer, Nodes, Room, broker_server
+from nodes import KEEPING_ENGINES, Nodes, Room, engine_server
 from programs import Program
 from proxy import Proxy
 from redis_server import PROGRAMS, Commands, RedisServer, redis_server
@@ -38,26 +38,10 @@ pytestmark = [pytest.mark.one_backend, pytest.mark.slow]
 REDIS = PROGRAMS[0]
 
 
-@pytest.fixture(params=["broker", *PROGRAMS])
-def engine(request: pytest.FixtureRequest) -> Iterator[RedisServer | BrokerServer]:
-    if request.param == "broker":
-        with broker_server() as broker:
-            yield broker
-    else:
-        with redis_server(program=request.param) as redis:
-            yield redis
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
+@pytest.fixture(params=KEEPING_ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with engine_server(request.param) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

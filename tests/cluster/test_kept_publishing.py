@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from harness import DEADLINE
 from publisher_harness import (
-    KINDS,
     STORED,
     PublisherServer,
     hurry,
@@ -48,11 +47,6 @@ def server() -> Iterator[PublisherServer]:
     with publisher_server() as server:
         server.rules = bulk(RULES)
         yield server
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @pytest.fixture

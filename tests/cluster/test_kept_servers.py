@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from harness import DEADLINE, open_peer
-from nodes import Nodes, Room, broker_server
+from nodes import KEEPING_ENGINES, Nodes, Room, engine_server
 from proxy import Proxy
-from redis_server import PROGRAMS, redis_server
+from redis_server import redis_server
 
 from simple_ws import InvalidState
 from simple_ws.cluster import link, silence
@@ -22,20 +22,10 @@ from simple_ws.server import joins
 pytestmark = pytest.mark.one_backend
 
 
-@pytest.fixture(params=["broker", *PROGRAMS])
+@pytest.fixture(params=KEEPING_ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param == "broker":
-        with broker_server() as made:
-            yield made
-    else:
-        with redis_server(program=request.param) as server:
-            yield server
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
+    with engine_server(request.param) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from harness import DEADLINE, Clock
 from nodes import Nodes, Room
 from programs import Program
-from redis_server import RedisServer, redis_server
+from redis_server import RedisServer
 
 from simple_ws.cluster import lease
 from simple_ws.cluster.lease import Lease
@@ -157,12 +157,6 @@ def test_what_redis_may_say_instead(
 
 
 # --- Real ones -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 from harness import DEADLINE
 from publisher_harness import (
     HELLO,
-    KINDS,
     AsyncPublisher,
     PublisherServer,
     hurry,
@@ -38,11 +37,6 @@ SHORT = 0.3  # seconds, where time must be over for the test to go on
 def server() -> Iterator[PublisherServer]:
     with publisher_server() as made:
         yield made
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import trustme
 from harness import DEADLINE
 from nats_server import NatsServer, nats_server
 from nodes import Nodes, Room
-from publisher_harness import KINDS
 
 from simple_ws import EngineError, Server
 from simple_ws.cluster.engine_address import parse
@@ -23,21 +22,10 @@ from simple_ws.cluster.node import EngineState
 pytestmark = pytest.mark.one_backend
 
 
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
 @pytest.fixture(scope="module")
 def nats() -> Iterator[NatsServer]:
     with nats_server() as server:
         yield server
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 def reason(stack: ExitStack, url: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 from harness import DEADLINE, running
-from publisher_harness import KINDS, hurry
+from publisher_harness import hurry
 from redis_server import PROGRAMS, RedisServer, Session, redis_server, session
 
 from simple_ws import EngineError, Publisher, WebSocket, connect
@@ -30,11 +30,6 @@ SHORT = 0.5  # seconds, where time must be over for the test to go on
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     with redis_server(program=request.param) as made:
         yield made
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 def listen(made: Session, *channels: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import product
 from typing import Any
@@ -15,23 +14,11 @@ from typing import Any
 import pytest
 from harness import DEADLINE, open_peer
 from nats_server import NatsServer
-from nodes import ENGINES, IDENTITIES, Nodes, Room, engine_server
+from nodes import IDENTITIES, Nodes, Room
 from redis_server import PROGRAMS, redis_server
 
 from simple_ws import Middleware, Server
 from simple_ws.cluster.engine_address import parse
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with engine_server(request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def test_messages_reach_the_clients_of_all_nodes(engine: Any, stack: ExitStack) -> None:

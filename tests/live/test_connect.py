@@ -76,12 +76,6 @@ def world() -> Iterator[World]:
         yield World(stack)
 
 
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
 def data_of(room: Any, count: int) -> list[Any]:
     return [room.recv(DEADLINE).data for _ in range(count)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
@@ -13,9 +12,8 @@ from urllib.parse import quote
 import pytest
 from harness import DEADLINE
 from live_peer import allow
-from nodes import Nodes, broker_server
+from nodes import KEEPING_ENGINES, Nodes, broker_server, engine_server
 from programs import Program, until
-from redis_server import PROGRAMS, redis_server
 
 from simple_ws import Server
 from simple_ws.live.streams import emulation
@@ -105,18 +103,9 @@ def ask(port: int, method: str, path: str, body: str = "") -> tuple[int, str]:
         connection.close()
 
 
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture(params=["broker", *PROGRAMS])
+@pytest.fixture(params=KEEPING_ENGINES)
 def nodes(request: pytest.FixtureRequest, stack: ExitStack) -> Any:
-    if request.param == "broker":
-        engine: Any = stack.enter_context(broker_server())
-    else:
-        engine = stack.enter_context(redis_server(program=request.param))
+    engine = stack.enter_context(engine_server(request.param))
 
     def prepare(server: Server) -> None:
         server.live("/live", authorize=allow)

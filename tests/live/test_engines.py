@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from harness import Peer, open_peer
 from live_peer import allow
-from nodes import Nodes, broker_server
-from redis_server import PROGRAMS, redis_server
+from nodes import KEEPING_ENGINES, Nodes, broker_server, engine_server
+from redis_server import redis_server
 
 from simple_ws import Server
 from simple_ws.cluster import link
@@ -20,20 +20,10 @@ from simple_ws.cluster import link
 pytestmark = pytest.mark.one_backend
 
 
-@pytest.fixture(params=["broker", *PROGRAMS])
+@pytest.fixture(params=KEEPING_ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param == "broker":
-        with broker_server() as made:
-            yield made
-    else:
-        with redis_server(program=request.param) as server:
-            yield server
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
+    with engine_server(request.param) as made:
+        yield made
 
 
 def prepare(server: Server) -> None:

@@ -9,31 +9,19 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from harness import DEADLINE, Peer, Recorder, running
-from nodes import ENGINES, Nodes, engine_server
+from nodes import Nodes
 from programs import Program
 from redis_server import PROGRAMS, redis_server
 
 from simple_ws import InvalidState, Server, in_thread
 from simple_ws.server.cluster import Answers
 from simple_ws.testing import TestServer
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with engine_server(request.param) as made:
-        yield made
 
 
 class Room(Recorder):

@@ -15,19 +15,12 @@ from typing import Any
 
 import pytest
 from harness import DEADLINE, Peer, open_peer
-from nodes import ENGINES, engine_server
 from programs import Program
 from redis_server import PROGRAMS, redis_server
 
 from simple_ws import FirstMessageAuth, Middleware, Server, WebSocket, in_thread
 from simple_ws.server.presence import Present
 from simple_ws.testing import TestServer
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 class Hall(WebSocket):
@@ -356,12 +349,6 @@ def test_other_threads_may_ask_and_say(hall: Hall) -> None:
 
 
 # --- Several nodes -------------------------------------------------------------------
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with engine_server(request.param) as made:
-        yield made
 
 
 class Site:

@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from harness import (
     close_frame,
     connect,
     open_peer,
+    poll_until,
     request,
     running,
 )
@@ -49,13 +50,6 @@ def polling(handler: WebSocket | None = None, **options: Any) -> Iterator[Server
         yield server
     finally:
         server.stop(drain=0)
-
-
-def poll_until(server: Server, condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to be"
-        server.poll(0.01)
 
 
 def ends(*threads: threading.Thread) -> None:

@@ -16,6 +16,7 @@ import pytest
 from deflate_reference import is_whole_message
 from hypothesis import given
 from hypothesis import strategies as st
+from rfc_cases import bytewise
 
 from simple_ws.constants import MAX_DEFLATE_STREAMS
 from simple_ws.errors import InvalidData, ProtocolError
@@ -36,10 +37,6 @@ def pieces(data: bytes, cuts: list[float]) -> list[bytes]:
     """Cut at the given fractions; no cut gives one piece."""
     places = sorted(int(cut * len(data)) for cut in cuts)
     return [data[a:b] for a, b in pairwise([0, *places, len(data)])]
-
-
-def bytewise(data: bytes) -> list[bytes]:
-    return [data[i : i + 1] for i in range(len(data))]
 
 
 def outcome(function: Callable[..., object], *args: Any) -> Outcome:

@@ -10,7 +10,6 @@ import itertools
 import json
 import random
 import threading
-import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +25,7 @@ from harness import (
     connect,
     open_files,
     open_peer,
+    poll_until,
     running,
 )
 
@@ -217,13 +217,6 @@ def joined(threads: list[Any]) -> None:
     for thread in threads:
         thread.join(2 * DEADLINE)
         assert not thread.is_alive()
-
-
-def poll_until(server: Server, condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to be"
-        server.poll(0.01)
 
 
 def expect(peer: Peer, workers: list[Worker], index: int) -> None:
