@@ -17,8 +17,7 @@ from typing import Any, Protocol
 from ..connection.admission import overloaded
 from ..connection.log import Log
 from ..connection.options import Options
-from ..constants import Delivered, SendStatus
-from ..errors import FAILED, AuthenticationError, HandshakeError
+from ..errors import AuthenticationError, HandshakeError
 from ..handlers.return_values import WrongReturnValue
 from ..loop.reactor import READ, WRITE, Reactor, unsent_by_system
 from ..loop.shedding import hold_input
@@ -34,22 +33,15 @@ from ..protocol.http_body import (
 )
 from ..protocol.request import Request
 from ..protocol.response import Response, encode_head, http_date
-from ..protocol.server_handshake import refusal
-from ..speedups import ConnectionCore
+from .responses import refused_by, server_error, unauthorized
 
 __all__ = [
     "Exchange",
     "HttpConnection",
     "HttpHost",
     "Responder",
-    "refused_by",
-    "response_of",
-    "server_error",
-    "unauthorized",
 ]
 
-#: Return values of our own functions, as in `return server.broadcast(msg)`.
-_NO_ANSWER = (SendStatus, Delivered, ConnectionCore)
 #: Bytes per read of a body: one turn's work, even if each byte is a chunk.
 _READ_SIZE = 16 * 1024
 #: Bytes of later requests that are read before this one is answered.
@@ -620,47 +612,3 @@ class Exchange:
         self._phase = Phase.LINGERING
         self._wait(self.server.options.close_timeout)
         self._watch()
-
-
-def refused_by(error: HandshakeError, log: Log) -> Response:
-    """The answer that a refusal asks for; 500 where that one cannot be sent.
-
-    A header field may contain a line break, the text half of a surrogate pair: both are
-    easily copied from a client's request.
-    """
-    try:
-        return refusal(error)
-    except (TypeError, ValueError) as problem:
-        log.note_failure(
-            "refusals could not be sent",
-            "a refusal with %s cannot be sent: %s",
-            error.status,
-            problem,
-        )
-        return server_error()
-
-
-def server_error() -> Response:
-    """The response when user code failed, without details."""
-    return Response(500, f"{FAILED}\n")
-
-
-def unauthorized() -> HandshakeError:
-    """The refusal for an `AuthenticationError`, without details."""
-    return HandshakeError(401, "Who are you?", [("WWW-Authenticate", "Bearer")])
-
-
-def response_of(given: Any) -> Response:
-    """The response for the return value of a user function.
-
-    Raises:
-        TypeError: It cannot be a response.
-        ValueError: Its status is not a final one.
-    """
-    if given is None or isinstance(given, _NO_ANSWER):
-        return Response(204)
-    if not isinstance(given, Response):
-        return Response(200, given)
-    if given.status < 200:
-        raise ValueError(f"an answer must have a status of 200 or more, not {given!r}")
-    return given

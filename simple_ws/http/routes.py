@@ -15,7 +15,8 @@ from ..loop.deferred import check_callback, is_deferred
 from ..protocol.request import Request
 from ..protocol.response import Response
 from .cors import Cors, asked_method
-from .exchange import Exchange, HttpConnection, Responder, response_of
+from .exchange import Exchange, HttpConnection, Responder
+from .responses import response_of
 from .routing import Router, check_pattern, routing_path
 
 __all__ = ["Route", "Routes", "answered_by", "check_methods", "check_prefix"]

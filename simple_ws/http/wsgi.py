@@ -26,7 +26,8 @@ from ..loop.workers import Pool
 from ..protocol.http_body import IncompleteResponse, Stream
 from ..protocol.request import Request
 from ..protocol.response import check_field
-from .exchange import Exchange, server_error
+from .exchange import Exchange
+from .responses import server_error
 from .routes import Route, check_prefix
 
 __all__ = ["Wsgi"]

@@ -21,7 +21,7 @@ from ..handlers.return_values import (
     session_of,
     subprotocol_of,
 )
-from ..http.exchange import response_of, unauthorized
+from ..http.responses import response_of, unauthorized
 from ..loop.deferred import is_deferred
 from ..protocol.request import Request
 from ..protocol.response import Response

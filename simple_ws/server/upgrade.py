@@ -14,12 +14,8 @@ from typing import Any, Protocol
 from ..connection.admission import Admission, overloaded
 from ..connection.client import Client
 from ..errors import FAILED, AuthenticationError, HandshakeError
-from ..http.exchange import (
-    Exchange,
-    HttpHost,
-    refused_by,
-    server_error,
-)
+from ..http.exchange import Exchange, HttpHost
+from ..http.responses import refused_by, server_error
 from ..http.routes import Route
 from ..loop.forks import close_copy, close_socket
 from ..loop.reactor import READ
