@@ -1,7 +1,7 @@
 """The head of an HTTP message: where it ends, and its lines (RFC 9112 §2, §3, §5).
 
 Requests and responses differ in their first line only; `http11` parses those that a
-server reads, `client_handshake` those that a client reads.
+server reads, `response_reader` those that a client reads.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from ..errors import HandshakeError, InvalidURI, ProxyError
 from ..text import excerpt, redacted
-from .client_handshake import ResponseReader, basic, without
+from .client_handshake import basic, without
 from .no_proxy import is_direct
+from .response_reader import ResponseReader
 from .uri import URI, parse_uri
 
 __all__ = ["ASKS_SYSTEM", "Proxy", "Socks", "Tunnel", "parse_proxy", "proxy_for"]

@@ -21,14 +21,13 @@ from simple_ws.errors import (
     InvalidHandshake,
 )
 from simple_ws.protocol.client_handshake import (
-    MAX_BODY,
     MAX_REDIRECTS,
     Accepted,
     Offer,
     Opening,
     Outcome,
-    ResponseReader,
 )
+from simple_ws.protocol.response_reader import MAX_BODY, ResponseReader
 from simple_ws.protocol.uri import parse_uri
 
 pytestmark = pytest.mark.one_backend
