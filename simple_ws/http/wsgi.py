@@ -2,20 +2,17 @@
 
 A request is read as a whole before an application sees it, so a client that sends
 slowly does not hold a thread. What the application gives goes to the loop through a
-`_Pipe` of bounded size. An answer that is complete leaves its thread at once, however
-slowly it is read; one whose rest is still to be made waits in its thread, and another
-thread takes its place meanwhile (docs/adr/0015-wsgi-slow-readers.md).
+`worker_pipe` of bounded size. An answer that is complete leaves its thread at once,
+however slowly it is read; one whose rest is still to be made waits in its thread, and
+another thread takes its place meanwhile (docs/adr/0015-wsgi-slow-readers.md).
 """
 
 from __future__ import annotations
 
-import io
 import re
-import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -23,12 +20,13 @@ from ..connection.admission import retry_after
 from ..errors import HandshakeError
 from ..loop.deferred import check_callback
 from ..loop.workers import Pool
-from ..protocol.http_body import IncompleteResponse, Stream
-from ..protocol.request import Request
+from ..protocol.http_body import Stream
 from ..protocol.response import check_field
+from .environ import Environ, environ_of
 from .exchange import Exchange
 from .responses import server_error
 from .routes import Route, check_prefix
+from .worker_pipe import Gone, Pipe, Waiting
 
 __all__ = ["Wsgi"]
 
@@ -38,17 +36,9 @@ _NAME = "simple_ws wsgi"
 _MAX_QUEUED = 100
 #: Upper limit for threads: with the GIL, more of them do not compute faster.
 _MAX_THREADS = 1000
-#: Bytes of a response that may wait for the peer before the application is paused; most
-#: pages are smaller.
-_MAX_WAITING = 256 * 1024
-#: Bytes still waiting when the application continues.
-_FEW_WAITING = _MAX_WAITING // 2
 #: Calls that wait for slow readers, each in a thread. Above this number the one that
 #: has waited longest is cut off: slow readers compete with each other only.
 _MAX_PARKED = 100
-#: Bytes passed to the socket at once.
-_PIECE = 64 * 1024
-
 _STATUS = re.compile(r"([2-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
 #: RFC 9110 §7.6.1: fields of one connection, which an application must not set.
 _HOP_BY_HOP = frozenset(
@@ -64,10 +54,8 @@ _HOP_BY_HOP = frozenset(
     }
 )
 
-Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], None]]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
-Waiting = AbstractContextManager[None]
 
 
 class Wsgi:
@@ -103,7 +91,7 @@ class Wsgi:
             if self._pool is None:
                 self._pool = Pool(_NAME, self._threads, _MAX_QUEUED)
             pool = self._pool
-        environ = _environ(exchange, self.prefix)
+        environ = environ_of(exchange, self.prefix)
         call = _Call(self._app, environ, exchange, partial(self._park, pool))
         if not pool.submit(call):
             raise HandshakeError(503, "The server is busy.", [retry_after()])
@@ -139,107 +127,6 @@ class Wsgi:
                 cast("_Call", call).pipe.close()
 
 
-class _Gone(Exception):
-    """The client does not read the response any more."""
-
-
-class _Pipe:
-    """Bytes of a response between a worker and the loop (`http_body.Source`).
-
-    Args:
-        on_bytes: called in the worker when there are some after `read` found none.
-        park: makes the context that a worker is in while it waits.
-    """
-
-    def __init__(
-        self, on_bytes: Callable[[], object], park: Callable[[], Waiting]
-    ) -> None:
-        self._on_bytes = on_bytes
-        self._park = park
-        self._changed = threading.Condition()
-        self._pieces: deque[bytes | memoryview] = deque()
-        self._size = 0
-        self._asked = False
-        self._closed = self._ended = self._failed = False
-
-    # In the worker
-
-    def put(self, data: bytes, *, wait: bool = True) -> None:
-        """Add bytes, always the whole piece: it is in memory already.
-
-        Args:
-            data: not empty.
-            wait: until the peer has read enough of the earlier bytes.
-
-        Raises:
-            _Gone: The peer has disconnected, or reads too little.
-        """
-        if wait and self._is_full():
-            with self._park(), self._changed:
-                # The loop watches the deadline, and closes this when it has passed.
-                self._changed.wait_for(lambda: self._size <= _FEW_WAITING)
-        with self._changed:
-            if self._closed:
-                raise _Gone
-            self._pieces.append(data)
-            self._size += len(data)
-        self._tell()
-
-    def _is_full(self) -> bool:
-        with self._changed:
-            return self._size >= _MAX_WAITING
-
-    def end(self, *, failed: bool = False) -> None:
-        """There are no more bytes, because it is complete or the application failed."""
-        with self._changed:
-            self._failed = failed and not self._ended
-            self._ended = True
-        self._tell()
-
-    def _tell(self) -> None:
-        with self._changed:
-            asked, self._asked = self._asked, False
-        if asked:
-            self._on_bytes()
-
-    # In the loop
-
-    def read(self) -> bytes | None:
-        """See `protocol.http_body.Source`."""
-        with self._changed:
-            if self._pieces:
-                return self._take()
-            if self._failed:
-                raise IncompleteResponse("the application failed")
-            self._asked = not self._ended
-            return b"" if self._ended else None
-
-    def _take(self) -> bytes:
-        pieces: list[bytes | memoryview] = []
-        size = 0
-        while self._pieces and size < _PIECE:
-            piece = self._pieces.popleft()
-            room = _PIECE - size
-            if len(piece) > room:  # the rest is copied later
-                piece = memoryview(piece)
-                self._pieces.appendleft(piece[room:])
-                piece = piece[:room]
-            pieces.append(piece)
-            size += len(piece)
-        self._size -= size
-        if self._size <= _FEW_WAITING:
-            self._changed.notify()
-        return b"".join(pieces)
-
-    def close(self) -> None:
-        """No more is read; the worker notices with its next piece."""
-        with self._changed:
-            self._closed = True
-            self._pieces.clear()
-            self._size = 0
-            self._changed.notify()
-
-
 class _Call:
     """One call of an application.
 
@@ -257,7 +144,7 @@ class _Call:
         exchange: Exchange,
         park: Callable[[_Call], Waiting],
     ) -> None:
-        self.pipe = _Pipe(partial(exchange.call, exchange.go_on), partial(park, self))
+        self.pipe = Pipe(partial(exchange.call, exchange.go_on), partial(park, self))
         self._app = app
         self._environ = environ
         self._exchange = exchange
@@ -272,7 +159,7 @@ class _Call:
             return  # the client has disconnected
         try:
             self._iterate()
-        except _Gone:
+        except Gone:
             self.pipe.end(failed=True)
         except BaseException as error:  # also what is meant to end a program
             self._exchange.call(partial(self._exchange.note_failure, error))
@@ -385,56 +272,3 @@ def _check_length(value: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", value):
         raise ValueError(f"Content-Length must be a whole number, not {value!r}")
     return int(value)
-
-
-def _environ(exchange: Exchange, prefix: str) -> Environ:
-    """Build the environ of a request (PEP 3333, environ Variables).
-
-    Bytes of the request are decoded as latin-1.
-    """
-    request, server = exchange.request, exchange.server
-    root = prefix.encode()
-    environ = {
-        "REQUEST_METHOD": request.method,
-        "SCRIPT_NAME": root.decode("latin-1"),
-        "PATH_INFO": request._decoded_path.removeprefix(root).decode("latin-1"),
-        "QUERY_STRING": request.query_string,
-        "CONTENT_TYPE": request.headers.get("Content-Type", ""),
-        "CONTENT_LENGTH": str(len(request.body)) if request.body else "",
-        "SERVER_NAME": server.host or "localhost",
-        "SERVER_PORT": str(server.port),
-        "SERVER_PROTOCOL": "HTTP/{}.{}".format(*request.version),
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "https" if request.secure else "http",
-        "wsgi.input": io.BytesIO(request.body),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": server.options.workers > 1,
-        "wsgi.run_once": False,
-    }
-    if isinstance(request.address, tuple):
-        environ["REMOTE_ADDR"] = str(request.address[0])
-        environ["REMOTE_PORT"] = str(request.address[1])
-    environ.update(_header_variables(request))
-    return environ
-
-
-#: Fields without an HTTP_ variable: they have one of another name, they were decoded by
-#: us, or would be taken for something else (programs read HTTP_PROXY).
-_NOT_HEADERS = frozenset(
-    {"content-type", "content-length", "transfer-encoding", "proxy"}
-)
-
-
-def _header_variables(request: Request) -> Environ:
-    headers = request.headers
-    return {
-        "HTTP_" + name.upper().replace("-", "_"): _joined(name, headers.get_all(name))
-        for name in headers
-        # X_Name would be read as X-Name, which a proxy may have checked.
-        if name not in _NOT_HEADERS and "_" not in name
-    }
-
-
-def _joined(name: str, values: list[str]) -> str:
-    return ("; " if name == "cookie" else ", ").join(values)

@@ -30,7 +30,7 @@ from harness import (
 from http_peer import HttpPeer, ask, browse, chunked, get
 
 from simple_ws import Request, Server
-from simple_ws.http import wsgi
+from simple_ws.http import worker_pipe, wsgi
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
@@ -533,7 +533,7 @@ def test_worker_waits_while_the_peer_does_not_read() -> None:
         driven.until(lambda: pieces.taken >= 26)
         driven.turn(50)
         # Its bound, what the loop took, and the piece that waits.
-        limit = wsgi._MAX_WAITING + 2 * wsgi._PIECE + 2 * 10_000
+        limit = worker_pipe._MAX_WAITING + 2 * worker_pipe._PIECE + 2 * 10_000
         assert pieces.taken * 10_000 <= limit
         assert len(peer.read().body) == 10_000_000
         assert pieces.closed.wait(DEADLINE)
