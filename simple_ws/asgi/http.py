@@ -143,7 +143,7 @@ class Cycle(Exchange):
         elif self._response is not None:
             if self._phase is not Phase.DONE:
                 self._response.put(body, more)
-                self.go_on()
+                self.resume_writing()
         elif not self._gone:
             raise unexpected(message, "http.response.start")
         if not more:
@@ -298,7 +298,7 @@ class Cycle(Exchange):
         """The application gives no more of the response."""
         if self._response is not None and not self._answered:
             self._response.fail()
-            self.go_on()
+            self.resume_writing()
         elif self.waiting:
             self._connection.close()
 

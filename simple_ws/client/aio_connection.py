@@ -93,7 +93,7 @@ class Connection(Driving):
         if timeout is not None:
             timeout = duration("timeout", timeout)
         if self._incoming is not None and self._incoming.stream is not None:
-            self._whole(self._leave_own_stream)
+            self._atomically(self._leave_own_stream)
         if self._inbox:
             self._receives += 1
             if self._receives >= BREATH or (self._reading_paused and self._unread):
@@ -235,7 +235,7 @@ class Connection(Driving):
             ValueError: The code must not be sent, or the reason is too long.
         """
         code = check_close(code, reason)
-        self._whole(self._begin_close, code, reason)
+        self._atomically(self._begin_close, code, reason)
         # Shielded: others wait for it as well.
         await asyncio.shield(self._gone)
 
@@ -275,11 +275,11 @@ class Connection(Driving):
         if self._inbox and self._reading_paused and self._unread:
             await asyncio.sleep(0)  # as in `recv`
         if self._receiver is None or self._receiver.done():
-            self._whole(self._stream, stream)
+            self._atomically(self._stream, stream)
         await self._wait_for_news()
         if not self._inbox:
             raise self._closed()
-        piece = self._whole(self._take_piece, stream)
+        piece = self._atomically(self._take_piece, stream)
         if self._reading_paused:
             self._wake_waiters()
         return piece
@@ -328,7 +328,7 @@ class Connection(Driving):
             raise self._closed()
         if payload in self._answers:
             raise InvalidState(f"a task is waiting for the pong to {payload!r}")
-        payload = self._whole(self._ping, payload)
+        payload = self._atomically(self._ping, payload)
         answer: asyncio.Future[float] = self._asyncio_loop.create_future()
         self._answers[payload] = answer
         try:

@@ -79,7 +79,7 @@ class Driving(ClientCore):
         transport.set_protocol(_Events(self))
         self._arm_beat()
         if accepted.rest:
-            self._whole(self._data_received, accepted.rest)
+            self._atomically(self._data_received, accepted.rest)
 
     # What `ClientCore` requires
 
@@ -142,7 +142,7 @@ class Driving(ClientCore):
 
     # Interrupts
 
-    def _whole(self, step: Callable[..., _T], *args: Any) -> _T:
+    def _atomically(self, step: Callable[..., _T], *args: Any) -> _T:
         """Take a step as a whole; the connection ends where something is raised in it.
 
         Nothing of ours is: it was a signal handler, or memory has run out.
@@ -175,7 +175,7 @@ class Driving(ClientCore):
         unread = self._unread
         if unread and not self._reading_on:
             self._reading_on = True
-            self._asyncio_loop.call_soon(self._whole, self._go_on)
+            self._asyncio_loop.call_soon(self._atomically, self._read_rest)
         paused = unread or self._full
         if paused is not self._reading_paused:
             self._pause_reading(paused)
@@ -189,7 +189,7 @@ class Driving(ClientCore):
                 answer.set_exception(self._closed())
         self._wait_for_end()
 
-    def _go_on(self) -> None:
+    def _read_rest(self) -> None:
         """Continue with input left over from earlier turns."""
         self._reading_on = False
         if self._unread:
@@ -231,7 +231,7 @@ class Driving(ClientCore):
         if self._ending is not None:
             self._ending.cancel()
         self._ending = self._asyncio_loop.call_later(
-            delay, self._whole, self._on_close_timeout
+            delay, self._atomically, self._on_close_timeout
         )
 
     def _on_close_timeout(self) -> None:
@@ -246,7 +246,7 @@ class Driving(ClientCore):
         if due is not None:
             delay = max(0.0, due - self._clock())
             self._beat = self._asyncio_loop.call_later(
-                delay, self._whole, self._on_beat
+                delay, self._atomically, self._on_beat
             )
 
     def _on_beat(self) -> None:
@@ -266,7 +266,9 @@ class Driving(ClientCore):
     def _watch_output(self) -> None:
         self._unsent = self._count_unsent()
         delay = self._options.write_timeout
-        self._stall = self._asyncio_loop.call_later(delay, self._whole, self._on_stall)
+        self._stall = self._asyncio_loop.call_later(
+            delay, self._atomically, self._on_stall
+        )
 
     def _on_stall(self) -> None:
         """Check whether the server has read at least something."""
@@ -297,16 +299,16 @@ class _Events(asyncio.Protocol):
             raise
 
     def eof_received(self) -> bool:
-        return self._connection._whole(self._connection._eof_received)
+        return self._connection._atomically(self._connection._eof_received)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._connection._whole(self._connection._connection_lost, error)
+        self._connection._atomically(self._connection._connection_lost, error)
 
     def pause_writing(self) -> None:
-        self._connection._whole(self._connection._pause_writing)
+        self._connection._atomically(self._connection._pause_writing)
 
     def resume_writing(self) -> None:
-        self._connection._whole(self._connection._resume_writing)
+        self._connection._atomically(self._connection._resume_writing)
 
 
 def _resolve(future: asyncio.Future[Any] | None, value: Any) -> None:

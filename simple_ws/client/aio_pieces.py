@@ -51,7 +51,7 @@ class Host(Role):
     def _put(self, frame: bytes) -> None:
         """Queue frames for sending."""
 
-    def _whole(self, step: Callable[..., _T], *args: Any) -> _T:
+    def _atomically(self, step: Callable[..., _T], *args: Any) -> _T:
         """Take a step as a whole."""
 
     def _begin_close(self, code: int, reason: str) -> None:
@@ -93,7 +93,7 @@ class Outgoing:
         except BaseException:
             if fragments.begun:
                 code = CloseCode.INTERNAL_ERROR
-                connection._whole(connection._begin_close, code, BROKEN_OFF)
+                connection._atomically(connection._begin_close, code, BROKEN_OFF)
             raise
         finally:
             if connection._outgoing is self:
@@ -124,7 +124,7 @@ class Outgoing:
             raise connection._closed()
         frames = fragments.frame_end() if payload is None else fragments.frame(payload)
         if frames:
-            connection._whole(connection._put, frames)
+            connection._atomically(connection._put, frames)
 
 
 class Pieces(AsyncIterator[str | bytes]):

@@ -1,4 +1,4 @@
-"""One thread for all blocking connections: it attends to those that nobody uses.
+"""One thread for all blocking connections: it keeps those alive that nobody uses.
 
 A program that computes for a minute between two calls would not answer pings, and the
 server would give it up.
@@ -12,7 +12,7 @@ import threading
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["Attendant", "attendant"]
+__all__ = ["KeepaliveThread", "keepalive_thread"]
 
 logger = logging.getLogger("simple_ws")
 
@@ -20,14 +20,14 @@ logger = logging.getLogger("simple_ws")
 _PERIOD = 1.0
 
 
-class Attended(Protocol):
+class KeptAlive(Protocol):
     """A connection."""
 
-    def _attend(self) -> None:
+    def _do_what_is_due(self) -> None:
         """Do what is due now, without waiting, unless a thread is in a call of it."""
 
 
-class Attendant:
+class KeepaliveThread:
     """Looks at connections, as long as there are some; every method is thread-safe."""
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class Attendant:
         """Begin anew; also in a child after a fork: the parent's are not its own."""
         # Re-entrant: `__del__` of the user's may close a connection at any moment.
         self._lock = threading.RLock()
-        self._connections: WeakSet[Attended] = WeakSet()
+        self._connections: WeakSet[KeptAlive] = WeakSet()
         self._thread: threading.Thread | None = None
         self._no_more = threading.Event()
 
-    def add(self, connection: Attended) -> None:
+    def add(self, connection: KeptAlive) -> None:
         """Look at this connection as well; it is not kept alive by that."""
         with self._lock:
             self._connections.add(connection)
@@ -53,7 +53,7 @@ class Attendant:
                 self._thread.name = "simple_ws keep-alive"
                 self._thread.start()
 
-    def remove(self, connection: Attended) -> None:
+    def remove(self, connection: KeptAlive) -> None:
         """Look at it no more; the thread ends with the last one."""
         with self._lock:
             self._connections.discard(connection)
@@ -67,21 +67,21 @@ class Attendant:
 
     def _run(self, no_more: threading.Event) -> None:
         while not no_more.wait(_PERIOD):
-            self._attend_all()
+            self._look_at_all()
             with self._lock:
                 if no_more.is_set() or self._end_if_idle():
                     return
 
-    def _attend_all(self) -> None:
+    def _look_at_all(self) -> None:
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
             try:
-                connection._attend()
+                connection._do_what_is_due()
             except Exception:
                 logger.exception("%r cannot be kept alive", connection)
 
 
-attendant = Attendant()
+keepalive_thread = KeepaliveThread()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=attendant._forget)
+    os.register_at_fork(after_in_child=keepalive_thread._forget)

@@ -341,7 +341,7 @@ class Connection(Driving):
             if not came:
                 return TimeoutError(f"no message within {timeout:g} s")
             if not self._inbox:
-                return self._farewell()
+                return self._leave_with_error()
 
     def _send(self, opcode: int, payload: bytes) -> Exception | None:
         if self._outbox or not self.is_open():
@@ -357,7 +357,7 @@ class Connection(Driving):
         if self._outbox:
             self._flush()
             self._wait_until(self._has_room, None)
-        return None if self.is_open() else self._farewell()
+        return None if self.is_open() else self._leave_with_error()
 
     def _send_frames(self, frames: bytes) -> Exception | None:
         # The connection is open, so the outbox is empty: `_put` has nothing to check.
@@ -367,7 +367,7 @@ class Connection(Driving):
         if self._outbox:
             self._wait_until(self._has_room, None)
         if self._outbox or self._eof or self._released:
-            return self._farewell()
+            return self._leave_with_error()
         return None
 
     def _ping_and_wait(
@@ -375,7 +375,7 @@ class Connection(Driving):
     ) -> float | Exception:
         deadline = None if timeout is None else self._clock() + timeout
         if not self.is_open():
-            return self._farewell()
+            return self._leave_with_error()
         if payload in self._answers:
             return InvalidState(f"a thread is waiting for the pong to {payload!r}")
         payload = self._ping(payload)
@@ -390,7 +390,7 @@ class Connection(Driving):
             return answer.latency
         if not came:
             return TimeoutError(f"no pong within {timeout:g} s")
-        return self._farewell()
+        return self._leave_with_error()
 
     def _wait_closed(self, timeout: float | None, _: None) -> Exception | None:
         deadline = None if timeout is None else self._clock() + timeout

@@ -18,7 +18,7 @@ from ..constants import MAX_READ, CloseCause, CloseCode
 from ..errors import NO_ANSWER, NO_CLOSE_FRAME, ConnectionClosed
 from ..protocol.client_handshake import Accepted
 from ..protocol.uri import URI
-from .background import attendant
+from .background import keepalive_thread
 from .core import LINGER, ClientCore
 from .dial import READ, WRITE, Socket, wait_for
 from .exclusive import ExclusiveCalls
@@ -93,7 +93,7 @@ class Driving(ClientCore):
             self._feed(accepted.rest)
             self._flush()
         if options.background:
-            attendant.add(self)
+            keepalive_thread.add(self)
 
     # What `blocking` provides, see `exclusive.CallHost`
 
@@ -163,7 +163,7 @@ class Driving(ClientCore):
         self._covered |= events
         try:
             if self._rest and self._unread and events & READ:
-                self._go_on(events)
+                self._read_rest(events)
             else:
                 self._wait_and_read(events, deadline)
             if self._outbox:
@@ -182,7 +182,7 @@ class Driving(ClientCore):
         if not ready or (self._outbox and self._is_stalled()):
             self._on_time()
 
-    def _go_on(self, events: int) -> None:
+    def _read_rest(self, events: int) -> None:
         """Process input left over from a turn; other threads may run in between."""
         if not self._released:
             self._wait_unlocked(events, 0.0)
@@ -251,11 +251,11 @@ class Driving(ClientCore):
 
     # Called from time to time by the thread of `client.background`
 
-    def _attend(self) -> None:
+    def _do_what_is_due(self) -> None:
         if not self._calls.waiting:
-            self._calls.run(self, self._attend_alone, None, None)
+            self._calls.run(self, self._do_due, None, None)
 
-    def _attend_alone(self, _: None, __: None) -> None:
+    def _do_due(self, _: None, __: None) -> None:
         """Do what is due, without waiting; a thread that waits does it by itself."""
         if self._released or self._calls.waiting:
             return
@@ -343,7 +343,7 @@ class Driving(ClientCore):
 
     # Ending
 
-    def _farewell(self) -> ConnectionClosed:
+    def _leave_with_error(self) -> ConnectionClosed:
         """Release a connection that is not open; return the exception to raise."""
         self._leave()
         return self._closed()
@@ -370,7 +370,7 @@ class Driving(ClientCore):
         if self._released:
             return
         self._released = True
-        attendant.remove(self)
+        keepalive_thread.remove(self)
         self._outbox.clear()
         self._close_socket()
         self._calls.notify()

@@ -74,7 +74,7 @@ class Eager:
             raise DeferredCancelled("cancelled") from None
         else:
             begun = Begun(task)
-            runner.go_on(begun, coroutine, context, waits_for)
+            runner.take_over(begun, coroutine, context, waits_for)
             references = None
             return begun
         finally:
@@ -141,7 +141,7 @@ class _Runner:
         (_register_task if shown else _unregister_task)(self.task)
         self.task._log_destroy_pending = shown  # type: ignore[attr-defined]
 
-    def go_on(
+    def take_over(
         self,
         begun: Begun,
         coroutine: Coroutine[Any, Any, Any],
@@ -164,10 +164,10 @@ class _Runner:
             self._ready.set_result(None)
 
     async def _run(self) -> None:
-        while await _Awaitable(self._go_on()):
+        while await _Awaitable(self._run_one()):
             pass
 
-    def _go_on(self) -> Generator[Any, Any, bool]:
+    def _run_one(self) -> Generator[Any, Any, bool]:
         """Wait for a coroutine, and go on with it; return whether to do so again."""
         cancelled: BaseException | None = None
         try:

@@ -282,7 +282,7 @@ class Exchange:
         self._stays = False
         return self._encoder_of(response).read() or b""
 
-    def go_on(self) -> None:
+    def resume_writing(self) -> None:
         """The source of the response has bytes again."""
         if self._phase is Phase.RESPONDING and self._starved:
             self._write()

@@ -144,7 +144,9 @@ class _Call:
         exchange: Exchange,
         park: Callable[[_Call], Waiting],
     ) -> None:
-        self.pipe = Pipe(partial(exchange.call, exchange.go_on), partial(park, self))
+        self.pipe = Pipe(
+            partial(exchange.call, exchange.resume_writing), partial(park, self)
+        )
         self._app = app
         self._environ = environ
         self._exchange = exchange

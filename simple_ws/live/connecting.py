@@ -140,10 +140,10 @@ class Connecting:
             self._begin(session, topic, claim, of_token.get(topic), results)
             for topic, claim in claims.items()
         ]
-        session.hold()
+        session.pause()
         reply = partial(self._answer, session, number, connected, results)
         beginnings = [beginning for beginning in begun if beginning is not None]
-        Together(beginnings, reply, partial(self._go_on, session)).look()
+        Together(beginnings, reply, partial(self._resume, session)).look()
 
     def _begin(
         self,
@@ -181,9 +181,9 @@ class Connecting:
         except LiveError:
             return None
 
-    def _go_on(self, session: Session) -> None:
+    def _resume(self, session: Session) -> None:
         if session.is_connected:
-            session.go_on()
+            session.resume()
 
     def _answer(
         self,

@@ -304,15 +304,15 @@ class Session:
             self.reply_error(command.id, *codes.INTERNAL, temporary=True)
             self._on_done(beside, None, None)
 
-    def hold(self) -> None:
-        """The next commands wait until `go_on`."""
+    def pause(self) -> None:
+        """The next commands wait until `resume`."""
         self._busy = True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """It is connected: carry out the commands that wait."""
-        self._go_on()
+        self._do_all_waiting()
 
-    def _go_on(self) -> None:
+    def _do_all_waiting(self) -> None:
         """Carry out the commands that wait, unless the client is disconnected."""
         self._busy, client = False, self.client
         while self._waiting and not self._busy and client.is_open():
@@ -330,8 +330,8 @@ class Session:
         if beside:
             self._calls -= 1
         elif self.stage is not Stage.CONNECTING or not self.client.is_open():
-            self._go_on()
-        # Otherwise subscriptions by the server begin, and `go_on` comes with the reply.
+            self._do_all_waiting()
+        # Otherwise subscriptions by the server begin; `resume` comes with the reply.
 
     def _steps(self, command: Command) -> Steps:
         """Carry out a command, and answer it."""

@@ -22,17 +22,17 @@ class Together:
     Args:
         beginnings: that are to begin.
         reply: called when it is known where all of them begin; then they do.
-        go_on: called after that.
+        then: called after that.
     """
 
     def __init__(
         self,
         beginnings: list[Beginning],
         reply: Callable[[], object],
-        go_on: Callable[[], object],
+        then: Callable[[], object],
     ) -> None:
         self._arrived: dict[Beginning, Arrival | None] = dict.fromkeys(beginnings)
-        self._reply, self._go_on = reply, go_on
+        self._reply, self._then = reply, then
         self._looking = False
         for beginning in beginnings:
             beginning.arrive = partial(self._note, beginning)
@@ -62,7 +62,7 @@ class Together:
         self._reply()
         for beginning in arrived:
             beginning.begin_feed()
-        self._go_on()
+        self._then()
 
     def _note(self, beginning: Beginning, arrival: Arrival) -> None:
         self._arrived[beginning] = arrival

@@ -146,9 +146,9 @@ class _Joining:
         """What it has waited for is there."""
         self.joins._note_ready(self)
 
-    def go_on(self) -> None:
+    def take_turn(self) -> None:
         """It is its turn."""
-        self.joins._go_on_ready(self)
+        self.joins._take_turn(self)
 
     def end(self) -> None:
         """It waits for nothing any more."""
@@ -207,7 +207,7 @@ class Joins:
         """A client has taken its output, or is no stranger any more: go on."""
         for joining in list(self._joining.get(client, {}).values()):
             if self._is_current(joining):
-                self._go_on(joining)
+                self._resume(joining)
 
     def _is_current(self, joining: _Joining) -> bool:
         of_client = self._joining.get(joining.client)
@@ -235,7 +235,7 @@ class Joins:
             joining.timer = reactor.call_later(joining.pause, joining.note_ready)
             joining.pause *= 2
 
-    def _go_on(self, joining: _Joining) -> None:
+    def _resume(self, joining: _Joining) -> None:
         if not self._may_begin(joining):
             self._wait(joining)
         elif self._replay(joining):
@@ -243,11 +243,11 @@ class Joins:
 
     def _note_ready(self, joining: _Joining) -> None:
         """Not at once: very many may wait for one source."""
-        self._turns.add(joining.go_on)
+        self._turns.add(joining.take_turn)
 
-    def _go_on_ready(self, joining: _Joining) -> None:
+    def _take_turn(self, joining: _Joining) -> None:
         if self._is_current(joining):
-            self._go_on(joining)
+            self._resume(joining)
 
     def _replay(self, joining: _Joining) -> bool:
         """Send what the client lacks; return whether it has all."""

@@ -19,7 +19,7 @@ from simple_ws.protocol.uri import parse_uri
 
 
 class _Nobody:
-    """In the place of the thread that attends to connections."""
+    """In the place of the thread that keeps connections alive."""
 
     def add(self, connection: Connection) -> None: ...
 
@@ -29,7 +29,7 @@ class _Nobody:
 @pytest.fixture(autouse=True)
 def unattended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the test itself drives its connections, by the clock that it has set."""
-    monkeypatch.setattr(driving, "attendant", _Nobody())
+    monkeypatch.setattr(driving, "keepalive_thread", _Nobody())
 
 
 @pytest.fixture(params=FACES)

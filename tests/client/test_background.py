@@ -14,7 +14,7 @@ from client_harness import server_close, server_frame
 from harness import DEADLINE, PING, PONG, TEXT, Echo, running
 
 from simple_ws.client import background
-from simple_ws.client.background import Attendant
+from simple_ws.client.background import KeepaliveThread
 from simple_ws.client.blocking import Connection, connect
 from simple_ws.constants import CloseCause
 
@@ -92,14 +92,16 @@ class TestThread:
         with connected(Echo()):
             pid = os.fork()
             if pid == 0:  # pragma: no cover
-                alone = not background.attendant._connections and NAME not in names()
+                alone = (
+                    not background.keepalive_thread._connections and NAME not in names()
+                )
                 os._exit(0 if alone else 1)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
     def test_one_that_fails_is_told_and_does_not_stop_the_others(
         self, caplog: Any
     ) -> None:
-        attendant = Attendant()
+        attendant = KeepaliveThread()
         failing = [Failing(), Failing()]
         for one in failing:
             attendant.add(one)
@@ -116,7 +118,7 @@ class Failing:
     def __init__(self) -> None:
         self.looked = threading.Event()
 
-    def _attend(self) -> None:
+    def _do_what_is_due(self) -> None:
         self.looked.set()
         raise ValueError("of the test")
 
@@ -125,15 +127,15 @@ class TestLook:
     def test_ping_is_answered_and_messages_wait(self, open_pair: Any) -> None:
         ws, server = open_pair()
         server.write(server_frame(TEXT, "early") + server_frame(PING, b"a"))
-        ws._attend()
+        ws._do_what_is_due()
         assert server.read_frame() == (0x80 | PONG, b"a")
         assert ws.recv(0) == "early"
 
     def test_no_more_is_read_than_there_is_room_for(self, open_pair: Any) -> None:
         ws, server = open_pair(read_limit=100)
         server.write(server_frame(TEXT, "x" * 100) + server_frame(TEXT, "next"))
-        ws._attend()
-        ws._attend()
+        ws._do_what_is_due()
+        ws._do_what_is_due()
         assert len(ws._inbox) == 1
         assert ws.recv(0) == "x" * 100
         assert ws.recv(0) == "next"
@@ -143,10 +145,10 @@ class TestLook:
     ) -> None:
         ws, server = open_pair()
         server.write(server_frame(TEXT, "last") + server_close(4000, "over"))
-        ws._attend()
+        ws._do_what_is_due()
         assert server.read_close()[0] == 4000
         server.sock.close()
-        ws._attend()
+        ws._do_what_is_due()
         assert (ws.close_code, ws.close_reason, ws.fileno()) == (4000, "over", -1)
         assert ws.recv() == "last"
 
@@ -154,9 +156,9 @@ class TestLook:
         ws, server = open_pair()
         server.send(PING, b"a")
         ws._calls.waiting.add(-1)
-        ws._attend()
+        ws._do_what_is_due()
         ws._calls.waiting.clear()
-        ws._attend()
+        ws._do_what_is_due()
         assert server.read_frame() == (0x80 | PONG, b"a")
 
     def test_server_that_answers_no_ping_is_given_up(self, open_pair: Any) -> None:
@@ -164,5 +166,5 @@ class TestLook:
         now = ws._clock()
         for seconds in (11, 32):
             ws._clock = lambda now=now + seconds: now
-            ws._attend()
+            ws._do_what_is_due()
         assert ws.close_cause is CloseCause.PING_TIMEOUT

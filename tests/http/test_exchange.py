@@ -851,7 +851,7 @@ def test_stream_goes_on_when_its_source_has_more() -> None:
         driven.turn(2)
         assert peer.nothing_waits()
         faucet.dry = False
-        exchanges[0].call(exchanges[0].go_on)
+        exchanges[0].call(exchanges[0].resume_writing)
         assert peer.read(29) == b"3\r\nabc\r\n" * 3 + b"0\r\n\r\n"
 
 
@@ -1121,7 +1121,7 @@ def test_source_that_is_silent_for_too_long_is_given_up() -> None:
         driven.turn(2)
         driven.advance(pages.RESPONSE_TIMEOUT - 2)
         assert driven.handshaking
-        exchanges[0].go_on()  # nothing has come of it
+        exchanges[0].resume_writing()  # nothing has come of it
         driven.advance(4)
         assert peer.read_rest().endswith(b"\r\n\r\n")
         assert not driven.handshaking

@@ -145,17 +145,17 @@ class Calls:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the server gets too many; then `hold` is to be called, and `go_on`
+        """Whether the server gets too many; then `pause` is to be called, and `resume`
         after a pause."""
         return bool(self._refused)
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Send no more, and then fewer at once: first what was refused."""
         self._held, self._window = True, 1.0
         refused, self._refused = self._refused, []
         self._put_back(refused)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """The pause is over."""
         self._held = False
 

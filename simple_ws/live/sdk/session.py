@@ -132,7 +132,7 @@ class Session:
             (
                 due
                 for key, (due, _) in self._timers.items()
-                if key in ("begin", "hold") or isinstance(key, Room)
+                if key in ("begin", "pause") or isinstance(key, Room)
             ),
             default=None,
         )
@@ -388,8 +388,8 @@ class Session:
                 if self._is_open:  # what was said before may have ended it
                     self._on_said(said)
             if self.calls.is_refused:
-                self.calls.hold()
-                self.later("hold", _PAUSE, self.calls.go_on)
+                self.calls.pause()
+                self.later("pause", _PAUSE, self.calls.resume)
         except (MalformedError, UnicodeDecodeError) as error:
             code, cause = CloseCode.PROTOCOL_ERROR, CloseCause.PROTOCOL_ERROR
             reason = f"the server broke the protocol: {error}"

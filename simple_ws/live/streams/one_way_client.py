@@ -75,9 +75,9 @@ class OneWaySession(Session):
             self._pending -= 1
             self._look()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """It is connected."""
-        super().go_on()
+        super().resume()
         self._subscribe_all()
 
     def _subscribe_all(self) -> None:
