@@ -151,7 +151,11 @@ cdef inline uint64_t wide_key(const uint8_t* key, size_t offset) noexcept nogil:
     """Repeat a masking key to eight bytes, beginning `offset` bytes into it."""
     cdef uint8_t lanes[8]
     cdef uint64_t wide
+    cdef uint32_t word
     cdef size_t lane
+    if offset & 3 == 0:  # the compiler knows that where it is 0
+        memcpy(&word, key, 4)
+        return <uint64_t> word << 32 | word
     for lane in range(8):
         lanes[lane] = key[(offset + lane) & 3]
     memcpy(&wide, lanes, 8)

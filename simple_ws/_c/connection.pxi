@@ -1089,6 +1089,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
             return self._write_elsewhere(msg, binary)
         if binary is None or binary is True or binary is False:
             if type(msg) is not str and type(msg) is not bytes:
+                if binary is not False and self.write_view(msg):
+                    return _SENT
                 msg = exact_copy(msg)
             if type(msg) is str:
                 data = PyUnicode_AsUTF8AndSize(msg, &size)
@@ -1099,14 +1101,34 @@ Moves messages between a socket and a callback; subclasses do the rest.
                     <size_t> size,
                 )
             if type(msg) is bytes and (binary is not False or is_utf8(msg)):
-                return self.send_bytes(
-                    TEXT_OPCODE if binary is False else BINARY_OPCODE, msg
+                return self.write(
+                    TEXT_OPCODE if binary is False else BINARY_OPCODE,
+                    msg,
+                    <const uint8_t*> PyBytes_AS_STRING(msg),
+                    <size_t> PyBytes_GET_SIZE(msg),
                 )
             if type(msg) is dict or type(msg) is list:
                 return self.send_bytes(
                     BINARY_OPCODE if binary is True else TEXT_OPCODE, json_bytes(msg)
                 )
         return self._send(*encode_message(msg, binary))
+
+    cdef bint write_view(self, object msg) except -1:
+        """Write a small bytearray or memoryview behind others, without a copy of it;
+        false where it must be copied first."""
+        cdef View view
+        if not self.dirty or not (type(msg) is bytearray or type(msg) is memoryview):
+            return False
+        try:
+            take_buffer(msg, &view)
+        except BufferError:
+            return False
+        try:
+            return self.write_behind(
+                BINARY_OPCODE, <const uint8_t*> view.buf, <size_t> view.len
+            )
+        finally:
+            PyBuffer_Release(&view)
 
     def _send(self, int opcode: int, payload: bytes) -> SendStatus:
         return self.send_bytes(<uint8_t> opcode, payload)
@@ -1125,6 +1147,8 @@ Moves messages between a socket and a callback; subclasses do the rest.
         self, uint8_t first, object owner, const uint8_t* data, size_t size
     ):
         """Accept or drop a message; `owner` keeps its bytes alive."""
+        if self.write_behind(first, data, size):
+            return _SENT
         # Before compressing: a message that enters the context must be sent.
         if not self.may_write(size):
             return _DROPPED
@@ -1169,6 +1193,34 @@ Moves messages between a socket and a callback; subclasses do the rest.
             )
         self.mark_dirty()
         return self.written()
+
+    cdef inline bint write_behind(
+        self, uint8_t first, const uint8_t* data, size_t size
+    ) noexcept:
+        """Write a message behind others of this turn, where nothing else is to be done:
+        no limit is near, there is room, and it is flushed with them."""
+        cdef uint8_t* to = self.small + self.small_used
+        cdef size_t wire
+        if (
+            size > COPY_LIMIT
+            or self.small_used + size + HEAD_ROOM > self.small_room
+            or self.waiting + size > self._write_limit >> 1
+            or size > self.max_frame_size
+            or self.queue_used
+            or not (self.dirty and self._open)
+            or self._write_blocked | self.packing
+            or self._loop.buffered > self._loop.buffered_limit
+        ):
+            return False
+        wire = write_header(to, first | FINAL, size, False)
+        memcpy(to + wire, data, size)
+        wire += size
+        self.small_used += <uint32_t> wire
+        self.waiting += wire
+        self._loop.buffered += <int64_t> wire
+        self.messages_sent += 1
+        self.counters.messages_sent += 1
+        return True
 
     cdef inline bint takes_frame(self, size_t size, size_t limit) noexcept:
         """Whether a message framed for many can leave from here as it is, next."""

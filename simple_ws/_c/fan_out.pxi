@@ -75,27 +75,31 @@ def fan_out(
     Raises:
         TypeError: A message of a type that cannot be sent.
     """
-    return write_to_all(members, msg, exclude, None, raw)
+    cdef list receivers = members if type(members) is list else list(members)
+    cdef ConnectionCore receiver
+    for client in receivers:
+        receiver = <ConnectionCore?> client
+    return write_to_each(receivers, msg, exclude, None, raw)
 
 
-cdef int write_to_all(
-    object members, object msg, object exclude, ConnectionCore sender, bint raw
+cdef int write_to_each(
+    list receivers, object msg, object exclude, ConnectionCore sender, bint raw
 ) except -1:
     """See `fan_out`; `sender` does not receive it either."""
     cdef int taken = 0
     cdef Encoded encoded
     cdef object owner = encode_for_all(msg, &encoded)
-    cdef list receivers = members if type(members) is list else list(members)
+    cdef bint some_excluded = exclude is not _NOBODY and bool(exclude)
     cdef bytes frame = None
     cdef size_t limit = 0
     cdef ConnectionCore member
     cdef LoopState told = None
     if len(receivers) >= MANY_RECEIVERS and encoded.size <= COPY_LIMIT:
-        limit = (<ConnectionCore?> receivers[0]).max_frame_size
+        limit = (<ConnectionCore> receivers[0]).max_frame_size
         frame = frame_for_all(&encoded, limit)
     for client in receivers:
-        member = <ConnectionCore?> client
-        if member is sender or (exclude and member in exclude):
+        member = <ConnectionCore> client
+        if member is sender or (some_excluded and member in exclude):
             continue
         if frame is not None and (raw or not member.own_write) and (
             member.takes_frame(encoded.size, limit)

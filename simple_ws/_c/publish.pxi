@@ -12,14 +12,16 @@ cdef class PublishCore:
 Publishes what all receivers get as it is; subclasses do the rest."""
 
     # Who receives what is published to a topic, as lists that do not change; instead of
-    # a topic None: what is broadcast; (identity,): what is sent to it. Only where
-    # nothing else needs a look: no rule, engine, middleware … `_remember` adds entries.
-    # Whatever makes one wrong removes it, in the loop's thread.
+    # a topic None: what is broadcast. And who receives what is sent to an identity.
+    # Only where nothing else needs a look: no rule, engine, middleware … `_remember`
+    # adds entries. Whatever makes one wrong removes it, in the loop's thread.
     cdef readonly dict _plain
+    cdef readonly dict _plain_identities
     cdef flag own_publish  # a subclass has its own publish
 
     def __cinit__(self, *args, **kwargs):
         self._plain = {}
+        self._plain_identities = {}
         self.own_publish = type(self).publish is not _publish
 
     def __init__(self) -> None:
@@ -63,9 +65,9 @@ Publishes what all receivers get as it is; subclasses do the rest."""
         """
         cdef list receivers
         if key is None and exclude is _NOBODY and type(topic) is str:
-            receivers = self.find_plain(topic)
+            receivers = find_plain(self._plain, topic)
             if receivers is not None:
-                return delivered(write_to_all(receivers, msg, _NOBODY, None, False))
+                return delivered(write_to_each(receivers, msg, _NOBODY, None, False))
         return self._publish(topic, msg, exclude, local, key)
 
     def broadcast(
@@ -95,9 +97,9 @@ Publishes what all receivers get as it is; subclasses do the rest."""
         """
         cdef list receivers
         if exclude is _NOBODY:
-            receivers = self.find_plain(None)
+            receivers = find_plain(self._plain, None)
             if receivers is not None:
-                return delivered(write_to_all(receivers, msg, _NOBODY, None, False))
+                return delivered(write_to_each(receivers, msg, _NOBODY, None, False))
         return self._broadcast(msg, exclude, local)
 
     def send_to(self, client_id: Any, msg: object, *, local: bool = False) -> int:
@@ -114,30 +116,43 @@ Publishes what all receivers get as it is; subclasses do the rest."""
         """
         cdef list receivers
         if type(client_id) is str or type(client_id) is int:
-            receivers = self.find_plain((client_id,))
+            receivers = find_plain(self._plain_identities, client_id)
             if receivers is not None:
-                return delivered(write_to_all(receivers, msg, _NOBODY, None, False))
+                return delivered(write_to_each(receivers, msg, _NOBODY, None, False))
         return self._send_to_identity(client_id, msg, local)
 
-    cdef inline list find_plain(self, object topic):
-        """Who receives what is published; None where `_publish` must have a look."""
-        receivers = self._plain.get(topic)
-        if receivers is None:
-            return None
-        # All are of one loop; the others' threads may not write.
-        if not runs_here((<ConnectionCore> (<list> receivers)[0])._loop):
-            return None
-        return <list> receivers
-
-    def _remember(
-        self, topic: str | tuple[Any] | None, receivers: list[Any]
-    ) -> None:
+    def _remember(self, topic: str | None, receivers: list[Any]) -> None:
         """Nothing is special about a topic: publish to these until that changes."""
-        cdef ConnectionCore receiver
-        for client in receivers:
-            receiver = <ConnectionCore?> client
-        if receivers and runs_here(receiver._loop):
-            self._plain[topic] = receivers
+        remember(self._plain, topic, receivers)
+
+    def _remember_identity(self, client_id: Any, receivers: list[Any]) -> None:
+        """The same of an identity."""
+        remember(self._plain_identities, client_id, receivers)
+
+    def _forget_plain(self) -> None:
+        """Something has become special about all of them."""
+        self._plain.clear()
+        self._plain_identities.clear()
+
+
+cdef inline list find_plain(dict plain, object key):
+    """Who receives what is published; None where `_publish` must have a look."""
+    receivers = plain.get(key)
+    if receivers is None:
+        return None
+    # All are of one loop; the others' threads may not write.
+    if not runs_here((<ConnectionCore> (<list> receivers)[0])._loop):
+        return None
+    return <list> receivers
+
+
+cdef int remember(dict plain, object key, list receivers) except -1:
+    cdef ConnectionCore receiver
+    for client in receivers:
+        receiver = <ConnectionCore?> client
+    if receivers and runs_here(receiver._loop):
+        plain[key] = receivers
+    return 0
 
 
 _publish = PublishCore.publish
@@ -154,7 +169,7 @@ cdef object publish_from(ConnectionCore client, object topic, object msg, object
     cdef list receivers
     if key is None and type(topic) is str and isinstance(host, PublishCore):
         if not (<PublishCore> host).own_publish:
-            receivers = (<PublishCore> host).find_plain(topic)
+            receivers = find_plain((<PublishCore> host)._plain, topic)
             if receivers is not None:
-                return delivered(write_to_all(receivers, msg, _NOBODY, client, False))
+                return delivered(write_to_each(receivers, msg, _NOBODY, client, False))
     return host.publish(topic, msg, exclude=(client,), key=key)

@@ -11,20 +11,20 @@ from .fan_out import fan_out
 
 __all__ = ["PublishCore"]
 
-_Receivers = str | tuple[Any] | None
-
 
 class PublishCore:
     """Publishes what all receivers get as it is; subclasses do the rest."""
 
     # Who receives what is published to a topic, as lists that do not change; instead of
-    # a topic None: what is broadcast; (identity,): what is sent to it. Only where
-    # nothing else needs a look: no rule, engine, middleware … `_remember` adds entries.
-    # Whatever makes one wrong removes it, in the loop's thread.
-    _plain: dict[_Receivers, list[Any]]
+    # a topic None: what is broadcast. And who receives what is sent to an identity.
+    # Only where nothing else needs a look: no rule, engine, middleware … `_remember`
+    # adds entries. Whatever makes one wrong removes it, in the loop's thread.
+    _plain: dict[str | None, list[Any]]
+    _plain_identities: dict[Any, list[Any]]
 
     def __init__(self) -> None:
         self._plain = {}
+        self._plain_identities = {}
 
     if TYPE_CHECKING:
 
@@ -81,7 +81,7 @@ class PublishCore:
             Exception: What that function raised; nothing was sent then.
         """
         if key is None and exclude == () and type(topic) is str:
-            receivers = self._find_plain(topic)
+            receivers = _find_plain(self._plain, topic)
             if receivers is not None:
                 return Delivered(fan_out(receivers, msg, ()))
         return self._publish(topic, msg, exclude, local, key)
@@ -112,7 +112,7 @@ class PublishCore:
                 message was sent to all other clients.
         """
         if exclude == ():
-            receivers = self._find_plain(None)
+            receivers = _find_plain(self._plain, None)
             if receivers is not None:
                 return Delivered(fan_out(receivers, msg, ()))
         return self._broadcast(msg, exclude, local)
@@ -130,20 +130,34 @@ class PublishCore:
                 neither str, int, bytes nor UUID.
         """
         if type(client_id) is str or type(client_id) is int:
-            receivers = self._find_plain((client_id,))
+            receivers = _find_plain(self._plain_identities, client_id)
             if receivers is not None:
                 return Delivered(fan_out(receivers, msg, ()))
         return self._send_to_identity(client_id, msg, local)
 
-    def _find_plain(self, topic: _Receivers) -> list[Any] | None:
-        """Who receives what is published; None where `_publish` must have a look."""
-        receivers = self._plain.get(topic)
-        # All are of one loop; the others' threads may not write.
-        if receivers is None or receivers[0]._loop.owner != get_ident():
-            return None
-        return receivers
-
-    def _remember(self, topic: _Receivers, receivers: list[Any]) -> None:
+    def _remember(self, topic: str | None, receivers: list[Any]) -> None:
         """Nothing is special about a topic: publish to these until that changes."""
-        if receivers and receivers[0]._loop.owner == get_ident():
-            self._plain[topic] = receivers
+        _remember(self._plain, topic, receivers)
+
+    def _remember_identity(self, client_id: Any, receivers: list[Any]) -> None:
+        """The same of an identity."""
+        _remember(self._plain_identities, client_id, receivers)
+
+    def _forget_plain(self) -> None:
+        """Something has become special about all of them."""
+        self._plain.clear()
+        self._plain_identities.clear()
+
+
+def _find_plain(plain: dict[Any, list[Any]], key: Any) -> list[Any] | None:
+    """Who receives what is published; None where `_publish` must have a look."""
+    receivers = plain.get(key)
+    # All are of one loop; the others' threads may not write.
+    if receivers is None or receivers[0]._loop.owner != get_ident():
+        return None
+    return receivers
+
+
+def _remember(plain: dict[Any, list[Any]], key: Any, receivers: list[Any]) -> None:
+    if receivers and receivers[0]._loop.owner == get_ident():
+        plain[key] = receivers

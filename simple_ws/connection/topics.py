@@ -129,7 +129,7 @@ class Identities(Generic[T]):
     """Connections by their identity; an identity may have several.
 
     Args:
-        plain: as for `Topics`; the entries are those of (identity,).
+        plain: as for `Topics`, by identity.
     """
 
     def __init__(self, plain: dict[Any, list[T]] | None = None) -> None:
@@ -139,14 +139,14 @@ class Identities(Generic[T]):
     def bind(self, identity: Any, member: T) -> None:
         """Assign a connection to an identity."""
         self._groups.setdefault(identity, Group()).add(member)
-        self._plain.pop((identity,), None)
+        self._plain.pop(identity, None)
 
     def unbind(self, identity: Any, member: T) -> None:
         """Remove the assignment; nothing happens if it has another identity."""
         group = self._groups.get(identity)
         if group is not None:
             group.discard(member)
-            self._plain.pop((identity,), None)
+            self._plain.pop(identity, None)
             if not group:
                 del self._groups[identity]
 

@@ -273,7 +273,7 @@ class App(Lookup):
         middleware.on_use(self)
         if changes_output(middleware):
             self._filtered = True
-            self._plain.clear()
+            self._forget_plain()
         self._middlewares.append(middleware)
         self._forget_plans()
         return middleware

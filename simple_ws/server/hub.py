@@ -191,7 +191,7 @@ class Hub(Membership):
         taken = self._send_to(Audience.IDENTITY, client_id, msg, (), local)
         if self._engine is None and not (self._filtered or self._strangers):
             members = self._identities.members(client_id).listed()
-            self._remember((client_id,), members)
+            self._remember_identity(client_id, members)
         return taken
 
     def _send_to(

@@ -53,7 +53,7 @@ class Membership(PublishCore):
         self._topics: Topics[Client] = Topics(self._plain)
         # Subscribers who get messages in a form of their own, if there may be any.
         self._feeds: Feeds | None = None
-        self._identities: Identities[Client] = Identities(self._plain)
+        self._identities: Identities[Client] = Identities(self._plain_identities)
         self._topic_rules = TopicRules()
         # Of this run, if some topic has presence; and what clients say of themselves.
         self._presence: PresenceRun | None = None
@@ -299,7 +299,7 @@ class Membership(PublishCore):
 
     def _add_stranger(self, client: Client) -> None:
         self._strangers.add(client)
-        self._plain.clear()
+        self._forget_plain()
 
     def _forget_client(self, client: Client) -> None:
         """What a connection was in, but for the groups of all: it has ended."""

@@ -87,7 +87,7 @@ def test_send_to_sees_connections_that_come_and_go(identity: Any) -> None:
         clients[2].bind(None)
         assert send(identity, "g") == 0
         assert [peers[2].read_message() for _ in "def"] == ["d", "e", "f"]
-        assert not driven.server._plain
+        assert not driven.server._plain_identities
 
 
 def test_send_to_notices_a_middleware() -> None:
@@ -99,9 +99,9 @@ def test_send_to_notices_a_middleware() -> None:
         (peer,), (client,) = opened(driven, 1)
         client.bind("me")
         assert driven.server.send_to("me", "a") == 1
-        assert driven.server._plain
+        assert driven.server._plain_identities
         driven.server.use(Shouting())
-        assert not driven.server._plain
+        assert not driven.server._plain_identities
         driven.server.send_to("me", "b")
         assert peer.read_message() == "a"
 

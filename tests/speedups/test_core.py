@@ -100,6 +100,12 @@ def test_kind_of_message_decides_its_frame(
         assert peer.read_frame() == (first, payload)
         assert client.send(message, binary=binary) is SendStatus.SENT
         assert peer.read_frame() == (first, payload)
+        client.write_message("before")
+        assert client.write_message(message, binary) is SendStatus.SENT
+        client.write_message("after")
+        assert peer.read_message() == "before"
+        assert peer.read_frame() == (first, payload)
+        assert peer.read_message() == "after"
 
 
 @pytest.mark.parametrize(
@@ -150,12 +156,28 @@ def test_what_on_message_gets_can_be_sent_back_as_it_is() -> None:
 def test_message_is_taken_as_it_was_when_it_was_written(
     size: int, kind: Any, compressed: bool
 ) -> None:
-    with Driven(compression=Deflate(threshold=2**30)) as driven:
+    deflate = Deflate(threshold=2**30)
+    with Driven(compression=deflate, write_limit=2**22) as driven:
         peer = driven.open("/", *([DEFLATE] if compressed else []))
         data = bytearray(b"b" * size)
-        driven.handler.client().write_message(kind(data))
+        client = driven.handler.client()
+        client.write_message(kind(data))
+        client.write_message(kind(data))
         data[:] = b"a" * size
         assert peer.read_message() == b"b" * size
+        assert peer.read_message() == b"b" * size
+
+
+def test_view_that_was_released_is_refused_behind_others_too() -> None:
+    with Driven() as driven:
+        peer = driven.open()
+        client = driven.handler.client()
+        released = memoryview(b"gone")
+        released.release()
+        client.write_message("before")
+        with pytest.raises(ValueError, match="released memoryview"):
+            client.write_message(released)
+        assert peer.read_message() == "before"
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
