@@ -37,7 +37,7 @@ endef
 NODE_TESTS := tests/live/node_modules/.stamp
 PYRIGHT := tests/typing/node_modules/.stamp
 
-.PHONY: help run test freethreaded newer lint types reference docs conformance browser bench package wheels cross sanitize fuzz \
+.PHONY: help run test freethreaded newer lint types reference docs conformance browser bench package wheels cross methods sanitize fuzz \
 	soak chaos clean
 
 help: ## show this list
@@ -99,6 +99,9 @@ wheels: ## build, repair and test a wheel for each CPython on this machine
 
 cross: $(VENV)/.stamp-dev ## compile and link the extension for other systems, with Zig
 	$(BIN)/python scripts/cross_compile.py $(ARGS)
+
+methods: $(VENV)/.stamp-dev ## run tests with the extension as it is on Windows, without system calls
+	scripts/socket_methods.sh $(abspath $(BIN))/python $(ARGS)
 
 sanitize: $(VENV)/.stamp-dev ## run the tests of codecs and core under ASAN and UBSAN
 	scripts/sanitize.sh $(abspath $(BIN))/python $(ARGS)

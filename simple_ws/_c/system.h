@@ -20,7 +20,6 @@
 
 #include <winsock2.h>
 #include <ws2tcpip.h>
-#define SOCKET_CALLS 0
 
 #ifdef _MSC_VER
 #include <BaseTsd.h>
@@ -32,18 +31,7 @@ typedef SSIZE_T ssize_t;
 
 struct iovec { void *iov_base; size_t iov_len; };
 struct msghdr { struct iovec *msg_iov; size_t msg_iovlen; };
-
-static inline ssize_t no_call(void) { errno = ENOSYS; return -1; }
-#define system_recv(fd, to, size, flags) \
-    ((void)(fd), (void)(to), (void)(size), no_call())
-#define system_send(fd, data, size, flags) \
-    ((void)(fd), (void)(data), (void)(size), no_call())
-#define system_sendmsg(fd, message, flags) ((void)(fd), (void)(message), no_call())
-#define system_readv(fd, parts, count) \
-    ((void)(fd), (void)(parts), (void)(count), no_call())
 #define SHUT_RDWR SD_BOTH
-#define system_shutdown(fd, how) ((void)(fd), (int)no_call())
-#define system_close(fd) ((void)(fd), (int)no_call())
 #define same_letters _strnicmp
 
 #else
@@ -56,15 +44,35 @@ static inline ssize_t no_call(void) { errno = ENOSYS; return -1; }
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
-#define SOCKET_CALLS 1
 #define THREAD_LOCAL __thread
+#define same_letters strncasecmp
+
+#endif
+
+/* SOCKET_CALLS_OFF: what Windows does, on the system at hand (`make methods`). */
+#if defined(_WIN32) || defined(SOCKET_CALLS_OFF)
+
+#define SOCKET_CALLS 0
+static inline ssize_t no_call(void) { errno = ENOSYS; return -1; }
+#define system_recv(fd, to, size, flags) \
+    ((void)(fd), (void)(to), (void)(size), no_call())
+#define system_send(fd, data, size, flags) \
+    ((void)(fd), (void)(data), (void)(size), no_call())
+#define system_sendmsg(fd, message, flags) ((void)(fd), (void)(message), no_call())
+#define system_readv(fd, parts, count) \
+    ((void)(fd), (void)(parts), (void)(count), no_call())
+#define system_shutdown(fd, how) ((void)(fd), (int)no_call())
+#define system_close(fd) ((void)(fd), (int)no_call())
+
+#else
+
+#define SOCKET_CALLS 1
 #define system_recv recv
 #define system_send send
 #define system_sendmsg sendmsg
 #define system_readv readv
 #define system_shutdown shutdown
 #define system_close close
-#define same_letters strncasecmp
 
 #endif
 
@@ -76,7 +84,7 @@ static inline int would_block(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-#ifdef __linux__
+#if defined(__linux__) && SOCKET_CALLS
 
 #include <linux/sockios.h>
 #include <sys/epoll.h>
@@ -138,17 +146,6 @@ static inline int accept_at_once(int fd, struct sockaddr *a, socklen_t *n) {
 }
 static inline int unsent_by_system(int fd) { (void)fd; return 0; }
 
-#endif
-
-#ifdef SOCKET_CALLS_OFF /* tests: what Windows does, on the system at hand */
-#undef SOCKET_CALLS
-#define SOCKET_CALLS 0
-#undef HAVE_ACCEPT4
-#define HAVE_ACCEPT4 0
-#undef HAVE_MONOTONIC
-#define HAVE_MONOTONIC 0
-#undef SIMPLE_WS_EPOLL
-#define SIMPLE_WS_EPOLL 0
 #endif
 
 #endif
