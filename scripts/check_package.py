@@ -1,10 +1,11 @@
 """Build the sdist and, from it, a wheel, and check what an index would get of them.
 
 The finished files lie in `dist/`. Prints the size of the wheel and of the extension.
-usage: scripts/check_package.py [--tag v1.2.3]
+usage: scripts/check_package.py [--tag v1.2.3] [--no-isolation]
 
 With `--tag`, also what a release needs: the tag, `version` in pyproject.toml and the
 first section of CHANGELOG.md agree, the section has a date, and the project has URLs.
+With `--no-isolation`, this environment's Cython and setuptools build, which is faster.
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ def main() -> int:
     """Print what is wrong; the status is 1 if anything is."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tag", help="of the release, such as v1.2.3")
-    tag = parser.parse_args().tag
+    parser.add_argument(
+        "--no-isolation", action="store_true", help="build with what is installed"
+    )
+    arguments = parser.parse_args()
+    tag = arguments.tag
     faults = [] if tag is None else not_releasable(tag)
     if not faults:  # building takes most of the time
         run("validate_pyproject", "pyproject.toml")
-        sdist, wheel = build()
+        sdist, wheel = build(isolated=not arguments.no_isolation)
         run("twine", "check", "--strict", sdist, wheel)
         run("check_wheel_contents", "--toplevel", "simple_ws", wheel)
         faults = wrong_in_sdist(sdist) + wrong_in_wheel(wheel)
@@ -70,10 +75,11 @@ def run(module: str, *arguments: str | Path, **environment: str) -> None:
     subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=True)
 
 
-def build() -> tuple[Path, Path]:
+def build(isolated: bool) -> tuple[Path, Path]:
     """The sdist and the wheel, which must have the extension."""
     shutil.rmtree(DIST, ignore_errors=True)
-    run("build", "--outdir", DIST, SIMPLE_WS_EXTENSION="1")
+    options = [] if isolated else ["--no-isolation"]
+    run("build", *options, "--outdir", DIST, SIMPLE_WS_EXTENSION="1")
     return next(DIST.glob("*.tar.gz")), next(DIST.glob("*.whl"))
 
 
