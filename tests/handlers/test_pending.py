@@ -1325,8 +1325,10 @@ def test_ctrl_c_stops_serve_async(new_loop: NewLoop) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             ends.append(sent_away(peer)[0])
 
+    driving = threading.Thread(target=drive)
+
     async def main() -> None:
-        threading.Thread(target=drive).start()
+        driving.start()
         await server.serve_async()
 
     with (
@@ -1334,6 +1336,7 @@ def test_ctrl_c_stops_serve_async(new_loop: NewLoop) -> None:
         pytest.raises(KeyboardInterrupt),
     ):
         runner.run(main())
+    driving.join(DEADLINE)
     assert ends == [1001]
     assert not server._running
     assert handler.names[-1] == "closed"
