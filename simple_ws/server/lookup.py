@@ -16,16 +16,13 @@ from ..connection.log import Log, LogCounts
 from ..connection.options import Options
 from ..constants import CloseCause, CloseCode
 from ..errors import NOT_FOUND, HandshakeError, InvalidState
-from ..handlers.around import surrounded
-from ..handlers.chain import Chain
 from ..handlers.handler import BaseHandler
 from ..handlers.middleware import Middleware
-from ..handlers.ordering import Awaited
 from ..handlers.pending import PendingCall, TooMany
-from ..handlers.wrapper import Wrapper
+from ..handlers.wrapping import wrap
 from ..http.routes import Route, Routes
 from ..http.routing import Router, routing_path
-from ..loop.deferred import DeferredCancelled, is_async, returns_deferred
+from ..loop.deferred import DeferredCancelled, is_async
 from ..loop.schedule import Schedule
 from ..ops.stats import Stats
 from ..protocol.request import Request
@@ -260,47 +257,17 @@ class Lookup(Hub):
             run.reactor.attention = True  # a server that stops ends with the last one
 
     def _chain(self, handler: BaseHandler) -> HandshakeHandler:
+        """A handler with all that stands before it."""
         # Only the current ones: another thread may be adding one.
         middlewares = tuple(self._middlewares)
         key = handler, handler._has_deferred, len(middlewares)
         chains, pending = self._current.chains, self._current.pending
         chain = chains.get(key)
         if chain is None:
-            wrapped: BaseHandler | Wrapper = handler
-            owned = self._owned(handler)
-            if owned is not None:
-                wrapped = owned
-            deferred = handler._has_deferred or self._has_deferred_middleware()
-            awaited = deferred or (
-                self._asyncio_loop is not None and not handler._never_defers
-            )
-            if middlewares:
-                wrapped = Chain(wrapped, middlewares, awaited=awaited)
-                wrapped = surrounded(wrapped, middlewares, pending)
-            straight = wrapped is owned or (
-                isinstance(wrapped, Chain) and not wrapped.sees_messages
-            )
-            if awaited:
-                wrapped = Awaited(wrapped, pending)
-            if owned is not None and straight:
-                # Straight to the coroutine: nothing else wants them.
-                wrapped._message_callback = owned.on_message
-            chain = chains[key] = wrapped
+            in_asyncio = self._asyncio_loop is not None
+            chain = wrap(handler, middlewares, pending, in_asyncio=in_asyncio)
+            chains[key] = chain
         return chain
-
-    def _owned(self, handler: BaseHandler) -> Wrapper | None:
-        if not handler._is_owned():
-            return None
-        from ..handlers.owned import Owned  # only when needed
-
-        return Owned(handler, self._current.pending)
-
-    def _has_deferred_middleware(self) -> bool:
-        return any(
-            returns_deferred(function)
-            for middleware in self._middlewares
-            for _, function in middleware._callbacks()
-        )
 
     def _run_limited(
         self, deferred: Any, done: Callable[[Any, BaseException | None], object]
