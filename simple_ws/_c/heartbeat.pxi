@@ -80,7 +80,7 @@ cdef double look(ConnectionCore core, double now) except? -1.0:
         if now - core.pinged_at >= rules.ping_timeout:
             return as_deadline(core._sweep(now))
     elif now - core._last_received >= rules.ping_interval:
-        if unsent_by_system(core.fd):
+        if not has_taken_all(core) and unsent_by_system(core.fd):
             return as_deadline(core._sweep(now))
         send_beat(core)
     return next_look(core, now)
@@ -103,6 +103,11 @@ cdef inline bint is_ordinary(ConnectionCore core) noexcept:
             or (core.aside.pings is None and core.aside.ahead is None)
         )
     )
+
+
+cdef inline bint has_taken_all(ConnectionCore core) noexcept:
+    """Whether the last that the peer was sent is a ping, which it has answered."""
+    return core.beat and core.answered == core.beat and not core.sent_since_beat
 
 
 cdef double next_look(ConnectionCore core, double now) noexcept:
@@ -138,6 +143,7 @@ cdef int send_beat(ConnectionCore core) except -1:
     core.pinged_at = core._loop.read_clock()
     core.beat = _last_beat
     core.beat_pending = True
+    core.sent_since_beat = False
     if core.aside is not None:
         core.aside.ping_payload = None
         drop_empty_aside(core)

@@ -105,6 +105,7 @@ cdef class Outbox:
     cdef size_t waiting
     cdef uint32_t offering  # bytes at the front passed to a socket's method
     cdef flag writing  # output is being written: re-entrant calls only queue
+    cdef flag sent_since_beat  # anything, since the last ping of the heartbeat
 
     def __cinit__(self, *args, **kwargs):
         # If a subclass forgets __init__, this object must do nothing, not crash.
@@ -293,6 +294,7 @@ cdef class Outbox:
         cdef size_t part = min(sent, <size_t> (self.small_used - self.small_sent))
         cdef Item* item
         self.waiting -= sent
+        self.sent_since_beat = True
         self._loop.buffered -= <int64_t> sent
         self.bytes_sent += <int64_t> sent
         self.counters.bytes_sent += <int64_t> sent

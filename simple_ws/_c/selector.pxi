@@ -160,29 +160,37 @@ cdef class Poller:
         loop.end_turn()
         return more
 
-    def run(self, LoopState loop, double deadline) -> bool:
-        """Turn and flush repeatedly until something needs Python.
+    def run(self, LoopState loop, double deadline, Wheel wheel: Wheel) -> bool:
+        """Turn, flush and sweep repeatedly until something needs Python.
 
         Args:
             loop: its `attention` ends this, after the turn.
             deadline: ends this when the loop's clock reaches it; negative for never.
+            wheel: is swept when it is due; unless more may be ready, which ends this.
 
         Returns:
             Whether more descriptors may be ready than the last turn handled.
         """
         cdef int timeout
-        cdef double rest
+        cdef double rest, next
         cdef bint more
         while True:
             # Signal handlers may have written after the last flush.
             timeout = 0 if loop.dirty or self.unheard else -1
-            if deadline >= 0 and timeout:
+            next = deadline
+            if wheel.next_deadline is not None:
+                next = wheel.next_deadline
+                if 0 <= deadline < next:
+                    next = deadline
+            if next >= 0 and timeout:
                 loop.look_at_clock()
-                rest = (deadline - loop.now) * 1000
+                rest = (next - loop.now) * 1000
                 # Rounded up: the deadline has passed when the wait is over.
                 timeout = 0 if rest <= 0 else <int> min(rest + 1, <double> 86400000)
             more = self.hear(loop, timeout)
             loop.write_all()
+            if not more and wheel.is_due(loop.now):
+                self.sweep(loop, wheel)
             loop.end_turn()
             # After the writes: what a signal handler wants must not wait for the next
             # event, and a peer that was answered may be who sends the signal.
@@ -191,6 +199,20 @@ cdef class Poller:
                 return more
             if deadline >= 0 and loop.now >= deadline:
                 return more
+            if more and wheel.is_due(loop.now):
+                return more
+
+    cdef int sweep(self, LoopState loop, Wheel wheel) except -1:
+        """Do what is due in the wheel, and write the resulting output."""
+        if loop.interrupted:
+            return 0
+        try:
+            wheel.sweep(loop.now)
+        except BaseException as error:
+            loop.on_failure(wheel, error)
+        loop.write_all()
+        loop.mark = loop.read_clock()
+        return 0
 
     def close(self) -> None:
         """Close the descriptor and forget all registrations."""

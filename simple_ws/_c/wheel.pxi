@@ -86,16 +86,20 @@ Deadlines at a coarse grain, for very many owners with one each.
 
     def put(self, owner: Any, double when: float) -> None:
         """Call `owner._sweep` soon after `when`; replaces its earlier deadline."""
-        self.discard(owner)
+        self.take_out(owner)
         self.insert(owner, when)
 
     def discard(self, owner: Any) -> None:
         """Remove an owner; no harm when it is not in."""
+        self.take_out(owner)
+
+    cdef inline int take_out(self, object owner) except -1:
         if isinstance(owner, ConnectionCore):
             unlink(&(<ConnectionCore> owner).in_wheel)
         elif owner._wheel_slot is not None:
             owner._wheel_slot.pop(owner, None)
             owner._wheel_slot = None
+        return 0
 
     def is_due(self, double now: float) -> bool:
         """Whether an owner must be checked by now."""
@@ -104,12 +108,18 @@ Deadlines at a coarse grain, for very many owners with one each.
     def run_due(self, double now: float) -> None:
         """Sweep owners whose deadline has passed, but not more than fit into a turn:
         `next_deadline` stays in the past then, and the next call goes on."""
+        if self.next_deadline is not None and now >= self.next_deadline:
+            self.sweep(now)
+            if self.on_change is not None:
+                self.on_change()
+
+    cdef int sweep(self, double now) except -1:
+        """See `run_due`; something is due."""
         cdef Ring ring
         cdef int left = _MOST_SWEPT
         cdef double deadline
         cdef object until = None
-        if self.next_deadline is None or now < self.next_deadline:
-            return
+        cdef int64_t tick
         deadline = self.next_deadline
         if self.clock is not None:
             until = self.clock() + _SWEEP_TIME
@@ -117,7 +127,10 @@ Deadlines at a coarse grain, for very many owners with one each.
         self.done = max(
             <int64_t> (now / self.grain), <int64_t> (deadline / self.grain + 0.5)
         )
-        for tick in sorted([tick for tick in self.rings if tick <= self.done]):
+        while self.rings:
+            tick = self.first_tick()
+            if tick > self.done:
+                break
             # Owners stay findable for `discard`: a sweep may remove any other owner.
             ring = self.rings[tick]
             while left and not ring.is_empty():
@@ -128,7 +141,8 @@ Deadlines at a coarse grain, for very many owners with one each.
             if not ring.is_empty():
                 break
             del self.rings[tick]
-        self.note_next()
+        self.find_next()
+        return 0
 
     cdef int insert(self, object owner, double when) except -1:
         global _link_offset
@@ -159,7 +173,7 @@ Deadlines at a coarse grain, for very many owners with one each.
             owner = owner_of(ring.ends.after)
         else:
             owner = next(iter(ring.others))
-        self.discard(owner)
+        self.take_out(owner)
         try:
             if isinstance(owner, ConnectionCore):
                 when = look(<ConnectionCore> owner, now)
@@ -171,14 +185,28 @@ Deadlines at a coarse grain, for very many owners with one each.
             self.put(owner, now)  # it was interrupted: check it again soon
             raise
         if when != NEVER:
-            self.put(owner, when)
+            self.take_out(owner)  # it may have been put in meanwhile
+            self.insert(owner, when)
         return 0
 
     cdef int note_next(self) except -1:
         if self.on_change is not None:
             self.on_change()
-        self.next_deadline = min(self.rings) * self.grain if self.rings else None
+        return self.find_next()
+
+    cdef int find_next(self) except -1:
+        self.next_deadline = self.first_tick() * self.grain if self.rings else None
         return 0
+
+    cdef int64_t first_tick(self) except? -1:
+        """The earliest tick of a ring; there is one."""
+        cdef int64_t first = INT64_MAX
+        cdef Py_ssize_t pos = 0
+        cdef PyObject* tick
+        cdef PyObject* ring
+        while PyDict_Next(self.rings, &pos, &tick, &ring):
+            first = min(first, <int64_t> <object> tick)
+        return first
 
 
 cdef inline double as_deadline(object when) except? -1.0:

@@ -264,7 +264,7 @@ class Reactor(LoopState):
         if self._has_work() or not isinstance(selector, EpollSelector):
             self.run_once()
         else:
-            due = min(self._deadlines(), default=None)
+            due = self.timers.next_deadline()
             self._turn(lambda: self._run(selector, due), self._end_all)
 
     def run_ready(self) -> bool:
@@ -360,7 +360,7 @@ class Reactor(LoopState):
             self._log_failure("internal error in %r", callback, error)
 
     def _run(self, selector: EpollSelector, due: float | None) -> None:
-        self._poll_rest(selector, selector.run(self, due))
+        self._poll_rest(selector, selector.run(self, due, self.wheel))
 
     def _deadlines(self) -> list[float]:
         deadlines = (self.timers.next_deadline(), self.wheel.next_deadline)

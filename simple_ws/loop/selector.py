@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..speedups import LoopState, Poller
+from ..speedups import LoopState, Poller, Wheel
 
 __all__ = ["EpollSelector", "best_selector"]
 
@@ -101,13 +101,14 @@ class EpollSelector(selectors.BaseSelector):
         more: bool = self._poller.dispatch(loop, _milliseconds(timeout))
         return more
 
-    def run(self, loop: LoopState, deadline: float | None) -> bool:
-        """Turn and flush until `deadline`, or until the loop wants `attention`.
+    def run(self, loop: LoopState, deadline: float | None, wheel: Wheel) -> bool:
+        """Turn, flush and sweep until `deadline`, or until the loop wants `attention`.
 
         Returns:
             Whether more descriptors may be ready than the last turn handled.
         """
-        more: bool = self._poller.run(loop, -1.0 if deadline is None else deadline)
+        until = -1.0 if deadline is None else deadline
+        more: bool = self._poller.run(loop, until, wheel)
         return more
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -504,3 +505,60 @@ def test_whole_turn_is_asked_for(
     assert reactor.run_ready()
     reactor.run_once(0)
     assert done == [work]
+
+
+# --- Coarse deadlines ----------------------------------------------------------------
+
+
+class Swept:
+    """What is in the wheel; `then` is called when it is due."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self._wheel_slot = None
+        self.then = then
+        self.times = 0
+
+    def _sweep(self, now: float) -> None:
+        self.times += 1
+        self.then()
+
+
+def test_sweep_that_raises_ends_neither_the_turns_nor_the_other_sweeps(
+    reactor: Reactor, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = Swept(lambda: 1 / 0)
+    last = Swept(reactor.want_attention)
+    reactor.wheel.put(wrong, 1.0)
+    reactor.wheel.put(last, 2.0)
+    clock.now += 10
+    while not last.times:
+        reactor.run_turns()
+    assert (wrong.times, last.times, len(reactor.wheel)) == (1, 1, 0)
+    assert "internal error" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_interrupt_in_a_sweep_is_raised_at_the_end_of_the_turn(
+    reactor: Reactor, clock: Clock
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    reactor.wheel.put(Swept(interrupt), 1.0)
+    clock.now += 10
+    with pytest.raises(KeyboardInterrupt):
+        reactor.run_turns()
+    assert not reactor.turning
+
+
+def test_timer_and_wheel_are_both_served_when_they_are_due(
+    reactor: Reactor, clock: Clock
+) -> None:
+    called: list[str] = []
+    coarse = Swept(lambda: called.append("coarse"))
+    reactor.call_later(1.0, lambda: called.append("fine"))
+    reactor.wheel.put(coarse, 1.0)
+    clock.now += 10
+    while len(called) < 2:
+        reactor.run_turns()
+    assert sorted(called) == ["coarse", "fine"]
