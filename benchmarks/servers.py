@@ -77,11 +77,12 @@ def _ours(name: str, label: str, *extra: str, backend: str = "1", works=None) ->
 #: Ways to reply, see `peers/ours.py`, by the work in which they are measured.
 FORMS = {
     "pipelined": (
-        *("function", "lambda", "route", "binary", "positional", "send", "return"),
+        *("function", "lambda", "route", "binary", "positional"),
+        *("send", "send-binary", "return", "return-bytearray"),
         *("bytearray", "memoryview", "bytes-subclass"),
         *("publish", "client-publish", "send-to"),
     ),
-    "text": ("text", "str-subclass", "dict"),
+    "text": ("text", "text-positional", "str-subclass", "dict", "return-dict"),
 }
 
 #: What the loops are compared with: many clients, fifty messages and one in flight.

@@ -30,7 +30,7 @@ here = os.path.dirname(os.path.abspath(speedups.__file__))
 assert here == os.path.join(os.getcwd(), "simple_ws"), here
 '
 set -- "$@" tests/speedups/test_codecs.py
-for file in speedups/test_core protocol/test_websocket connection/test_backpressure \
+for file in speedups/test_core speedups/test_json protocol/test_websocket connection/test_backpressure \
     speedups/test_shared_frames speedups/test_system_calls connection/test_client speedups/test_same_verdict \
     connection/test_heartbeat loop/test_timers loop/test_listener loop/test_reactor \
     loop/test_tls loop/test_tls_classes \

@@ -50,13 +50,17 @@ FORMS = {
     "binary": lambda msg, client: client.write_message(msg, binary=True),
     "positional": lambda msg, client: client.write_message(msg, True),
     "text": lambda msg, client: client.write_message(msg, binary=False),
+    "text-positional": lambda msg, client: client.write_message(msg, False),
     "send": lambda msg, client: client.send(msg),
+    "send-binary": lambda msg, client: client.send(msg, binary=True),
     "return": lambda msg, client: msg,
+    "return-bytearray": lambda msg, client: bytearray(msg),
     "bytearray": lambda msg, client: client.write_message(bytearray(msg)),
     "memoryview": lambda msg, client: client.write_message(memoryview(msg)),
     "str-subclass": lambda msg, client: client.write_message(Text(msg)),
     "bytes-subclass": lambda msg, client: client.write_message(Data(msg)),
     "dict": lambda msg, client: client.write_message({"text": "x" * 21}),
+    "return-dict": lambda msg, client: {"text": "x" * 21},
 }
 
 

@@ -778,7 +778,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
             answer = callback(message, self)
             if answer is None or type(answer) is _send_status:
                 pass
-            elif type(answer) is str or type(answer) is bytes:
+            elif is_plain_message(answer):
                 if self.own_write or has_dict(self):
                     self.write_message(answer)
                 else:

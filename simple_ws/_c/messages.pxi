@@ -8,6 +8,18 @@ cdef object _str_encode = str.encode
 cdef object _bytes_bytes = bytes.__bytes__
 
 
+cdef inline bint is_plain_message(object value):
+    """Whether it may be sent, and is of no subclass."""
+    return (
+        type(value) is str
+        or type(value) is bytes
+        or type(value) is dict
+        or type(value) is list
+        or type(value) is bytearray
+        or type(value) is memoryview
+    )
+
+
 cdef object exact_copy(object msg):
     """The str or bytes that `messages.encode_message` would send, where that needs no
     code of a subclass; others are returned as they are."""
