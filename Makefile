@@ -37,11 +37,11 @@ endef
 NODE_TESTS := tests/live/node_modules/.stamp
 PYRIGHT := tests/typing/node_modules/.stamp
 
-.PHONY: help run test freethreaded newer lint types reference docs conformance browser bench package wheels cross methods sanitize fuzz \
+.PHONY: help run test freethreaded newer lint types reference docs conformance browser bench package wheels cross aarch64 methods sanitize fuzz \
 	soak chaos clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo "  ARGS='…' is handed on, as in: make test ARGS='-k utf8 -x'"
 
 run: ## start the drawing board, or APP=board the kanban board; open the printed address
@@ -99,6 +99,10 @@ wheels: ## build, repair and test a wheel for each CPython on this machine
 
 cross: $(VENV)/.stamp-dev ## compile and link the extension for other systems, with Zig
 	$(BIN)/python scripts/cross_compile.py $(ARGS)
+
+aarch64: ## run tests on Linux for aarch64, emulated, in a Debian that is unpacked once
+	@$(MAKE) --no-print-directory cross ARGS=manylinux-aarch64
+	scripts/aarch64.sh $(abspath $(BIN))/python $(ARGS)
 
 methods: $(VENV)/.stamp-dev ## run tests with the extension as it is on Windows, without system calls
 	scripts/socket_methods.sh $(abspath $(BIN))/python $(ARGS)

@@ -1191,7 +1191,7 @@ def commands(page: str) -> Iterator[list[str]]:
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    return set(re.findall(r"^([a-z0-9]+):", read("Makefile"), re.MULTILINE))
 
 
 def check_pip(arguments: list[str]) -> None:
