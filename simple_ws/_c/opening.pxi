@@ -147,7 +147,7 @@ cdef class Plan:
     What an ordinary handshake for one handler leads to.
 
     Args:
-        request: called with a request in the form of `http11.Request._packed`, and with
+        request: called with a request in the form of `request.Request._packed`, and with
             the parameters of the path, if there are any; returns what has both.
         terms: (client class, host, rules, options): what connections are
             created with; rules is called with the agreement.
@@ -490,7 +490,7 @@ cdef class Opener:
 
 
 cdef bint is_usual(object address) except -1:
-    """Whether it can be packed: see `http11.Request._packed`."""
+    """Whether it can be packed: see `request.Request._packed`."""
     return (
         type(address) is tuple
         and len(<tuple> address) == 2
@@ -507,7 +507,7 @@ cdef object address_of(Peer* peer):
 
 
 cdef bytes packed_request(Peer* peer, Upgrade* seen):
-    """A request in the form of `http11.Request._packed`."""
+    """A request in the form of `request.Request._packed`."""
     cdef bytes who
     cdef char known[HOST_SIZE + 16]
     cdef const char* source = known

@@ -49,7 +49,7 @@ class Plan:
     """What an ordinary handshake for one handler leads to.
 
     Args:
-        request: called with a request in the form of `http11.Request._packed`, and with
+        request: called with a request in the form of `request.Request._packed`, and with
             the parameters of the path, if there are any; returns what has both.
         terms: (client class, host, rules, options): what connections are
             created with; rules is called with the agreement.
@@ -260,7 +260,7 @@ def _is_allowed(plan: Plan, fields: bytes) -> bool:
 
 
 def _is_usual(address: Any) -> bool:
-    """Whether it can be packed: see `http11.Request._packed`."""
+    """Whether it can be packed: see `request.Request._packed`."""
     return (
         type(address) is tuple
         and [type(part) for part in address] == [str, int]
