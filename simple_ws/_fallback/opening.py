@@ -49,8 +49,8 @@ class Plan:
     """What an ordinary handshake for one handler leads to.
 
     Args:
-        request: called with a request in the form of `request.Request._packed`, and with
-            the parameters of the path, if there are any; returns what has both.
+        request: called with a request in the form of `request.Request._packed`, and
+            with the parameters of the path, if there are any; returns what has both.
         terms: (client class, host, rules, options): what connections are
             created with; rules is called with the agreement.
         ended: called with the error's text, or None: there was none; returns the

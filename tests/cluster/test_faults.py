@@ -23,7 +23,7 @@ import pytest
 from harness import DEADLINE, Peer, open_peer
 from nats_server import nats_server
 from nodes import KEEPING_ENGINES, Nodes, Room, engine_server
-from programs import Program
+from programs import Program, until
 from proxy import Proxy
 from redis_server import PROGRAMS, Commands, RedisServer, redis_server
 from traffic import WINDOW, Traffic
@@ -541,6 +541,7 @@ def test_worker_that_stands_still_until_redis_cuts_it(stack: ExitStack) -> None:
     listener.text("listen")
     assert listener.read_message() == "listening"
     ask = stack.enter_context(redis.commands())
+    until(lambda: ask("PUBSUB", "NUMSUB", "sws.t.hall")[1] == len(workers))
     with Traffic(peers, lambda number, text: peers[number].text(text)) as traffic:
         traffic.more(100)
         os.kill(workers[0], signal.SIGSTOP)
