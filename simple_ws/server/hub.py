@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..checks import optional, seconds, whole
 from ..cluster.channels import Audience
@@ -30,9 +30,6 @@ from .conflation import Slot, Slots, Subject, subject_of
 from .histories import Histories
 from .membership import Membership, check_identity, check_topic
 from .publications import HistoryFuture
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Hub"]
 
