@@ -37,7 +37,7 @@ endef
 NODE_TESTS := tests/live/node_modules/.stamp
 PYRIGHT := tests/typing/node_modules/.stamp
 
-.PHONY: help run test freethreaded newer lint types reference docs conformance browser bench package wheels cross aarch64 methods sanitize fuzz \
+.PHONY: help run test freethreaded newer lint types reference docs conformance browser bench package wheels cross aarch64 methods sanitize tsan fuzz \
 	soak chaos clean
 
 help: ## show this list
@@ -110,6 +110,12 @@ methods: $(VENV)/.stamp-dev ## run tests with the extension as it is on Windows,
 sanitize: $(VENV)/.stamp-dev ## run the tests of codecs and core under ASAN and UBSAN
 	scripts/sanitize.sh $(abspath $(BIN))/python $(ARGS)
 
+tsan: ## run the tests of threads under TSAN, on a CPython without the GIL built with it
+	python=$$(scripts/free_threaded.sh) && PIP_PREFER_BINARY=1 \
+	$(MAKE) .venv-free-threaded/.stamp PYTHON="$$python" VENV=.venv-free-threaded \
+	EXTRA=test-freethreaded
+	scripts/tsan.sh .venv-free-threaded $(ARGS)
+
 fuzz: $(VENV)/.stamp ## fuzz what reads the network, guided by coverage
 	@if $(BIN)/python -c 'import atheris' 2>/dev/null \
 	  || $(MAKE) --silent $(VENV)/.stamp-fuzz >/dev/null 2>&1; \
@@ -123,7 +129,7 @@ chaos: $(VENV)/.stamp ## several nodes for minutes, and every 20 s something fai
 	$(BIN)/python tests/chaos/run.py $(ARGS)
 
 clean: ## remove what was built and installed
-	rm -rf $(VENV) .venv-free-threaded .venv-3.* build dist wheelhouse *.egg-info .sanitizer .wheels .fuzz .typing docs/_build
+	rm -rf $(VENV) .venv-free-threaded .venv-3.* build dist wheelhouse *.egg-info .sanitizer .tsan .wheels .fuzz .typing docs/_build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -rf tests/live/node_modules tests/typing/node_modules
 	rm -f simple_ws/_speedups.c simple_ws/_speedups.html simple_ws/_speedups*.so

@@ -25,6 +25,7 @@ from harness import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import until
 
 from simple_ws import (
     AuthenticationError,
@@ -1558,6 +1559,7 @@ def test_threads_do_not_reach_clients_that_have_not_authenticated() -> None:
         server.use(FirstMessageAuth(check_room_token))
         with open_peer(server) as stranger, open_peer(server) as friend:
             friend.text("token ann")
+            until(lambda: server.is_online("ann"))
             for _ in range(3):
                 server.publish("room", "secret")
             server.broadcast("last")

@@ -205,7 +205,6 @@ def test_origins(
 @pytest.mark.parametrize(
     ("token", "text"),
     [
-        ({"rsa_public_key": "x"}, "client.token.rsa_public_key: "),
         ({"jwks_public_endpoint": "http://example.com"}, "must be an https address"),
         (
             {"hmac_secret_key": "x", "jwks_public_endpoint": "https://a/"},
@@ -217,6 +216,12 @@ def test_keys_that_are_wrong(token: dict[str, str], text: str) -> None:
     with pytest.raises(UsageError) as caught:
         build(read_settings({"client": {"token": token}}))
     assert text in str(caught.value)
+
+
+def test_public_key_that_is_wrong() -> None:
+    pytest.importorskip("cryptography", reason="cryptography has no wheel here")
+    with pytest.raises(UsageError, match=r"client\.token\.rsa_public_key: "):
+        build(read_settings({"client": {"token": {"rsa_public_key": "x"}}}))
 
 
 def test_paths_are_those_of_centrifugo(start: Start) -> None:
