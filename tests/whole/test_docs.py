@@ -65,6 +65,7 @@ LARGEST_IMAGE = 120 * 1024  # bytes
 #: What a reader has installed if it is wanted, and whoever runs the tests may not have.
 OPTIONAL = {"django", "fastapi", "flask", "uvloop", "PySide6", "tkinter", "trustme"}
 OPTIONAL |= {
+    "cryptography",
     "apscheduler",
     "cent",
     "opentelemetry",
@@ -1059,6 +1060,11 @@ def check_limits(sandbox: Sandbox) -> None:
         export.resume()
         export.assert_closed(1000, cause="local")
         assert len(export.messages) == 100_000
+
+
+@prepares("docs/howto/tls.md")
+def prepare_tls(sandbox: Sandbox) -> None:
+    pytest.importorskip("trustme", reason="cryptography has no wheel here")
 
 
 @checks("docs/howto/tls.md")
