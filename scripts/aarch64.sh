@@ -31,8 +31,7 @@ fi
 
 # A folder appears under its name only when it is complete.
 if [ ! -e "$root" ]; then
-    mirror=${AARCH64_MIRROR:-$(apt-get indextargets --format '$(SITE)' \
-        'Created-By: Packages' | sed -n '/security/!{p;q}')}
+    mirror=${AARCH64_MIRROR:-$("$tree/scripts/debian_mirror.sh")}
     say "unpacking Debian $suite for aarch64 into $root, once"
     mkdir -p "$root.new"
     trap 'rm -rf "$root.new"' EXIT

@@ -8,6 +8,7 @@
 # usage: scripts/debian_source.sh FOLDER 'SUITE…' PACKAGE…
 set -eu
 
+scripts=$(cd "$(dirname "$0")" && pwd)
 folder=$1
 suites=$2
 shift 2
@@ -20,8 +21,7 @@ say() { echo "$@" >&2; }
 
 # own_apt SUITE: an apt configuration that knows the source packages of a suite.
 own_apt() {
-    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' |
-        sed -n '/security/!{p;q}')
+    mirror=$("$scripts/debian_mirror.sh")
     keyring=/usr/share/keyrings/$(sed -n 's/^ID=//p' /etc/os-release)-archive-keyring.gpg
     rm -rf "$work/apt"
     mkdir -p "$work/apt/state/lists/partial" "$work/apt/cache/archives/partial"

@@ -27,8 +27,7 @@ fi
 
 # A folder appears under its name only when it is complete.
 if [ ! -e "$root" ]; then
-    mirror=${NEWER_PYTHON_MIRROR:-$(apt-get indextargets --format '$(SITE)' \
-        'Created-By: Packages' | sed -n '/security/!{p;q}')}
+    mirror=${NEWER_PYTHON_MIRROR:-$("$tree/scripts/debian_mirror.sh")}
     say "installing Debian $suite into $root, once"
     mkdir -p "$root.new"
     trap 'rm -rf "$root.new"' EXIT
