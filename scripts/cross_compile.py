@@ -189,7 +189,7 @@ def fetch_source(folder: Path, package: str) -> None:
 
 
 def fresh(folder: Path) -> Path:
-    """Where it is made: beside it, and not there yet."""
+    """The path of a folder until it is complete; nothing is there yet."""
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     return new

@@ -34,9 +34,9 @@ class LiveClient(Client):
 
     It is a `Client`, with these differences: `write_message`, `broadcast` and `send_to`
     reach it as a `message` of the protocol, as JSON (bytes in base64), and not before
-    it is connected; `subscribe` and `unsubscribe` are subscriptions by the server,
-    which its program is told of. One that connected without WebSockets is sent no pings
-    of these: `ping` returns False, and `latency` is None.
+    it is connected; `subscribe` and `unsubscribe` are subscriptions by the server, and
+    its program is told of them. A client that has connected without WebSockets cannot
+    be sent such pings: `ping` returns False, and `latency` is None.
     """
 
     #: See `forms`: what it is sent is not in frames of WebSocket.
