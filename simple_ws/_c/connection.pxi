@@ -1162,8 +1162,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
             self.deflater = <Deflater?> self._protocol.deflater()
         if not self._open:
             return _DROPPED  # the policy has ended the connection
-        self.messages_sent += 1
-        self.counters.messages_sent += 1
+        self.count_sent()
         if self.packing and size >= self.threshold:
             self.counters.plain_sent += <int64_t> size
             owner = self.pack(owner, data, size)
@@ -1200,7 +1199,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         """Write a message behind others of this turn, where nothing else is to be done:
         no limit is near, there is room, and it is flushed with them."""
         cdef uint8_t* to = self.small + self.small_used
-        cdef size_t wire
+        cdef size_t head
         if (
             size > COPY_LIMIT
             or self.small_used + size + HEAD_ROOM > self.small_room
@@ -1212,15 +1211,16 @@ Moves messages between a socket and a callback; subclasses do the rest.
             or self._loop.buffered > self._loop.buffered_limit
         ):
             return False
-        wire = write_header(to, first | FINAL, size, False)
-        memcpy(to + wire, data, size)
-        wire += size
-        self.small_used += <uint32_t> wire
-        self.waiting += wire
-        self._loop.buffered += <int64_t> wire
+        head = write_header(to, first | FINAL, size, False)
+        memcpy(to + head, data, size)
+        self.add_to_small(head + size)
+        self.count_sent()
+        return True
+
+    cdef inline void count_sent(self) noexcept:
+        """A message was accepted."""
         self.messages_sent += 1
         self.counters.messages_sent += 1
-        return True
 
     cdef inline bint takes_frame(self, size_t size, size_t limit) noexcept:
         """Whether a message framed for many can leave from here as it is, next."""
@@ -1235,8 +1235,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
 
     cdef inline int write_frame_of_all(self, bytes frame) except -1:
         """Accept a message framed for many; the loop learns of it by the caller."""
-        self.messages_sent += 1
-        self.counters.messages_sent += 1
+        self.count_sent()
         self.share_small(frame)
         if not self.dirty:
             self.dirty = True
@@ -1249,8 +1248,7 @@ Moves messages between a socket and a callback; subclasses do the rest.
         """Accept or drop a message that is sent as it is, without a header."""
         if not self.may_write(len(data)) or not self._open:
             return _DROPPED
-        self.messages_sent += 1
-        self.counters.messages_sent += 1
+        self.count_sent()
         self._enqueue(data)
         return self.written()
 

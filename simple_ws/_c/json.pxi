@@ -28,10 +28,8 @@ cdef extern from "Python.h":
     int PyDict_Next(
         object mapping, Py_ssize_t* pos, PyObject** key, PyObject** value
     )
-    Py_ssize_t PyList_GET_SIZE(object values)
-    PyObject* PyList_GET_ITEM(object values, Py_ssize_t index)
-    Py_ssize_t PyTuple_GET_SIZE(object values)
-    PyObject* PyTuple_GET_ITEM(object values, Py_ssize_t index)
+    Py_ssize_t PySequence_Fast_GET_SIZE(object values)
+    PyObject* PySequence_Fast_GET_ITEM(object values, Py_ssize_t index)
 
 
 cdef extern from *:
@@ -284,8 +282,8 @@ cdef bint add_value(JsonWriter* to, object value, int depth) noexcept:
             return add_dict(to, value, depth + 1)
     if type(value) is list:
         with cython.critical_section(value):
-            return add_list(to, value, depth + 1)
-    return type(value) is tuple and add_tuple(to, value, depth + 1)
+            return add_sequence(to, value, depth + 1)
+    return type(value) is tuple and add_sequence(to, value, depth + 1)
 
 
 cdef bint add_key(JsonWriter* to, object key) noexcept:
@@ -319,14 +317,15 @@ cdef bint add_dict(JsonWriter* to, object mapping, int depth) noexcept:
     return add_bytes(to, b"{}" if before == c"{" else b"}", 1 + (before == c"{"))
 
 
-cdef bint add_list(JsonWriter* to, object values, int depth) noexcept:
+cdef bint add_sequence(JsonWriter* to, object values, int depth) noexcept:
+    """Write a list or tuple."""
     cdef Py_ssize_t index = 0
     cdef PyObject* value
     cdef bint added
     if not add_bytes(to, b"[", 1):
         return False
-    while index < PyList_GET_SIZE(values):
-        value = PyList_GET_ITEM(values, index)
+    while index < PySequence_Fast_GET_SIZE(values):
+        value = PySequence_Fast_GET_ITEM(values, index)
         Py_INCREF(<object> value)
         added = (not index or add_bytes(to, b",", 1)) and add_value(
             to, <object> value, depth
@@ -335,18 +334,6 @@ cdef bint add_list(JsonWriter* to, object values, int depth) noexcept:
         if not added:
             return False
         index += 1
-    return add_bytes(to, b"]", 1)
-
-
-cdef bint add_tuple(JsonWriter* to, object values, int depth) noexcept:
-    cdef Py_ssize_t index
-    if not add_bytes(to, b"[", 1):
-        return False
-    for index in range(PyTuple_GET_SIZE(values)):
-        if index and not add_bytes(to, b",", 1):
-            return False
-        if not add_value(to, <object> PyTuple_GET_ITEM(values, index), depth):
-            return False
     return add_bytes(to, b"]", 1)
 
 

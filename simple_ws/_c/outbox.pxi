@@ -163,10 +163,14 @@ cdef class Outbox:
                 room *= 2
             self.resize_small(room)
         write_frames(self.small + self.small_used, first, data, size, limit)
+        self.add_to_small(wire)
+        return 0
+
+    cdef inline void add_to_small(self, size_t wire) noexcept:
+        """So many bytes more are in `small`."""
         self.small_used += <uint32_t> wire
         self.waiting += wire
         self._loop.buffered += <int64_t> wire
-        return 0
 
     cdef int resize_small(self, size_t room) except -1:
         cdef uint8_t* shared = NULL if self.small_room else self.small
