@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 __all__ = [
     "HOST_AND_PORT",
@@ -16,6 +20,7 @@ __all__ = [
     "excerpt",
     "for_terminal",
     "one_line",
+    "parse_uuid",
     "redacted",
     "shared_text",
 ]
@@ -63,6 +68,17 @@ def for_terminal(text: str) -> str:
 
 def _spelled_out(found: re.Match[str]) -> str:
     return ascii(found[0])[1:-1]
+
+
+def parse_uuid(text: str) -> UUID:
+    """The UUID that a text stands for.
+
+    Raises:
+        ValueError: It is none.
+    """
+    from uuid import UUID  # only when needed
+
+    return UUID(text)
 
 
 def redacted(url: str) -> str:

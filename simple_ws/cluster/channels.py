@@ -12,6 +12,8 @@ import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..text import parse_uuid
+
 __all__ = [
     "Audience",
     "Channel",
@@ -154,17 +156,11 @@ def encode_identity(identity: Any) -> str:
     )
 
 
-def _uuid(text: str) -> Any:
-    from uuid import UUID  # only when needed
-
-    return UUID(text)
-
-
 _DECODERS: dict[str, Callable[[str], Any]] = {
     "s": str,
     "i": int,
     "b": bytes.fromhex,
-    "u": _uuid,
+    "u": parse_uuid,
 }
 
 

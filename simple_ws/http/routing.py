@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import unquote
 
+from ..text import parse_uuid
+
 __all__ = ["Router", "check_pattern", "routing_path"]
 
 T = TypeVar("T")
@@ -54,19 +56,13 @@ _FOREIGN_TYPES = {"string": "str", "slug": "str", "re": "str"}
 _HIDDEN_SLASH = "\udc2f"
 
 
-def _uuid(text: str) -> Any:
-    from uuid import UUID  # only when needed
-
-    return UUID(text)
-
-
 #: The pattern of each type. 18 digits hold every 64-bit number except the largest, and
 #: `int` takes quadratic time for very long ones.
 _TYPES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "str": (r"[^/]+", str),
     "int": (r"-?[0-9]{1,18}", int),
     "float": (r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?", float),
-    "uuid": (r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", _uuid),
+    "uuid": (r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", parse_uuid),
     "path": (r".+", str),
 }
 
