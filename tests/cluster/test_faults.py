@@ -433,6 +433,27 @@ def enter_hall(
         peer.close()
 
 
+def hears(listener: Peer, speaker: Peer) -> bool:
+    """Whether what one publishes has reached the other, by another worker, by now.
+
+    What a client is not subscribed to yet is no gap for it.
+    """
+    speaker.text("hello")
+    while speaker.read_message() != "hello":
+        pass
+    listener.text("now")
+    heard = False
+    while (text := listener.read_message()) != "now":
+        heard |= text == "hello"
+    return heard
+
+
+def acquaint(one: Peer, two: Peer) -> None:
+    """Wait until two clients in the hall hear each other."""
+    until(lambda: hears(one, two))
+    until(lambda: hears(two, one))
+
+
 def numbers(log: list[str], who: str) -> list[int]:
     found = [text.split() for text in log]
     return [int(words[1]) for words in found if words[0] == who and words[1] != "end"]
@@ -490,6 +511,7 @@ def broker_of(program: Program) -> int:
 def test_broker_of_workers_that_is_killed(program: Program, stack: ExitStack) -> None:
     workers = program.wait_for_workers()
     peers = [enter_hall(program, stack, pid) for pid in workers]
+    acquaint(*peers)
     traffic = Traffic(peers, lambda number, text: peers[number].text(text))
     with traffic:
         traffic.more(200)
@@ -541,7 +563,7 @@ def test_worker_that_stands_still_until_redis_cuts_it(stack: ExitStack) -> None:
     listener.text("listen")
     assert listener.read_message() == "listening"
     ask = stack.enter_context(redis.commands())
-    until(lambda: ask("PUBSUB", "NUMSUB", "sws.t.hall")[1] == len(workers))
+    acquaint(*peers)
     with Traffic(peers, lambda number, text: peers[number].text(text)) as traffic:
         traffic.more(100)
         os.kill(workers[0], signal.SIGSTOP)
