@@ -216,6 +216,7 @@ def test_question_of_a_thread_ends_with_the_server() -> None:
     asked.set()
     assert over.wait(DEADLINE)
     thread.join()
+    server.stop(0)  # waits for the end
     late = run.ask("count", "hall", 60, sum)  # it had the run before it ended
     assert late.result(DEADLINE).missing
     assert late.result().value == 0
